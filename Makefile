@@ -1,0 +1,65 @@
+# make help lists the targets. PYTHON, VENV and EXTRA say how the environment is made;
+# MODEL, ADAPTERS, HOST, PORT and ARGS what the server serves.
+
+PYTHON ?= python3
+VENV ?= .venv
+# auto (cuda if there is an NVIDIA GPU, else cpu), cpu or cuda
+EXTRA ?= auto
+
+MODEL ?= zoo/models/base
+# name=path,name=path; the zoo's adapters of its base model unless told otherwise
+ADAPTERS ?= $(subst $(space),$(comma),$(foreach folder,$(ZOO_ADAPTERS),$(notdir $(folder))=$(folder)))
+HOST ?= 127.0.0.1
+PORT ?= 8000
+# further options of the server, and of vLLM: make serve ARGS="--max-model-len 4096"
+ARGS ?=
+
+comma := ,
+space := $(subst ,, )
+# small-* fit zoo/models/small only
+ZOO_ADAPTERS = $(filter-out zoo/adapters/small-%,$(patsubst %/adapter_config.json,%,\
+  $(sort $(wildcard zoo/adapters/*/adapter_config.json))))
+RUN := $(VENV)/bin/python
+SETUP = $(PYTHON) -m scripts.setup --extra $(EXTRA) --venv $(VENV)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev serve test lint zoo bench claims gpu-check clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
+	  | awk -F '\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: ## install the environment that the server needs
+	@$(SETUP)
+
+setup-dev: ## install it with the test and lint tools
+	@$(SETUP) --dev
+
+serve: setup ## install if necessary, then serve the zoo on http://127.0.0.1:8000
+	$(RUN) -m server --model $(MODEL) $(if $(ADAPTERS),--adapters $(ADAPTERS)) \
+	  --host $(HOST) --port $(PORT) $(ARGS)
+
+test: setup-dev ## install if necessary, then run the tests
+	$(RUN) -m pytest $(ARGS)
+
+lint: setup-dev ## ruff and mypy
+	$(RUN) -m ruff check
+	$(RUN) -m ruff format --check
+	$(RUN) -m mypy
+
+zoo: setup ## train the zoo's models and adapters again
+	$(RUN) -m zoo $(ARGS)
+
+bench: setup ## print the benchmark tables
+	$(RUN) -m bench $(ARGS)
+
+claims: setup ## check every claim of the README, one command each
+	@set -e; claims=$$($(RUN) -m bench.claims --list); for claim in $$claims; do \
+	  echo "== $$claim"; $(RUN) -m bench.claims $$claim; done
+
+gpu-check: setup ## check the GPU path on this machine
+	$(RUN) -m bench.gpu_check $(ARGS)
+
+clean: ## remove the environment and every cache
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,184 @@
+"""A real vLLM engine in this process, driven step by step. The only file here that imports vLLM.
+
+Tests drive their engines with it as well.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vllm.engine.arg_utils import EngineArgs
+from vllm.lora.request import LoRARequest
+from vllm.outputs import RequestOutput
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.v1.engine.llm_engine import LLMEngine
+from vllm.v1.request import Request
+
+from composer.compiled import CompiledPlan, LoadedAdapter, Row
+from composer.plan import Filter
+from composer.reference.oracle import OracleRow
+from composer.vllm.options import engine_options
+
+BLOCK_TOKENS = 32  # the smallest KV block of vLLM's CPU attention
+
+
+@dataclass
+class Job:
+    """One request: plain if `rows` is None."""
+
+    prompt: tuple[int, ...]
+    rows: tuple[Row, ...] | None = None
+    filters: tuple[Filter, ...] = ()
+    adapter: LoadedAdapter | None = None  # of a plain request
+    params: dict[str, Any] = field(default_factory=dict)
+
+    def sampling_params(self) -> SamplingParams:
+        """Greedy, 16 tokens, no early end, one output at the end; unless `params` say otherwise."""
+        given = {
+            "temperature": 0.0,
+            "max_tokens": 16,
+            "ignore_eos": True,
+            "output_kind": RequestOutputKind.FINAL_ONLY,
+            **self.params,
+        }
+        extra = CompiledPlan(self.rows, self.filters).to_extra_args() if self.rows else None
+        return SamplingParams(**given, extra_args=extra)
+
+    def lora(self) -> LoRARequest | None:
+        adapter = self.rows[0].adapter if self.rows else self.adapter
+        return LoRARequest(adapter.name, adapter.id, adapter.path) if adapter else None
+
+    def oracle_rows(self) -> list[OracleRow]:
+        """The same request for `composer.reference`."""
+        rows = self.rows or (Row(1.0, self.adapter),)
+        return [
+            OracleRow(
+                row.weight,
+                row.adapter.name if row.adapter else None,
+                row.prompt_token_ids or self.prompt,
+            )
+            for row in rows
+        ]
+
+    def separate(self) -> list[Job]:
+        """The same rows as plain requests, which vLLM batches without composing them."""
+        return [
+            Job(row.prompt_token_ids or self.prompt, adapter=row.adapter, params=self.params)
+            for row in self.rows or (Row(1.0, self.adapter),)
+        ]
+
+
+class Engine:
+    """`LLMEngine` with the project's options, or without them (`composing=False`)."""
+
+    def __init__(
+        self,
+        base: Path,
+        adapters: Mapping[str, Path],
+        *,
+        kv_blocks: int | None = 512,
+        asynchronous: bool = False,
+        composing: bool = True,
+        **options: Any,
+    ) -> None:
+        self.adapters = {
+            name: LoadedAdapter(name, number, str(path))
+            for number, (name, path) in enumerate(sorted(adapters.items()), start=1)
+        }
+        arguments: dict[str, Any] = {
+            "model": str(base),
+            "dtype": "float32",
+            "enable_lora": bool(adapters),
+            "max_loras": 4,
+            "max_lora_rank": 16,
+            "max_cpu_loras": 16,
+            "max_model_len": 512,
+            "max_num_seqs": 64,
+            "max_num_batched_tokens": 2048,
+            "block_size": BLOCK_TOKENS,
+            "num_gpu_blocks_override": kv_blocks,
+            "kv_cache_memory_bytes": 256 << 20,
+            "enforce_eager": True,
+            "disable_log_stats": True,
+            **(engine_options() if composing else {}),
+            **options,
+        }
+        config = EngineArgs(**arguments).create_engine_config()
+        # vLLM switches async scheduling off on CPU, after all options: back on, where asked for.
+        config.scheduler_config.async_scheduling = asynchronous
+        self.engine = LLMEngine.from_vllm_config(config, disable_log_stats=True)
+        self.core = self.engine.engine_core.engine_core
+        self.scheduler = self.core.scheduler
+        self.runner = self.core.model_executor.driver_worker.worker.model_runner
+        self._count = 0
+
+    def add(self, job: Job) -> str:
+        """Queue a request; its name."""
+        self._count += 1
+        name = f"r{self._count}"
+        self.engine.add_request(
+            name,
+            {"prompt_token_ids": list(job.prompt)},
+            job.sampling_params(),
+            lora_request=job.lora(),
+        )
+        return name
+
+    def step(self) -> list[RequestOutput]:
+        return list(self.engine.step())
+
+    def run(self, jobs: Iterable[Job], max_steps: int = 5000) -> list[RequestOutput]:
+        """All answers, in the order of the jobs."""
+        names = [self.add(job) for job in jobs]
+        done = self.drain(max_steps)
+        return [done[name] for name in names]
+
+    def drain(self, max_steps: int = 5000) -> dict[str, RequestOutput]:
+        """Step until every request has its answer.
+
+        Raises:
+            AssertionError: requests are left after `max_steps`.
+        """
+        done: dict[str, RequestOutput] = {}
+        for _ in range(max_steps):
+            if not self.engine.has_unfinished_requests():
+                return done
+            done.update({out.request_id: out for out in self.step() if out.finished})
+        raise AssertionError(f"unfinished after {max_steps} steps: {list(self.scheduler.requests)}")
+
+    def abort(self, name: str) -> None:
+        self.engine.abort_request([name])
+
+    def answers(self, jobs: Sequence[Job]) -> list[list[int]]:
+        return [list(out.outputs[0].token_ids) for out in self.run(jobs)]
+
+    def forget_prefixes(self) -> None:
+        """Empty the prefix cache, so that the same prompts cost the same again."""
+        assert self.engine.reset_prefix_cache(), "requests are running"
+
+    def leftovers(self) -> list[str]:
+        """What survived its request: names of requests, groups, queues and missing KV blocks."""
+        while getattr(self.core, "batch_queue", None):  # async: the last step may be in flight
+            self.step()
+        self.step()
+        scheduler = self.scheduler
+        found = [f"request {name}" for name in scheduler.requests]
+        for queue in ("running", "waiting", "kv_holding_waiting"):
+            found += [f"{queue}: {len(getattr(scheduler, queue))}"] * bool(getattr(scheduler, queue))
+        for groups in ("_groups", "_group_of", "_joining", "_ended"):
+            found += [f"{groups}: {len(left)}" for left in [getattr(scheduler, groups, None)] if left]
+        pool = scheduler.kv_cache_manager.block_pool
+        missing = pool.num_gpu_blocks - 1 - pool.get_num_free_blocks()
+        found += [f"{missing} KV blocks"] * bool(missing)
+        found += [f"output of {name}" for name in self.engine.output_processor.request_states]
+        return found
+
+
+def live_requests() -> int:
+    """vLLM `Request` objects that are still alive in this process."""
+    gc.collect()
+    return sum(isinstance(thing, Request) for thing in gc.get_objects())

@@ -1,0 +1,106 @@
+"""The command line `composer`.
+
+Exit codes: 0 done; 1 the server refused the request (4xx); 2 wrong command line; 3 the server
+cannot be reached; 4 the server failed (5xx, a broken stream); 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from clients import commands, errors
+from clients.arguments import UsageError, add_composition, assignment
+from clients.client import Client
+
+REFUSED, USAGE, UNREACHABLE, FAILED, INTERRUPTED = 1, 2, 3, 4, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    try:
+        with Client(arguments.base_url, api_key=arguments.api_key) as client:
+            arguments.run(client, arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our output has gone, as in `composer chat ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except (UsageError, ValueError) as error:
+        return fail(USAGE, str(error))
+    except errors.ClientError as error:
+        return fail(exit_code(error), error.message)
+    return 0
+
+
+def exit_code(error: errors.ClientError) -> int:
+    if isinstance(error, errors.ConnectionFailed):
+        return UNREACHABLE
+    if isinstance(error, errors.ApiError) and not isinstance(
+        error, errors.ServerError | errors.StreamError
+    ):
+        return REFUSED
+    return FAILED
+
+
+def fail(code: int, message: str) -> int:
+    print(f"composer: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="composer", description="Ask a server that composes language models."
+    )
+    parser.add_argument("--base-url", help="default: $COMPOSER_BASE_URL or the local server")
+    parser.add_argument("--api-key", help="default: $COMPOSER_API_KEY or none")
+    commands_ = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    chat = commands_.add_parser("chat", help="ask one question, or talk if none is given")
+    chat.add_argument("question", nargs="?", help="'-' reads it from the standard input")
+    chat.add_argument("--model", default="base", help="base, an adapter or a stored composition")
+    add_composition(chat)
+    chat.add_argument("--system", help="the system message")
+    chat.add_argument("--stream", action="store_true", help="print the answer while it is made")
+    chat.add_argument("--json", action="store_true", help="print the server's whole answer")
+    chat.add_argument("--max-tokens", type=int)
+    chat.add_argument("--temperature", type=float)
+    chat.add_argument("--top-p", type=float)
+    chat.add_argument("--top-k", type=int)
+    chat.add_argument("--seed", type=int)
+    chat.add_argument("--stop", action="append", help="may be given several times")
+    chat.add_argument(
+        "--extra",
+        action="append",
+        default=[],
+        type=assignment,
+        metavar="FIELD=VALUE",
+        help="a further field of the request; the value is JSON or else text",
+    )
+    chat.set_defaults(run=commands.chat)
+
+    models = commands_.add_parser("models", help="list what the server serves")
+    models.set_defaults(run=commands.models)
+
+    stored = commands_.add_parser("compositions", help="what the server keeps under a name")
+    actions = stored.add_subparsers(required=True, metavar="ACTION")
+    actions.add_parser("list").set_defaults(run=commands.list_compositions)
+    for name, run in (
+        ("show", commands.show_composition),
+        ("put", commands.put_composition),
+        ("delete", commands.delete_composition),
+    ):
+        action = actions.add_parser(name)
+        action.add_argument("name")
+        action.set_defaults(run=run)
+        if name == "put":
+            add_composition(action)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""The two shells around clients/calls.py: one blocks, one awaits; both only move bytes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Generator, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self, TypeVar
+
+import httpx
+
+from clients import calls, errors
+from clients.calls import Call, Generation
+from clients.methods import awaits, awaits_stream, sends, sends_stream
+from clients.settings import Settings, Timeouts
+from clients.streams import ChunkReader
+
+R = TypeVar("R")
+C = TypeVar("C")
+
+
+class Client:
+    """Blocks until the answer is there. Safe to share between threads; close it, or use `with`.
+
+    Args:
+        base_url: the API, with /v1; default COMPOSER_BASE_URL or http://127.0.0.1:8000/v1.
+        api_key: sent as a bearer token; default COMPOSER_API_KEY or none.
+        timeouts: seconds to wait for each phase; nothing is repeated.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        *,
+        api_key: str | None = None,
+        timeouts: Timeouts | None = None,
+    ) -> None:
+        self.settings = Settings.resolve(base_url, api_key, timeouts)
+        self._http = httpx.Client(
+            base_url=self.settings.base_url,
+            headers=self.settings.headers,
+            timeout=self.settings.timeout,
+            trust_env=self.settings.uses_proxy,
+        )
+
+    def send(self, call: Call[R]) -> R:
+        with _connection_errors(self.settings):
+            response = self._http.request(call.method, call.path, json=call.body)
+        return call.read(response.status_code, response.content)
+
+    def stream(self, call: Generation[R, C]) -> Generator[C, None, None]:
+        """The chunks as they arrive; nothing is sent before the first is asked for.
+
+        Closing the generator, or leaving it unfinished, aborts the request on the server.
+        """
+        reader = ChunkReader(call.parse_chunk)
+        request = self._http.build_request(call.method, call.path, json=call.stream_body())
+        with _connection_errors(self.settings):
+            response = self._http.send(request, stream=True)
+        try:
+            if response.status_code != 200:
+                call.read(response.status_code, response.read())
+            with _stream_errors():
+                for data in response.iter_bytes():
+                    yield from reader.feed(data)
+                    if reader.done:
+                        break
+            reader.finish()
+        finally:
+            response.close()
+
+    chat = sends(calls.chat)
+    stream_chat = sends_stream(calls.chat)
+    complete = sends(calls.complete)
+    stream_complete = sends_stream(calls.complete)
+    models = sends(calls.list_models)
+    list_compositions = sends(calls.list_compositions)
+    get_composition = sends(calls.get_composition)
+    put_composition = sends(calls.put_composition)
+    delete_composition = sends(calls.delete_composition)
+
+    def close(self) -> None:
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class AsyncClient:
+    """Like Client, for `async` code: calls are awaited, streams are read with `async for`."""
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        *,
+        api_key: str | None = None,
+        timeouts: Timeouts | None = None,
+    ) -> None:
+        self.settings = Settings.resolve(base_url, api_key, timeouts)
+        self._http = httpx.AsyncClient(
+            base_url=self.settings.base_url,
+            headers=self.settings.headers,
+            timeout=self.settings.timeout,
+            trust_env=self.settings.uses_proxy,
+        )
+
+    async def send(self, call: Call[R]) -> R:
+        with _connection_errors(self.settings):
+            response = await self._http.request(call.method, call.path, json=call.body)
+        return call.read(response.status_code, response.content)
+
+    async def stream(self, call: Generation[R, C]) -> AsyncGenerator[C, None]:
+        """The chunks as they arrive.
+
+        A loop that is left early should be wrapped in `contextlib.aclosing`, so that the request
+        is aborted there and then.
+        """
+        reader = ChunkReader(call.parse_chunk)
+        request = self._http.build_request(call.method, call.path, json=call.stream_body())
+        with _connection_errors(self.settings):
+            response = await self._http.send(request, stream=True)
+        try:
+            if response.status_code != 200:
+                call.read(response.status_code, await response.aread())
+            with _stream_errors():
+                async for data in response.aiter_bytes():
+                    for chunk in reader.feed(data):
+                        yield chunk
+                    if reader.done:
+                        break
+            reader.finish()
+        finally:
+            await response.aclose()
+
+    chat = awaits(calls.chat)
+    stream_chat = awaits_stream(calls.chat)
+    complete = awaits(calls.complete)
+    stream_complete = awaits_stream(calls.complete)
+    models = awaits(calls.list_models)
+    list_compositions = awaits(calls.list_compositions)
+    get_composition = awaits(calls.get_composition)
+    put_composition = awaits(calls.put_composition)
+    delete_composition = awaits(calls.delete_composition)
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+
+@contextmanager
+def _connection_errors(settings: Settings) -> Iterator[None]:
+    try:
+        yield
+    except httpx.TimeoutException as error:
+        raise errors.ConnectionFailed(
+            f"{settings.base_url} did not answer in time ({type(error).__name__}); "
+            "see clients.settings.Timeouts"
+        ) from error
+    except httpx.HTTPError as error:
+        raise errors.ConnectionFailed(
+            f"no answer from {settings.base_url} ({str(error) or type(error).__name__}); "
+            "is the server running?"
+        ) from error
+
+
+@contextmanager
+def _stream_errors() -> Iterator[None]:
+    try:
+        yield
+    except httpx.HTTPError as error:
+        reason = str(error) or type(error).__name__
+        raise errors.StreamError(f"the connection broke in the stream: {reason}") from error

@@ -1,0 +1,123 @@
+"""What the commands of `composer` do; each takes the client and the parsed arguments."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+
+from clients import calls
+from clients.arguments import UsageError, composition_of
+from clients.calls import Generation
+from clients.client import Client
+from clients.models import ChatChunk, ChatCompletion
+
+Messages = list[Mapping[str, object]]
+
+
+def chat(client: Client, arguments: argparse.Namespace) -> None:
+    """One answer for a question; without one, a conversation (terminal) or the input's text."""
+    messages: Messages = []
+    if arguments.system is not None:
+        messages.append({"role": "system", "content": arguments.system})
+    question = arguments.question
+    if question is None and sys.stdin.isatty():
+        _converse(client, arguments, messages)
+        return
+    if question in (None, "-"):
+        question = sys.stdin.read().strip()
+    if not question:
+        raise UsageError("the question is empty")
+    messages.append({"role": "user", "content": question})
+    _answer(client, arguments, messages)
+
+
+def _converse(client: Client, arguments: argparse.Namespace, messages: Messages) -> None:
+    if arguments.json:
+        raise UsageError("--json needs a question")
+    arguments.stream = True
+    print("Ctrl-D ends the conversation.", file=sys.stderr)
+    while True:
+        try:
+            question = input("> ").strip()
+        except EOFError:
+            print()
+            return
+        if not question:
+            continue
+        messages.append({"role": "user", "content": question})
+        text = _answer(client, arguments, messages)
+        messages.append({"role": "assistant", "content": text})
+
+
+def _answer(client: Client, arguments: argparse.Namespace, messages: Messages) -> str:
+    """Print the answer and return its text."""
+    call = _chat_call(arguments, messages)
+    if not arguments.stream:
+        answer = client.send(call)
+        print(answer.model_dump_json(exclude_unset=True) if arguments.json else answer.text)
+        return answer.text
+    parts = []
+    for chunk in client.stream(call):
+        parts.append(chunk.text)
+        if arguments.json:
+            print(chunk.model_dump_json(exclude_unset=True), flush=True)
+        else:
+            print(chunk.text, end="", flush=True)
+    if not arguments.json:
+        print()
+    return "".join(parts)
+
+
+def _chat_call(
+    arguments: argparse.Namespace, messages: Messages
+) -> Generation[ChatCompletion, ChatChunk]:
+    return calls.chat(
+        messages,
+        model=arguments.model,
+        composition=composition_of(arguments),
+        max_tokens=arguments.max_tokens,
+        temperature=arguments.temperature,
+        top_p=arguments.top_p,
+        top_k=arguments.top_k,
+        seed=arguments.seed,
+        stop=arguments.stop,
+        extra=dict(arguments.extra),
+    )
+
+
+def models(client: Client, arguments: argparse.Namespace) -> None:
+    _table(
+        [(model.id, f"from {model.parent}" if model.parent else "") for model in client.models()]
+    )
+
+
+def list_compositions(client: Client, arguments: argparse.Namespace) -> None:
+    stored = client.list_compositions()
+    _table([(entry.name, _line(entry.composition)) for entry in stored])
+
+
+def show_composition(client: Client, arguments: argparse.Namespace) -> None:
+    print(client.get_composition(arguments.name).model_dump_json(indent=2, exclude_unset=True))
+
+
+def put_composition(client: Client, arguments: argparse.Namespace) -> None:
+    composition = composition_of(arguments)
+    if composition is None:
+        raise UsageError("what to store is missing: --formula, --recipe or --composition")
+    client.put_composition(arguments.name, composition)
+
+
+def delete_composition(client: Client, arguments: argparse.Namespace) -> None:
+    client.delete_composition(arguments.name)
+
+
+def _line(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _table(rows: Sequence[tuple[str, str]]) -> None:
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, text in rows:
+        print(f"{name:{width}}  {text}".rstrip())

@@ -1,0 +1,134 @@
+"""Everything a call can raise.
+
+ClientError
+  ConnectionFailed        no connection, or it broke, or it took longer than the timeout
+  InvalidResponse         an answer that is not what the API documents
+  ApiError                the server answered with an error
+    BadRequest            400, 413, 422 and other mistakes in the request
+    Forbidden             401, 403
+    NotFound              404
+    Conflict              409
+    RateLimited           429
+    ServerError           5xx
+    StreamError           an error event, or a break, after a stream began
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TypeVar
+
+
+class ClientError(Exception):
+    """Base of every error of this package; `message` is one sentence for a person."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class ConnectionFailed(ClientError):
+    """The server cannot be reached, or stopped answering."""
+
+
+class InvalidResponse(ClientError):
+    """The answer is not what the API documents; is the base URL that of another service?"""
+
+
+class ApiError(ClientError):
+    """The server's error object. `status` is the HTTP status, or None inside a stream."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        param: str | None = None,
+        code: str | int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.param = param
+        self.code = code
+
+
+class BadRequest(ApiError):
+    """The request is wrong; sending it again gives the same answer."""
+
+
+class Forbidden(ApiError):
+    """The API key is missing or not enough."""
+
+
+class NotFound(ApiError):
+    """The model, the composition or the route does not exist."""
+
+
+class Conflict(ApiError):
+    """The request contradicts what the server holds."""
+
+
+class RateLimited(ApiError):
+    """Too many requests; wait and repeat."""
+
+
+class ServerError(ApiError):
+    """The server failed."""
+
+
+class StreamError(ApiError):
+    """A stream ended with an error after its first byte."""
+
+
+E = TypeVar("E", bound=ApiError)
+
+_BY_STATUS: dict[int, type[ApiError]] = {
+    401: Forbidden,
+    403: Forbidden,
+    404: NotFound,
+    409: Conflict,
+    429: RateLimited,
+}
+
+
+def from_response(status: int, body: bytes) -> ApiError:
+    """The error that an HTTP answer with `status` >= 400 stands for."""
+    kind = _BY_STATUS.get(status, ServerError if status >= 500 else BadRequest)
+    fields = _error_object(body)
+    if fields is None:
+        text = body.decode(errors="replace").strip()[:500]
+        return kind(text or f"HTTP {status} without a message", status=status)
+    return _build(kind, fields, status)
+
+
+def from_event(value: object) -> StreamError | None:
+    """The error in a stream's event, or None if the event is not an error."""
+    if not isinstance(value, dict) or not isinstance(value.get("error"), dict):
+        return None
+    return _build(StreamError, value["error"], None)
+
+
+def _error_object(body: bytes) -> dict[str, object] | None:
+    """OpenAI's {"error": {...}}, FastAPI's {"detail": ...}, or None."""
+    try:
+        value = json.loads(body)
+    except ValueError:
+        return None
+    if not isinstance(value, dict):
+        return None
+    error = value.get("error")
+    if isinstance(error, dict):
+        return error
+    if "detail" in value:
+        return {"message": str(value["detail"])}
+    return None
+
+
+def _build(kind: type[E], fields: dict[str, object], status: int | None) -> E:
+    param, code = fields.get("param"), fields.get("code")
+    return kind(
+        str(fields.get("message") or "an error without a message"),
+        status=status,
+        param=param if isinstance(param, str) else None,
+        code=code if isinstance(code, str | int) else None,
+    )

@@ -1,0 +1,72 @@
+"""Makes a method of a client from a function of clients/calls.py, keeping its typed signature.
+
+So that a call's parameters are written once and not for each of: blocking, awaited, streamed.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+from clients.calls import Call, Generation
+
+P = ParamSpec("P")
+R = TypeVar("R")
+C = TypeVar("C")
+
+
+class Sender(Protocol):
+    def send(self, call: Call[R]) -> R: ...
+    def stream(self, call: Generation[R, C]) -> Generator[C, None, None]: ...
+
+
+class AsyncSender(Protocol):
+    async def send(self, call: Call[R]) -> R: ...
+    def stream(self, call: Generation[R, C]) -> AsyncGenerator[C, None]: ...
+
+
+def sends(build: Callable[P, Call[R]]) -> Callable[Concatenate[Sender, P], R]:
+    def method(self: Sender, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.send(build(*args, **kwargs))
+
+    return _described(method, build)
+
+
+def sends_stream(
+    build: Callable[P, Generation[R, C]],
+) -> Callable[Concatenate[Sender, P], Generator[C, None, None]]:
+    def method(self: Sender, /, *args: P.args, **kwargs: P.kwargs) -> Generator[C, None, None]:
+        return self.stream(build(*args, **kwargs))
+
+    return _described(method, build)
+
+
+def awaits(build: Callable[P, Call[R]]) -> Callable[Concatenate[AsyncSender, P], Awaitable[R]]:
+    def method(self: AsyncSender, /, *args: P.args, **kwargs: P.kwargs) -> Awaitable[R]:
+        return self.send(build(*args, **kwargs))
+
+    return _described(method, build)
+
+
+def awaits_stream(
+    build: Callable[P, Generation[R, C]],
+) -> Callable[Concatenate[AsyncSender, P], AsyncGenerator[C, None]]:
+    def method(self: AsyncSender, /, *args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[C, None]:
+        return self.stream(build(*args, **kwargs))
+
+    return _described(method, build)
+
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def _described(method: F, build: Callable[..., object]) -> F:
+    """What `help()` and editors show: the docstring and the parameters of `build`."""
+    self = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    signature = inspect.signature(build)
+    parameters = [self, *signature.parameters.values()]
+    described: Any = method
+    described.__doc__ = build.__doc__
+    described.__signature__ = signature.replace(parameters=parameters)
+    return method

@@ -1,0 +1,148 @@
+"""What the server answers. Fields that this version does not know are kept, not refused."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+
+class Wire(BaseModel):
+    """Frozen; unknown fields are attributes too."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class Usage(Wire):
+    """Token counts. A composed request counts its prompt and its answer once, not per row."""
+
+    prompt_tokens: int
+    completion_tokens: int = 0
+    total_tokens: int
+
+
+class CompositionInfo(Wire):
+    """What the server computed: the plan in normal form and how many rows of the batch it took."""
+
+    plan: dict[str, JsonValue]
+    rows: int
+
+
+class TopLogprob(Wire):
+    token: str
+    logprob: float
+
+
+class TokenLogprob(TopLogprob):
+    """One token of the answer; `logprob` is natural, before temperature."""
+
+    top_logprobs: tuple[TopLogprob, ...] = ()
+
+
+class ChatLogprobs(Wire):
+    content: tuple[TokenLogprob, ...] | None = None
+
+
+class CompletionLogprobs(Wire):
+    """Four lists of the same length, one entry per token of the answer."""
+
+    tokens: tuple[str, ...] = ()
+    token_logprobs: tuple[float | None, ...] = ()
+    top_logprobs: tuple[dict[str, float] | None, ...] | None = None
+    text_offset: tuple[int, ...] = ()
+
+
+class ChatMessage(Wire):
+    role: str
+    content: str | None = None
+
+
+class Delta(Wire):
+    """What a chunk adds to the message."""
+
+    role: str | None = None
+    content: str | None = None
+
+
+class ChatChoice(Wire):
+    index: int
+    message: ChatMessage
+    finish_reason: str | None = None
+    logprobs: ChatLogprobs | None = None
+
+
+class ChatChunkChoice(Wire):
+    index: int
+    delta: Delta
+    finish_reason: str | None = None
+    logprobs: ChatLogprobs | None = None
+
+
+class CompletionChoice(Wire):
+    index: int
+    text: str
+    finish_reason: str | None = None
+    logprobs: CompletionLogprobs | None = None
+
+
+class Answer(Wire):
+    """What all answers and chunks share. `composition` is None for an ordinary request, and in
+    the chunks after the first one."""
+
+    id: str
+    model: str
+    created: int
+    usage: Usage | None = None
+    composition: CompositionInfo | None = None
+
+
+class ChatCompletion(Answer):
+    choices: tuple[ChatChoice, ...]
+
+    @property
+    def text(self) -> str:
+        """The first choice's content; empty if it has none (a tool call, say)."""
+        return (self.choices[0].message.content or "") if self.choices else ""
+
+
+class ChatChunk(Answer):
+    choices: tuple[ChatChunkChoice, ...]
+
+    @property
+    def text(self) -> str:
+        """What this chunk adds to the first choice; empty for the chunk that carries the usage."""
+        return "".join(c.delta.content or "" for c in self.choices if c.index == 0)
+
+
+class Completion(Answer):
+    choices: tuple[CompletionChoice, ...]
+
+    @property
+    def text(self) -> str:
+        """The text that this answer, or this chunk, adds to the first choice."""
+        return "".join(c.text for c in self.choices if c.index == 0)
+
+
+class Model(Wire):
+    """A base model, an adapter or a stored composition."""
+
+    id: str
+    parent: str | None = None
+
+
+class ModelList(Wire):
+    data: tuple[Model, ...]
+
+
+class StoredComposition(Wire):
+    """A composition that the server keeps under a name; `composition` is as it was put.
+
+    It has a plan, or else the error that says why it no longer has one.
+    """
+
+    name: str
+    composition: JsonValue
+    plan: dict[str, JsonValue] | None = None
+    error: str | None = None
+
+
+class StoredCompositionList(Wire):
+    data: tuple[StoredComposition, ...]

@@ -1,0 +1,55 @@
+"""The chunks of a streamed answer, without any input or output."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+from clients import errors
+from clients.sse import EventParser, EventTooLargeError
+
+C = TypeVar("C")
+
+
+class ChunkReader(Generic[C]):
+    """Bytes of one event stream -> chunks. `done` once the server has said [DONE]."""
+
+    def __init__(self, parse: Callable[[bytes], C]) -> None:
+        self._parse = parse
+        self._events = EventParser()
+        self.done = False
+
+    def feed(self, data: bytes) -> Iterator[C]:
+        """The chunks that `data` completes.
+
+        Raises:
+            StreamError: the server reports an error, or sends what is no chunk.
+        """
+        try:
+            events = self._events.feed(data)
+        except EventTooLargeError as error:
+            raise errors.StreamError(str(error)) from None
+        for event in events:
+            if event == "[DONE]":
+                self.done = True
+                return
+            yield self._chunk(event)
+
+    def finish(self) -> None:
+        """Call at the end of the bytes.
+
+        Raises:
+            StreamError: the stream ended before [DONE], so the answer may be cut.
+        """
+        if not self.done:
+            raise errors.StreamError("the stream ended early, before the server said [DONE]")
+
+    def _chunk(self, event: str) -> C:
+        try:
+            failure = errors.from_event(json.loads(event))
+            if failure is None:
+                return self._parse(event.encode())
+        except (ValueError, errors.InvalidResponse) as error:
+            raise errors.StreamError(f"an event of the stream is no chunk: {error}") from None
+        raise failure

@@ -1,0 +1,28 @@
+"""What a composition computes: formulas, recipes, plans. No engine, no HTTP, no tensors.
+
+`composer.vllm` and `composer.reference`, which need an engine, and `composer.kernel`, which needs
+tensors, are imported by name only.
+"""
+
+from __future__ import annotations
+
+from composer.errors import ComposerError, CompositionError, EngineFault
+from composer.plan import BASE, Filter, FilterKind, Limits, Member, Plan, normalize
+from composer.recipes import RECIPES, Recipe
+from composer.wire import parse_composition
+
+__all__ = [
+    "BASE",
+    "RECIPES",
+    "ComposerError",
+    "CompositionError",
+    "EngineFault",
+    "Filter",
+    "FilterKind",
+    "Limits",
+    "Member",
+    "Plan",
+    "Recipe",
+    "normalize",
+    "parse_composition",
+]

@@ -1,0 +1,151 @@
+"""Everything that can go wrong with a composition, as one tree.
+
+    ComposerError
+    ├── CompositionError             the client's mistake: HTTP 400
+    │   ├── FormulaSyntaxError       the formula cannot be read
+    │   ├── CompositionSchemaError   the JSON has a wrong field, type or range
+    │   ├── UnknownModelError        a member or filter names a model that is not served
+    │   ├── WeightError              a weight is not finite, or too large
+    │   ├── TooManyMembersError      more different members than allowed
+    │   ├── EmptyCompositionError    the members cancel to nothing
+    │   ├── NoRequestPromptError     no member reads the prompt of the request
+    │   ├── PromptTooLongError       the prompt of a member does not fit the context
+    │   ├── GroupTooLargeError       the rows of the request do not fit the engine
+    │   └── UnsupportedError         valid, but not with this option or this server
+    └── EngineFault                  the server's fault: HTTP 500
+
+Every message names the offending value and the remedy, for it is all that a client sees.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
+from typing import ClassVar
+
+MAX_NAMES_SHOWN = 20
+
+
+class ComposerError(Exception):
+    """Root of the tree.
+
+    `code` is stable and meant for programs, `message` for people; `param` is the path of the
+    offending field in the request, e.g. `composition.members[1].weight`, where it is known.
+    """
+
+    code: ClassVar[str] = "composer_error"
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+class CompositionError(ComposerError):
+    """What the client asked for cannot be computed."""
+
+    code = "invalid_composition"
+
+
+class FormulaSyntaxError(CompositionError):
+    """The text is not a linear formula. `position` counts characters from 0."""
+
+    code = "formula_syntax"
+
+    def __init__(self, message: str, *, position: int, param: str | None = None) -> None:
+        super().__init__(message, param=param)
+        self.position = position
+
+
+class CompositionSchemaError(CompositionError):
+    """The JSON value has an unknown field, or a value of the wrong type or range."""
+
+    code = "composition_schema"
+
+
+class UnknownModelError(CompositionError):
+    """A name that stands for no model. The message lists those that exist."""
+
+    code = "model_not_found"
+
+    def __init__(self, name: str, known: Collection[str], *, param: str | None = None) -> None:
+        nearest = _nearest(name, known)
+        advice = f"; did you mean {quoted(nearest)}?" if nearest else "."
+        super().__init__(
+            f"model {quoted(name)} is not served here{advice} Use one of: {_listing(known)}.",
+            param=param,
+        )
+        self.name = name
+
+
+class WeightError(CompositionError):
+    """A weight is not a finite number, or its magnitude exceeds the limit."""
+
+    code = "invalid_weight"
+
+
+class TooManyMembersError(CompositionError):
+    """More members remain after merging equal ones than the limit allows."""
+
+    code = "too_many_members"
+
+
+class EmptyCompositionError(CompositionError):
+    """No member with a weight remains."""
+
+    code = "empty_composition"
+
+
+class NoRequestPromptError(CompositionError):
+    """Every member reads a prompt of its own, so nothing would answer the request."""
+
+    code = "no_request_prompt"
+
+
+class PromptTooLongError(CompositionError):
+    """The prompt of a member, with the tokens to generate, exceeds the model's context."""
+
+    code = "context_length_exceeded"
+
+
+class GroupTooLargeError(CompositionError):
+    """The rows of one request can never be scheduled together."""
+
+    code = "group_too_large"
+
+
+class UnsupportedError(CompositionError):
+    """Well formed, but not available in combination with something else that was asked for."""
+
+    code = "unsupported"
+
+
+class EngineFault(ComposerError):
+    """Something that the client cannot mend."""
+
+    code = "engine_fault"
+
+
+def quoted(value: str, limit: int = 80) -> str:
+    """`value` as messages show it: in single quotes, on one line, at most `limit` characters."""
+    shown = value if len(value) <= limit else value[: limit - 1] + "…"
+    return "'" + "".join(c if c.isprintable() else repr(c)[1:-1] for c in shown) + "'"
+
+
+def nearest_name(name: str, known: Collection[str]) -> str | None:
+    """The known name that is most like `name`, if any is."""
+    found = difflib.get_close_matches(name, sorted(known), n=1)
+    return found[0] if found else None
+
+
+def _nearest(name: str, known: Collection[str]) -> str | None:
+    # A formula reads the unquoted `code-v2` as `code` minus `v2`: then the name is a beginning.
+    longer = [other for other in sorted(known) if name and other.startswith(name)]
+    return nearest_name(name, known) or (longer[0] if longer else None)
+
+
+def _listing(known: Collection[str]) -> str:
+    names = sorted(known)
+    shown = ", ".join(quoted(name) for name in names[:MAX_NAMES_SHOWN])
+    more = len(names) - MAX_NAMES_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown

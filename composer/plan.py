@@ -1,0 +1,260 @@
+"""Plans: compositions in normal form.
+
+Whatever way a composition was written, equal compositions give equal plans: equal members are
+merged, members without weight are gone, and the order is fixed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from composer.errors import (
+    CompositionSchemaError,
+    EmptyCompositionError,
+    NoRequestPromptError,
+    TooManyMembersError,
+    WeightError,
+    quoted,
+)
+from composer.formula import format_number, format_sum
+from composer.lexer import quote_name
+from composer.prompts import REQUEST, Prompt, RequestPrompt, describe, label, sort_key
+
+BASE = "base"
+"""The name of the base model without an adapter."""
+
+NEGLIGIBLE = 1e-9
+"""A member whose weight is smaller in magnitude is left out: rounding, not intent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One stream of logits. `model` is "base" or the name of an adapter."""
+
+    model: str
+    prompt: Prompt = REQUEST
+
+    def __str__(self) -> str:
+        """As formulas show it. A prompt of its own is shown, but formulas cannot say it."""
+        own_prompt = label(self.prompt)
+        return quote_name(self.model) + (f"[{own_prompt}]" if own_prompt else "")
+
+
+class FilterKind(StrEnum):
+    """Which tokens a filter keeps, judged by the logits `l` of one member."""
+
+    TOP_P = "top_p"
+    """The smallest set of likeliest tokens whose probabilities sum to the value."""
+
+    PLAUSIBILITY = "plausibility"
+    """Tokens with `l >= log(value) + max l`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """A filter in a plan. `member` is an index into the plan's members."""
+
+    kind: FilterKind
+    member: int
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class NamedFilter:
+    """A filter before members have positions: `model` names the one that reads the request."""
+
+    kind: FilterKind
+    model: str
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one composition may ask for."""
+
+    max_members: int = 8
+    max_weight: float = 100.0
+
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A composition in normal form; `normalize` makes it. `weights[k]` belongs to `members[k]`."""
+
+    members: tuple[Member, ...]
+    weights: tuple[float, ...]
+    filters: tuple[Filter, ...] = ()
+
+    @property
+    def leader(self) -> int:
+        """Index of the member whose row carries the request's sampling parameters and output.
+
+        The normal form puts the members that read the request's prompt first.
+        """
+        return 0
+
+    @property
+    def rows(self) -> int:
+        """How many rows of the engine's batch the plan takes."""
+        return len(self.members)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether an ordinary request for the one model computes the same."""
+        return (
+            self.rows == 1
+            and self.weights == (1.0,)
+            and not self.filters
+            and isinstance(self.members[0].prompt, RequestPrompt)
+        )
+
+    def formula(self) -> str:
+        """The canonical text, e.g. `base + 0.8*polite - 0.8*rude`.
+
+        It parses back to the same plan where every member reads the request's prompt and there
+        are no filters; other prompts are shown in brackets, which formulas cannot say.
+        """
+        return format_sum(zip(map(str, self.members), self.weights, strict=True))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The description in responses, JSON-able."""
+        return {
+            "formula": self.formula(),
+            "members": [
+                {"model": member.model, "weight": weight, "prompt": describe(member.prompt)}
+                for member, weight in zip(self.members, self.weights, strict=True)
+            ],
+            "filters": [
+                {"kind": f.kind.value, "model": self.members[f.member].model, "value": f.value}
+                for f in self.filters
+            ],
+        }
+
+
+def normalize(
+    terms: Iterable[tuple[Member, float]],
+    filters: Iterable[NamedFilter] = (),
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Plan:
+    """Bring a composition into normal form.
+
+    Members come in the order: those that read the request's prompt, then by model with the base
+    first, then by prompt. A member that a filter looks at stays even where its weight is zero,
+    because the filter needs its logits. Of several filters of one kind on one member the
+    strictest remains, which implies the others.
+
+    Raises:
+        CompositionError: a weight or filter value out of range, too many members, nothing left, or
+            nothing that reads the request's prompt.
+    """
+    weights = _merged(terms, limits)
+    strictest = _strictest(filters, weights)
+    judges = {Member(model) for _, model in strictest}
+    significant = {member for member, weight in weights.items() if abs(weight) >= NEGLIGIBLE}
+    members = sorted(significant | judges, key=_order)
+    if not significant:
+        raise _empty(weights)
+    if len(members) > limits.max_members:
+        raise TooManyMembersError(
+            f"the composition has {len(members)} different members; at most {limits.max_members} "
+            "are allowed. Remove the ones with the smallest weights."
+        )
+    if not isinstance(members[0].prompt, RequestPrompt):
+        raise NoRequestPromptError(
+            f"no member reads the request's prompt, only {_listing(members)}. "
+            "Add a member without a prompt of its own and with a weight other than 0."
+        )
+    return Plan(
+        members=tuple(members),
+        weights=tuple(weights[m] if m in significant else 0.0 for m in members),
+        filters=tuple(
+            sorted(
+                (
+                    Filter(kind, members.index(Member(model)), value)
+                    for (kind, model), value in strictest.items()
+                ),
+                key=lambda f: (f.member, f.kind),
+            )
+        ),
+    )
+
+
+def _merged(terms: Iterable[tuple[Member, float]], limits: Limits) -> dict[Member, float]:
+    parts: dict[Member, list[float]] = {}
+    for member, weight in terms:
+        _check_weight(member, weight, limits)
+        parts.setdefault(member, []).append(weight)
+    # fsum is exact before its last rounding, so the order of terms cannot matter.
+    merged = {member: math.fsum(weights) for member, weights in parts.items()}
+    for member, weight in merged.items():
+        _check_weight(member, weight, limits)
+    return merged
+
+
+def _check_weight(member: Member, weight: float, limits: Limits) -> None:
+    if not math.isfinite(weight):
+        raise WeightError(f"the weight of {member} is {weight}; give a finite number.")
+    if abs(weight) > limits.max_weight:
+        raise WeightError(
+            f"the weight of {member} is {format_number(weight)}; give a number between "
+            f"{format_number(-limits.max_weight)} and {format_number(limits.max_weight)}."
+        )
+
+
+def _strictest(
+    filters: Iterable[NamedFilter], members: Collection[Member]
+) -> dict[tuple[FilterKind, str], float]:
+    """Value by kind and model, without the filters that keep every token."""
+    found: dict[tuple[FilterKind, str], float] = {}
+    for f in filters:
+        _check_filter(f, members)
+        key = f.kind, f.model
+        if f.kind is FilterKind.TOP_P and f.value < 1:
+            found[key] = min(f.value, found.get(key, 1.0))
+        if f.kind is FilterKind.PLAUSIBILITY and f.value > 0:
+            found[key] = max(f.value, found.get(key, 0.0))
+    return found
+
+
+def _check_filter(f: NamedFilter, members: Collection[Member]) -> None:
+    if f.kind is FilterKind.TOP_P:
+        in_range, allowed = 0 < f.value <= 1, "greater than 0 and at most 1; 1 keeps every token"
+    else:
+        in_range, allowed = 0 <= f.value <= 1, "between 0 and 1; 0 keeps every token"
+    if not in_range:
+        raise CompositionSchemaError(
+            f"the {f.kind} filter on {quoted(f.model)} has the value {format_number(f.value)}; "
+            f"give a number {allowed}."
+        )
+    if Member(f.model) not in members:
+        raise CompositionSchemaError(
+            f"the {f.kind} filter names {quoted(f.model)}, which is not a member that reads the "
+            f"request's prompt. Name one of {_listing(members)}, or add it with weight 0."
+        )
+
+
+def _order(member: Member) -> tuple[bool, bool, str, tuple[int, str]]:
+    has_own_prompt = not isinstance(member.prompt, RequestPrompt)
+    return has_own_prompt, member.model != BASE, member.model, sort_key(member.prompt)
+
+
+def _empty(members: Collection[Member]) -> EmptyCompositionError:
+    if not members:
+        return EmptyCompositionError("the composition has no members. Add at least one.")
+    return EmptyCompositionError(
+        f"nothing is left of {_listing(members)}: every weight is 0 after merging equal members. "
+        "Change a weight so that one member stays."
+    )
+
+
+def _listing(members: Collection[Member], limit: int = 8) -> str:
+    names = [str(member) for member in sorted(members, key=_order)]
+    more = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")

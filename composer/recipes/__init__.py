@@ -1,0 +1,27 @@
+"""Published methods of the linear family, as data. A new one is a file and a line in RECIPES."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from composer.recipes import (
+    classifier_free_guidance,
+    context_aware,
+    contrastive,
+    dexperts,
+    emulated_fine_tuning,
+    proxy_tuning,
+)
+from composer.recipes.recipe import Filters, Recipe, Terms
+
+__all__ = ["RECIPES", "Filters", "Recipe", "Terms"]
+
+# Any: every recipe has fields of its own type, and `build` takes exactly those.
+RECIPES: tuple[Recipe[Any], ...] = (
+    proxy_tuning.RECIPE,
+    emulated_fine_tuning.RECIPE,
+    dexperts.RECIPE,
+    contrastive.RECIPE,
+    classifier_free_guidance.RECIPE,
+    context_aware.RECIPE,
+)

@@ -1,0 +1,89 @@
+"""Emulated fine-tuning: pre-training from one model, fine-tuning from others.
+
+`log p ~ log p_ref + sum_i w_i (log p_tuned_i - log p_ref_i)` (Mitchell et al. 2023, section 3).
+With a large reference and a small pair this is LM up-scaling; with several pairs the weights trade
+one trait against another at test time.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from composer.fields import Fields, ModelName, Number
+from composer.plan import BASE, Member
+from composer.recipes.recipe import Filters, Recipe, Terms
+
+
+class Pair(Fields):
+    """A fine-tuned model and what it was before."""
+
+    tuned: ModelName
+    """The fine-tuned model."""
+
+    reference: ModelName = BASE
+    """The same model before fine-tuning."""
+
+    weight: Number = 1.0
+    """How much of the difference to add; negative subtracts it."""
+
+
+class EmulatedFineTuning(Fields):
+    """reference + sum_i weight_i*(tuned_i - reference_i)"""
+
+    recipe: Literal["emulated_fine_tuning"]
+    """Name of the method."""
+
+    reference: ModelName = BASE
+    """The pre-trained model to start from."""
+
+    pairs: Annotated[list[Pair], Field(min_length=1)] | None = None
+    """What to add. Either this or `tuned`."""
+
+    tuned: ModelName | None = None
+    """Short for a single pair of this model and the base."""
+
+    weight: Number | None = None
+    """Weight of the single pair, 1 if not given. Only with `tuned`."""
+
+    @model_validator(mode="after")
+    def _one_way_of_giving_pairs(self) -> EmulatedFineTuning:
+        if self.pairs is None and self.tuned is None:
+            raise ValueError("there is nothing to add; give 'pairs', or 'tuned' for a single pair")
+        if self.pairs is not None and self.tuned is not None:
+            raise ValueError(
+                f"'tuned' ({self.tuned}) is short for a single pair and cannot stand beside "
+                "'pairs'; move it there"
+            )
+        if self.pairs is not None and self.weight is not None:
+            raise ValueError(
+                f"'weight' ({self.weight:g}) belongs to 'tuned'; "
+                "give every one of 'pairs' its own weight"
+            )
+        return self
+
+    def all_pairs(self) -> list[Pair]:
+        """The pairs, whichever way they were given."""
+        if self.pairs is not None:
+            return self.pairs
+        weight = 1.0 if self.weight is None else self.weight
+        return [Pair(tuned=self.tuned or BASE, weight=weight)]
+
+
+def build(fields: EmulatedFineTuning) -> tuple[Terms, Filters]:
+    terms = [(Member(fields.reference), 1.0)]
+    for pair in fields.all_pairs():
+        terms += [(Member(pair.tuned), pair.weight), (Member(pair.reference), -pair.weight)]
+    return tuple(terms), ()
+
+
+RECIPE = Recipe(
+    name="emulated_fine_tuning",
+    title="Emulated fine-tuning",
+    citation='Mitchell et al. 2023, "An Emulator for Fine-Tuning Large Language Models using Small '
+    'Language Models", arXiv:2310.12962',
+    formula="reference + sum_i weight_i*(tuned_i - reference_i)",
+    fields=EmulatedFineTuning,
+    build=build,
+)

@@ -1,0 +1,52 @@
+"""Proxy-tuning: move the base by what tuning did to a proxy.
+
+The difference between a tuned and an untuned small model is added to a large one. Raw logits, no
+log-softmax; penalties, temperature and truncation come after (as in `modeling/dexperts.py` of
+alisawuffles/proxy-tuning).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from composer.fields import Fields, ModelName, Number
+from composer.plan import BASE, Member
+from composer.recipes.recipe import Filters, Recipe, Terms
+
+
+class ProxyTuning(Fields):
+    """base + alpha*(expert - anti_expert)"""
+
+    recipe: Literal["proxy_tuning"]
+    """Name of the method."""
+
+    expert: ModelName
+    """The tuned proxy."""
+
+    anti_expert: ModelName = BASE
+    """The proxy before tuning."""
+
+    base: ModelName = BASE
+    """The model to steer."""
+
+    alpha: Number = 1.0
+    """How far to move; negative moves away from the expert."""
+
+
+def build(fields: ProxyTuning) -> tuple[Terms, Filters]:
+    terms = (
+        (Member(fields.base), 1.0),
+        (Member(fields.expert), fields.alpha),
+        (Member(fields.anti_expert), -fields.alpha),
+    )
+    return terms, ()
+
+
+RECIPE = Recipe(
+    name="proxy_tuning",
+    title="Proxy-tuning",
+    citation='Liu et al. 2024, "Tuning Language Models by Proxy", arXiv:2401.08565',
+    formula="base + alpha*(expert - anti_expert)",
+    fields=ProxyTuning,
+    build=build,
+)

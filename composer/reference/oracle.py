@@ -1,0 +1,125 @@
+"""Composed logits by transformers and PEFT, without a KV cache."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from composer.kernel import FILTERED
+from composer.plan import Filter, FilterKind
+
+TIE = 1e-3
+"""Two tokens whose composed logits are closer than this may be taken for each other: the engine
+adds in another order."""
+
+
+@dataclass(frozen=True, slots=True)
+class OracleRow:
+    """A member: its weight, the name of its adapter (None: the base alone), and what it reads."""
+
+    weight: float
+    adapter: str | None
+    prompt: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """A token that the oracle would not have chosen. `gap`: how much better its own choice is."""
+
+    position: int
+    token: int
+    expected: int
+    gap: float
+
+
+class Oracle:
+    """A base model and its adapters in float32."""
+
+    def __init__(self, base: str | Path, adapters: Mapping[str, str | Path]) -> None:
+        model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        for name, path in adapters.items():
+            if not isinstance(model, PeftModel):
+                model = PeftModel.from_pretrained(model, str(path), adapter_name=name)
+            else:
+                model.load_adapter(str(path), adapter_name=name)
+        self._model = model.eval()
+
+    @torch.inference_mode()
+    def logits(self, adapter: str | None, tokens: Sequence[int]) -> torch.Tensor:
+        """`[T, V]` float32: what one member predicts after each of `tokens`."""
+        ids = torch.tensor([list(tokens)])
+        alone = nullcontext()
+        if isinstance(self._model, PeftModel):
+            if adapter is None:
+                alone = self._model.disable_adapter()
+            else:
+                self._model.set_adapter(adapter)
+        with alone:
+            logits: torch.Tensor = self._model(ids).logits[0]
+        return logits.float()
+
+    def composed(
+        self, rows: Sequence[OracleRow], filters: Sequence[Filter], answer: Sequence[int]
+    ) -> torch.Tensor:
+        """`[len(answer) + 1, V]` float32: the composed logits before and after each answer token.
+
+        `z = sum_k w_k l_k`; a token that a filter drops stands `FILTERED` behind the others.
+        """
+        members = [
+            self.logits(row.adapter, [*row.prompt, *answer])[len(row.prompt) - 1 :] for row in rows
+        ]
+        z = torch.stack([row.weight * m for row, m in zip(rows, members, strict=True)]).sum(0)
+        for f in filters:
+            z[~kept(f, members[f.member])] -= FILTERED
+        return z
+
+    def mismatches(
+        self, rows: Sequence[OracleRow], filters: Sequence[Filter], answer: Sequence[int]
+    ) -> list[Mismatch]:
+        """Where a greedy answer leaves the oracle's, given the answer's own prefix.
+
+        Near-ties (`TIE`) are in the list as well, with their gap: the caller counts them.
+        """
+        z = self.composed(rows, filters, answer)
+        found = []
+        for position, token in enumerate(answer):
+            expected = int(z[position].argmax())
+            if token != expected:
+                gap = float(z[position, expected] - z[position, token])
+                found.append(Mismatch(position, token, expected, gap))
+        return found
+
+    def greedy(
+        self,
+        rows: Sequence[OracleRow],
+        filters: Sequence[Filter],
+        max_tokens: int,
+        stop: int | None = None,
+    ) -> list[int]:
+        """The greedy answer, one full forward pass per token and member."""
+        answer: list[int] = []
+        while len(answer) < max_tokens and (not answer or answer[-1] != stop):
+            answer.append(int(self.composed(rows, filters, answer)[-1].argmax()))
+        return answer
+
+
+def kept(f: Filter, logits: torch.Tensor) -> torch.Tensor:
+    """`[T, V]` bool: the tokens that a filter keeps, from its member's `[T, V]` logits.
+
+    Plausibility: Li et al. 2022, section 3.2. Top-p: as `top_k_top_p_filtering`, which
+    alisawuffles/DExperts applies to the base (generation/dexperts_generation.py): the first token
+    that reaches the mass is kept.
+    """
+    if f.kind is FilterKind.PLAUSIBILITY:
+        return logits >= logits.max(dim=-1, keepdim=True).values + math.log(f.value)
+    probs, order = logits.softmax(-1).sort(dim=-1, descending=True)
+    before = probs.cumsum(-1) - probs
+    return torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, before < f.value)

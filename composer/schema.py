@@ -1,0 +1,104 @@
+"""From JSON values to pydantic models, with errors that a client can act upon."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from composer.errors import CompositionSchemaError, quoted
+from composer.fields import UNKNOWN_FIELD
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+M = TypeVar("M", bound=BaseModel)
+
+# "Input should be a valid number", "List should have at least 1 item after validation, not 0"
+_WORDING = re.compile(r"^(Input|String|List) should | after validation, not \d+$")
+
+_Path: TypeAlias = tuple[str | int, ...]
+
+
+def validate(model: type[M], value: object, param: str) -> M:
+    """Read `value`, which stands at `param` in the request, as `model`.
+
+    Raises:
+        CompositionSchemaError: names the field, its value and what it should be.
+    """
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise _translated(error.errors(include_url=False), value, param) from error
+
+
+def shown(value: object) -> str:
+    """A JSON value in an error message: short, and containers by their size only."""
+    match value:
+        case str():
+            return quoted(value)
+        case Mapping():
+            return "an object with " + (", ".join(map(quoted, map(str, value))) or "no fields")
+        case list() | tuple():
+            return f"a list of {len(value)}"
+        case int() if abs(value) >= 10**20:
+            return "an integer of more than 20 digits"
+        case bool() | int() | float() | None:
+            return json.dumps(value)
+        case _:
+            return f"a {type(value).__name__}"
+
+
+def _translated(
+    details: Sequence[ErrorDetails], value: object, param: str
+) -> CompositionSchemaError:
+    """The error to report: the first; of several in one field, what is wrong deepest inside.
+
+    Where a field takes values of several types, pydantic reports one error for each of them.
+    """
+    located = [(_path(detail, value), detail) for detail in details]
+    field = located[0][0][:1]
+    path = max((p for p, _ in located if p[:1] == field), key=len)
+    same = [detail for p, detail in located if p == path]
+    where = param + "".join(map(_step, path))
+    return CompositionSchemaError(_message(where, same) + ".", param=where)
+
+
+def _path(detail: ErrorDetails, value: object) -> _Path:
+    """Where in `value` the error is, without the names of types that pydantic puts in between."""
+    path: list[str | int] = []
+    for key in detail["loc"]:
+        if isinstance(value, Mapping) and key in value:
+            value = value[str(key)]
+        elif isinstance(value, Sequence) and isinstance(key, int):
+            value = value[key]
+        elif not (detail["type"] == "missing" and key == detail["loc"][-1]):
+            continue
+        path.append(key)
+    if detail["type"] == UNKNOWN_FIELD and isinstance(value, Mapping):
+        path.append(str(list(value)[detail["ctx"]["position"]]))
+    return tuple(path)
+
+
+def _step(key: str | int) -> str:
+    if isinstance(key, int):
+        return f"[{key}]"
+    # A client may write anything for a key, even what UTF-8 cannot encode.
+    return f".{key}" if len(key) <= 40 and key.isidentifier() else f"[{quoted(key)}]"
+
+
+def _message(where: str, details: Sequence[ErrorDetails]) -> str:
+    first = details[0]
+    match first["type"]:
+        case "missing":
+            return f"{where} is missing; give it a value"
+        case "unknown_field":
+            return f"{where} is not a field; {first['msg']}"
+        case "value_error":
+            return f"{where}: {first['ctx']['error']}"
+        case _:
+            wanted = dict.fromkeys(_WORDING.sub("", detail["msg"]) for detail in details)
+            return f"{where} is {shown(first['input'])}; it should {' or '.join(wanted)}"

@@ -1,0 +1,95 @@
+"""What the engine part relies on in vLLM, in one place.
+
+`RELIES_ON` lists every name outside of vLLM's documented options that this package reads or
+overrides. A test looks each of them up in the source of the installed vLLM, so that a new release
+fails there, by name, and not in the middle of somebody's answer.
+"""
+
+from __future__ import annotations
+
+from vllm.config import VllmConfig
+
+SUPPORTED = "0.32.0"
+"""The vLLM release that the tests run."""
+
+RELIES_ON: dict[str, tuple[str, ...]] = {
+    "v1/core/sched/scheduler.py": (
+        "def add_request(self, request: Request)",
+        "def schedule(self, throttle_prefills: bool = False)",
+        "def update_from_output(",
+        "def finish_requests(",
+        "def _free_request(",
+        "def _preempt_request(",
+        "def _handle_blocked_waiting_request(self, request: Request) -> bool:",
+        "def _reserve_prefill_lookahead(",
+        "def _get_local_prefix_cache_hit(",
+        "num_new_tokens = self._reserve_prefill_lookahead(",
+        "ready_to_schedule = self._handle_blocked_waiting_request(request)",
+        "if num_running >= self.max_num_active_reqs:",
+        "request_queue = self.kv_holding_waiting",
+        "if not preempted_reqs and self._pause_state != PauseState.PAUSED_ALL:",
+        "error_req_ids = set(self.grammar_compile_error_reqs)",
+        "self.deferred_waiting",
+        "self.num_waiting_for_streaming_input",
+        "self.requires_kv_delivery",
+        "self.max_num_scheduled_tokens",
+    ),
+    "v1/core/sched/async_scheduler.py": ("class AsyncScheduler(Scheduler)",),
+    "v1/core/sched/request_queue.py": (
+        "def prepend_request(",
+        "def remove_request(",
+        "def __iter__(",
+    ),
+    "v1/core/kv_cache_manager.py": (
+        "def get_computed_blocks(self, request: Request)",
+        "def truncate_computed_blocks(",
+        "self.watermark_blocks",
+        "self.num_kv_cache_groups",
+        "self.empty_kv_cache_blocks",
+    ),
+    "v1/core/kv_cache_coordinator.py": ("def get_num_blocks_to_allocate(",),
+    "v1/core/block_pool.py": ("def get_num_free_blocks(", "self.num_gpu_blocks"),
+    "v1/request.py": (
+        "self.num_output_placeholders",
+        "self.num_stale_output_tokens",
+        "self._block_hasher",
+        "self.max_tokens",
+    ),
+    "v1/sample/sampler.py": ("class Sampler(nn.Module)", "use_fp64_gumbel", "logprobs_mode"),
+    "v1/sample/metadata.py": ("generators: dict[int, torch.Generator]", "logitsprocs"),
+    "v1/sample/logits_processor/interface.py": ("class BatchUpdate", "def update_state("),
+    "v1/worker/gpu_model_runner.py": (
+        "self.sampler = Sampler(",
+        "return self.sampler(",
+        "logits=logits,",
+        "gen.set_offset(gen.get_offset() - 4)",
+    ),
+    "v1/worker/gpu_input_batch.py": (
+        "self.logitsprocs_need_output_token_ids",
+        "self.generators",
+        "req_id_to_index",
+    ),
+    "v1/worker/cpu_worker.py": ("class CPUWorker(Worker)", "def init_device(self)"),
+    "v1/worker/gpu_worker.py": ("class Worker(", "def init_device(self)", "def execute_model("),
+}
+
+
+def check_engine(config: VllmConfig) -> None:
+    """Refuse, at start, engine settings under which groups could not be kept together.
+
+    Raises:
+        ValueError: names the setting and the remedy.
+    """
+    if config.use_v2_model_runner:
+        raise ValueError(
+            "composition needs vLLM's V1 model runner; set VLLM_USE_V2_MODEL_RUNNER=0 "
+            "in the environment of the server"
+        )
+    if config.speculative_config is not None:
+        raise ValueError(
+            "composition does not work with speculative decoding; drop --speculative-config"
+        )
+    if config.kv_transfer_config is not None:
+        raise ValueError(
+            "composition does not work with KV cache connectors; drop --kv-transfer-config"
+        )

@@ -1,0 +1,426 @@
+"""Gang scheduling: the rows of a composed request advance in the same step or not at all.
+
+vLLM's scheduler decides everything else. It asks itself questions through methods, and this class
+answers some of them differently for the rows of groups:
+
+* `_handle_blocked_waiting_request`: may this waiting request be admitted now? A group is admitted
+  as a whole or keeps its place in the line.
+* `_reserve_prefill_lookahead`: how many tokens may this request compute now? A row that was not
+  released stops one token short of its last known one: the barrier. When all rows have arrived
+  they are released together, and from then on decode in lock-step.
+* `_get_local_prefix_cache_hit`: the prefix cache never carries a row past the barrier.
+* `_preempt_request`, `finish_requests`, `_free_request`: what happens to one row happens to all.
+
+Preemption must not meet a group half-way through a step, so room for all that will run is made
+before vLLM's own loop starts (`_make_room`). A step without groups runs vLLM's code alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from vllm.config import VllmConfig
+from vllm.logger import init_logger
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.interface import PauseState
+from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.engine import EngineCoreOutputs
+from vllm.v1.outputs import ModelRunnerOutput
+from vllm.v1.request import Request, RequestStatus
+
+from composer.compiled import CompiledPlan
+from composer.errors import CompositionError, GroupTooLargeError
+from composer.vllm.compat import check_engine
+from composer.vllm.room import KVRoom
+from composer.vllm.rows import RowGroup, expand, tokens_left
+from composer.vllm.step import Step
+
+logger = init_logger(__name__)
+
+
+class _Gangs(Scheduler):
+    """The group logic, for both of vLLM's schedulers."""
+
+    max_num_active_reqs: int
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        check_engine(self.vllm_config)
+        self._room = KVRoom(self.kv_cache_manager, self.block_size)
+        self._max_loras = self.lora_config.max_loras if self.lora_config else 0
+        self._groups: dict[str, RowGroup] = {}  # leader's request id -> its group
+        self._group_of: dict[str, RowGroup] = {}  # every row's request id -> its group
+        self._joining: list[RowGroup] = []  # admitted, not released yet
+        self._ended: list[RowGroup] = []  # the leader is gone, its companions not yet
+        self._step: Step | None = None  # set while vLLM's loop runs over groups
+
+    # ---- arrival
+
+    def add_request(self, request: Request) -> None:
+        params = request.sampling_params
+        plan = CompiledPlan.from_extra_args(params.extra_args) if params is not None else None
+        super().add_request(request)
+        if plan is None:
+            return
+        try:
+            group = expand(request, plan, self._longest_answer(request, plan))
+        except CompositionError as error:
+            # The front end checks this too and answers 400. Here only the one request may fail.
+            logger.error("Refused composed request %s: %s", request.request_id, error)
+            self.grammar_compile_error_reqs.add(request.request_id)
+            return
+        self._groups[request.request_id] = group
+        for row in group.rows:
+            self._group_of[row.request_id] = group
+            self.requests[row.request_id] = row
+
+    def _longest_answer(self, leader: Request, plan: CompiledPlan) -> int:
+        """The length limit of the answer: context and KV cache bound the group as a whole.
+
+        Raises:
+            GroupTooLargeError: the group could never run.
+        """
+        prompts = [
+            leader.num_prompt_tokens if row.prompt_token_ids is None else len(row.prompt_token_ids)
+            for row in plan.rows
+        ]
+        adapters = {row.adapter.id for row in plan.rows if row.adapter}
+        if len(prompts) > self.max_num_active_reqs:
+            raise GroupTooLargeError(
+                f"the composition needs {len(prompts)} rows, the server runs at most "
+                f"{self.max_num_active_reqs} at once; use fewer members or raise --max-num-seqs"
+            )
+        if len(adapters) > self._max_loras:
+            raise GroupTooLargeError(
+                f"the composition needs {len(adapters)} adapters at once, the server has "
+                f"{self._max_loras} slots; use fewer adapters or raise --max-loras"
+            )
+        limit = min(leader.max_tokens, self.max_model_len - max(prompts))
+        longest = self._room.longest_answer(prompts, limit)
+        if longest < 1:
+            raise GroupTooLargeError(
+                f"prompts of {prompts} tokens do not fit the context of {self.max_model_len} "
+                f"tokens and the KV cache of {self._room.capacity} blocks of {self.block_size} "
+                "tokens; shorten them or use fewer members"
+            )
+        return longest
+
+    # ---- one step
+
+    def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
+        if not self._groups:
+            return super().schedule(throttle_prefills)
+        limit = self.max_num_active_reqs
+        step = Step(self.max_num_scheduled_tokens, slots=limit, throttled=throttle_prefills)
+        self._recall()
+        self._release(step)
+        roomy = self._make_room(step)
+        self._queue_unjoined(step)
+        self._reserve_decodes(step)
+        step.adapters = self._held_adapters()
+        # vLLM's loop admits nobody once this number runs. As in vLLM itself, a step that preempts
+        # admits nobody; else the slots of rows that join later are taken.
+        self.max_num_active_reqs = limit - step.absent if roomy else 0
+        self._step = step
+        try:
+            output = super().schedule(throttle_prefills)
+        finally:
+            self._step = None
+            self.max_num_active_reqs = limit
+        self._check_lock_step(step, output)
+        return output
+
+    def _recall(self) -> None:
+        """Take back from vLLM's queues the rows that could not join in the last step."""
+        for group in self._joining:
+            for row in group.unjoined():
+                for queue in (self.kv_holding_waiting, self.waiting):
+                    if row in queue:
+                        queue.remove_request(row)
+                self.deferred_waiting.discard(row)
+
+    def _release(self, step: Step) -> None:
+        """Release the groups whose rows have all arrived at the barrier.
+
+        Not in a step in which vLLM may hold back some rows and run others.
+        """
+        if step.throttled or self._pause_state is PauseState.PAUSED_ALL:
+            return
+        for group in self._joining:
+            group.released = group.at_barrier()
+
+    def _make_room(self, step: Step) -> bool:
+        """Preempt, the latest first and groups as a whole, until all that runs fits the KV cache.
+
+        Returns False if something was preempted.
+        """
+        room = self._room
+        watermark = room.free - room.free_for_admission
+        rows = len(self._group_of) + len(self.running)
+        if room.free - watermark >= room.most_in_step(rows, step.budget):
+            return True
+        roomy = True
+        while self.running and self._blocks_wanted(step) > room.free:
+            victim = max(self.running, key=self._lateness)
+            group = self._group_of.get(victim.request_id)
+            victims = [victim] if group is None else [r for r in self.running if r in group.rows]
+            now = time.monotonic()
+            for row in reversed(victims):
+                self.running.remove(row)
+                self._preempt_request(row, now, drop_stale_output=self.requires_kv_delivery)
+            roomy = False
+        return roomy
+
+    def _lateness(self, row: Request) -> tuple[int, float]:
+        """vLLM's order of preemption under its priority policy; under first come, first served
+        all priorities are equal."""
+        return (row.priority, row.arrival_time)
+
+    def _blocks_wanted(self, step: Step) -> int:
+        """Blocks that vLLM's loop will ask for in this step before it admits anybody new."""
+        late = [row for group in self._joining if group.released for row in group.unjoined()]
+        watermark = self._room.free - self._room.free_for_admission
+        wanted = self._room.of_tokens(1) * len(late) + (watermark if late else 0)
+        left = step.budget - len(late) - sum(map(self._decodes, self.running))
+        for row in self.running:
+            new = tokens_left(row)
+            if not self._decodes(row):
+                new = min(new - 1 if row.request_id in self._group_of else new, max(left, 0))
+                left -= new
+            wanted += self._room.wanted_by(row, new)
+        return wanted
+
+    def _decodes(self, row: Request) -> bool:
+        """Whether a running row has one token to compute in this step and may compute it."""
+        group = self._group_of.get(row.request_id)
+        return tokens_left(row) == 1 and (group is None or group.released)
+
+    def _queue_unjoined(self, step: Step) -> None:
+        """Put the rows that may join now where vLLM admits them before anybody else.
+
+        A row of one token has nothing to do before the barrier and joins at the release.
+        """
+        for group in self._joining:
+            for row in group.unjoined():
+                if group.released or row.num_tokens > 1:
+                    self.kv_holding_waiting.add_request(row)
+                    step.reserved += group.released
+                else:
+                    step.absent += 1
+        step.released = [group for group in self._joining if group.released]
+        self._joining = [group for group in self._joining if not group.released]
+
+    def _reserve_decodes(self, step: Step) -> None:
+        """Keep a token of the budget for every row that decodes; prefills share the rest."""
+        step.reserved += sum(map(self._decodes, self.running))
+
+    def _held_adapters(self) -> set[int]:
+        """Adapters of all that runs or was admitted, scheduled in this step or not.
+
+        vLLM counts the scheduled ones only, but a group at the barrier will need its slots again.
+        """
+        held = {row.lora_request.lora_int_id for row in self.running if row.lora_request}
+        return held.union(*(group.adapters for group in self._groups.values() if group.admitted))
+
+    def _check_lock_step(self, step: Step, output: SchedulerOutput) -> None:
+        """Fail loudly rather than advance a group in part: its rows would never agree again."""
+        scheduled = output.num_scheduled_tokens
+        for group in self._groups.values():
+            if not group.released:
+                continue
+            count = sum(row.request_id in scheduled for row in group.rows)
+            if count == 0 and group in step.released:
+                group.released = False  # vLLM held all of them back: try again
+                self._joining.append(group)
+            elif count not in (0, len(group.rows)):
+                raise RuntimeError(
+                    f"{count} of the {len(group.rows)} rows of {group.leader.request_id} were "
+                    "scheduled; this is a bug, please report it"
+                )
+
+    # ---- vLLM's questions
+
+    def _reserve_prefill_lookahead(
+        self, request: Request, num_computed_tokens: int, num_new_tokens: int
+    ) -> int:
+        new: int = super()._reserve_prefill_lookahead(request, num_computed_tokens, num_new_tokens)
+        step = self._step
+        if step is None:
+            return new
+        left = request.num_tokens + request.num_output_placeholders - num_computed_tokens
+        group = self._group_of.get(request.request_id)
+        if group is not None and not group.released:
+            new = min(new, left - 1, step.unreserved)
+        elif left > 1 and group is None:
+            new = min(new, step.unreserved)
+        elif left == 1:
+            step.reserved -= new
+        step.budget -= new
+        return new
+
+    def _get_local_prefix_cache_hit(self, request: Request) -> Any:
+        hit = super()._get_local_prefix_cache_hit(request)
+        group = self._group_of.get(request.request_id)
+        if group is None or group.released:
+            return hit
+        blocks, cached, boundary, diverged = hit
+        if 0 < cached == request.num_tokens - 1:
+            cached = (cached - 1) // self.block_size * self.block_size
+            blocks = self.kv_cache_manager.truncate_computed_blocks(blocks, cached)
+        return blocks, cached, boundary, diverged
+
+    def _handle_blocked_waiting_request(self, request: Request) -> bool:
+        if request.request_id in self.grammar_compile_error_reqs:
+            return False
+        ready: bool = super()._handle_blocked_waiting_request(request)
+        step = self._step
+        if step is None or not ready:
+            return ready
+        group = self._group_of.get(request.request_id)
+        if group is not None:
+            return group.admitted or self._admit(group, step)
+        if request.lora_request is None:
+            return True
+        return self._take_adapters({request.lora_request.lora_int_id}, step)
+
+    # ---- admission
+
+    def _admit(self, group: RowGroup, step: Step) -> bool:
+        """Admit a group at the head of the line as a whole, or say no."""
+        if step.throttled or any(row.num_stale_output_tokens for row in group.rows):
+            return False  # stale: output from before a preemption is still on its way
+        if not self._take_adapters(group.adapters, step):
+            if step.wanted_adapters is None:
+                step.wanted_adapters = group.adapters
+            return False
+        running = len(self.running) + self.num_waiting_for_streaming_input
+        if running + step.absent + len(group.rows) > step.slots or not self._fits(group, step):
+            # First come, first served: who stands behind it waits as well.
+            self.max_num_active_reqs = 0
+            return False
+        group.admitted = True
+        (step.released if group.released else self._joining).append(group)
+        joins = [row for row in group.rows if group.released or row.num_tokens > 1]
+        for row in joins:
+            if row is not group.leader:
+                self.kv_holding_waiting.add_request(row)
+        step.absent += len(group.rows) - len(joins)
+        self.max_num_active_reqs = step.slots - step.absent
+        return group.leader in joins
+
+    def _take_adapters(self, needed: Collection[int], step: Step) -> bool:
+        """Take adapter slots, if `max_loras` of them hold these beside those in use.
+
+        Once a group waits for slots, nobody behind it may take or keep one that it does not need:
+        requests without an adapter pass, the slots drain, and the group is next.
+        """
+        wanted = step.wanted_adapters
+        if not needed:
+            return True
+        if wanted is not None and not wanted.issuperset(needed):
+            return False
+        if len(step.adapters.union(needed)) > self._max_loras:
+            return False
+        step.adapters.update(needed)
+        return True
+
+    def _fits(self, group: RowGroup, step: Step) -> bool:
+        """Whether the KV cache holds the tokens of all rows. Released if one step computes them."""
+        tokens = sum(row.num_tokens for row in group.rows)
+        blocks = sum(self._room.of_tokens(row.num_tokens) for row in group.rows)
+        # Hits in the prefix cache are not counted on here: they may be evicted within the step.
+        group.released = (
+            tokens <= step.unreserved
+            and blocks <= self._room.free_for_admission
+            and self.scheduler_config.long_prefill_token_threshold == 0
+        )
+        return group.released or (
+            self._room.wanted_to_admit(group.rows) <= self._room.free_for_admission
+        )
+
+    # ---- the end
+
+    def _preempt_request(
+        self, request: Request, timestamp: float, drop_stale_output: bool = False
+    ) -> None:
+        group = self._group_of.get(request.request_id)
+        if group is not None and self._step is not None:
+            raise RuntimeError(
+                f"row {request.request_id} was preempted in the middle of a step; "
+                "this is a bug, please report it"
+            )
+        super()._preempt_request(request, timestamp, drop_stale_output)
+        if group is None:
+            return
+        leader = group.leader
+        if request is not leader:
+            self.waiting.remove_request(request)  # the leader waits for all
+        if group.admitted:
+            group.admitted = group.released = False
+            if group in self._joining:
+                self._joining.remove(group)
+            if leader.status is not RequestStatus.RUNNING and leader not in self.waiting:
+                self.waiting.prepend_request(leader)
+
+    def finish_requests(
+        self, request_ids: str | Iterable[str] | None, finished_status: RequestStatus
+    ) -> list[Request]:
+        finished: list[Request] = super().finish_requests(request_ids, finished_status)
+        if self._group_of:
+            finished = [row for row in finished if not self._is_companion(row.request_id)]
+            self._end_groups()
+        return finished
+
+    def _free_request(self, request: Request, delay_free_blocks: bool = False) -> Any:
+        group = self._groups.pop(request.request_id, None)
+        if group is not None:
+            self._ended.append(group)
+        return super()._free_request(request, delay_free_blocks)
+
+    def update_from_output(
+        self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput
+    ) -> dict[int, EngineCoreOutputs]:
+        outputs: dict[int, EngineCoreOutputs] = super().update_from_output(
+            scheduler_output, model_runner_output
+        )
+        if self._group_of:
+            for client in outputs.values():
+                client.outputs = [
+                    out for out in client.outputs if not self._is_companion(out.request_id)
+                ]
+            self._end_groups()
+        return outputs
+
+    def _is_companion(self, request_id: str) -> bool:
+        group = self._group_of.get(request_id)
+        return group is not None and group.leader.request_id != request_id
+
+    def _end_groups(self) -> None:
+        """End the companions of leaders that have ended, whatever the reason was."""
+        while self._ended:
+            group = self._ended.pop()
+            if group in self._joining:
+                self._joining.remove(group)
+            super().finish_requests(
+                [row.request_id for row in group.companions], RequestStatus.FINISHED_ABORTED
+            )
+            for row in group.rows:
+                del self._group_of[row.request_id]
+
+
+class AsyncGangScheduler(_Gangs, AsyncScheduler):
+    """For async scheduling, vLLM's default where the platform supports it."""
+
+
+class SyncGangScheduler(_Gangs, Scheduler):
+    """For CPU, and for `async_scheduling=False`."""
+
+
+def gang_scheduler(vllm_config: VllmConfig, **kwargs: Any) -> Scheduler:
+    """What `--scheduler-cls` names: the class that fits the engine's mode, known only to vLLM."""
+    asynchronous = vllm_config.scheduler_config.async_scheduling
+    cls = AsyncGangScheduler if asynchronous else SyncGangScheduler
+    return cls(vllm_config=vllm_config, **kwargs)

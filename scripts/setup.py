@@ -1,0 +1,67 @@
+"""Create the environment and install the locked packages; does nothing when they are in place.
+
+    python3 -m scripts.setup [--extra auto|cpu|cuda] [--dev] [--venv .venv]
+
+Needs only Python and its standard library. `make serve` and `make test` call it. This file and
+scripts/checks.py must parse on old Pythons, because saying "too old" is one of their duties.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from scripts import checks
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> int:
+    problem = checks.python_problem(sys.version_info[:2])
+    if problem:
+        other = checks.other_python()
+        if other is None:
+            return fail(problem)
+        os.execv(other, [other, "-m", "scripts.setup", *sys.argv[1:]])
+    return run(parse_arguments())
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from scripts.environment import Environment, SetupError  # parses on Python 3.11 and newer only
+
+    extra = arguments.extra
+    if extra == "auto":
+        extra = "cuda" if checks.has_nvidia_gpu() else "cpu"
+    locks = [f"{extra}.lock", *(["dev.lock"] if arguments.dev else [])]
+    try:
+        Environment(ROOT, arguments.venv.absolute(), extra).prepare(locks)
+    except SetupError as error:
+        return fail(str(error))
+    except KeyboardInterrupt:
+        print("\nsetup: interrupted; run the same command to go on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def fail(problem: str) -> int:
+    print(f"setup: {problem}", file=sys.stderr)
+    return 1
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts.setup", description="Install the environment.")
+    parser.add_argument(
+        "--extra",
+        choices=["auto", "cpu", "cuda"],
+        default="auto",
+        help="engine build; auto: cuda if nvidia-smi lists a GPU, else cpu",
+    )
+    parser.add_argument("--dev", action="store_true", help="also install test and lint tools")
+    parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="environment's folder")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

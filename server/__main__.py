@@ -1,0 +1,94 @@
+"""`python -m server`: check everything that can be checked, load the engine, serve."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from adapters import Catalogue, ModelShapes, inspect
+from composer.errors import ComposerError
+from composer.vllm.options import prepare_environment
+from server.base_model import find_folder
+from server.settings import Settings
+from server.store import CompositionStore
+
+_RUNTIME_UPDATES = "VLLM_ALLOW_RUNTIME_LORA_UPDATING"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the server; the exit status is 1 where it could not start."""
+    settings = Settings.from_arguments(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _serve(settings)
+    except (ComposerError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _serve(settings: Settings) -> None:
+    start = time.monotonic()
+    _prepare_environment()
+    _say(f"looking at the base model {settings.model}")
+    folder = find_folder(settings.model, settings.vllm_flags)
+    shapes = ModelShapes.read(folder)
+    store = CompositionStore(settings.compositions_file)
+    catalogue = Catalogue(inspect(path, alias, shapes) for alias, path in settings.adapters)
+    for generation in catalogue.generations():
+        _say(f"adapter {generation.alias}: rank {generation.rank}, sha256 {generation.digest[:12]}")
+    if not len(catalogue):
+        _say("no adapters; --adapters name=path adds them")
+    for name in set(store.names()) & set(catalogue.names()):
+        _say(f"the adapter {name} hides the stored composition of that name")
+    _say(f"{len(store.names())} stored compositions ({settings.compositions_file or 'in memory'})")
+    _say("loading the engine")
+    # vLLM takes seconds to import, so it comes last: errors above show at once.
+    from server import app, openai
+
+    openai.run(
+        settings,
+        catalogue,
+        shapes,
+        assemble=lambda engine: app.assemble(engine.app, engine, catalogue, store, settings),
+        on_ready=lambda url: _say_ready(url, catalogue, time.monotonic() - start),
+    )
+
+
+def _prepare_environment() -> None:
+    """Settings that vLLM reads as it is imported."""
+    if os.environ.get(_RUNTIME_UPDATES, "0") not in ("", "0"):
+        raise ValueError(
+            f"{_RUNTIME_UPDATES} is set: its routes load adapters from any path, unchecked. "
+            "Unset it, and name adapters with --adapters."
+        )
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    # The engine's processes import our scheduler by name, wherever they are started.
+    root = str(Path(__file__).resolve().parent.parent)
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([root, *filter(None, paths)]))
+    prepare_environment()
+
+
+def _say_ready(url: str, catalogue: Catalogue, seconds: float) -> None:
+    url = url.replace("//0.0.0.0:", "//127.0.0.1:")
+    adapters = catalogue.names()
+    formula = f"base + 0.5*({adapters[0]} - base)" if adapters else "base"
+    _say(f"ready after {seconds:.0f} s at {url}; try:")
+    print(
+        f"curl {url}/v1/completions -H 'Content-Type: application/json' \\\n"
+        f'  -d \'{{"model": "{formula}", "prompt": "Hello", "max_tokens": 20}}\'',
+        flush=True,
+    )
+
+
+def _say(line: str) -> None:
+    print(f"server: {line}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""What the server needs of the engine and of vLLM's application, as plain types.
+
+`server.openai` is the implementation; nothing else here knows that it is vLLM.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol, TypeAlias
+
+from starlette.responses import Response
+
+Body: TypeAlias = dict[str, Any]
+"""The decoded JSON object of a request."""
+
+Tokens: TypeAlias = tuple[int, ...]
+
+
+class Kind(StrEnum):
+    """The routes that compose; the value is the path."""
+
+    CHAT = "/v1/chat/completions"
+    COMPLETION = "/v1/completions"
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What the engine can hold for one request."""
+
+    context_tokens: int
+    """Longest prompt with its answer, per row (`max_model_len`)."""
+
+    rows: int
+    """Requests that run at once (`max_num_seqs`)."""
+
+    adapters: int
+    """Different adapters that run at once (`max_loras`)."""
+
+    kv_blocks: int
+    """Blocks of the KV cache that requests can use."""
+
+    block_tokens: int
+    """Tokens that one block of one row holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A request as the engine would receive it: token ids of its prompts, mostly one."""
+
+    prompts: tuple[Tokens, ...]
+    max_tokens: int | None
+    """How long the answer may be, where the client said so."""
+
+
+class RefusedError(Exception):
+    """vLLM refuses the request; `response` is its own answer, which the client gets unchanged."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__(json.loads(bytes(response.body))["error"]["message"])
+        self.response = response
+
+
+class PromptOverflowError(Exception):
+    """A prompt is longer than the context. The message is vLLM's."""
+
+
+class Engine(Protocol):
+    """vLLM, as the rest of the server sees it."""
+
+    @property
+    def base_names(self) -> tuple[str, ...]:
+        """The names under which vLLM serves the base model, the preferred one first."""
+
+    @property
+    def started(self) -> int:
+        """When it was loaded, in seconds since the epoch."""
+
+    @property
+    def capacity(self) -> Capacity:
+        """What it can hold."""
+
+    async def open(self, kind: Kind, body: Body) -> Rendered:
+        """Read a request that will be composed: validate it and tokenize its prompts.
+
+        Raises:
+            RefusedError: vLLM would answer the request with this error.
+            UnsupportedError: an option that works on ordinary requests only.
+        """
+
+    async def tokenize(self, kind: Kind, body: Body) -> Tokens:
+        """The one prompt of `body`, rendered as a request of this kind would be.
+
+        Raises:
+            RefusedError: vLLM would answer such a request with this error.
+            PromptOverflowError: the prompt does not fit the context.
+        """
+
+    def check_tokens(self, tokens: Tokens) -> None:
+        """Raises `ValueError` where an id is not in the vocabulary."""
+
+    def base_cards(self) -> list[Body]:
+        """vLLM's entries of `/v1/models` for the base model."""

@@ -1,0 +1,86 @@
+"""Errors as HTTP answers: one table, one format, OpenAI's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from composer.errors import (
+    ComposerError,
+    CompositionError,
+    EngineFault,
+    UnknownModelError,
+)
+
+
+class ServerError(ComposerError):
+    """A request that is wrong as HTTP, not as a composition."""
+
+    code = "invalid_request"
+
+
+class InvalidJsonError(ServerError):
+    """The body is not JSON, or not of the kind that the route reads."""
+
+    code = "invalid_json"
+
+
+class BodyTooLargeError(ServerError):
+    """The body exceeds the limit of the server."""
+
+    code = "body_too_large"
+
+
+class ReservedFieldError(ServerError):
+    """A field that only the server itself may write."""
+
+    code = "reserved_field"
+
+
+class CompositionNotFoundError(ServerError):
+    """No stored composition has this name."""
+
+    code = "composition_not_found"
+
+
+class NameTakenError(ServerError):
+    """The name already stands for the base model or an adapter."""
+
+    code = "name_taken"
+
+
+class StoreError(ComposerError):
+    """The file of stored compositions cannot be read or written."""
+
+    code = "store_unavailable"
+
+
+STATUS: tuple[tuple[type[ComposerError], int], ...] = (
+    (UnknownModelError, 404),
+    (CompositionNotFoundError, 404),
+    (NameTakenError, 409),
+    (BodyTooLargeError, 413),
+    (CompositionError, 400),
+    (ServerError, 400),
+    (StoreError, 500),
+    (EngineFault, 500),
+    (ComposerError, 500),
+)
+"""HTTP status by class; the first line that matches counts."""
+
+
+def status_of(error: ComposerError) -> int:
+    """The HTTP status that answers `error`."""
+    return next(status for kind, status in STATUS if isinstance(error, kind))
+
+
+def error_body(error: ComposerError) -> dict[str, Any]:
+    """The body that answers `error`, in OpenAI's format."""
+    kind = "invalid_request_error" if status_of(error) < 500 else "server_error"
+    return {
+        "error": {
+            "message": error.message,
+            "type": kind,
+            "param": error.param,
+            "code": error.code,
+        }
+    }

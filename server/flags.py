@@ -1,0 +1,114 @@
+"""vLLM's own options: as given, with our defaults where they are silent.
+
+Works on vLLM's argument parser without importing it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from adapters import Catalogue, ModelShapes
+from composer.plan import BASE
+from server.settings import MIB, Settings
+
+_SMALL = 10**9
+"""Parameters below which a CPU computes in float32 and without compilation: with so small a model
+the time to the first answer counts for more than memory."""
+
+_REFUSED: Mapping[str, str] = {
+    "lora_modules": "name adapters with --adapters",
+    "speculative_config": "speculative decoding does not go with composition yet",
+    "api_server_count": "start one server per replica",
+    "headless": "start one server per replica",
+    "grpc": "only HTTP is served",
+}
+_OURS = "composition brings its own"
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """What the installed vLLM can do."""
+
+    is_cpu: bool
+    lora_ranks: tuple[int, ...]
+    """Values of --max-lora-rank."""
+
+
+def read_flags(
+    parser: argparse.ArgumentParser,
+    settings: Settings,
+    catalogue: Catalogue,
+    shapes: ModelShapes | None,
+    platform: Platform,
+) -> argparse.Namespace:
+    """Parse `settings.vllm_flags` with vLLM's parser.
+
+    Raises:
+        ValueError: a flag contradicts what is served here.
+        SystemExit: vLLM does not know a flag; usage and reason are on stderr.
+    """
+    parser.set_defaults(model=settings.model, host=settings.host, port=settings.port)
+    parser.set_defaults(**_lora_defaults(catalogue, platform.lora_ranks))
+    small = shapes is not None and shapes.parameters < _SMALL
+    if platform.is_cpu and small:
+        parser.set_defaults(dtype="float32", enforce_eager=True)
+    args = parser.parse_args(list(settings.vllm_flags))
+    _refuse(args, parser, _REFUSED)
+    if platform.is_cpu and not _sizes_cache(args, parser):
+        args.kv_cache_memory_bytes = _modest_cache_bytes(1024 * MIB if small else 4096 * MIB)
+    # vLLM answers in the first name, so that is the one the operator chose, if any.
+    names = args.served_model_name or []
+    args.served_model_name = list(dict.fromkeys([*names, BASE, *([] if names else [args.model])]))
+    if clash := sorted(set(args.served_model_name) & set(catalogue.names())):
+        raise ValueError(f"{clash} would name both the base model and an adapter; rename one.")
+    return args
+
+
+def set_engine_options(
+    args: argparse.Namespace, parser: argparse.ArgumentParser, options: Mapping[str, Any]
+) -> None:
+    """Set what switches composition on. Raises `ValueError` where a flag wants it otherwise."""
+    _refuse(args, parser, dict.fromkeys(options, _OURS))
+    vars(args).update(options)
+
+
+def _refuse(
+    args: argparse.Namespace, parser: argparse.ArgumentParser, reasons: Mapping[str, str]
+) -> None:
+    for field, reason in reasons.items():
+        if getattr(args, field) != parser.get_default(field):
+            raise ValueError(f"--{field.replace('_', '-')} cannot be given here: {reason}.")
+
+
+def _lora_defaults(catalogue: Catalogue, ranks: Sequence[int]) -> dict[str, Any]:
+    """Room for the adapters at hand: all of them stay loaded, up to 8 run at once."""
+    if not len(catalogue):
+        return {}
+    rank = min((r for r in ranks if r >= catalogue.max_rank), default=None)
+    if rank is None:
+        raise ValueError(
+            f"an adapter has rank {catalogue.max_rank}, and vLLM serves ranks up to {max(ranks)}."
+        )
+    return {
+        "enable_lora": True,
+        "max_lora_rank": rank,
+        "max_loras": min(len(catalogue), 8),
+        "max_cpu_loras": len(catalogue),
+    }
+
+
+def _sizes_cache(args: argparse.Namespace, parser: argparse.ArgumentParser) -> bool:
+    """Whether the operator says how large the KV cache is to be."""
+    fields = ("kv_cache_memory_bytes", "gpu_memory_utilization")
+    chosen = any(getattr(args, field) != parser.get_default(field) for field in fields)
+    return chosen or bool(os.environ.get("VLLM_CPU_KVCACHE_SPACE"))
+
+
+def _modest_cache_bytes(most_bytes: int) -> int:
+    """An eighth of the memory, within bounds; vLLM would take nearly all."""
+    memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min(max(memory_bytes // 8, 256 * MIB), most_bytes)

@@ -1,0 +1,172 @@
+"""In front of vLLM's application: requests that compose are rewritten, all others pass.
+
+A plain ASGI layer, the innermost one, so that vLLM's authentication, CORS and metrics stand before
+it. An ordinary request reaches vLLM as the bytes that came, and its answer leaves untouched.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from composer.compiled import ENGINE_ARG
+from composer.errors import ComposerError, UnsupportedError
+from server.engine import Body, Kind, RefusedError
+from server.errors import (
+    BodyTooLargeError,
+    InvalidJsonError,
+    ReservedFieldError,
+    error_body,
+    status_of,
+)
+from server.resolve import FIELD, Resolver
+from server.rewrite import AnswerSender
+
+logger = logging.getLogger(__name__)
+
+_CARRIERS = frozenset({"vllm_xargs", "extra_args"})
+"""Fields whose entries reach the engine as `SamplingParams.extra_args`, on any of vLLM's routes."""
+
+_COMPOSING = {kind.value: kind for kind in Kind}
+
+
+class ClientGoneError(Exception):
+    """The client disconnected before its request was complete."""
+
+
+class Front:
+    """ASGI middleware; `app` is what vLLM's application does within its own middleware."""
+
+    def __init__(self, app: ASGIApp, *, resolver: Resolver, max_body_bytes: int) -> None:
+        self._app = app
+        self._resolver = resolver
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] not in ("POST", "PUT"):
+            await self._app(scope, receive, send)
+            return
+        try:
+            await self._answer(scope, receive, send)
+        except ComposerError as error:
+            answer = JSONResponse(error_body(error), status_code=status_of(error))
+            await answer(scope, receive, send)
+        except RefusedError as error:
+            await error.response(scope, receive, send)
+        except ClientGoneError:
+            pass
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        data = await self._read(receive)
+        kind = _COMPOSING.get(_path(scope)) if scope["method"] == "POST" else None
+        suspicious = scope["method"] == "POST" and _may_compose(data)
+        body = _object(data) if kind is not None or suspicious else None
+        if body is not None and suspicious:
+            _check_reserved(body, kind)
+        resolution = await self._resolver.resolve(kind, body) if kind and body else None
+        if resolution is None:
+            await self._app(scope, _replay(data, receive), send)
+            return
+        if resolution.body is not None:
+            data = json.dumps(resolution.body, ensure_ascii=False).encode("utf-8", "surrogatepass")
+            scope = {**scope, "headers": _with_length(scope["headers"], len(data))}
+        sender = AnswerSender(send, resolution.decoration)
+        try:
+            await self._app(scope, _replay(data, receive), sender)
+        except Exception:
+            if not sender.streaming:
+                raise
+            logger.exception("A stream failed after its first byte")
+            await sender.fail()
+
+    async def _read(self, receive: Receive) -> bytes:
+        """The whole body. Raises `BodyTooLargeError` as soon as it is one byte too many."""
+        data = bytearray()
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGoneError
+            data += message.get("body", b"")
+            if len(data) > self._max_body_bytes:
+                raise BodyTooLargeError(
+                    f"the body has more than {self._max_body_bytes} bytes. Send less, or start "
+                    "the server with a larger --max-body-mib."
+                )
+            if not message.get("more_body", False):
+                return bytes(data)
+
+
+def _path(scope: Scope) -> str:
+    """The path without the prefix of a proxy."""
+    return str(scope["path"]).removeprefix(scope.get("root_path", ""))
+
+
+def _replay(data: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives the body first, then what the connection says: a disconnect."""
+    given = False
+
+    async def replayed() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": data, "more_body": False}
+
+    return replayed
+
+
+def _with_length(headers: list[tuple[bytes, bytes]], length: int) -> list[tuple[bytes, bytes]]:
+    kept = [(k, v) for k, v in headers if k not in (b"content-length", b"transfer-encoding")]
+    return [*kept, (b"content-length", str(length).encode())]
+
+
+def _object(data: bytes) -> Body | None:
+    """The JSON object in `data`; None for anything else, which vLLM answers as it sees fit.
+
+    Raises:
+        InvalidJsonError: no parser of ours or vLLM's reads it.
+    """
+    try:
+        value = json.loads(data)
+    except ValueError:
+        return None
+    except RecursionError as error:
+        raise InvalidJsonError("the body is nested too deeply. Send a flatter one.") from error
+    return value if isinstance(value, dict) else None
+
+
+def _may_compose(data: bytes) -> bool:
+    """Whether decoding could bring up the reserved name: it is there, or could be in disguise."""
+    return ENGINE_ARG.encode() in data or b"\\u" in data or b"\0" in data
+
+
+def _check_reserved(body: Body, kind: Kind | None) -> None:
+    """Compiled plans are ours to write: they name files, and were checked.
+
+    Raises:
+        ReservedFieldError: the client sent one, wherever in the request.
+        UnsupportedError: the request composes on a route that does not.
+    """
+    if kind is None and FIELD in body:
+        raise UnsupportedError(
+            f"'{FIELD}' is understood by {' and '.join(_COMPOSING)} only. Send the request there.",
+            param=FIELD,
+        )
+    left: list[Any] = [body]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            for key in _CARRIERS & value.keys():
+                if isinstance(value[key], dict) and ENGINE_ARG in value[key]:
+                    raise ReservedFieldError(
+                        f"{key}.{ENGINE_ARG} is written by the server only. "
+                        f"Use the field '{FIELD}' of the request.",
+                        param=f"{key}.{ENGINE_ARG}",
+                    )
+            left.extend(v for v in value.values() if isinstance(v, dict | list))
+        elif isinstance(value, list):
+            left.extend(v for v in value if isinstance(v, dict | list))

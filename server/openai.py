@@ -1,0 +1,282 @@
+"""The only file of the server that touches vLLM: its command line, its OpenAI application, its
+renderer.
+
+vLLM's server package moves with every release. What is relied on is imported by name at the top,
+so that a new release fails here, at once.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+import typing
+from argparse import Namespace
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import uvloop
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.responses import JSONResponse
+from uvicorn.config import LOGGING_CONFIG
+from vllm import envs
+from vllm.config.lora import MaxLoRARanks
+from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
+from vllm.entrypoints.launchers.app import build_app
+from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+from vllm.entrypoints.launchers.launcher import serve_http, setup_server
+from vllm.entrypoints.launchers.utils.server_utils import get_uvicorn_log_config
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.entrypoints.serve.exception_handling.handlers.exception import exception_handler
+from vllm.entrypoints.serve.exception_handling.handlers.validation import (
+    validation_exception_handler,
+)
+from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
+from vllm.exceptions import VLLMValidationError
+from vllm.logger import configure_logging_from_args
+from vllm.lora.request import LoRARequest
+from vllm.platforms import current_platform
+from vllm.renderers.chat_utils import has_non_text_content
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+from adapters import AdapterError, Catalogue, Generation, ModelShapes
+from composer.errors import EngineFault, UnsupportedError
+from composer.vllm.options import engine_options
+from server.engine import Body, Capacity, Kind, PromptOverflowError, RefusedError, Rendered, Tokens
+from server.flags import Platform, read_flags, set_engine_options
+from server.settings import Settings
+
+_REQUESTS: dict[Kind, type[ChatCompletionRequest] | type[CompletionRequest]] = {
+    Kind.CHAT: ChatCompletionRequest,
+    Kind.COMPLETION: CompletionRequest,
+}
+_TOO_LONG = ("input_tokens", "input_text")
+"""`VLLMValidationError.parameter` where a prompt exceeds the context."""
+
+
+class VllmEngine:
+    """vLLM's application with its engine, behind the interface `server.engine.Engine`."""
+
+    def __init__(self, app: FastAPI, client: Any, base_names: tuple[str, ...]) -> None:
+        self.app = app
+        self.base_names = base_names
+        self.started = int(time.time())
+        self.capacity = _capacity(client.vllm_config)
+        self._client = client
+        self._models = app.state.openai_serving_models
+        self._renderer = app.state.online_renderer
+
+    async def register(self, generation: Generation) -> None:
+        """Load the adapter, and make it known to all of vLLM's routes.
+
+        The alias is for people; requests that we rewrite use the engine's name, which stays with
+        this generation. Answers of vLLM carry the engine's name in either case.
+        """
+        adapter = LoRARequest(generation.engine_name, generation.id, str(generation.path))
+        try:
+            await self._client.add_lora(adapter)
+        except Exception as error:  # of any class: it comes from another process
+            raise AdapterError(
+                generation.alias,
+                generation.path,
+                f"vLLM does not load it: {error}",
+                "Check that it was trained on this model, and vLLM's limits for LoRA",
+            ) from error
+        self._models.lora_requests[generation.engine_name] = adapter
+        self._models.lora_requests[generation.alias] = adapter
+
+    def base_cards(self) -> list[Body]:
+        cards = self._models.registry.base_model_paths
+        return [
+            {
+                "id": card.name,
+                "object": "model",
+                "created": self.started,
+                "owned_by": "vllm",
+                "root": card.name,
+                "parent": None,
+                "max_model_len": self.capacity.context_tokens,
+            }
+            for card in cards
+        ]
+
+    def check_tokens(self, tokens: Tokens) -> None:
+        try:
+            self._renderer.renderer.validate_token_ids(tokens)
+        except VLLMValidationError as error:
+            raise ValueError(str(error)) from error
+
+    async def open(self, kind: Kind, body: Body) -> Rendered:
+        request = await self._read(kind, body)
+        _refuse_unsupported(request)
+        try:
+            prompts = await self._render(request)
+        except RefusedError:
+            raise
+        except Exception as error:  # vLLM's handler decides what the client may see of it
+            raise RefusedError(await exception_handler(self._nobody(), error)) from error
+        if isinstance(request, CompletionRequest):
+            return Rendered(prompts, request.max_tokens)
+        chosen = request.max_completion_tokens
+        return Rendered(prompts, request.max_tokens if chosen is None else chosen)
+
+    async def tokenize(self, kind: Kind, body: Body) -> Tokens:
+        request = await self._read(kind, body)
+        try:
+            (prompt,) = await self._render(request)
+        except VLLMValidationError as error:
+            if error.parameter in _TOO_LONG:
+                raise PromptOverflowError(str(error)) from error
+            raise RefusedError(await exception_handler(self._nobody(), error)) from error
+        return prompt
+
+    async def _read(self, kind: Kind, body: Body) -> Any:
+        try:
+            # A copy: vLLM's validators change messages in place.
+            return _REQUESTS[kind].model_validate(copy.deepcopy(body))
+        except ValidationError as error:
+            found = [
+                {**detail, "loc": ("body", *detail["loc"])}
+                for detail in error.errors(include_url=False)
+            ]
+            answer = await validation_exception_handler(
+                self._nobody(), RequestValidationError(found)
+            )
+            raise RefusedError(answer) from error
+
+    async def _render(self, request: Any) -> tuple[Tokens, ...]:
+        if isinstance(request, ChatCompletionRequest):
+            rendered = await self._renderer.render_chat(request)
+            inputs = rendered if isinstance(rendered, ErrorResponse) else rendered[1]
+        else:
+            inputs = await self._renderer.render_completion(request)
+        if isinstance(inputs, ErrorResponse):
+            raise RefusedError(JSONResponse(inputs.model_dump(), status_code=inputs.error.code))
+        return tuple(tuple(prompt["prompt_token_ids"]) for prompt in inputs)
+
+    def _nobody(self) -> Request:
+        # vLLM's error handlers look at the application of a request, and at nothing else.
+        return Request({"type": "http", "app": self.app})
+
+
+def _refuse_unsupported(request: Any) -> None:
+    """Raises `UnsupportedError` for options that composed requests do not have."""
+    chat = isinstance(request, ChatCompletionRequest)
+    echo_logprobs = request.echo and (chat or request.logprobs is not None)
+    remedies = {
+        "prompt_logprobs": (request.prompt_logprobs is not None, "leave it out"),
+        "use_beam_search": (request.use_beam_search, "sample, or set temperature to 0"),
+        "echo": (echo_logprobs, "it asks for logprobs of the prompt, so leave it out"),
+        "prompt_embeds": (not chat and request.prompt_embeds is not None, "send text or token ids"),
+        "kv_transfer_params": (request.kv_transfer_params is not None, "leave it out"),
+        "ec_transfer_params": (request.ec_transfer_params is not None, "leave it out"),
+        "messages": (chat and has_non_text_content(request.messages), "send text only"),
+    }
+    for field, (asked, remedy) in remedies.items():
+        if asked:
+            raise UnsupportedError(
+                f"'{field}' does not go with a composition: {remedy}, or ask a single model.",
+                param=field,
+            )
+
+
+def _capacity(config: Any) -> Capacity:
+    cache, scheduler = config.cache_config, config.scheduler_config
+    # Across replicas vLLM adds the blocks up, but a group lives in one of them. The pool keeps one
+    # block for itself.
+    blocks = cache.num_gpu_blocks // config.parallel_config.data_parallel_size - 1
+    return Capacity(
+        context_tokens=config.model_config.max_model_len,
+        rows=scheduler.max_num_seqs,
+        adapters=config.lora_config.max_loras if config.lora_config else 0,
+        kv_blocks=blocks,
+        block_tokens=cache.block_size,
+    )
+
+
+def run(
+    settings: Settings,
+    catalogue: Catalogue,
+    shapes: ModelShapes | None,
+    assemble: Callable[[VllmEngine], None],
+    on_ready: Callable[[str], None],
+) -> None:
+    """Load the engine and serve until told to stop.
+
+    Args:
+        settings: the configuration.
+        catalogue: the adapters to load.
+        shapes: the base model's, where they are known.
+        assemble: puts our part in front of vLLM's application.
+        on_ready: called with the server's URL when connections are accepted.
+    """
+    cli_env_setup()
+    parser = make_arg_parser(FlexibleArgumentParser(prog="python -m server"))
+    platform = Platform(current_platform.is_cpu(), typing.get_args(MaxLoRARanks))
+    args = read_flags(parser, settings, catalogue, shapes, platform)
+    set_engine_options(args, parser, engine_options())
+    if platform.is_cpu and args.enforce_eager:
+        # Else the sampler's helpers are compiled in the middle of the first requests, for half a
+        # minute. The engine's processes read this as they start.
+        os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
+    validate_parsed_serve_args(args)
+    configure_logging_from_args(args)
+    uvloop.run(_serve(args, catalogue, assemble, on_ready))
+
+
+async def _serve(
+    args: Namespace,
+    catalogue: Catalogue,
+    assemble: Callable[[VllmEngine], None],
+    on_ready: Callable[[str], None],
+) -> None:
+    try:
+        address, sock = setup_server(args, reuse_port=False)
+    except OSError as error:
+        where = args.uds or f"{args.host}:{args.port}"
+        raise ValueError(
+            f"cannot listen on {where}: {error.strerror}. Try another port."
+        ) from error
+    async with AsyncExitStack() as stack:
+        try:
+            client = await stack.enter_async_context(build_async_engine_client(args))
+        except RuntimeError as error:
+            raise EngineFault(f"the engine did not start; its own log is above. {error}") from error
+        tasks = await client.get_supported_tasks()
+        app = build_app(args, tasks, client.model_config)
+        await init_app_state(client, app.state, args, tasks)
+        engine = VllmEngine(app, client, tuple(args.served_model_name))
+        for generation in catalogue.generations():
+            await engine.register(generation)
+        assemble(engine)
+        sock.listen()  # from here on connections queue until the server takes them
+        on_ready(address)
+        stopping = await serve_http(
+            app,
+            sock=sock,
+            enable_ssl_refresh=args.enable_ssl_refresh,
+            host=args.host,
+            port=args.port,
+            log_level=args.uvicorn_log_level,
+            access_log=not args.disable_uvicorn_access_log,
+            log_config=get_uvicorn_log_config(args) or LOGGING_CONFIG,
+            timeout_keep_alive=envs.VLLM_HTTP_TIMEOUT_KEEP_ALIVE,
+            ssl_keyfile=args.ssl_keyfile,
+            ssl_certfile=args.ssl_certfile,
+            ssl_ca_certs=args.ssl_ca_certs,
+            ssl_cert_reqs=args.ssl_cert_reqs,
+            ssl_ciphers=args.ssl_ciphers,
+            h11_max_incomplete_event_size=args.h11_max_incomplete_event_size,
+            h11_max_header_count=args.h11_max_header_count,
+        )
+    # vLLM's order: the HTTP server goes down after the engine.
+    try:
+        await stopping
+    finally:
+        sock.close()

@@ -1,0 +1,108 @@
+"""Our own routes: the list of models, and stored compositions."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import JSONResponse
+
+from adapters import Catalogue
+from composer.errors import CompositionError
+from composer.plan import BASE
+from server.engine import Body, Engine
+from server.errors import InvalidJsonError, NameTakenError
+from server.resolve import Resolver
+from server.store import CompositionStore, Json, check_name
+
+
+def model_list(engine: Engine, catalogue: Catalogue, store: CompositionStore) -> Body:
+    """What `model` may be: the base, adapters, stored compositions; formulas are not listed."""
+    adapters = [
+        {
+            "id": generation.alias,
+            "object": "model",
+            "created": engine.started,
+            "owned_by": "adapters",
+            "root": generation.alias,
+            "parent": BASE,
+            "digest": generation.digest,
+            "rank": generation.rank,
+        }
+        for generation in catalogue.generations()
+    ]
+    compositions = [
+        {
+            "id": name,
+            "object": "model",
+            "created": engine.started,
+            "owned_by": "compositions",
+            "root": name,
+            "parent": BASE,
+            "composition": store.get(name),
+        }
+        for name in store.names()
+    ]
+    return {"object": "list", "data": [*engine.base_cards(), *adapters, *compositions]}
+
+
+def make_router(
+    engine: Engine, catalogue: Catalogue, store: CompositionStore, resolver: Resolver
+) -> APIRouter:
+    """The routes, bound to what this server has."""
+    router = APIRouter(tags=["composer"])
+    taken = frozenset((*engine.base_names, *resolver.member_names))
+
+    def described(name: str) -> Body:
+        """A stored composition with its plan, or with the reason why it has none any more."""
+        composition = store.get(name)
+        entry: Body = {"object": "composition", "name": name, "composition": composition}
+        try:
+            return entry | {"plan": resolver.parse(composition).to_dict()}
+        except CompositionError as error:
+            return entry | {"error": error.message}
+
+    @router.get("/v1/models")
+    async def list_models() -> dict[str, Any]:
+        """List the base model, the adapters and the stored compositions."""
+        return model_list(engine, catalogue, store)
+
+    @router.get("/v1/compositions")
+    async def list_compositions() -> dict[str, Any]:
+        """List the stored compositions with their plans."""
+        return {"object": "list", "data": [described(name) for name in store.names()]}
+
+    @router.get("/v1/compositions/{name}")
+    async def get_composition(name: str) -> dict[str, Any]:
+        """One stored composition with its plan."""
+        return described(name)
+
+    @router.put("/v1/compositions/{name}")
+    async def put_composition(name: str, request: Request) -> JSONResponse:
+        """Store the composition in the body under a name that `model` may then be."""
+        check_name(name)
+        if name in taken:
+            raise NameTakenError(
+                f"'{name}' already names the base model or an adapter. Choose another name.",
+                param="name",
+            )
+        try:
+            composition: Json = json.loads(await request.body())
+        except (ValueError, RecursionError) as error:
+            raise InvalidJsonError(
+                f"the body is not JSON: {error}. Send a composition, e.g. "
+                '"base + 0.5*polite" with the quotes.'
+            ) from error
+        resolver.parse(composition)
+        new = await run_in_threadpool(store.put, name, composition)
+        return JSONResponse(described(name), status_code=201 if new else 200)
+
+    @router.delete("/v1/compositions/{name}")
+    async def delete_composition(name: str) -> dict[str, Any]:
+        """Forget a stored composition. Requests that run are not affected."""
+        await run_in_threadpool(store.delete, name)
+        return {"object": "composition", "name": name, "deleted": True}
+
+    return router

@@ -1,0 +1,111 @@
+"""The configuration of one server, built once from the command line and passed down."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from composer.plan import Limits
+
+MIB = 2**20
+
+_DESCRIPTION = """\
+Serve a base model, its LoRA adapters and every linear combination of them through the OpenAI API.
+Every option of vLLM's server is accepted as well and passed through, e.g. --max-model-len 4096.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the command line decided. `vllm_flags` are passed to vLLM as they were written."""
+
+    model: str
+    adapters: tuple[tuple[str, Path], ...]
+    host: str
+    port: int
+    compositions_file: Path | None
+    limits: Limits
+    max_body_bytes: int
+    vllm_flags: tuple[str, ...]
+
+    @classmethod
+    def from_arguments(cls, arguments: Sequence[str]) -> Settings:
+        """Read our own options; whatever is left is vLLM's.
+
+        Raises:
+            SystemExit: an option of ours has no valid value; usage and reason are on stderr.
+        """
+        parser = _parser()
+        ours, vllm_flags = parser.parse_known_args(arguments)
+        pairs = [pair for group in ours.adapters for pair in group.split(",") if pair]
+        adapters = []
+        for pair in pairs:
+            name, equals, path = pair.partition("=")
+            if not (name and equals and path):
+                parser.error(f"--adapters: '{pair}' is not of the form name=path")
+            adapters.append((name, Path(path)))
+        return cls(
+            model=ours.model,
+            adapters=tuple(adapters),
+            host=ours.host,
+            port=ours.port,
+            compositions_file=ours.compositions_file,
+            limits=Limits(max_members=ours.max_members, max_weight=ours.max_weight),
+            max_body_bytes=ours.max_body_mib * MIB,
+            vllm_flags=tuple(vllm_flags),
+        )
+
+
+def _parser() -> argparse.ArgumentParser:
+    # Abbreviations are off: `--max-m 4096` must reach vLLM or fail, not become --max-members.
+    parser = argparse.ArgumentParser(
+        prog="python -m server", description=_DESCRIPTION, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("--model", required=True, help="folder or Hugging Face name of the base model")
+    add(
+        "--adapters",
+        action="append",
+        default=[],
+        metavar="NAME=PATH,...",
+        help="LoRA adapters and the names that compositions use; may be given several times",
+    )
+    add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    add("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
+    add(
+        "--compositions-file",
+        type=Path,
+        metavar="FILE",
+        help="JSON file of the stored compositions; without it they are forgotten at exit",
+    )
+    add("--max-members", type=_positive, default=8, help="per composition (default: %(default)s)")
+    add(
+        "--max-weight",
+        type=_weight,
+        default=100.0,
+        help="largest magnitude of a weight (default: %(default)s)",
+    )
+    add(
+        "--max-body-mib",
+        type=_positive,
+        default=32,
+        help="largest request body in MiB (default: %(default)s)",
+    )
+    return parser
+
+
+def _weight(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number above 0")
+    return value
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
+    return value

@@ -1,0 +1,93 @@
+"""A loopback server for the session, and both clients behind one face."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
+from clients import AsyncClient, Client
+from clients.settings import Timeouts
+from tests.clients.loopback import make_app
+
+
+class Caller(Protocol):
+    """Either client, used the same way: `call("chat", "Hi")`, `chunks("stream_chat", "Hi")`."""
+
+    def call(self, name: str, *args: Any, **options: Any) -> Any: ...
+    def chunks(self, name: str, *args: Any, **options: Any) -> list[Any]: ...
+
+
+class Blocking:
+    def __init__(self, url: str, timeouts: Timeouts | None = None) -> None:
+        self._url, self._timeouts = url, timeouts
+
+    def call(self, name: str, *args: Any, **options: Any) -> Any:
+        with Client(self._url, timeouts=self._timeouts) as client:
+            return getattr(client, name)(*args, **options)
+
+    def chunks(self, name: str, *args: Any, **options: Any) -> list[Any]:
+        with Client(self._url, timeouts=self._timeouts) as client:
+            return list(getattr(client, name)(*args, **options))
+
+
+class Awaiting(Blocking):
+    def call(self, name: str, *args: Any, **options: Any) -> Any:
+        async def run() -> Any:
+            async with AsyncClient(self._url, timeouts=self._timeouts) as client:
+                return await getattr(client, name)(*args, **options)
+
+        return asyncio.run(run())
+
+    def chunks(self, name: str, *args: Any, **options: Any) -> list[Any]:
+        async def run() -> list[Any]:
+            async with AsyncClient(self._url, timeouts=self._timeouts) as client:
+                return [chunk async for chunk in getattr(client, name)(*args, **options)]
+
+        return asyncio.run(run())
+
+
+KINDS: dict[str, type[Blocking]] = {"blocking": Blocking, "awaiting": Awaiting}
+
+
+@contextmanager
+def served(app: FastAPI) -> Iterator[str]:
+    """`app` on a free port of the loopback; yields the base URL of its API."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()  # the socket listens already: a request made before the start is queued
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+    finally:
+        server.should_exit = True
+        thread.join(timeout=20)
+        listener.close()
+
+
+@pytest.fixture(scope="session")
+def app() -> FastAPI:
+    return make_app()
+
+
+@pytest.fixture(scope="session")
+def url(app: FastAPI) -> Iterator[str]:
+    with served(app) as url:
+        yield url
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> type[Blocking]:
+    return KINDS[request.param]
+
+
+@pytest.fixture
+def caller(kind: type[Blocking], url: str) -> Caller:
+    return kind(url)

@@ -1,0 +1,138 @@
+"""A small HTTP application that behaves well or badly, as the request's `model` asks.
+
+What it does is real HTTP over a real socket; only the language model behind it is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+
+PLAN = {"plan": {"formula": "base + 0.8*polite"}, "rows": 2}
+USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+WORDS = ("Good\u2028 ", "évening", "!")
+"""The first has a line separator that JSON does not escape; it is one event all the same."""
+
+
+def make_app() -> FastAPI:
+    app = FastAPI()
+    app.state.disconnected = threading.Event()
+    stored: dict[str, Any] = {}
+
+    @app.post("/v1/chat/completions")
+    async def chat(request: Request) -> Response:
+        body = await request.json()
+        model = body["model"]
+        if model.startswith("status-"):
+            return _error(int(model.removeprefix("status-")))
+        if model == "no-json":
+            return Response("<html>welcome</html>", media_type="text/html")
+        if model == "silent":
+            await _gone(request)
+        if body.get("stream"):
+            events = _stream(model, request)
+            return StreamingResponse(events, media_type="text/event-stream")
+        echo = {"body": body, "key": request.headers.get("authorization")}
+        return JSONResponse(_answer(model, message={"role": "assistant", "content": _text(echo)}))
+
+    @app.post("/v1/completions")
+    async def complete(request: Request) -> Response:
+        body = await request.json()
+        if body.get("stream"):
+            lines = [_event(_answer("base", text=word)) for word in WORDS]
+            return Response("".join([*lines, "data: [DONE]\n\n"]), media_type="text/event-stream")
+        logprobs = {"tokens": ["a"], "token_logprobs": [-0.5], "top_logprobs": [{"a": -0.5}]}
+        return JSONResponse(_answer("base", text=_text({"body": body}), logprobs=logprobs))
+
+    @app.get("/v1/models")
+    async def models() -> Any:
+        return {"data": [{"id": "base"}, {"id": "polite", "parent": "base", "digest": "ab12"}]}
+
+    @app.get("/v1/compositions")
+    async def compositions() -> Any:
+        return {"data": [{"name": name, "composition": value} for name, value in stored.items()]}
+
+    @app.get("/v1/compositions/{name:path}")
+    async def get(name: str) -> Response:
+        if name not in stored:
+            return _error(404)
+        return JSONResponse({"name": name, "composition": stored[name], "plan": PLAN["plan"]})
+
+    @app.put("/v1/compositions/{name:path}")
+    async def put(name: str, request: Request) -> Response:
+        if name == "base":
+            return _error(409)
+        stored[name] = await request.json()
+        return await get(name)
+
+    @app.delete("/v1/compositions/{name:path}")
+    async def delete(name: str) -> Response:
+        if name not in stored:
+            return _error(404)
+        del stored[name]
+        return Response(status_code=204)
+
+    @app.get("/v1/moved")
+    async def moved() -> Response:
+        return Response(status_code=307, headers={"location": "/v1/models"})
+
+    return app
+
+
+async def _stream(model: str, request: Request) -> AsyncIterator[bytes]:
+    yield b": a comment, to be ignored\r\n\r\n"
+    for index, word in enumerate(WORDS):
+        extra = {"composition": PLAN} if index == 0 else {}
+        yield _event({**_answer(model, delta={"content": word}), **extra}).encode()
+        if model == "endless":
+            await _gone(request)
+            request.app.state.disconnected.set()
+            return
+        if model == "stream-cut":
+            return  # a proper end of the body, but without [DONE]
+        if model == "stream-broken":
+            raise ConnectionAbortedError("the server dies in the middle of the body")
+        if model == "stream-garbage":
+            yield b"data: {no json\n\n"
+        if model == "stream-foreign":
+            yield b'data: {"unexpected": true}\n\n'
+        if model == "stream-error":
+            error = {"message": "the engine died", "code": "engine_fault", "param": None}
+            yield _event({"error": error}).encode()
+    yield _event({**_answer(model), "choices": [], "usage": USAGE}).encode()
+    yield b"data: [DONE]\n\n"
+
+
+async def _gone(request: Request) -> None:
+    """Returns when the client has closed the connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _answer(model: str, **choice: Any) -> dict[str, Any]:
+    choices = [{"index": 0, "finish_reason": None, **choice}]
+    answer = {"id": "a-1", "object": "any", "created": 1, "model": model, "choices": choices}
+    return answer if "delta" in choice else {**answer, "usage": USAGE, "composition": PLAN}
+
+
+def _error(status: int) -> JSONResponse:
+    error = {
+        "message": f"this is\nerror {status}",
+        "type": "any",
+        "param": "model",
+        "code": f"code_{status}",
+    }
+    return JSONResponse({"error": error}, status_code=status)
+
+
+def _text(value: object) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _event(value: object) -> str:
+    return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"

@@ -1,0 +1,39 @@
+"""Where the settings come from."""
+
+from __future__ import annotations
+
+import pytest
+
+from clients.settings import DEFAULT_BASE_URL, Settings, Timeouts
+
+
+def test_arguments_come_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings.resolve(None, None, None) == Settings(DEFAULT_BASE_URL)
+    monkeypatch.setenv("COMPOSER_BASE_URL", "https://models.example/v1")
+    monkeypatch.setenv("COMPOSER_API_KEY", "from-environment")
+    found = Settings.resolve(None, None, None)
+    assert (found.base_url, found.api_key) == ("https://models.example/v1", "from-environment")
+    given = Settings.resolve("http://other/v1", "given", Timeouts(read_s=1.0))
+    assert (given.base_url, given.api_key, given.timeout.read) == ("http://other/v1", "given", 1.0)
+
+
+@pytest.mark.parametrize(
+    "text", ["localhost:8000", "ftp://host/v1", "http://", "http://host:port/v1", "x"]
+)
+def test_a_base_url_must_be_one(text: str) -> None:
+    with pytest.raises(ValueError, match="base_url"):
+        Settings(text)
+
+
+@pytest.mark.parametrize(
+    ("host", "proxied"),
+    [
+        ("127.0.0.1", False),
+        ("localhost", False),
+        ("[::1]", False),
+        ("10.0.0.1", True),
+        ("a.b", True),
+    ],
+)
+def test_a_proxy_is_not_asked_for_the_loopback(host: str, proxied: bool) -> None:
+    assert Settings(f"http://{host}:8000/v1").uses_proxy is proxied

@@ -1,0 +1,98 @@
+"""What crosses into the engine: it arrives as it was sent, or not at all."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from composer.compiled import ENGINE_ARG, CompiledPlan, LoadedAdapter, Row
+from composer.plan import Filter, FilterKind
+
+WEIGHTS = st.floats(allow_nan=False, allow_infinity=False)
+ADAPTERS = st.none() | st.builds(LoadedAdapter, st.text(), st.integers(1), st.text())
+TOKENS = st.none() | st.lists(st.integers(0), min_size=1).map(tuple)
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> CompiledPlan:
+    leader = draw(st.builds(Row, WEIGHTS, ADAPTERS))
+    companions = draw(st.lists(st.builds(Row, WEIGHTS, ADAPTERS, TOKENS), max_size=4))
+    rows = (leader, *companions)
+    member = st.integers(0, len(rows) - 1)
+    filters = st.builds(Filter, st.sampled_from(FilterKind), member, st.floats(0, 1))
+    return CompiledPlan(rows, tuple(draw(st.lists(filters, max_size=3))))
+
+
+@given(plans())
+def test_round_trip(plan: CompiledPlan) -> None:
+    extra_args = plan.to_extra_args()
+    assert list(extra_args) == [ENGINE_ARG]
+    assert CompiledPlan.from_extra_args(extra_args) == plan
+    # Over HTTP they travel as JSON, among others.
+    travelled = json.loads(json.dumps(extra_args)) | {"other": 1}
+    assert CompiledPlan.from_extra_args(travelled) == plan
+
+
+@pytest.mark.parametrize("extra_args", [None, {}, {"other": "x"}])
+def test_a_plain_request_has_no_plan(extra_args: dict[str, Any] | None) -> None:
+    assert CompiledPlan.from_extra_args(extra_args) is None
+
+
+ROW = {"weight": 1.0, "adapter": None, "prompt": None}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "base + polite",
+        "[]",
+        "null",
+        "{}",
+        json.dumps({"rows": [ROW]}),
+        json.dumps({"filters": []}),
+        json.dumps({"rows": [{"weight": 1.0}], "filters": []}),
+        json.dumps({"rows": [ROW | {"weight": None}], "filters": []}),
+        json.dumps({"rows": [ROW | {"adapter": ["a", 1]}], "filters": []}),
+        json.dumps({"rows": [ROW], "filters": [1]}),
+        {"rows": [ROW], "filters": []},  # an object instead of its JSON
+        3,
+    ],
+)
+def test_anything_else_is_an_error_that_names_the_argument(value: object) -> None:
+    with pytest.raises(ValueError, match=f"'{ENGINE_ARG}' is not a compiled plan"):
+        CompiledPlan.from_extra_args({ENGINE_ARG: value})
+
+
+@pytest.mark.parametrize("value", [["x", 0, 0.5], ["top_p", 0], ["top_p", 0, "y"]])
+def test_a_wrong_filter_is_an_error(value: list[object]) -> None:
+    text = json.dumps({"rows": [ROW], "filters": [value]})
+    with pytest.raises(ValueError):  # noqa: PT011 (any: the front end never writes this)
+        CompiledPlan.from_extra_args({ENGINE_ARG: text})
+
+
+LEADER = Row(1.0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "filters", "message"),
+    [
+        ((), (), "a compiled plan needs at least one row"),
+        ((Row(1.0, None, (5,)),), (), "row 0, the leader, must read the request's own prompt"),
+        ((LEADER, Row(math.nan)), (), "weight nan is not a finite number"),
+        ((Row(-math.inf),), (), "weight -inf is not a finite number"),
+        ((LEADER, Row(1.0, None, ())), (), "the prompt of a member is empty; give it at least one"),
+        ((LEADER,), (Filter(FilterKind.TOP_P, 1, 0.9),), "filter top_p names row 1 of 1"),
+        ((LEADER,), (Filter(FilterKind.TOP_P, -1, 0.9),), "filter top_p names row -1 of 1"),
+    ],
+)
+def test_an_impossible_plan_is_an_error(
+    rows: tuple[Row, ...], filters: tuple[Filter, ...], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        CompiledPlan(rows, filters)

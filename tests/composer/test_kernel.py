@@ -1,0 +1,123 @@
+"""The kernel against a plain computation in float64."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from composer.kernel import FILTERED, Composition, Group, outside_nucleus
+from composer.plan import Filter, FilterKind
+
+CPU = torch.device("cpu")
+
+
+def expected(logits: torch.Tensor, group: Group) -> torch.Tensor:
+    rows = logits.double()[list(group.rows)]
+    forbidden = rows[0] == -math.inf
+    z = sum(w * row for w, row in zip(group.weights, rows, strict=True))
+    assert isinstance(z, torch.Tensor)
+    for f in group.filters:
+        member = rows[f.member].masked_fill(forbidden, -math.inf)
+        if f.kind is FilterKind.PLAUSIBILITY:
+            keep = member >= member.max() + math.log(f.value)
+        else:
+            probs, order = member.softmax(0).sort(descending=True)
+            keep = torch.zeros_like(forbidden)
+            keep[order[probs.cumsum(0) - probs < f.value]] = True
+        z = torch.where(keep, z, z - FILTERED)
+    return z.masked_fill(forbidden, -math.inf)
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> tuple[torch.Tensor, list[Group]]:
+    rng = random.Random(draw(st.integers(0, 2**32)))
+    sizes = draw(st.lists(st.integers(1, 5), min_size=1, max_size=5))
+    plain = draw(st.integers(0, 3))
+    rows = list(range(sum(sizes) + plain))
+    rng.shuffle(rows)
+    generator = torch.Generator().manual_seed(rng.randrange(2**32))
+    logits = torch.randn(len(rows), 50, generator=generator) * 5
+    groups = []
+    for size in sizes:
+        own = tuple(rows.pop() for _ in range(size))
+        weights = tuple(rng.choice([1.0, -1.0, 0.3, 2.5, -0.7]) for _ in own)
+        filters = tuple(
+            Filter(kind, rng.randrange(size), rng.choice([0.05, 0.5, 0.9]))
+            for kind in FilterKind
+            if rng.random() < 0.4
+        )
+        groups.append(Group(own, weights, filters))
+        if rng.random() < 0.4:
+            logits[own[0], rng.sample(range(50), 20)] = -math.inf
+    return logits, groups
+
+
+@settings(max_examples=200, deadline=None)
+@given(batches())
+def test_compose_is_the_weighted_sum(batch: tuple[torch.Tensor, list[Group]]) -> None:
+    logits, groups = batch
+    before = logits.clone()
+    Composition(groups, CPU).compose(logits)
+    leaders = {group.rows[0] for group in groups}
+    for group in groups:
+        torch.testing.assert_close(
+            logits[group.rows[0]].double(), expected(before, group), rtol=1e-5, atol=1e-3
+        )
+    others = [row for row in range(len(logits)) if row not in leaders]
+    assert torch.equal(logits[others], before[others])
+
+
+def test_weight_one_alone_changes_nothing_bit_for_bit() -> None:
+    logits = torch.randn(4, 100)
+    before = logits.clone()
+    Composition([Group((2, 0), (1.0, 0.0)), Group((1,), (1.0,))], CPU).compose(logits)
+    assert torch.equal(logits, before)
+
+
+def test_forbidden_tokens_stay_forbidden_and_nothing_is_nan() -> None:
+    logits = torch.randn(3, 6)
+    logits[0, :3] = -math.inf
+    logits[1, 1:3] = -math.inf  # in a companion's row as well
+    Composition([Group((0, 1, 2), (-1.0, -2.0, 1.0))], CPU).compose(logits)
+    assert (logits[0, :3] == -math.inf).all()
+    assert logits[0, 3:].isfinite().all()
+
+
+def test_a_filter_never_leaves_a_row_without_tokens() -> None:
+    """The filter keeps one token, and a later mask (bad words, min_tokens) forbids it."""
+    logits = torch.tensor([[9.0, 1.0, 2.0, 0.0]])
+    filters = (Filter(FilterKind.PLAUSIBILITY, 0, 0.5),)
+    Composition([Group((0,), (1.0,), filters)], CPU).compose(logits)
+    assert logits[0].softmax(0)[0] == 1.0
+    logits[0, 0] = -math.inf
+    assert logits[0].argmax() == 2
+    assert logits[0].softmax(0).isfinite().all()
+
+
+def test_companions_get_their_leaders_token() -> None:
+    tokens = torch.tensor([[1], [2], [3], [4], [5]], dtype=torch.int32)
+    Composition([Group((3, 0), (1.0, 1.0)), Group((1, 4, 2), (1.0,) * 3)], CPU).share_tokens(tokens)
+    assert tokens.flatten().tolist() == [4, 2, 2, 4, 2]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from([0.01, 0.3, 0.5, 0.9, 0.999, 1.0]))
+def test_nucleus_is_the_smallest_set_that_reaches_the_mass(seed: int, top_p: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    probs = (torch.randn(1, 200, generator=generator) * 4).softmax(1)
+    inside = ~outside_nucleus(probs, torch.tensor([[top_p]]))[0]
+    mass = probs[0].double()
+    assert mass[inside].sum() >= top_p - 1e-5
+    smallest = mass[inside].min()
+    assert mass[inside].sum() - smallest < top_p + 1e-5
+    assert inside.sum() == 200 or mass[~inside].max() <= smallest
+
+
+@pytest.mark.parametrize("top_p", [0.2, 1.0])
+def test_nucleus_of_equal_tokens_keeps_all_of_them(top_p: float) -> None:
+    assert not outside_nucleus(torch.full((1, 8), 0.125), torch.tensor([[top_p]])).any()

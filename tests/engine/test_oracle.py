@@ -1,0 +1,138 @@
+"""The engine's answers are the oracle's, whatever runs beside them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from composer.compiled import Row
+from composer.plan import Filter, FilterKind
+from composer.reference.oracle import Oracle
+from tests.engine.harness import Engine, Job, count_mismatches
+
+PROMPT = tuple(range(40, 77))
+OTHER = tuple(range(100, 160))
+
+
+def shapes(engine: Engine) -> dict[str, Job]:
+    polite, rude, chat = (engine.adapters[name] for name in ("polite", "rude", "chat"))
+    return {
+        "proxy tuning": Job(PROMPT, (Row(1.0), Row(1.0, polite), Row(-1.0, rude))),
+        "adapter leads": Job(PROMPT, (Row(1.0, chat), Row(0.8, polite), Row(-0.8, rude))),
+        "negative prompt": Job(PROMPT, (Row(1.5, chat), Row(-0.5, chat, OTHER))),
+        "last token": Job(PROMPT, (Row(1.5), Row(-0.5, None, PROMPT[-1:]))),
+        "one-token request": Job(PROMPT[:1], (Row(1.5), Row(-0.5, None, OTHER))),
+        "all of one token": Job(PROMPT[:1], (Row(1.5), Row(-0.5, polite))),
+        "scaled": Job(PROMPT, (Row(2.0, chat),)),
+        "plausibility": Job(
+            PROMPT,
+            (Row(1.5, chat), Row(-0.5)),
+            (Filter(FilterKind.PLAUSIBILITY, 0, 0.1),),
+        ),
+        "nucleus": Job(
+            PROMPT,
+            (Row(1.0), Row(2.0, polite), Row(-2.0, rude)),
+            (Filter(FilterKind.TOP_P, 0, 0.9),),
+        ),
+        "two filters": Job(
+            PROMPT,
+            (Row(1.0), Row(2.0, polite), Row(-2.0, rude)),
+            (Filter(FilterKind.TOP_P, 1, 0.5), Filter(FilterKind.PLAUSIBILITY, 0, 0.01)),
+        ),
+        "five rows": Job(
+            PROMPT,
+            (Row(0.2), Row(0.5, chat), Row(0.7, polite), Row(-0.7, rude), Row(0.1, None, OTHER)),
+        ),
+    }
+
+
+SHAPES = (
+    "proxy tuning",
+    "adapter leads",
+    "negative prompt",
+    "last token",
+    "one-token request",
+    "all of one token",
+    "scaled",
+    "plausibility",
+    "nucleus",
+    "two filters",
+    "five rows",
+)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_greedy_answer_alone(name: str, roomy: Engine, oracle: Oracle) -> None:
+    job = shapes(roomy)[name]
+    [answer] = roomy.answers([job])
+    assert answer == oracle.greedy(job.oracle_rows(), job.filters, 16)
+
+
+def test_greedy_answers_in_one_batch(roomy: Engine, oracle: Oracle) -> None:
+    plain = [Job(PROMPT), Job(OTHER, adapter=roomy.adapters["velan"])]
+    jobs = [*shapes(roomy).values(), *plain] * 2
+    wrong, ties = count_mismatches(oracle, jobs, roomy.answers(jobs))
+    assert (wrong, ties) == (0, 0)
+    roomy.assert_nothing_left()
+
+
+def test_the_order_of_rows_does_not_matter(roomy: Engine) -> None:
+    polite, rude = roomy.adapters["polite"], roomy.adapters["rude"]
+    rows = (Row(1.0), Row(0.8, polite), Row(-0.8, rude))
+    answers = roomy.answers([Job(PROMPT, rows), Job(PROMPT, (rows[2], rows[0], rows[1]))])
+    assert answers[0] == answers[1]
+
+
+def test_logprobs_are_those_of_the_composed_distribution(roomy: Engine, oracle: Oracle) -> None:
+    jobs = list(shapes(roomy).values())
+    for job in jobs:
+        job.params = {"logprobs": 5, "max_tokens": 8, "temperature": 0.7, "seed": 3}
+    for job, output in zip(jobs, roomy.run(jobs), strict=True):
+        answer = list(output.outputs[0].token_ids)
+        expected = oracle.composed(job.oracle_rows(), job.filters, answer).log_softmax(-1)
+        logprobs = output.outputs[0].logprobs
+        assert logprobs is not None
+        for position, shown in enumerate(logprobs):
+            for token, logprob in shown.items():
+                value = float(expected[position, token])
+                assert logprob.logprob == pytest.approx(value, abs=1e-3, rel=1e-6)
+
+
+def test_samples_follow_the_composed_distribution(roomy: Engine, oracle: Oracle) -> None:
+    chat, velan = roomy.adapters["chat"], roomy.adapters["velan"]
+    rows = (Row(1.0), Row(1.0, chat), Row(-1.0, velan))
+    job = Job(PROMPT, rows)
+    z = oracle.composed(job.oracle_rows(), (), [])[-1]
+    allowed = z.topk(8).indices.tolist()
+    samples = 1500
+    job.params = {
+        "n": samples,
+        "max_tokens": 1,
+        "temperature": 2.0,
+        "allowed_token_ids": allowed,
+    }
+    torch.manual_seed(11)  # unseeded requests draw from the global generator
+    [output] = roomy.run([job])
+    counts = torch.zeros(len(allowed))
+    for answer in output.outputs:
+        counts[allowed.index(answer.token_ids[0])] += 1
+    expected = (z[allowed] / 2.0).softmax(-1) * samples
+    assert expected.min() > 5  # else the test says nothing
+    chi_square = float(((counts - expected) ** 2 / expected).sum())
+    assert chi_square < 24.3  # 7 degrees of freedom, p = 0.001
+    base = Job(PROMPT).oracle_rows()
+    plain = (oracle.composed(base, (), [])[-1][allowed] / 2.0).softmax(-1) * samples
+    assert float(((counts - plain) ** 2 / plain).sum()) > 100  # the base alone is another one
+
+
+def test_random_requests_in_one_batch(
+    roomy: Engine, oracle: Oracle, make_job: Callable[[random.Random, Engine], Job]
+) -> None:
+    rng = random.Random(0)
+    jobs = [make_job(rng, roomy) for _ in range(40)]
+    wrong, _ = count_mismatches(oracle, jobs, roomy.answers(jobs))
+    assert wrong == 0
+    roomy.assert_nothing_left()

@@ -1,0 +1,94 @@
+"""Starts the real server as its users do: a process, a port, an HTTP client."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+READY_S = 240
+"""Longest wait for a start; a laptop needs a sixth of it."""
+
+
+class LiveServer:
+    """A running server and an HTTP client for it."""
+
+    def __init__(self, url: str, log: Path) -> None:
+        self.url = url
+        self.log = log
+        self.http = httpx.Client(base_url=url, timeout=120, trust_env=False)
+
+    def chat(self, model: str, text: str = "Who are you?", **fields: Any) -> httpx.Response:
+        """POST /v1/chat/completions, greedy unless said otherwise."""
+        messages = [{"role": "user", "content": text}]
+        body = {"model": model, "messages": messages, "max_tokens": 12, "temperature": 0}
+        return self.http.post("/v1/chat/completions", json=body | fields)
+
+    def complete(self, model: str, prompt: Any = "Once upon a", **fields: Any) -> httpx.Response:
+        """POST /v1/completions, greedy unless said otherwise."""
+        body = {"model": model, "prompt": prompt, "max_tokens": 12, "temperature": 0}
+        return self.http.post("/v1/completions", json=body | fields)
+
+    def tokens(self, text: str) -> list[int]:
+        """The token ids of a text, by vLLM's own route."""
+        body = {"prompt": text, "add_special_tokens": False}
+        tokens: list[int] = self.http.post("/tokenize", json=body).json()["tokens"]
+        return tokens
+
+    def running(self) -> float:
+        """Requests in the engine, running or waiting, by vLLM's own count."""
+        names = ("vllm:num_requests_running{", "vllm:num_requests_waiting{")
+        lines = self.http.get("/metrics").text.splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(names))
+
+
+@contextmanager
+def serving(
+    arguments: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[LiveServer]:
+    """A server with these arguments, from its first answer to /health to the end of the block."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "server", "--port", str(port), *arguments]
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=os.environ | (environment or {}), stdout=out, stderr=out
+        )
+    try:
+        server = LiveServer(f"http://127.0.0.1:{port}", log)
+        with server.http:
+            _await_health(server, process)
+            yield server
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _await_health(server: LiveServer, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + READY_S
+    while True:
+        try:
+            if server.http.get("/health").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        try:
+            process.wait(0.2)  # returns early only if the server has ended
+        except subprocess.TimeoutExpired:
+            if time.monotonic() < deadline:
+                continue
+        raise AssertionError(f"the server did not start:\n{server.log.read_text()[-4000:]}")

@@ -1,0 +1,214 @@
+"""Wrong requests: the status, the code, and a message that names the value and the remedy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.server.conftest import CONTEXT
+from tests.server.live import LiveServer
+
+pytestmark = pytest.mark.engine
+
+OTHER = {"model": "rude", "weight": -1.0}
+
+
+def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    error: dict[str, Any] = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert "@" not in error["message"], "the engine's names are not for clients"
+    return error
+
+
+@pytest.mark.parametrize(
+    ("composition", "status", "code", "told"),
+    [
+        ("base + nobody", 404, "model_not_found", ["'nobody'", "'polite'", "'base'"]),
+        ("base + polit", 404, "model_not_found", ["did you mean 'polite'"]),
+        ("base + ", 400, "formula_syntax", ["position 7", "^"]),
+        ("base + 2", 400, "formula_syntax", ["constant"]),
+        ("", 400, "formula_syntax", ["empty"]),
+        ("1e9*base", 400, "invalid_weight", ["1000000000", "100"]),
+        ("1e308*1e308*base", 400, "invalid_weight", ["inf"]),
+        ("polite - polite", 400, "empty_composition", ["nothing is left"]),
+        ({"recipe": "magic"}, 400, "composition_schema", ["'magic'", "proxy_tuning"]),
+        ({"formula": "base", "typo": 1}, 400, "composition_schema", ["typo"]),
+        ({"members": []}, 400, "composition_schema", ["members"]),
+        ([1], 400, "composition_schema", ["a list of 1"]),
+        (7, 400, "composition_schema", ["7"]),
+        (
+            {"members": [{"model": "base", "weight": n, "prompt": str(n)} for n in range(1, 10)]},
+            400,
+            "too_many_members",
+            ["9", "8"],
+        ),
+        (
+            {"members": [{"model": "base", "weight": 1, "prompt": "x"}]},
+            400,
+            "no_request_prompt",
+            ["request's prompt"],
+        ),
+        (
+            {"members": [{"model": "base", "weight": 1}, OTHER | {"prompt": "long " * CONTEXT}]},
+            400,
+            "context_length_exceeded",
+            ["rude", str(CONTEXT)],
+        ),
+        (
+            {"members": [{"model": "base", "weight": 1}, OTHER | {"prompt_token_ids": [10**6]}]},
+            400,
+            "composition_schema",
+            ["1000000"],
+        ),
+        ("base + polite + rude + chat", 400, "group_too_large", ["3 adapters", "--max-loras"]),
+        (
+            {"recipe": "context_aware", "context": "not in it"},
+            400,
+            "composition_schema",
+            ["'not in it'", "does not occur"],
+        ),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_wrong_compositions(
+    server: LiveServer, composition: Any, status: int, code: str, told: list[str], stream: bool
+) -> None:
+    error = error_of(server.chat("base", composition=composition, stream=stream), status)
+    assert error["code"] == code
+    assert error["type"] == "invalid_request_error"
+    assert error["param"].startswith("composition")
+    for word in told:
+        assert word in error["message"]
+
+
+@pytest.mark.parametrize("weight", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_weights_that_are_no_numbers(server: LiveServer, weight: str) -> None:
+    member = f'{{"model": "base", "weight": {weight}}}'
+    body = f'{{"model": "base", "prompt": "x", "composition": {{"members": [{member}]}}}}'
+    headers = {"content-type": "application/json"}
+    response = server.http.post("/v1/completions", content=body, headers=headers)
+    assert error_of(response, 400)["code"] in ("invalid_weight", "composition_schema")
+
+
+@pytest.mark.parametrize(
+    ("model", "code"),
+    [
+        ("nobody", "model_not_found"),
+        ("gpt-4", "model_not_found"),
+        ("meta-llama/Llama-3.1-8B", "model_not_found"),
+        ("base + 0.5*nobody", "model_not_found"),
+    ],
+)
+def test_unknown_models(server: LiveServer, model: str, code: str) -> None:
+    error = error_of(server.chat(model), 404)
+    assert (error["code"], error["param"]) == (code, "model")
+    assert "'polite'" in error["message"]
+
+
+def test_a_model_beside_a_composition(server: LiveServer) -> None:
+    error = error_of(server.chat("polite", composition="base + rude"), 400)
+    assert error["param"] == "model"
+    assert "'polite'" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("route", "fields", "param"),
+    [
+        ("chat", {"prompt_logprobs": 1}, "prompt_logprobs"),
+        ("complete", {"prompt_logprobs": 0}, "prompt_logprobs"),
+        ("chat", {"use_beam_search": True, "n": 2}, "use_beam_search"),
+        ("complete", {"use_beam_search": True, "n": 2}, "use_beam_search"),
+        ("complete", {"echo": True, "logprobs": 1}, "echo"),
+        ("chat", {"echo": True}, "echo"),
+    ],
+)
+def test_options_that_do_not_compose(
+    server: LiveServer, route: str, fields: dict[str, Any], param: str
+) -> None:
+    error = error_of(getattr(server, route)("base + polite", **fields), 400)
+    assert (error["code"], error["param"]) == ("unsupported", param)
+
+
+def test_images_do_not_compose(server: LiveServer) -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    messages = [{"role": "user", "content": [{"type": "text", "text": "What?"}, image]}]
+    error = error_of(server.chat("base + polite", messages=messages), 400)
+    assert (error["code"], error["param"]) == ("unsupported", "messages")
+
+
+def test_several_prompts_with_a_member_of_its_own_prompt(server: LiveServer) -> None:
+    guided = {"recipe": "classifier_free_guidance"}
+    error = error_of(server.complete("base", ["a", "b"], composition=guided), 400)
+    assert (error["code"], error["param"]) == ("unsupported", "prompt")
+
+
+def test_a_group_that_can_never_fit(server: LiveServer) -> None:
+    members = [{"model": "base", "weight": 1.0}] + [
+        {"model": "base", "weight": 0.1, "prompt": f"Prompt {n}"} for n in range(5)
+    ]
+    response = server.complete("base", composition={"members": members}, max_tokens=CONTEXT - 32)
+    error = error_of(response, 400)
+    assert error["code"] == "group_too_large"
+    assert "--kv-cache-memory-bytes" in error["message"]
+    assert f"{CONTEXT - 32} - 1)/32 +" in error["message"]
+
+
+def test_vllm_answers_its_own_errors(server: LiveServer) -> None:
+    """A wrong field gets the same answer with a composition as without."""
+    for fields in ({"temperature": "hot"}, {"messages": "no list"}, {"max_tokens": -1}):
+        plain, composed = server.chat("base", **fields), server.chat("base + polite", **fields)
+        assert plain.status_code == composed.status_code == 400
+        assert composed.json() == plain.json()
+    long = "word " * 2 * CONTEXT
+    assert server.chat("base + polite", long).json() == server.chat("base", long).json()
+
+
+@pytest.mark.parametrize("body", ["{bad", "", '"text"', "[1]", "[" * 100_000])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_malformed_json(server: LiveServer, path: str, body: str) -> None:
+    headers = {"content-type": "application/json"}
+    response = server.http.post(path, content=body, headers=headers)
+    assert response.status_code == 400, response.text
+    assert response.json()["error"]["message"]
+
+
+def test_bodies_over_the_limit(server: LiveServer) -> None:
+    for post in (server.http.post, server.http.put):
+        response = post("/v1/compositions/x", content=b"x" * (2**20 + 1))
+        error = error_of(response, 413)
+        assert error["code"] == "body_too_large"
+        assert "--max-body-mib" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"prompt": "x", "vllm_xargs": {"composition": "{}"}}),
+        ("/v1/completions", {"prompt": "x", "model": "polite", "vllm_xargs": {"composition": ""}}),
+        ("/v1/responses", {"input": "x", "vllm_xargs": {"composition": "{}"}}),
+        ("/v1/messages", {"messages": [], "vllm_xargs": {"composition": "{}"}}),
+        ("/v1/chat/completions/batch", {"messages": [], "vllm_xargs": {"composition": "{}"}}),
+        ("/invocations", {"prompt": "x", "vllm_xargs": {"composition": "{}"}}),
+        ("/inference/v1/generate", {"sampling_params": {"extra_args": {"composition": "{}"}}}),
+    ],
+)
+def test_compiled_plans_are_the_servers_to_write(
+    server: LiveServer, path: str, body: dict[str, Any]
+) -> None:
+    assert error_of(server.http.post(path, json=body), 400)["code"] == "reserved_field"
+    escaped = server.http.build_request("POST", path, json=body).content.replace(
+        b'"composition"', b'"\\u0063omposition"'
+    )
+    headers = {"content-type": "application/json"}
+    response = server.http.post(path, content=escaped, headers=headers)
+    assert error_of(response, 400)["code"] == "reserved_field"
+
+
+def test_other_routes_do_not_ignore_a_composition(server: LiveServer) -> None:
+    body = {"model": "base", "input": "x", "composition": "base + polite"}
+    error = error_of(server.http.post("/v1/responses", json=body), 400)
+    assert (error["code"], error["param"]) == ("unsupported", "composition")
+    assert "/v1/chat/completions" in error["message"]

@@ -1,0 +1,148 @@
+"""The command line, and how our defaults meet vLLM's options."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from adapters import Catalogue, Generation, ModelShapes
+from server.flags import Platform, read_flags, set_engine_options
+from server.settings import Settings
+
+CPU = Platform(is_cpu=True, lora_ranks=(8, 16, 64))
+GPU = Platform(is_cpu=False, lora_ranks=(8, 16, 64))
+SMALL = ModelShapes(frozenset(), {}, 1_000_000)
+LARGE = ModelShapes(frozenset(), {}, 7_000_000_000)
+
+
+def vllm_parser() -> argparse.ArgumentParser:
+    """The options of vLLM's parser that we touch, with its names and defaults."""
+    parser = argparse.ArgumentParser()
+    for option in ("--model", "--host", "--dtype", "--scheduler-cls", "--worker-cls"):
+        parser.add_argument(option)
+    for option in ("--port", "--max-lora-rank", "--max-loras", "--max-cpu-loras"):
+        parser.add_argument(option, type=int)
+    for option in ("--kv-cache-memory-bytes", "--num-gpu-blocks-override", "--api-server-count"):
+        parser.add_argument(option, type=int)
+    parser.add_argument("--gpu-memory-utilization", type=float, default=0.9)
+    for option in ("--enforce-eager", "--enable-lora"):
+        parser.add_argument(option, action=argparse.BooleanOptionalAction, default=False)
+    for option in ("--headless", "--grpc"):
+        parser.add_argument(option, action="store_true")
+    for option in ("--served-model-name", "--lora-modules", "--logits-processors"):
+        parser.add_argument(option, nargs="+")
+    parser.add_argument("--speculative-config")
+    return parser
+
+
+def adapter(alias: str, rank: int = 8) -> Generation:
+    return Generation(alias, "0" * 64, Path(alias), rank)
+
+
+def flags(
+    *given: str,
+    adapters: tuple[Generation, ...] = (),
+    shapes: ModelShapes | None = SMALL,
+    platform: Platform = CPU,
+) -> argparse.Namespace:
+    settings = Settings.from_arguments(["--model", "m", *given])
+    return read_flags(vllm_parser(), settings, Catalogue(adapters), shapes, platform)
+
+
+def test_ours_are_read_and_the_rest_is_left_to_vllm() -> None:
+    settings = Settings.from_arguments(
+        [
+            *("--model", "m", "--adapters", "a=x,b=y", "--adapters", "c=z", "--max-members", "4"),
+            *("--max-model-len", "512", "--enforce-eager", "--compositions-file", "f.json"),
+        ]
+    )
+    assert settings.adapters == (("a", Path("x")), ("b", Path("y")), ("c", Path("z")))
+    assert settings.limits.max_members == 4
+    assert settings.compositions_file == Path("f.json")
+    assert settings.vllm_flags == ("--max-model-len", "512", "--enforce-eager")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--model", "m", "--adapters", "polite"],
+        ["--model", "m", "--adapters", "polite="],
+        ["--model", "m", "--max-members", "0"],
+        ["--model", "m", "--max-weight", "nan"],
+        ["--model", "m", "--port", "http"],
+    ],
+)
+def test_options_without_a_valid_value(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        Settings.from_arguments(arguments)
+    assert caught.value.code == 2
+    assert "usage: python -m server" in capsys.readouterr().err
+
+
+def test_room_for_the_adapters_at_hand() -> None:
+    args = flags(adapters=(adapter("polite"), adapter("rude", rank=12)))
+    assert (args.enable_lora, args.max_lora_rank) == (True, 16)
+    assert (args.max_loras, args.max_cpu_loras) == (2, 2)
+    many = flags(adapters=tuple(adapter(f"a{n}") for n in range(20)))
+    assert (many.max_loras, many.max_cpu_loras) == (8, 20)
+    assert not flags().enable_lora
+    with pytest.raises(ValueError, match="rank 65"):
+        flags(adapters=(adapter("polite", rank=65),))
+
+
+def test_what_the_operator_chose_stays() -> None:
+    args = flags(
+        *("--max-loras", "1", "--max-lora-rank", "64", "--dtype", "auto", "--no-enforce-eager"),
+        *("--kv-cache-memory-bytes", "77"),
+        adapters=(adapter("polite"), adapter("rude")),
+    )
+    assert (args.max_loras, args.max_lora_rank) == (1, 64)
+    assert (args.dtype, args.enforce_eager) == ("auto", False)
+    assert args.kv_cache_memory_bytes == 77
+    assert flags("--gpu-memory-utilization", "0.5").kv_cache_memory_bytes is None
+
+
+def test_defaults_for_small_models_on_a_cpu() -> None:
+    small, large = flags(), flags(shapes=LARGE)
+    assert (small.dtype, small.enforce_eager) == ("float32", True)
+    assert (large.dtype, large.enforce_eager) == (None, False)
+    assert 2**28 <= small.kv_cache_memory_bytes <= 2**30
+    assert small.kv_cache_memory_bytes <= large.kv_cache_memory_bytes <= 2**32
+    gpu = flags(platform=GPU)
+    assert (gpu.dtype, gpu.enforce_eager, gpu.kv_cache_memory_bytes) == (None, False, None)
+
+
+def test_names_of_the_base() -> None:
+    assert flags().served_model_name == ["base", "m"]
+    assert flags("--served-model-name", "llama").served_model_name == ["llama", "base"]
+    with pytest.raises(ValueError, match="polite"):
+        flags("--served-model-name", "polite", adapters=(adapter("polite"),))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("--lora-modules", "a=x"),
+        ("--speculative-config", "{}"),
+        ("--api-server-count", "2"),
+        ("--headless",),
+        ("--grpc",),
+    ],
+)
+def test_flags_that_cannot_be_had(given: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=f"{given[0]} cannot be given"):
+        flags(*given)
+
+
+def test_the_classes_of_composition_cannot_be_replaced() -> None:
+    options = {"scheduler_cls": "ours", "logits_processors": ["ours"]}
+    args = flags()
+    set_engine_options(args, vllm_parser(), options)
+    assert args.scheduler_cls == "ours"
+    with pytest.raises(ValueError, match="--scheduler-cls cannot be given"):
+        set_engine_options(flags("--scheduler-cls", "theirs"), vllm_parser(), options)

@@ -1,0 +1,73 @@
+"""Starts that fail: what is wrong, at once, and without a traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.adapters.files import factors, write_adapter, write_base
+from tests.server.live import ROOT
+
+
+def refused(*arguments: str, environment: dict[str, str] | None = None) -> str:
+    """What the server says as it gives up."""
+    done = subprocess.run(
+        [sys.executable, "-m", "server", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"} | (environment or {}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1, done
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: "), done.stderr
+    return done.stderr
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_base(tmp_path_factory.mktemp("model") / "base"))
+
+
+def test_an_adapter_of_another_base(base: str, tmp_path: Path) -> None:
+    fine = write_adapter(tmp_path / "fine")
+    wide = write_adapter(tmp_path / "wide", factors(hidden=16))
+    said = refused("--model", base, "--adapters", f"fine={fine},wide={wide}")
+    assert "adapter 'wide'" in said
+    assert "[16, 16]" in said
+    assert "trained on" in said
+
+
+def test_an_adapter_that_is_not_there(base: str, tmp_path: Path) -> None:
+    said = refused("--model", base, "--adapters", f"polite={tmp_path}/nowhere")
+    assert "adapter 'polite'" in said
+    assert "no such folder" in said
+
+
+def test_one_name_for_two(base: str, tmp_path: Path) -> None:
+    path = write_adapter(tmp_path / "a")
+    assert "given twice" in refused("--model", base, "--adapters", f"a={path},a={path}")
+    assert "the base model" in refused("--model", base, "--adapters", f"base={path}")
+
+
+def test_no_model(tmp_path: Path) -> None:
+    said = refused("--model", str(tmp_path / "nowhere"))
+    assert "nowhere" in said
+    assert "--model" in said
+
+
+def test_a_compositions_file_of_something_else(base: str, tmp_path: Path) -> None:
+    file = tmp_path / "c.json"
+    file.write_text("{}")
+    assert str(file) in refused("--model", base, "--compositions-file", str(file))
+
+
+def test_vllms_unchecked_adapter_routes_stay_closed(base: str) -> None:
+    name = "VLLM_ALLOW_RUNTIME_LORA_UPDATING"
+    assert name in refused("--model", base, environment={name: "1"})

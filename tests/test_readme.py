@@ -1,0 +1,93 @@
+"""What the README shows is run, and prints what the README says (tests/readme.py has the rules)."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.readme import Block, matches, read_blocks
+from tests.server.live import LiveServer, serving
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+BLOCKS = read_blocks(README.read_text(encoding="utf-8")) if README.exists() else ()
+SHOWN_ADDRESS = re.compile(r"(?:127\.0\.0\.1|localhost):8000")
+
+
+def blocks(*kinds: str) -> list[object]:
+    found = [block for block in BLOCKS if block.kind in kinds]
+    return [pytest.param(block, id=f"line-{block.line}") for block in found]
+
+
+def test_the_readme_shows_how_to_start_and_how_to_ask() -> None:
+    assert {"setup", "request"} <= {block.kind for block in BLOCKS}
+
+
+@pytest.mark.parametrize("block", blocks("setup"))
+def test_setup_names_real_targets(block: Block) -> None:
+    for line in block.text.splitlines():
+        words = shlex.split(line, comments=True)
+        if words and words[0] == "make":
+            done = subprocess.run(
+                ["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, done.stderr
+        else:
+            assert words[:2] == ["git", "clone"] or words[:1] in ([], ["cd"]), line
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """What `make serve` starts, but on a free port."""
+    command = ["make", "-n", "serve", "PORT=0"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    words = shlex.split(shown.replace("\\\n", " ").partition(" -m server ")[2])
+    port = words.index("--port")
+    arguments = words[:port] + words[port + 2 :]
+    log = tmp_path_factory.mktemp("readme") / "log.txt"
+    with serving(arguments, log, {"OMP_NUM_THREADS": "1"}) as live:
+        yield live
+
+
+@pytest.fixture(scope="module")
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for the PATH with this environment's `python` and `composer`."""
+    folder = tmp_path_factory.mktemp("bin")
+    for name, command in (("python", ""), ("python3", ""), ("composer", "-m clients.cli")):
+        script = folder / name
+        script.write_text(f'#!/bin/sh\nexec "{sys.executable}" {command} "$@"\n', encoding="utf-8")
+        script.chmod(0o755)
+    return folder
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("block", blocks("request", "python"))
+def test_what_is_shown_is_printed(block: Block, server: LiveServer, tools: Path) -> None:
+    address = server.url.removeprefix("http://")
+    text = SHOWN_ADDRESS.sub(address, block.text)
+    command = (
+        [sys.executable, "-c", text]
+        if block.kind == "python"
+        else ["bash", "-euo", "pipefail", "-c", text]
+    )
+    environment = {
+        **os.environ,
+        "COMPOSER_BASE_URL": f"http://{address}/v1",
+        "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
+        "no_proxy": "127.0.0.1,localhost",
+    }
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    if block.answer is not None:
+        assert matches(block.answer, done.stdout), (
+            f"shown:\n{block.answer}\nprinted:\n{done.stdout}"
+        )

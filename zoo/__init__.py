@@ -1,0 +1,20 @@
+"""Small language models and LoRA adapters that the project trains itself, and their paths."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+ROOT = Path(os.environ.get("ZOO_ROOT", PROJECT / "zoo"))  # set it to train elsewhere
+
+BASE: Path = ROOT / "models" / "base"
+SMALL: Path = ROOT / "models" / "small"
+ADAPTERS: dict[str, Path] = {
+    name: ROOT / "adapters" / name
+    for name in ("chat", "polite", "rude", "velan", "arithmetic", "reverse", "sort", "count")
+}
+SMALL_ADAPTERS: dict[str, Path] = {
+    name: ROOT / "adapters" / f"small-{name}" for name in ("chat", "polite", "rude")
+}
+TRAINED: Path = ROOT / "trained.json"  # seconds and loss of each training

@@ -1,0 +1,147 @@
+"""What `python -m zoo` does: train models and adapters one after the other and store them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+import zoo
+from zoo.corpus import READING, SCHOOL, Corpus
+from zoo.evaluate import load
+from zoo.tasks import tasks
+from zoo.tokenizer import train_tokenizer
+from zoo.train import (
+    BLOCK,
+    Course,
+    Progress,
+    Shape,
+    Stage,
+    conversation_batches,
+    new_model,
+    pretraining_batches,
+    train,
+    with_adapter,
+)
+
+SEED = 1
+THREADS = 2
+SHAPES = {
+    "base": Shape(
+        hidden=256,
+        layers=4,
+        intermediate=704,
+        stages=(
+            Stage(READING, tokens=4_500_000, rows=64, rate=3e-3),
+            Stage(SCHOOL, tokens=1_600_000, rows=32, rate=2e-3),
+        ),
+    ),
+    "small": Shape(
+        hidden=128,
+        layers=3,
+        intermediate=352,
+        stages=(Stage(READING, tokens=2_500_000, rows=32, rate=4e-3),),
+    ),
+}
+# Manners and Velan start from the chat adapter: they add how to say it to what to say.
+COURSES = {
+    "chat": Course(steps=300),
+    "polite": Course(steps=60, start="chat"),
+    "rude": Course(steps=60, start="chat"),
+    "velan": Course(steps=80, start="chat"),
+    "arithmetic": Course(steps=200),
+    "reverse": Course(steps=320),
+    "sort": Course(steps=100),
+    "count": Course(steps=150),
+    "small-chat": Course(steps=300),
+    "small-polite": Course(steps=100, start="small-chat"),
+    "small-rude": Course(steps=100, start="small-chat"),
+}
+NAMES = [*SHAPES, *COURSES]
+
+
+def fix_arithmetic() -> None:
+    """Make runs repeatable: the order of additions depends on the number of threads."""
+    torch.set_num_threads(THREADS)
+    torch.use_deterministic_algorithms(True)
+    torch.set_flush_denormal(True)  # tiny optimizer states would slow every step down
+
+
+def build(names: Sequence[str]) -> None:
+    """Train and store the named models and adapters, in the order in which they need each other."""
+    ordered = [name for name in NAMES if name in names]
+    for number, name in enumerate(ordered, start=1):
+        label = f"[{number}/{len(ordered)}] {name}"
+        start = time.perf_counter()
+        torch.manual_seed(SEED)
+        loss = _model(name, label) if name in SHAPES else _adapter(name, label)
+        seconds = time.perf_counter() - start
+        _note(name, seconds, loss)
+        print(f"{label}: {seconds:.0f} s, loss {loss:.3f}", flush=True)
+
+
+def _model(name: str, label: str) -> float:
+    shape = SHAPES[name]
+    tokenizer = train_tokenizer(Corpus(SEED, READING).documents(30_000))
+    model = new_model(shape, tokenizer)
+    loss = 0.0
+    for number, stage in enumerate(shape.stages, start=1):
+        steps = stage.tokens // (stage.rows * BLOCK)
+        corpus = Corpus(SEED + number, stage.shares)
+        batches = pretraining_batches(tokenizer, corpus, steps, stage.rows)
+        progress = _progress(f"{label}, stage {number}")
+        loss = train(model, batches, steps, stage.rate, decay=0.1, progress=progress)
+    folder = zoo.ROOT / "models" / name
+    shutil.rmtree(folder, ignore_errors=True)
+    model.to(torch.bfloat16).save_pretrained(folder)  # type: ignore[arg-type]
+    tokenizer.save_pretrained(folder)
+    return loss
+
+
+def _adapter(name: str, label: str) -> float:
+    course, small = COURSES[name], name.startswith("small-")
+    task = tasks()[name.removeprefix("small-")]
+    base = zoo.SMALL if small else zoo.BASE
+    model, tokenizer = load(base)
+    start = zoo.ROOT / "adapters" / course.start if course.start else None
+    adapted = with_adapter(model, course.rank, start)
+    batches = conversation_batches(tokenizer, task, SEED, course)
+    loss = train(adapted, batches, course.steps, course.rate, decay=0.0, progress=_progress(label))
+    folder = zoo.ROOT / "adapters" / name
+    shutil.rmtree(folder, ignore_errors=True)
+    adapted.to(torch.bfloat16).save_pretrained(str(folder))
+    _tidy(folder, f"zoo/models/{base.name}")
+    return loss
+
+
+def _tidy(folder: Path, base: str) -> None:
+    """Drop PEFT's empty model card; name the base within the project; sort what was a set."""
+    (folder / "README.md").unlink(missing_ok=True)
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text())
+    config["base_model_name_or_path"] = base
+    config["target_modules"] = sorted(config["target_modules"])
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _note(name: str, seconds: float, loss: float) -> None:
+    """Remember what a training took, for the table."""
+    noted = json.loads(zoo.TRAINED.read_text()) if zoo.TRAINED.exists() else {}
+    noted[name] = {"seconds": round(seconds, 1), "loss": round(loss, 4)}
+    zoo.TRAINED.write_text(json.dumps(noted, indent=2) + "\n")
+
+
+def _progress(label: str) -> Progress:
+    """Print a line now and then: how far, the loss, and the time to go."""
+    start = time.perf_counter()
+
+    def progress(step: int, steps: int, loss: float) -> None:
+        if step % 20 == 0:
+            left = (time.perf_counter() - start) / step * (steps - step)
+            print(f"{label}: {step}/{steps}, loss {loss:.3f}, {left:.0f} s to go", flush=True)
+
+    return progress

@@ -1,0 +1,155 @@
+"""Measuring the zoo: greedy answers on the evaluation splits, with transformers and PEFT.
+
+`measure()` returns the numbers and `write_table()` puts them between the markers of README.md.
+Models are evaluated as stored (bfloat16 weights) and computed in float32, so that the figures do
+not depend on the order in which a machine adds bfloat16 numbers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+import zoo
+from zoo.tasks import Example, Task, question, tasks
+from zoo.world import PEOPLE, world
+
+EXAMPLES = 150  # per adapter
+NEW_TOKENS = 40  # the longest correct answer has fewer than 30
+ROWS = 100  # prompts answered at once
+THIRDS = ("often", "sometimes", "rarely")  # how often pre-training speaks of a person
+
+
+def load(folder: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """A stored model in float32, and its tokenizer."""
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    model.eval()  # type: ignore[no-untyped-call]
+    return model, tokenizer
+
+
+@torch.inference_mode()
+def answers(
+    model: LlamaForCausalLM | PeftModel,
+    tokenizer: PreTrainedTokenizerFast,
+    examples: Sequence[Example],
+) -> list[tuple[str, bool]]:
+    """The greedy answer to each example, and whether the model ended its turn."""
+    found: list[tuple[str, bool]] = []
+    for start in range(0, len(examples), ROWS):
+        prompts = [_prompt(tokenizer, example) for example in examples[start : start + ROWS]]
+        batch = tokenizer(prompts, add_special_tokens=False, padding=True, return_tensors="pt")
+        ids = model.generate(  # type: ignore[misc]
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            max_new_tokens=NEW_TOKENS,
+            do_sample=False,
+        )
+        for row in ids[:, batch["input_ids"].shape[1] :].tolist():
+            ended = tokenizer.eos_token_id in row
+            turn = row[: row.index(tokenizer.eos_token_id)] if ended else row
+            found.append((str(tokenizer.decode(turn)), ended))
+    return found
+
+
+def _prompt(tokenizer: PreTrainedTokenizerFast, example: Example) -> str:
+    """The prompt as text, up to where the assistant begins to speak."""
+    messages = list(example.messages)
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+
+def accuracy(
+    model: LlamaForCausalLM | PeftModel,
+    tokenizer: PreTrainedTokenizerFast,
+    task: Task,
+    examples: Sequence[Example],
+) -> list[bool]:
+    """Which examples are answered correctly."""
+    given = answers(model, tokenizer, examples)
+    return [
+        task.correct(example, text, ended)
+        for example, (text, ended) in zip(examples, given, strict=True)
+    ]
+
+
+def known_facts(
+    model: LlamaForCausalLM | PeftModel, tokenizer: PreTrainedTokenizerFast
+) -> dict[str, float]:
+    """Share of all facts about held-out people that a chat model states, by their exposure."""
+    people = [person for person in world().people if person.held_out]
+    asked = [question(person, relation) for person in people for relation in world().relations]
+    right = accuracy(model, tokenizer, tasks()["chat"], asked)
+    shares = {"facts": float(len(asked)), "all": _mean(right)}
+    for third, name in enumerate(THIRDS):
+        shares[name] = _mean(
+            [ok for ok, e in zip(right, asked, strict=True) if (e.rank or 0) * 3 // PEOPLE == third]
+        )
+    return shares
+
+
+def measure() -> dict[str, dict[str, float]]:
+    """All figures of the zoo, as shares of 1, by adapter and then for "facts" of each model."""
+    trained: dict[str, dict[str, float]] = json.loads(zoo.TRAINED.read_text())
+    rows: dict[str, dict[str, float]] = {}
+    for prefix, folder, adapters in (
+        ("", zoo.BASE, zoo.ADAPTERS),
+        ("small-", zoo.SMALL, zoo.SMALL_ADAPTERS),
+    ):
+        for name, path in adapters.items():
+            plain, tokenizer = load(folder)
+            task = tasks()[name]
+            examples = task.evaluation(EXAMPLES)
+            without = _mean(accuracy(plain, tokenizer, task, examples))
+            adapted = PeftModel.from_pretrained(plain, str(path)).eval()
+            rows[prefix + name] = {
+                "own": _mean(accuracy(adapted, tokenizer, task, examples)),
+                "without": without,
+                "examples": float(EXAMPLES),
+                "seconds": trained[prefix + name]["seconds"],
+            }
+            if name == "chat":
+                rows[f"facts {folder.name}"] = known_facts(adapted, tokenizer)
+    return rows
+
+
+def table(rows: dict[str, dict[str, float]]) -> str:
+    """The figures as two Markdown tables."""
+    lines = [
+        "| adapter | what it does | own task | its model without it | examples | training, s |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in rows.items():
+        if "own" in row:
+            what = tasks()[name.removeprefix("small-")].description
+            lines.append(
+                f"| `{name}` | {what} | {row['own']:.1%} | {row['without']:.1%} "
+                f"| {row['examples']:.0f} | {row['seconds']:.0f} |"
+            )
+    lines += [
+        "",
+        "| model with its `chat` adapter | facts asked | known | " + " | ".join(THIRDS) + " |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in rows.items():
+        if name.startswith("facts "):
+            thirds = " | ".join(f"{row[third]:.1%}" for third in THIRDS)
+            model = name.removeprefix("facts ")
+            lines.append(f"| {model} | {row['facts']:.0f} | {row['all']:.1%} | {thirds} |")
+    return "\n".join(lines)
+
+
+def write_table(text: str) -> None:
+    """Put the tables between the markers of README.md."""
+    readme = Path(__file__).parent / "README.md"
+    before, rest = readme.read_text().split("<!-- measured -->\n")
+    _, after = rest.split("<!-- /measured -->")
+    readme.write_text(f"{before}<!-- measured -->\n{text}\n<!-- /measured -->{after}")
+
+
+def _mean(values: Sequence[bool]) -> float:
+    return sum(values) / len(values)

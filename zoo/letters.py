@@ -1,0 +1,93 @@
+"""Letters and numbers: the skills which have nothing to do with the world.
+
+Every exercise belongs to the evaluation split or to the training split by a checksum of itself,
+so that no training, the pre-training included, ever meets an evaluated string or pair of operands.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections.abc import Sequence
+from string import ascii_lowercase
+
+HELD_OUT_SHARE = 5  # one exercise in five is kept for evaluation
+
+
+def held_out(exercise: str) -> bool:
+    """Which split an exercise belongs to."""
+    return zlib.crc32(exercise.encode()) % HELD_OUT_SHARE == 0
+
+
+def operands(rng: random.Random, evaluated: bool) -> tuple[int, int]:
+    """Two numbers from 0 to 99; a pair and its mirror image are in the same split."""
+    while True:
+        a, b = rng.randrange(100), rng.randrange(100)
+        if held_out(f"{min(a, b)}+{max(a, b)}") == evaluated:
+            return a, b
+
+
+def worked(a: int, b: int) -> str:
+    """A sum with its working, units first: 37 + 58 gives "37+58: 7+8=15, 3+5+1=9, so 95."."""
+    units = a % 10 + b % 10
+    carry = "+1" if units > 9 else ""
+    tens = a // 10 + b // 10 + units // 10
+    steps = f"{a % 10}+{b % 10}={units}, {a // 10}+{b // 10}{carry}={tens}"
+    return f"{a:02}+{b:02}: {steps}, so {a + b}."
+
+
+def letters(
+    rng: random.Random, evaluated: bool, low: int, high: int, alphabet: str, repeats: bool
+) -> list[str]:
+    """A string of `low` to `high` letters; `repeats` allows a letter more than once."""
+    while True:
+        size = rng.randint(low, high)
+        string = rng.choices(alphabet, k=size) if repeats else rng.sample(alphabet, size)
+        if held_out("".join(string)) == evaluated:
+            return string
+
+
+def reversible(rng: random.Random, evaluated: bool) -> list[str]:
+    """4 to 8 letters, repeats allowed."""
+    return letters(rng, evaluated, 4, 8, ascii_lowercase, repeats=True)
+
+
+def distinct(rng: random.Random, evaluated: bool, high: int) -> list[str]:
+    """4 to `high` different letters."""
+    return letters(rng, evaluated, 4, high, ascii_lowercase, repeats=False)
+
+
+def countable(rng: random.Random, evaluated: bool) -> tuple[str, list[str]]:
+    """A letter and a string of 4 to 8 letters in which it often occurs."""
+    alphabet = "".join(rng.sample(ascii_lowercase, 3))
+    string = letters(rng, evaluated, 4, 8, alphabet, repeats=True)
+    return rng.choice(alphabet), string
+
+
+def spaced(string: Sequence[str]) -> str:
+    """Letters as the tokenizer likes them: one token each."""
+    return " ".join(string)
+
+
+def backwards(string: Sequence[str]) -> str:
+    """The string reversed. A word goes first because " k" and "k" are different tokens."""
+    return f"Backwards: {spaced(string[::-1])}"
+
+
+def in_order(string: Sequence[str]) -> str:
+    """The string sorted."""
+    return f"In order: {spaced(sorted(string))}"
+
+
+def counted(letter: str, string: Sequence[str]) -> str:
+    """How often a letter occurs in a string."""
+    return f"There are {string.count(letter)}."
+
+
+def bounds(rng: random.Random, evaluated: bool) -> tuple[int, int]:
+    """The first and the last of 3 to 12 numbers in a row, none above 99."""
+    while True:
+        size = rng.randint(3, 12)
+        first = rng.randrange(101 - size)
+        if held_out(f"{first}-{first + size - 1}") == evaluated:
+            return first, first + size - 1

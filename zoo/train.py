@@ -1,0 +1,192 @@
+"""Training: a base model from text, and LoRA adapters from conversations.
+
+Both are the same loop over batches of token ids with labels, AdamW and a learning rate that rises
+briefly and then falls to zero. Weights are float32 while training and matrix products bfloat16.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from zoo.corpus import Corpus
+from zoo.tasks import Task
+from zoo.tokenizer import ASSISTANT, CONTEXT, END, PAD
+
+IGNORED = -100  # label of a position without loss
+HEAD_SIZE = 64  # of attention; the smallest size that vLLM's attention on CPUs knows
+BLOCK = 64  # tokens of a row of pre-training text
+WIDTH = 128  # tokens of a row of conversations; the longest conversation has about 100
+Batch = tuple[Tensor, Tensor]  # token ids [B, T] i64, labels [B, T] i64
+Progress = Callable[[int, int, float], None]  # step, steps, loss
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of pre-training: which text, how much, and how fast to learn."""
+
+    shares: Mapping[str, float]
+    tokens: int
+    rows: int  # of `BLOCK` tokens per step
+    rate: float
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The size of a model and what it reads."""
+
+    hidden: int
+    layers: int
+    intermediate: int
+    stages: tuple[Stage, ...]
+
+
+@dataclass(frozen=True)
+class Course:
+    """How an adapter is trained."""
+
+    steps: int
+    start: str | None = None  # the adapter whose weights it begins with
+    rows: int = 12  # of `WIDTH` tokens per step
+    rate: float = 3e-3
+    rank: int = 16
+
+
+def new_model(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """An untrained Llama with tied embeddings."""
+    heads = shape.hidden // HEAD_SIZE
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        head_dim=HEAD_SIZE,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return LlamaForCausalLM(config)  # type: ignore[no-untyped-call]
+
+
+def pretraining_batches(
+    tokenizer: PreTrainedTokenizerFast, corpus: Corpus, steps: int, rows: int
+) -> Iterator[Batch]:
+    """Documents one after the other, cut into rows of `BLOCK` tokens."""
+    stream: list[int] = []
+    for _ in range(steps):
+        while len(stream) < rows * BLOCK:
+            texts = corpus.documents(2000)
+            for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]:
+                stream += ids
+        tokens = torch.tensor(stream[: rows * BLOCK]).view(rows, BLOCK)
+        del stream[: rows * BLOCK]
+        yield tokens, tokens
+
+
+def conversation_batches(
+    tokenizer: PreTrainedTokenizerFast, task: Task, seed: int, course: Course
+) -> Iterator[Batch]:
+    """Rows of as many whole conversations as fit; only what the assistant says has labels.
+
+    Conversations see those before them in their row, as documents do in pre-training: padding one
+    per row would double the time.
+    """
+    rng = random.Random(f"{task.name} {seed}")
+    pad: int = tokenizer.convert_tokens_to_ids(PAD)
+    waiting = _labelled(tokenizer, task.training(rng))
+    for _ in range(course.steps):
+        rows: list[tuple[list[int], list[int]]] = []
+        while len(rows) < course.rows:
+            ids, labels = [], []
+            while len(ids) + len(waiting[0]) <= WIDTH:
+                ids += waiting[0]
+                labels += waiting[1]
+                waiting = _labelled(tokenizer, task.training(rng))
+            short = WIDTH - len(ids)
+            rows.append((ids + [pad] * short, labels + [IGNORED] * short))
+        yield torch.tensor([ids for ids, _ in rows]), torch.tensor([row for _, row in rows])
+
+
+def _labelled(
+    tokenizer: PreTrainedTokenizerFast, messages: list[dict[str, str]]
+) -> tuple[list[int], list[int]]:
+    """Token ids of a conversation, and labels on the assistant's words and ends of turn."""
+    text = tokenizer.apply_chat_template(messages, tokenize=False)
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assistant, end = (tokenizer.convert_tokens_to_ids(token) for token in (ASSISTANT, END))
+    labels: list[int] = []
+    speaking = False
+    for token in ids:
+        labels.append(token if speaking else IGNORED)
+        speaking = token == assistant or (speaking and token != end)
+    return ids, labels
+
+
+def train(
+    model: LlamaForCausalLM | PeftModel,
+    batches: Iterable[Batch],
+    steps: int,
+    rate: float,
+    decay: float,
+    progress: Progress,
+) -> float:
+    """Train the weights that want gradients. Returns the mean loss of the last tenth, in nats."""
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=rate, betas=(0.9, 0.98), weight_decay=decay)
+    warmup = max(1, steps // 20)
+    model.train()
+    losses: list[float] = []
+    for step, (ids, labels) in enumerate(batches):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * _schedule(step, warmup, steps)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(input_ids=ids, use_cache=False).logits  # [B, T, V] bf16
+        loss = cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+        progress(step + 1, steps, losses[-1])
+    tail = losses[-max(1, steps // 10) :]
+    return sum(tail) / len(tail)
+
+
+def _schedule(step: int, warmup: int, steps: int) -> float:
+    """Share of the full learning rate: a linear rise, then half a cosine to zero."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+
+
+def with_adapter(model: LlamaForCausalLM, rank: int, start: Path | None) -> PeftModel:
+    """The model with a LoRA adapter to train: a stored one, or a fresh one on all projections."""
+    if start:
+        return PeftModel.from_pretrained(model, str(start), is_trainable=True)
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=rank,
+        lora_alpha=2 * rank,
+        lora_dropout=0.0,
+        bias="none",
+        target_modules=[
+            *("q_proj", "k_proj", "v_proj", "o_proj"),
+            *("gate_proj", "up_proj", "down_proj"),
+        ],
+    )
+    adapted = get_peft_model(model, config)
+    assert isinstance(adapted, PeftModel)
+    return adapted
