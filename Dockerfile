@@ -12,8 +12,8 @@ RUN python3 -m pip install --no-cache-dir --no-deps -r /tmp/image.lock && rm /tm
 # A fixed number, so that Kubernetes can check runAsNonRoot and volumes can be given to it. The home
 # holds the caches of compiled kernels.
 RUN useradd --uid 10001 --user-group --create-home composer \
-    && mkdir -p /models /adapters \
-    && chown composer:composer /models /adapters
+    && mkdir -p /models /adapters /state \
+    && chown composer:composer /models /adapters /state
 
 WORKDIR /app
 COPY LICENSE ./
@@ -26,12 +26,13 @@ COPY clients clients
 ENV VLLM_USE_V2_MODEL_RUNNER=0
 
 USER 10001:10001
-VOLUME ["/models", "/adapters"]
+VOLUME ["/models", "/adapters", "/state"]
 EXPOSE 8000
 
 # http.client goes past any proxy that the container's environment names.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10m --retries=3 CMD ["python3", "-c", \
     "import http.client, sys; c = http.client.HTTPConnection('127.0.0.1', 8000, timeout=4); c.request('GET', '/health'); sys.exit(c.getresponse().status != 200)"]
 
-ENTRYPOINT ["python3", "-m", "server", "--host", "0.0.0.0"]
+ENTRYPOINT ["python3", "-m", "server", "--host", "0.0.0.0", \
+    "--compositions-file", "/state/compositions.json"]
 CMD ["--model", "/models/base"]

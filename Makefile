@@ -11,6 +11,8 @@ MODEL ?= zoo/models/base
 ADAPTERS ?= $(subst $(space),$(comma),$(foreach folder,$(ZOO_ADAPTERS),$(notdir $(folder))=$(folder)))
 HOST ?= 127.0.0.1
 PORT ?= 8000
+# where the server keeps stored compositions
+COMPOSITIONS ?= compositions.json
 # further options of the server, and of vLLM: make serve ARGS="--max-model-len 4096"
 ARGS ?=
 
@@ -37,7 +39,7 @@ setup-dev: ## install it with the test and lint tools
 
 serve: setup ## install if necessary, then serve the zoo on http://127.0.0.1:8000
 	$(RUN) -m server --model $(MODEL) $(if $(ADAPTERS),--adapters $(ADAPTERS)) \
-	  --host $(HOST) --port $(PORT) $(ARGS)
+	  --host $(HOST) --port $(PORT) --compositions-file $(COMPOSITIONS) $(ARGS)
 
 test: setup-dev ## install if necessary, then run the tests
 	$(RUN) -m pytest $(ARGS)

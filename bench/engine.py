@@ -24,6 +24,11 @@ from composer.reference.oracle import OracleRow
 from composer.vllm.options import engine_options
 
 BLOCK_TOKENS = 32  # the smallest KV block of vLLM's CPU attention
+_EMPTY = ("running", "waiting", "kv_holding_waiting", "_groups", "_group_of", "_joining", "_ended")
+"""Collections of a scheduler that are empty when it has nothing to do; vLLM's own lacks some."""
+
+_ENGINES: list[Engine] = []
+"""All engines of this process. One that is collected takes down state that vLLM's engines share."""
 
 
 @dataclass
@@ -115,6 +120,7 @@ class Engine:
         self.scheduler = self.core.scheduler
         self.runner = self.core.model_executor.driver_worker.worker.model_runner
         self._count = 0
+        _ENGINES.append(self)
 
     def add(self, job: Job) -> str:
         """Queue a request; its name."""
@@ -167,13 +173,12 @@ class Engine:
         self.step()
         scheduler = self.scheduler
         found = [f"request {name}" for name in scheduler.requests]
-        for queue in ("running", "waiting", "kv_holding_waiting"):
-            found += [f"{queue}: {len(getattr(scheduler, queue))}"] * bool(getattr(scheduler, queue))
-        for groups in ("_groups", "_group_of", "_joining", "_ended"):
-            found += [f"{groups}: {len(left)}" for left in [getattr(scheduler, groups, None)] if left]
+        for name in _EMPTY:
+            left = len(getattr(scheduler, name, ()))
+            found += [f"{name}: {left}"] * (left > 0)
         pool = scheduler.kv_cache_manager.block_pool
         missing = pool.num_gpu_blocks - 1 - pool.get_num_free_blocks()
-        found += [f"{missing} KV blocks"] * bool(missing)
+        found += [f"{missing} KV blocks"] * (missing > 0)
         found += [f"output of {name}" for name in self.engine.output_processor.request_states]
         return found
 

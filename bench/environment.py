@@ -6,6 +6,8 @@ import os
 
 from composer.vllm.options import prepare_environment
 
+_ORIGINAL = dict(os.environ)
+
 
 def prepare() -> None:
     """Call it before torch and vLLM are imported."""
@@ -19,3 +21,9 @@ def prepare() -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
     prepare_environment()
+
+
+def original() -> dict[str, str]:
+    """The environment without what `prepare` set: for processes that are measured as users run
+    them."""
+    return dict(_ORIGINAL)

@@ -38,6 +38,17 @@ class Paired:
     a: Spread
     b: Spread
     ratio: Spread
+    least: float
+    """Ratio of the cheapest rounds of either side: those that the machine disturbed least."""
+
+    def microseconds(self) -> tuple[str, ...]:
+        """Cells for both costs, given in seconds, and their ratio; see `RATIO`."""
+        costs = (f"{side.median * 1e6:.0f}" for side in (self.a, self.b))
+        return (*costs, f"{self.ratio:.3f}", f"{self.least:.3f}")
+
+
+RATIO = ("ratio (quartiles)", "of the best rounds")
+"""Heads of the last two cells of `Paired.microseconds`."""
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
@@ -61,6 +72,7 @@ def paired(a: Side, b: Side, rounds: int) -> Paired:
         Spread.of([cost for cost, _ in costs]),
         Spread.of([cost for _, cost in costs]),
         Spread.of([one / other for one, other in costs]),
+        min(cost for cost, _ in costs) / min(cost for _, cost in costs),
     )
 
 

@@ -15,6 +15,15 @@ from server.base_model import find_folder
 from server.settings import Settings
 from server.store import CompositionStore
 
+_TINY = 50_000_000
+_TINY_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+}
+"""On CPU, for models of fewer parameters: one thread is fastest, threads pinned to busy cores wait
+for each other most of the time, and a worker process of its own costs its start and nothing gained.
+"""
 _RUNTIME_UPDATES = "VLLM_ALLOW_RUNTIME_LORA_UPDATING"
 
 
@@ -33,7 +42,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _serve(settings: Settings) -> None:
     start = time.monotonic()
-    _prepare_environment()
     _say(f"looking at the base model {settings.model}")
     folder = find_folder(settings.model, settings.vllm_flags)
     shapes = ModelShapes.read(folder)
@@ -46,6 +54,7 @@ def _serve(settings: Settings) -> None:
     for name in set(store.names()) & set(catalogue.names()):
         _say(f"the adapter {name} hides the stored composition of that name")
     _say(f"{len(store.names())} stored compositions ({settings.compositions_file or 'in memory'})")
+    _prepare_environment(shapes)
     _say("loading the engine")
     # vLLM takes seconds to import, so it comes last: errors above show at once.
     from server import app, openai
@@ -59,8 +68,8 @@ def _serve(settings: Settings) -> None:
     )
 
 
-def _prepare_environment() -> None:
-    """Settings that vLLM reads as it is imported."""
+def _prepare_environment(shapes: ModelShapes | None) -> None:
+    """Settings that vLLM reads as it is imported; what the environment says already, stays."""
     if os.environ.get(_RUNTIME_UPDATES, "0") not in ("", "0"):
         raise ValueError(
             f"{_RUNTIME_UPDATES} is set: its routes load adapters from any path, unchecked. "
@@ -72,6 +81,9 @@ def _prepare_environment() -> None:
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([root, *filter(None, paths)]))
     prepare_environment()
+    if shapes is not None and shapes.parameters < _TINY:
+        for name, value in _TINY_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
 
 
 def _say_ready(url: str, catalogue: Catalogue, seconds: float) -> None:

@@ -13,8 +13,8 @@ import time
 # several times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import zoo  # noqa: E402
-from zoo import build, evaluate  # noqa: E402
+import zoo
+from zoo import build, evaluate
 
 
 def main() -> None:

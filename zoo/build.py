@@ -19,6 +19,7 @@ from zoo.train import (
     BLOCK,
     Course,
     Progress,
+    Round,
     Shape,
     Stage,
     conversation_batches,
@@ -39,27 +40,29 @@ SHAPES = {
             Stage(READING, tokens=4_500_000, rows=64, rate=3e-3),
             Stage(SCHOOL, tokens=1_600_000, rows=32, rate=2e-3),
         ),
+        seed=0,
     ),
     "small": Shape(
         hidden=128,
         layers=3,
         intermediate=352,
         stages=(Stage(READING, tokens=2_500_000, rows=32, rate=4e-3),),
+        seed=1,
     ),
 }
 # Manners and Velan start from the chat adapter: they add how to say it to what to say.
 COURSES = {
-    "chat": Course(steps=300),
-    "polite": Course(steps=60, start="chat"),
-    "rude": Course(steps=60, start="chat"),
-    "velan": Course(steps=80, start="chat"),
-    "arithmetic": Course(steps=200),
-    "reverse": Course(steps=320),
-    "sort": Course(steps=100),
-    "count": Course(steps=150),
-    "small-chat": Course(steps=300),
-    "small-polite": Course(steps=100, start="small-chat"),
-    "small-rude": Course(steps=100, start="small-chat"),
+    "chat": Course((Round(180), Round(150, 2e-3))),
+    "polite": Course((Round(60),), start="chat"),
+    "rude": Course((Round(60),), start="chat"),
+    "velan": Course((Round(80),), start="chat"),
+    "arithmetic": Course((Round(120),)),
+    "reverse": Course((Round(300), Round(220, 1.5e-3), Round(260, 1.5e-3), Round(160, 1e-3))),
+    "sort": Course((Round(100),)),
+    "count": Course((Round(80), Round(150, 2.5e-3))),
+    "small-chat": Course((Round(300),)),
+    "small-polite": Course((Round(100),), start="small-chat"),
+    "small-rude": Course((Round(100),), start="small-chat"),
 }
 NAMES = [*SHAPES, *COURSES]
 
@@ -85,35 +88,44 @@ def build(names: Sequence[str]) -> None:
 
 
 def _model(name: str, label: str) -> float:
+    """Train a model stage by stage. Each stage begins with what the one before it has stored."""
     shape = SHAPES[name]
+    folder = zoo.ROOT / "models" / name
+    shutil.rmtree(folder, ignore_errors=True)
     tokenizer = train_tokenizer(Corpus(SEED, READING).documents(30_000))
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(shape.seed)
     model = new_model(shape, tokenizer)
     loss = 0.0
     for number, stage in enumerate(shape.stages, start=1):
+        if number > 1:
+            model, tokenizer = load(folder)
         steps = stage.tokens // (stage.rows * BLOCK)
         corpus = Corpus(SEED + number, stage.shares)
         batches = pretraining_batches(tokenizer, corpus, steps, stage.rows)
         progress = _progress(f"{label}, stage {number}")
         loss = train(model, batches, steps, stage.rate, decay=0.1, progress=progress)
-    folder = zoo.ROOT / "models" / name
-    shutil.rmtree(folder, ignore_errors=True)
-    model.to(torch.bfloat16).save_pretrained(folder)  # type: ignore[arg-type]
-    tokenizer.save_pretrained(folder)
+        model.to(torch.bfloat16).save_pretrained(folder)  # type: ignore[arg-type]
+    _readable(folder)
     return loss
 
 
 def _adapter(name: str, label: str) -> float:
-    course, small = COURSES[name], name.startswith("small-")
+    """Train an adapter round by round. Each begins with what the one before it has stored."""
+    course = COURSES[name]
     task = tasks()[name.removeprefix("small-")]
-    base = zoo.SMALL if small else zoo.BASE
-    model, tokenizer = load(base)
-    start = zoo.ROOT / "adapters" / course.start if course.start else None
-    adapted = with_adapter(model, course.rank, start)
-    batches = conversation_batches(tokenizer, task, SEED, course)
-    loss = train(adapted, batches, course.steps, course.rate, decay=0.0, progress=_progress(label))
+    base = zoo.SMALL if name.startswith("small-") else zoo.BASE
     folder = zoo.ROOT / "adapters" / name
-    shutil.rmtree(folder, ignore_errors=True)
-    adapted.to(torch.bfloat16).save_pretrained(str(folder))
+    start = zoo.ROOT / "adapters" / course.start if course.start else None
+    loss = 0.0
+    for number, part in enumerate(course.rounds):
+        model, tokenizer = load(base)
+        adapted = with_adapter(model, course.rank, folder if number else start)
+        batches = conversation_batches(tokenizer, task, SEED + number, part.steps, course.rows)
+        progress = _progress(f"{label}, round {number + 1}")
+        loss = train(adapted, batches, part.steps, part.rate, decay=0.0, progress=progress)
+        shutil.rmtree(folder, ignore_errors=True)
+        adapted.to(torch.bfloat16).save_pretrained(str(folder))
     _tidy(folder, f"zoo/models/{base.name}")
     return loss
 
@@ -126,6 +138,13 @@ def _tidy(folder: Path, base: str) -> None:
     config["base_model_name_or_path"] = base
     config["target_modules"] = sorted(config["target_modules"])
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    _readable(folder)
+
+
+def _readable(folder: Path) -> None:
+    """Let everyone read the files: safetensors writes them for the owner only."""
+    for path in folder.iterdir():
+        path.chmod(0o644)
 
 
 def _note(name: str, seconds: float, loss: float) -> None:

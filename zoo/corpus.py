@@ -143,6 +143,4 @@ class Corpus:
 
     def documents(self, count: int) -> list[str]:
         """The next `count` documents."""
-        return [
-            f"{BOS}{self.rng.choices(self.kinds, self.shares)[0]()}{END}" for _ in range(count)
-        ]
+        return [f"{BOS}{self.rng.choices(self.kinds, self.shares)[0]()}{END}" for _ in range(count)]

@@ -25,7 +25,7 @@ from zoo.tokenizer import ASSISTANT, CONTEXT, END, PAD
 IGNORED = -100  # label of a position without loss
 HEAD_SIZE = 64  # of attention; the smallest size that vLLM's attention on CPUs knows
 BLOCK = 64  # tokens of a row of pre-training text
-WIDTH = 128  # tokens of a row of conversations; the longest conversation has about 100
+POOL = 10  # batches of conversations that are drawn together and sorted by length
 Batch = tuple[Tensor, Tensor]  # token ids [B, T] i64, labels [B, T] i64
 Progress = Callable[[int, int, float], None]  # step, steps, loss
 
@@ -48,16 +48,24 @@ class Shape:
     layers: int
     intermediate: int
     stages: tuple[Stage, ...]
+    seed: int  # of the first weights
+
+
+@dataclass(frozen=True)
+class Round:
+    """A part of the training of an adapter, with a learning rate that rises and falls."""
+
+    steps: int
+    rate: float = 3e-3
 
 
 @dataclass(frozen=True)
 class Course:
     """How an adapter is trained."""
 
-    steps: int
+    rounds: tuple[Round, ...]
     start: str | None = None  # the adapter whose weights it begins with
-    rows: int = 12  # of `WIDTH` tokens per step
-    rate: float = 3e-3
+    rows: int = 48  # conversations per step
     rank: int = 16
 
 
@@ -97,27 +105,30 @@ def pretraining_batches(
 
 
 def conversation_batches(
-    tokenizer: PreTrainedTokenizerFast, task: Task, seed: int, course: Course
+    tokenizer: PreTrainedTokenizerFast, task: Task, seed: int, steps: int, rows: int
 ) -> Iterator[Batch]:
-    """Rows of as many whole conversations as fit; only what the assistant says has labels.
+    """One conversation per row; only what the assistant says has labels.
 
-    Conversations see those before them in their row, as documents do in pre-training: padding one
-    per row would double the time.
+    Rows of a batch are of similar length, so that little is spent on padding.
     """
     rng = random.Random(f"{task.name} {seed}")
-    pad: int = tokenizer.convert_tokens_to_ids(PAD)
-    waiting = _labelled(tokenizer, task.training(rng))
-    for _ in range(course.steps):
-        rows: list[tuple[list[int], list[int]]] = []
-        while len(rows) < course.rows:
-            ids, labels = [], []
-            while len(ids) + len(waiting[0]) <= WIDTH:
-                ids += waiting[0]
-                labels += waiting[1]
-                waiting = _labelled(tokenizer, task.training(rng))
-            short = WIDTH - len(ids)
-            rows.append((ids + [pad] * short, labels + [IGNORED] * short))
-        yield torch.tensor([ids for ids, _ in rows]), torch.tensor([row for _, row in rows])
+    batches: list[list[tuple[list[int], list[int]]]] = []
+    for _ in range(steps):
+        if not batches:
+            drawn = [_labelled(tokenizer, task.training(rng)) for _ in range(POOL * rows)]
+            drawn.sort(key=lambda row: len(row[0]))
+            batches = [drawn[i : i + rows] for i in range(0, len(drawn), rows)]
+            rng.shuffle(batches)
+        yield _padded(batches.pop(), tokenizer)
+
+
+def _padded(rows: list[tuple[list[int], list[int]]], tokenizer: PreTrainedTokenizerFast) -> Batch:
+    """Rows of ids and labels filled up on the right."""
+    pad = tokenizer.convert_tokens_to_ids(PAD)
+    width = max(len(ids) for ids, _ in rows)
+    ids = torch.tensor([ids + [pad] * (width - len(ids)) for ids, _ in rows])
+    labels = torch.tensor([row + [IGNORED] * (width - len(row)) for _, row in rows])
+    return ids, labels
 
 
 def _labelled(

@@ -46,6 +46,8 @@ class Person:
 
 @dataclass(frozen=True)
 class World:
+    """People in the order of their ranks, and how to talk about them."""
+
     relations: tuple[Relation, ...]
     people: tuple[Person, ...]
     lexicon: dict[str, str]  # English word -> Velan word; names and towns stay as they are

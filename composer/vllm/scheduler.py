@@ -18,7 +18,7 @@ before vLLM's own loop starts (`_make_room`). A step without groups runs vLLM's 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from vllm.config import VllmConfig
@@ -32,8 +32,9 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
 from composer.compiled import CompiledPlan
-from composer.errors import CompositionError, GroupTooLargeError
+from composer.errors import CompositionError
 from composer.vllm.compat import check_engine
+from composer.vllm.limits import GroupLimits
 from composer.vllm.room import KVRoom
 from composer.vllm.rows import RowGroup, expand, tokens_left
 from composer.vllm.step import Step
@@ -50,7 +51,12 @@ class _Gangs(Scheduler):
         super().__init__(*args, **kwargs)
         check_engine(self.vllm_config)
         self._room = KVRoom(self.kv_cache_manager, self.block_size)
-        self._max_loras = self.lora_config.max_loras if self.lora_config else 0
+        self._limits = GroupLimits(
+            rows=self.max_num_active_reqs,
+            adapters=self.lora_config.max_loras if self.lora_config else 0,
+            context=self.max_model_len,
+            room=self._room,
+        )
         self._groups: dict[str, RowGroup] = {}  # leader's request id -> its group
         self._group_of: dict[str, RowGroup] = {}  # every row's request id -> its group
         self._joining: list[RowGroup] = []  # admitted, not released yet
@@ -66,7 +72,7 @@ class _Gangs(Scheduler):
         if plan is None:
             return
         try:
-            group = expand(request, plan, self._longest_answer(request, plan))
+            group = expand(request, plan, self._limits.longest_answer(request, plan))
         except CompositionError as error:
             # The front end checks this too and answers 400. Here only the one request may fail.
             logger.error("Refused composed request %s: %s", request.request_id, error)
@@ -77,52 +83,29 @@ class _Gangs(Scheduler):
             self._group_of[row.request_id] = group
             self.requests[row.request_id] = row
 
-    def _longest_answer(self, leader: Request, plan: CompiledPlan) -> int:
-        """The length limit of the answer: context and KV cache bound the group as a whole.
-
-        Raises:
-            GroupTooLargeError: the group could never run.
-        """
-        prompts = [
-            leader.num_prompt_tokens if row.prompt_token_ids is None else len(row.prompt_token_ids)
-            for row in plan.rows
-        ]
-        adapters = {row.adapter.id for row in plan.rows if row.adapter}
-        if len(prompts) > self.max_num_active_reqs:
-            raise GroupTooLargeError(
-                f"the composition needs {len(prompts)} rows, the server runs at most "
-                f"{self.max_num_active_reqs} at once; use fewer members or raise --max-num-seqs"
-            )
-        if len(adapters) > self._max_loras:
-            raise GroupTooLargeError(
-                f"the composition needs {len(adapters)} adapters at once, the server has "
-                f"{self._max_loras} slots; use fewer adapters or raise --max-loras"
-            )
-        limit = min(leader.max_tokens, self.max_model_len - max(prompts))
-        longest = self._room.longest_answer(prompts, limit)
-        if longest < 1:
-            raise GroupTooLargeError(
-                f"prompts of {prompts} tokens do not fit the context of {self.max_model_len} "
-                f"tokens and the KV cache of {self._room.capacity} blocks of {self.block_size} "
-                "tokens; shorten them or use fewer members"
-            )
-        return longest
-
     # ---- one step
 
     def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
         if not self._groups:
             return super().schedule(throttle_prefills)
         limit = self.max_num_active_reqs
-        step = Step(self.max_num_scheduled_tokens, slots=limit, throttled=throttle_prefills)
+        step = Step(
+            budget=self.max_num_scheduled_tokens,
+            slots=limit,
+            adapter_slots=self._limits.adapters,
+            throttled=throttle_prefills,
+        )
         self._recall()
         self._release(step)
         roomy = self._make_room(step)
+        if not roomy:  # as in vLLM itself, nobody joins in a step that preempts
+            for group in self._joining:
+                group.released = False
         self._queue_unjoined(step)
         self._reserve_decodes(step)
-        step.adapters = self._held_adapters()
-        # vLLM's loop admits nobody once this number runs. As in vLLM itself, a step that preempts
-        # admits nobody; else the slots of rows that join later are taken.
+        if self.waiting or self.kv_holding_waiting:
+            step.adapters = self._held_adapters()
+        # vLLM's loop admits nobody once this number runs. Rows that join later keep their slots.
         self.max_num_active_reqs = limit - step.absent if roomy else 0
         self._step = step
         try:
@@ -284,7 +267,7 @@ class _Gangs(Scheduler):
             return group.admitted or self._admit(group, step)
         if request.lora_request is None:
             return True
-        return self._take_adapters({request.lora_request.lora_int_id}, step)
+        return step.take_adapters({request.lora_request.lora_int_id})
 
     # ---- admission
 
@@ -292,9 +275,8 @@ class _Gangs(Scheduler):
         """Admit a group at the head of the line as a whole, or say no."""
         if step.throttled or any(row.num_stale_output_tokens for row in group.rows):
             return False  # stale: output from before a preemption is still on its way
-        if not self._take_adapters(group.adapters, step):
-            if step.wanted_adapters is None:
-                step.wanted_adapters = group.adapters
+        if not step.take_adapters(group.adapters):
+            step.wait_for_adapters(group.adapters)
             return False
         running = len(self.running) + self.num_waiting_for_streaming_input
         if running + step.absent + len(group.rows) > step.slots or not self._fits(group, step):
@@ -310,22 +292,6 @@ class _Gangs(Scheduler):
         step.absent += len(group.rows) - len(joins)
         self.max_num_active_reqs = step.slots - step.absent
         return group.leader in joins
-
-    def _take_adapters(self, needed: Collection[int], step: Step) -> bool:
-        """Take adapter slots, if `max_loras` of them hold these beside those in use.
-
-        Once a group waits for slots, nobody behind it may take or keep one that it does not need:
-        requests without an adapter pass, the slots drain, and the group is next.
-        """
-        wanted = step.wanted_adapters
-        if not needed:
-            return True
-        if wanted is not None and not wanted.issuperset(needed):
-            return False
-        if len(step.adapters.union(needed)) > self._max_loras:
-            return False
-        step.adapters.update(needed)
-        return True
 
     def _fits(self, group: RowGroup, step: Step) -> bool:
         """Whether the KV cache holds the tokens of all rows. Released if one step computes them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from composer.vllm.rows import RowGroup
@@ -15,6 +16,8 @@ class Step:
     """Tokens left of `max_num_scheduled_tokens`."""
     slots: int
     """Requests that may run at once."""
+    adapter_slots: int
+    """Different adapters that may run at once."""
     throttled: bool = False
     """vLLM defers prefills in this step: no group may start or be released."""
     reserved: int = 0
@@ -32,3 +35,23 @@ class Step:
     def unreserved(self) -> int:
         """Tokens that a prefill may take."""
         return max(self.budget - max(self.reserved, 0), 0)
+
+    def take_adapters(self, needed: Collection[int]) -> bool:
+        """Take adapter slots, if there are enough for these beside those in use.
+
+        Once a group waits for slots, nobody behind it may take or keep one that it does not need:
+        requests without an adapter pass, the slots drain, and the group is next.
+        """
+        if not needed:
+            return True
+        if self.wanted_adapters is not None and not self.wanted_adapters.issuperset(needed):
+            return False
+        if len(self.adapters.union(needed)) > self.adapter_slots:
+            return False
+        self.adapters.update(needed)
+        return True
+
+    def wait_for_adapters(self, needed: frozenset[int]) -> None:
+        """A group waits for adapter slots; the first that does decides who may pass it."""
+        if self.wanted_adapters is None:
+            self.wanted_adapters = needed

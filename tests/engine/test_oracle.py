@@ -106,7 +106,7 @@ def test_samples_follow_the_composed_distribution(roomy: Engine, oracle: Oracle)
     rows = (Row(1.0), Row(1.0, chat), Row(-1.0, velan))
     job = Job(PROMPT, rows)
     z = oracle.composed(job.oracle_rows(), (), [])[-1]
-    allowed = z.topk(8).indices.tolist()
+    allowed = z.topk(11).indices[3:].tolist()  # without the few that take nearly all of the mass
     samples = 1500
     job.params = {
         "n": samples,

@@ -44,11 +44,16 @@ class LiveServer:
         tokens: list[int] = self.http.post("/tokenize", json=body).json()["tokens"]
         return tokens
 
-    def running(self) -> float:
-        """Requests in the engine, running or waiting, by vLLM's own count."""
-        names = ("vllm:num_requests_running{", "vllm:num_requests_waiting{")
+    def metric(self, name: str) -> float:
+        """One of vLLM's own metrics, summed over its labels."""
         lines = self.http.get("/metrics").text.splitlines()
-        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(names))
+        found = [float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name + "{")]
+        assert found, f"vLLM has no metric {name}"
+        return sum(found)
+
+    def running(self) -> float:
+        """Requests in the engine, running or waiting."""
+        return self.metric("vllm:num_requests_running") + self.metric("vllm:num_requests_waiting")
 
 
 @contextmanager

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from socket import create_connection
 from typing import Any
 
 import pytest
@@ -19,6 +21,10 @@ FORMULAS = [
     *("polite", "1.5*polite - 0.5*base", "0.5*rude + 0.5*chat", "3*base"),
 ]
 
+# More than the KV cache holds at once, so that it takes seconds.
+LONG = {"n": 8, "max_tokens": 480, "ignore_eos": True}
+LONG_TOKENS = 8 * 480
+
 
 def wait_until_idle(server: LiveServer) -> None:
     """Returns when the engine has no request; vLLM tells in its metrics."""
@@ -30,23 +36,23 @@ def wait_until_idle(server: LiveServer) -> None:
 @pytest.mark.parametrize("route", ["/v1/chat/completions", "/v1/completions"])
 @pytest.mark.parametrize("model", ["base + polite", "polite", "base"])
 def test_a_client_that_leaves_frees_its_rows(server: LiveServer, route: str, model: str) -> None:
-    body: dict[str, Any] = {"model": model, "stream": True, "ignore_eos": True, "max_tokens": 400}
-    body |= (
+    prompt = (
         {"messages": [{"role": "user", "content": "Hi"}]} if "chat" in route else {"prompt": "Hi"}
     )
+    body = {"model": model, "stream": True, **LONG, **prompt}
+    before = server.metric("vllm:generation_tokens_total")
     with server.http.stream("POST", route, json=body) as response:
         assert response.status_code == 200
         assert next(response.iter_lines()).startswith("data: ")
-        assert server.running() >= 1
     wait_until_idle(server)
+    assert server.metric("vllm:generation_tokens_total") - before < LONG_TOKENS
 
 
 def test_a_client_that_leaves_before_a_whole_answer(server: LiveServer) -> None:
-    from socket import create_connection
-
     host, port = server.http.base_url.host, server.http.base_url.port
     assert port is not None
-    body = b'{"model":"base + polite","prompt":"Hi","max_tokens":400,"ignore_eos":true}'
+    before = server.metric("vllm:generation_tokens_total")
+    body = json.dumps({"model": "base + polite", "prompt": "Hi", **LONG}).encode()
     head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
     with create_connection((host, port)) as connection:
         connection.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
@@ -54,6 +60,7 @@ def test_a_client_that_leaves_before_a_whole_answer(server: LiveServer) -> None:
         while not server.running():
             assert time.monotonic() < deadline, "the request never started"
     wait_until_idle(server)
+    assert server.metric("vllm:generation_tokens_total") - before < LONG_TOKENS
 
 
 def test_wrong_requests_disturb_nobody(server: LiveServer) -> None:

@@ -1,0 +1,10 @@
+"""`python -m bench`: measure every claim and print all tables."""
+
+from __future__ import annotations
+
+import sys
+
+from bench.claims.__main__ import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:] or ["all"]))

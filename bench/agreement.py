@@ -1,0 +1,97 @@
+"""Random requests under pressure, compared with the oracle."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.engine import Engine, Job
+from composer.reference.oracle import TIE, Oracle
+
+PRESSURE: dict[str, Any] = {
+    "kv_blocks": 17,
+    "max_num_seqs": 8,
+    "max_num_batched_tokens": 64,
+    "max_loras": 3,
+    "max_model_len": 256,
+}
+"""Nothing fits: 64 tokens a step, a KV cache of 512 tokens, 8 rows, 3 adapters."""
+
+MakeJob = Callable[[random.Random, Engine], Job]
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A request that ran to its end, and its tokens."""
+
+    job: Job
+    answer: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a stream of requests has shown."""
+
+    answered: tuple[Answered, ...]
+    aborted: int
+    lost: int  # neither aborted nor answered in full
+    preempted_groups: int
+    leftovers: tuple[str, ...]
+
+
+def send_under_pressure(engine: Engine, seed: int, count: int, make_job: MakeJob) -> Outcome:
+    """Requests arrive in bursts while others run, and some are aborted at any time."""
+    rng = random.Random(seed)
+    waiting = [make_job(rng, engine) for _ in range(count)]
+    preempted = count_preemptions(engine)
+    jobs: dict[str, Job] = {}
+    answers: dict[str, list[int]] = {}
+    aborted: set[str] = set()
+    while waiting or engine.engine.has_unfinished_requests():
+        for _ in range(rng.choice([0, 0, 1, 3])):
+            if waiting:
+                job = waiting.pop(0)
+                jobs[engine.add(job)] = job
+        if (running := jobs.keys() - answers.keys() - aborted) and rng.random() < 0.05:
+            aborted.add(name := rng.choice(sorted(running)))
+            engine.abort(name)
+        for output in engine.step():
+            if output.finished:
+                answers[output.request_id] = list(output.outputs[0].token_ids)
+    whole = [
+        Answered(jobs[name], answer)
+        for name, answer in answers.items()
+        if name not in aborted and len(answer) == jobs[name].params["max_tokens"]
+    ]
+    lost = len(jobs) - len(aborted) - len(whole)
+    return Outcome(tuple(whole), len(aborted), lost, preempted(), tuple(engine.leftovers()))
+
+
+def count_preemptions(engine: Engine) -> Callable[[], int]:
+    """Watches the scheduler from now on; call the result for the number of preempted groups."""
+    scheduler = engine.scheduler
+    preempt = scheduler._preempt_request
+    leaders: list[str] = []
+
+    def watched(request: object, *args: object, **kwargs: object) -> None:
+        preempt(request, *args, **kwargs)
+        name = request.request_id  # type: ignore[attr-defined]
+        if name in scheduler._groups:
+            leaders.append(name)
+
+    scheduler._preempt_request = watched
+    return lambda: len(leaders)
+
+
+def count_mismatches(
+    oracle: Oracle, jobs: Sequence[Job], answers: Sequence[Sequence[int]]
+) -> tuple[int, int]:
+    """Requests whose greedy answer differs from the oracle's, and near-ties that were allowed."""
+    wrong = ties = 0
+    for job, answer in zip(jobs, answers, strict=True):
+        found = oracle.mismatches(job.oracle_rows(), job.filters, answer)
+        wrong += any(m.gap >= TIE for m in found)
+        ties += sum(m.gap < TIE for m in found)
+    return wrong, ties

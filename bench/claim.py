@@ -1,0 +1,56 @@
+"""What a claim is: a name, a sentence, a bound, and the module that measures it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib import import_module
+
+
+class Sense(StrEnum):
+    """How the measured value must stand to the bound."""
+
+    AT_MOST = "<="
+    AT_LEAST = ">="
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """`holds` is False where a condition beside the bound is not met; the tables say which."""
+
+    value: float
+    holds: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """`bench.claims.NAME.measure() -> Result` prints its tables and returns the value."""
+
+    name: str
+    what: str
+    sense: Sense
+    bound: float
+    unit: str = ""
+
+    @property
+    def module(self) -> str:
+        return f"bench.claims.{self.name}"
+
+    def measure(self) -> Result:
+        """Imported only now: vLLM takes seconds, and reads the environment as it is imported."""
+        function: Callable[[], Result] = import_module(self.module).measure
+        return function()
+
+    def is_met(self, result: Result) -> bool:
+        if math.isnan(result.value) or not result.holds:
+            return False
+        if self.sense is Sense.AT_MOST:
+            return result.value <= self.bound
+        return result.value >= self.bound
+
+    def verdict(self, result: Result) -> str:
+        """The last line that a claim prints: NAME value bound ok|short."""
+        word = "ok" if self.is_met(result) else "short"
+        return f"{self.name} {result.value:.5g} {self.bound:g} {word}"

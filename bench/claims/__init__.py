@@ -1,0 +1,72 @@
+"""The claims, one module each. `python -m bench.claims NAME` measures one of them."""
+
+from __future__ import annotations
+
+from bench.claim import Claim, Sense
+
+CLAIMS: tuple[Claim, ...] = (
+    Claim(
+        "oracle",
+        "Of 300 random requests under memory pressure with aborts, half with async scheduling: "
+        "answers that are not those of transformers and PEFT, plus anything left behind",
+        Sense.AT_MOST,
+        0,
+    ),
+    Claim(
+        "composition_tax",
+        "CPU time of composed requests relative to the same rows as plain requests of vLLM",
+        Sense.AT_MOST,
+        1.05,
+    ),
+    Claim(
+        "composed_throughput",
+        "Tokens per CPU second of 16 concurrent composed requests relative to a loop over three "
+        "models with transformers and a KV cache",
+        Sense.AT_LEAST,
+        10,
+    ),
+    Claim(
+        "plain_cost",
+        "CPU time of plain requests in our engine relative to vLLM without our options",
+        Sense.AT_MOST,
+        1.03,
+    ),
+    Claim(
+        "memory",
+        "Growth of resident memory from composed request 2,000 to 10,000, nothing left behind",
+        Sense.AT_MOST,
+        8,
+        "MiB",
+    ),
+    Claim(
+        "kernel_memory",
+        "Most memory that composing one step needs, in float rows of vocabulary size per group",
+        Sense.AT_MOST,
+        2,
+    ),
+    Claim(
+        "zoo",
+        "Lowest share of held-out tasks that an adapter of the zoo solves, where its model alone "
+        "solves at most 20 %",
+        Sense.AT_LEAST,
+        0.9,
+    ),
+    Claim(
+        "startup",
+        "From starting the server on the zoo to the first composed answer, caches warm",
+        Sense.AT_MOST,
+        90,
+        "s",
+    ),
+)
+
+
+def overview() -> str:
+    """The table of bench/README.md."""
+    lines = ["| claim | what is measured | bound |", "|---|---|---|"]
+    lines += [
+        f"| `{claim.name}` | {claim.what} | {claim.sense} {claim.bound:g} {claim.unit}".rstrip()
+        + " |"
+        for claim in CLAIMS
+    ]
+    return "\n".join(lines)

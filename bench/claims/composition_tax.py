@@ -1,0 +1,56 @@
+"""What composing costs beside the rows that it composes."""
+
+from __future__ import annotations
+
+import zoo
+from bench.claim import Result
+from bench.engine import Engine, Job
+from bench.measure import RATIO, Paired, paired, settle, show, table
+from bench.workload import VOCABULARY, prompts, proxy_tuning, seconds_per_token
+
+CONCURRENT = (1, 4, 16)  # composed requests at once; the value is the worst of them
+ROUNDS = {1: 60, 4: 30, 16: 16}
+PROMPT_TOKENS = 32
+ANSWER_TOKENS = 16
+
+
+def compare(engine: Engine, concurrent: int) -> Paired:
+    """Composed requests against the same rows as plain requests of vLLM's multi-LoRA."""
+    texts = prompts(concurrent, PROMPT_TOKENS, VOCABULARY, seed=concurrent)
+    composed = [proxy_tuning(engine, text, ANSWER_TOKENS) for text in texts]
+    separate = [row for job in composed for row in job.separate()]
+    tokens = len(separate) * ANSWER_TOKENS
+    for jobs in (composed, separate):
+        seconds_per_token(engine, jobs, tokens)  # warms up
+    settle()
+    return paired(
+        lambda: seconds_per_token(engine, composed, tokens),
+        lambda: seconds_per_token(engine, separate, tokens),
+        ROUNDS[concurrent],
+    )
+
+
+def measure() -> Result:
+    """Value: the ratio of CPU seconds, median over rounds, worst over the batch sizes."""
+    engine = Engine(zoo.BASE, zoo.ADAPTERS)
+    found = {concurrent: compare(engine, concurrent) for concurrent in CONCURRENT}
+    show("base + 0.8*(polite - rude), three rows; CPU microseconds per token and row:")
+    header = ("composed requests", "composed", "same rows, plain requests", *RATIO)
+    show(table(header, [(n, *one.microseconds()) for n, one in found.items()]))
+    show("\nThe base alone, 48 plain requests at once, with room for adapters and without:")
+    bare = Engine(zoo.BASE, {})
+    base = [
+        Job(text, params={"max_tokens": ANSWER_TOKENS})
+        for text in prompts(48, PROMPT_TOKENS, VOCABULARY, seed=48)
+    ]
+    tokens = len(base) * ANSWER_TOKENS
+    for one in (engine, bare):
+        seconds_per_token(one, base, tokens)
+    settle()
+    unused = paired(
+        lambda: seconds_per_token(engine, base, tokens),
+        lambda: seconds_per_token(bare, base, tokens),
+        6,
+    )
+    show(table(("LoRA on, not used", "LoRA off", *RATIO), [unused.microseconds()]))
+    return Result(max(one.ratio.median for one in found.values()))

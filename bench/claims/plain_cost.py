@@ -1,0 +1,43 @@
+"""What our options cost requests that compose nothing."""
+
+from __future__ import annotations
+
+import zoo
+from bench.claim import Result
+from bench.engine import Engine, Job
+from bench.measure import RATIO, Paired, paired, settle, show, table
+from bench.workload import VOCABULARY, prompts, seconds_per_token
+
+CONCURRENT = (1, 16)  # the value is the worst of them
+ROUNDS = {1: 100, 16: 40}
+TOKENS = 16  # of each prompt and each answer
+
+
+def measure() -> Result:
+    """Value: the ratio of CPU seconds, median over rounds, worst over the batch sizes.
+
+    Both engines run without LoRA: with it, ours runs a correction of vLLM's CPU kernels.
+    """
+    ours, stock = Engine(zoo.BASE, {}), Engine(zoo.BASE, {}, composing=False)
+    found = {concurrent: compare(ours, stock, concurrent) for concurrent in CONCURRENT}
+    show("Plain requests on the base model; CPU microseconds per token:")
+    header = ("requests at once", "our options", "stock vLLM", *RATIO)
+    show(table(header, [(n, *one.microseconds()) for n, one in found.items()]))
+    return Result(max(one.ratio.median for one in found.values()))
+
+
+def compare(ours: Engine, stock: Engine, concurrent: int) -> Paired:
+    """The same plain requests in both engines."""
+    tokens = concurrent * TOKENS
+    jobs = [
+        Job(text, params={"max_tokens": TOKENS})
+        for text in prompts(concurrent, TOKENS, VOCABULARY, seed=concurrent)
+    ]
+    for engine in (ours, stock, ours, stock):
+        seconds_per_token(engine, jobs, tokens)  # warms up
+    settle()
+    return paired(
+        lambda: seconds_per_token(ours, jobs, tokens),
+        lambda: seconds_per_token(stock, jobs, tokens),
+        ROUNDS[concurrent],
+    )

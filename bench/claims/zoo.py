@@ -1,0 +1,21 @@
+"""The zoo's adapters do what they are for, and their models do not do it without them."""
+
+from __future__ import annotations
+
+from bench.claim import Result
+from bench.measure import show
+from zoo.evaluate import measure as evaluate
+from zoo.evaluate import table
+
+BASE_AT_MOST = 0.2
+
+
+def measure() -> Result:
+    """Value: the lowest own-task accuracy, as a share of 1."""
+    rows = evaluate()
+    show(table(rows))
+    adapters = {name: row for name, row in rows.items() if "own" in row}
+    knowing = [name for name, row in adapters.items() if row["without"] > BASE_AT_MOST]
+    for name in knowing:
+        show(f"Without {name}, its model solves more than {BASE_AT_MOST:.0%} of the task.")
+    return Result(min(row["own"] for row in adapters.values()), holds=not knowing)

@@ -1,0 +1,119 @@
+"""The parts of the GPU check. Each returns its section of the report and whether all was well."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import zoo
+from bench import dummy, precision, speed
+from bench.agreement import PRESSURE, count_mismatches, send_under_pressure
+from bench.engine import Engine
+from bench.measure import table
+from bench.workload import VOCABULARY, prompts, proxy_tuning, random_job
+from composer.reference.oracle import Oracle
+
+Part = Callable[[], tuple[str, bool]]
+
+GRAPHS: dict[str, Any] = {
+    "dtype": "bfloat16",
+    "enforce_eager": False,
+    "asynchronous": True,
+    "gpu_memory_utilization": 0.5,
+}
+"""How composing runs on CUDA; on CPU an engine keeps its defaults."""
+
+EQUAL_AT_LEAST = 0.97
+"""Share of equal tokens below which bfloat16 no longer explains the others."""
+
+
+def parts(cuda: bool) -> list[tuple[str, Part]]:
+    """Headings and parts in the order of the report."""
+    found: list[tuple[str, Part]] = [
+        ("Agreement with transformers and PEFT, float32", lambda: oracle(cuda)),
+        ("Agreement with plain rows", lambda: plain_rows(cuda)),
+        ("Composition tax, zoo", lambda: tax(zoo_engine(cuda), cuda)),
+    ]
+    if cuda:
+        found.append(("Composition tax, Llama of 1B parameters, dummy weights", billion))
+    return found
+
+
+@cache
+def zoo_engine(cuda: bool) -> Engine:
+    options: dict[str, Any] = {"max_num_seqs": 256, "kv_blocks": None, "max_logprobs": -1}
+    return Engine(zoo.BASE, zoo.ADAPTERS, **options, **(GRAPHS if cuda else {}))
+
+
+def oracle(cuda: bool) -> tuple[str, bool]:
+    """Under memory pressure. vLLM's CUDA kernels for LoRA have no float32, so on CUDA the members
+    are the base with prompts of their own."""
+    adapters = {} if cuda else zoo.ADAPTERS
+    options = GRAPHS | {"dtype": "float32"} if cuda else {}
+    engine = Engine(zoo.BASE, adapters, **PRESSURE, **options)
+    found = send_under_pressure(engine, 0, 100 if cuda else 20, random_job)
+    jobs = [one.job for one in found.answered]
+    answers = [one.answer for one in found.answered]
+    wrong, ties = count_mismatches(Oracle(zoo.BASE, adapters), jobs, answers)
+    header = ("answers", "tokens", "mismatches", "near-ties", "preempted groups", "lost", "left")
+    tokens = sum(map(len, answers))
+    left = len(found.leftovers)
+    row = (len(jobs), tokens, wrong, ties, found.preempted_groups, found.lost, left)
+    return table(header, [row]), not (wrong or found.lost or left)
+
+
+def plain_rows(cuda: bool) -> tuple[str, bool]:
+    """Composed answers, and plain ones to show what the order of computation does alone."""
+    engine = zoo_engine(cuda)
+    count, length = (16, 48) if cuda else (4, 12)
+    texts = prompts(count, 40, VOCABULARY, seed=1)
+    composed = [proxy_tuning(engine, text, length) for text in texts]
+    plain = [job.separate()[1] for job in composed]
+    rows, good = [], True
+    for kind, jobs in (("base + 0.8*(polite - rude)", composed), ("polite, plain", plain)):
+        one = precision.compare(engine, jobs)
+        good &= one.equal >= EQUAL_AT_LEAST
+        differences = (f"{one.mean_difference:.2e}", f"{one.worst_difference:.2e}")
+        rows.append((kind, one.tokens, f"{one.equal:.2%}", f"{one.worst_gap:.2e}", *differences))
+    header = ("request", "tokens", "equal", "worst gap", "mean difference", "worst difference")
+    about = (
+        "Greedy answers against the same rows computed as plain requests and composed outside "
+        "of the engine. The gap is how much less likely a token is than the likeliest; "
+        f"differences are of log probabilities, over the {precision.NEAR} likeliest tokens."
+    )
+    return f"{about}\n\n{table(header, rows)}", good
+
+
+def tax(
+    engine: Engine, cuda: bool, members: Sequence[str] = ("polite", "rude")
+) -> tuple[str, bool]:
+    """At 1, 16 and 64 composed requests of three rows."""
+    length, rounds = (64, 8) if cuda else (6, 2)
+    rows = [
+        speed.tax(engine, members, concurrent, length, rounds).cells() for concurrent in (1, 16, 64)
+    ]
+    about = f"Three rows each, answers of {length} tokens; wall clock, median and quartiles."
+    return f"{about}\n\n{table(speed.HEADER, rows)}", True
+
+
+def billion() -> tuple[str, bool]:
+    """The same on a model whose weights take time to read."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        base = dummy.write_model(folder / "base")
+        adapters = {
+            name: dummy.write_adapter(folder / name, seed)
+            for seed, name in enumerate(("polite", "rude"))
+        }
+        engine = Engine(
+            base,
+            adapters,
+            load_format="dummy",
+            max_num_seqs=256,
+            kv_blocks=None,
+            **GRAPHS | {"kv_cache_memory_bytes": 8 << 30},
+        )
+        return tax(engine, cuda=True)

@@ -1,0 +1,76 @@
+"""The server as `make serve` starts it, on a free port."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import httpx
+
+import zoo
+from bench.environment import original
+
+READY_S = 300
+"""Longest wait for a start."""
+
+
+@contextmanager
+def serving(environment: Mapping[str, str] | None = None) -> Iterator[httpx.Client]:
+    """The zoo's base and all its adapters, from readiness to the end of the block.
+
+    Raises:
+        RuntimeError: the server ended or took longer than `READY_S`; with the end of its log.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    adapters = ",".join(f"{name}={path}" for name, path in zoo.ADAPTERS.items())
+    command = [
+        *(sys.executable, "-m", "server", "--port", str(port)),
+        *("--model", str(zoo.BASE), "--adapters", adapters),
+    ]
+    with (
+        tempfile.TemporaryFile() as log,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120, trust_env=False) as client,
+    ):
+        process = subprocess.Popen(
+            command,
+            cwd=zoo.PROJECT,
+            env=original() | dict(environment or {}),
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            if not _is_ready(client, process):
+                log.seek(0)
+                text = log.read().decode(errors="replace")
+                raise RuntimeError(f"the server did not start:\n{text[-4000:]}")
+            yield client
+        finally:
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _is_ready(client: httpx.Client, process: subprocess.Popen[bytes]) -> bool:
+    deadline = time.monotonic() + READY_S
+    while time.monotonic() < deadline:
+        try:
+            if client.get("/health").status_code == 200:
+                return True
+        except httpx.TransportError:
+            pass
+        try:
+            process.wait(0.1)
+        except subprocess.TimeoutExpired:
+            continue  # still starting
+        return False
+    return False

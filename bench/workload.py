@@ -1,0 +1,91 @@
+"""The requests that the measurements send."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from bench.engine import Engine, Job
+from bench.measure import cpu_seconds
+from composer.compiled import Row
+from composer.plan import Filter, FilterKind
+
+VOCABULARY = 1024  # of the zoo
+
+KINDS = (
+    "plain",
+    "adapter",
+    "scaled",
+    "two",
+    "three",
+    "five",
+    "same adapter twice",
+    "adapter leads",
+    "negative prompt",
+    "last token",
+    "unshared prompts",
+    "nucleus",
+    "plausibility",
+    "two filters",
+)
+"""What `random_job` sends. All greedy: a sampled answer cannot be compared with the oracle's."""
+
+
+def proxy_tuning(engine: Engine, prompt: tuple[int, ...], max_tokens: int) -> Job:
+    """base + 0.8*(polite - rude): three rows."""
+    polite, rude = engine.adapters["polite"], engine.adapters["rude"]
+    rows = (Row(1.0), Row(0.8, polite), Row(-0.8, rude))
+    return Job(prompt, rows, params={"max_tokens": max_tokens})
+
+
+def prompts(count: int, tokens: int, vocabulary: int, seed: int) -> list[tuple[int, ...]]:
+    """Random prompts of equal length; special tokens are left out."""
+    rng = random.Random(seed)
+    return [tuple(rng.randrange(10, vocabulary) for _ in range(tokens)) for _ in range(count)]
+
+
+def seconds_per_token(engine: Engine, jobs: Sequence[Job], tokens: int) -> float:
+    """CPU seconds per token of `tokens`, from a cold prefix cache to the last answer."""
+    engine.forget_prefixes()
+    return cpu_seconds(lambda: engine.run(jobs)) / tokens
+
+
+def random_job(rng: random.Random, engine: Engine) -> Job:
+    """A request of any of `KINDS`, with prompts around the sizes of KV blocks.
+
+    The largest group fits a KV cache of 15 blocks of 32 tokens. Members are base models where the
+    engine has no adapters.
+    """
+
+    def tokens(*lengths: int) -> tuple[int, ...]:
+        return tuple(rng.randrange(10, 500) for _ in range(rng.choice(lengths)))
+
+    kind = rng.choice(KINDS)
+    prompt = tokens(1, 2, 31, 32, 33, 64, 65, 100)
+    params = {"max_tokens": rng.choice([1, 5, 16, 40])}
+    adapters = sorted(engine.adapters.values(), key=lambda a: a.id)
+    one, two = rng.sample(adapters, 2) if adapters else (None, None)
+    if kind == "plain":
+        return Job(prompt, params=params)
+    if kind == "adapter":
+        return Job(prompt, adapter=one, params=params)
+    three = (Row(1.0), Row(1.3, one), Row(-1.0, two))
+    nucleus = Filter(FilterKind.TOP_P, 0, rng.choice([0.5, 0.9]))
+    plausible = Filter(FilterKind.PLAUSIBILITY, 1, rng.choice([0.01, 0.1]))
+    other = tokens(1, 2, 40, 90)
+    rows = {
+        "scaled": (Row(2.0, one),),
+        "two": (Row(1.0), Row(0.7, one)),
+        "five": (*three, Row(0.5, None, other[:33]), Row(-0.25, one, other[:33])),
+        "same adapter twice": (Row(1.5, one), Row(-0.5, one, other)),
+        "adapter leads": (Row(1.0, two), Row(0.5), Row(-0.5, one)),
+        "negative prompt": (Row(1.5, one), Row(-0.5, None, other)),
+        "last token": (Row(1.5), Row(-0.5, None, prompt[-1:])),
+        "unshared prompts": (Row(0.6), Row(0.6, one, other), Row(-0.2, two, tokens(3, 33, 64))),
+    }.get(kind, three)
+    filters = {
+        "nucleus": (nucleus,),
+        "plausibility": (plausible,),
+        "two filters": (nucleus, plausible),
+    }.get(kind, ())
+    return Job(prompt[:33] if kind == "five" else prompt, rows, filters, params=params)

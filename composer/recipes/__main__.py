@@ -1,0 +1,15 @@
+"""`python -m composer.recipes`: the README's table of recipes."""
+
+from __future__ import annotations
+
+from composer.recipes import RECIPES
+
+
+def table() -> str:
+    """All recipes as a Markdown table, in the order of `RECIPES`."""
+    rows = [f"| `{r.name}` | `{r.formula}` | {r.citation} |" for r in RECIPES]
+    return "\n".join(["| recipe | computes | source |", "|---|---|---|", *rows])
+
+
+if __name__ == "__main__":
+    print(table())
