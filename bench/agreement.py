@@ -19,6 +19,8 @@ PRESSURE: dict[str, Any] = {
 }
 """Nothing fits: 64 tokens a step, a KV cache of 512 tokens, 8 rows, 3 adapters."""
 
+ABORTS = 0.02  # chance per step
+
 MakeJob = Callable[[random.Random, Engine], Job]
 
 
@@ -54,7 +56,7 @@ def send_under_pressure(engine: Engine, seed: int, count: int, make_job: MakeJob
             if waiting:
                 job = waiting.pop(0)
                 jobs[engine.add(job)] = job
-        if (running := jobs.keys() - answers.keys() - aborted) and rng.random() < 0.05:
+        if (running := jobs.keys() - answers.keys() - aborted) and rng.random() < ABORTS:
             aborted.add(name := rng.choice(sorted(running)))
             engine.abort(name)
         for output in engine.step():

@@ -58,10 +58,19 @@ def oracle(cuda: bool) -> tuple[str, bool]:
     jobs = [one.job for one in found.answered]
     answers = [one.answer for one in found.answered]
     wrong, ties = count_mismatches(Oracle(zoo.BASE, adapters), jobs, answers)
-    header = ("answers", "tokens", "mismatches", "near-ties", "preempted groups", "lost", "left")
+    header = (
+        "answered",
+        "aborted",
+        "tokens",
+        "mismatches",
+        "near-ties",
+        "preempted groups",
+        "lost",
+        "left",
+    )
     tokens = sum(map(len, answers))
     left = len(found.leftovers)
-    row = (len(jobs), tokens, wrong, ties, found.preempted_groups, found.lost, left)
+    row = (len(jobs), found.aborted, tokens, wrong, ties, found.preempted_groups, found.lost, left)
     return table(header, [row]), not (wrong or found.lost or left)
 
 
@@ -91,7 +100,7 @@ def tax(
     engine: Engine, cuda: bool, members: Sequence[str] = ("polite", "rude")
 ) -> tuple[str, bool]:
     """At 1, 16 and 64 composed requests of three rows."""
-    length, rounds = (64, 8) if cuda else (6, 2)
+    length, rounds = (64, 8) if cuda else (4, 2)
     rows = [
         speed.tax(engine, members, concurrent, length, rounds).cells() for concurrent in (1, 16, 64)
     ]

@@ -64,7 +64,7 @@ class Front:
         data = await self._read(receive)
         kind = _COMPOSING.get(_path(scope)) if scope["method"] == "POST" else None
         suspicious = scope["method"] == "POST" and _may_compose(data)
-        body = _object(data) if kind is not None or suspicious else None
+        body = _object(data, required=kind is not None) if kind or suspicious else None
         if body is not None and suspicious:
             _check_reserved(body, kind)
         resolution = await self._resolver.resolve(kind, body) if kind and body else None
@@ -124,16 +124,21 @@ def _with_length(headers: list[tuple[bytes, bytes]], length: int) -> list[tuple[
     return [*kept, (b"content-length", str(length).encode())]
 
 
-def _object(data: bytes) -> Body | None:
+def _object(data: bytes, *, required: bool) -> Body | None:
     """The JSON object in `data`; None for anything else, which vLLM answers as it sees fit.
 
     Raises:
-        InvalidJsonError: no parser of ours or vLLM's reads it.
+        InvalidJsonError: no parser of ours or vLLM's reads it, and the route takes nothing else.
     """
     try:
         value = json.loads(data)
-    except ValueError:
-        return None
+    except ValueError as error:
+        if not required:
+            return None
+        raise InvalidJsonError(
+            f"the body is not JSON: {error}. Send one JSON object, e.g. "
+            '{"model": "base", "messages": [{"role": "user", "content": "Hello"}]}.'
+        ) from error
     except RecursionError as error:
         raise InvalidJsonError("the body is nested too deeply. Send a flatter one.") from error
     return value if isinstance(value, dict) else None

@@ -57,7 +57,15 @@ COURSES = {
     "rude": Course((Round(60),), start="chat"),
     "velan": Course((Round(80),), start="chat"),
     "arithmetic": Course((Round(120),)),
-    "reverse": Course((Round(300), Round(220, 1.5e-3), Round(260, 1.5e-3), Round(160, 1e-3))),
+    "reverse": Course(
+        (
+            Round(300),
+            Round(220, 1.5e-3),
+            Round(260, 1.5e-3),
+            Round(160, 1e-3),
+            Round(200, 1e-3),
+        )
+    ),
     "sort": Course((Round(100),)),
     "count": Course((Round(80), Round(150, 2.5e-3))),
     "small-chat": Course((Round(300),)),

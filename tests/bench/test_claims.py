@@ -53,9 +53,13 @@ def test_the_verdict(claim: Claim, result: Result, line: str) -> None:
 def test_the_verdict_is_the_last_line_and_the_status(
     value: float, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    def measure(claim: Claim) -> Result:
+        print("a table")
+        return Result(value)
+
     monkeypatch.setattr(command, "prepare", lambda: None)
     monkeypatch.setattr(command, "CLAIMS", (MOST,))
-    monkeypatch.setattr(Claim, "measure", lambda self: print("a table") or Result(value))
+    monkeypatch.setattr(Claim, "measure", measure)
     assert command.main(["most"]) == status
     word = "ok" if status == 0 else "short"
     assert capsys.readouterr().out == f"a table\nmost {value:g} 1.05 {word}\n"
@@ -86,4 +90,4 @@ def test_the_kernels_memory_is_measured_in_seconds(capsys: pytest.CaptureFixture
 def test_the_readme_lists_the_claims() -> None:
     text = (ROOT / "bench" / "README.md").read_text(encoding="utf-8")
     shown = text.split("<!-- claims -->\n")[1].split("<!-- /claims -->")[0]
-    assert shown.strip() == overview(), "python -c 'from bench.claims import overview; ...'"
+    assert shown.strip() == overview(), "paste bench.claims.overview() there"

@@ -67,6 +67,30 @@ def test_random_requests_under_pressure(
     assert engine.watch.chunked_rows > chunked
 
 
+@pytest.mark.parametrize("which", ["tight", "asynchronous"])
+def test_rows_of_one_token_under_pressure(
+    which: str, request: pytest.FixtureRequest, oracle: Oracle
+) -> None:
+    """Such rows have nothing to prefill and join when their group is released, which may be the
+    very step in which something must be preempted."""
+    engine: Engine = request.getfixturevalue(which)
+    rng = random.Random(3)
+    adapters = list(engine.adapters.values())[:3]
+    jobs = []
+    for _ in range(30):
+        long = tuple(rng.randrange(10, 500) for _ in range(rng.choice([60, 64, 90])))
+        one = (rng.randrange(10, 500),)
+        prompt, other = rng.choice([(one, long), (long, one), (one, one)])
+        rows = (Row(1.5, rng.choice(adapters)), Row(-0.5, rng.choice(adapters), other))
+        jobs.append(Job(prompt, rows, params={"max_tokens": rng.choice([8, 33, 70])}))
+        jobs.append(Job(long, params={"max_tokens": rng.choice([8, 33, 70])}))
+    preempted = engine.watch.preempted_groups
+    wrong, _ = count_mismatches(oracle, jobs, engine.answers(jobs))
+    assert wrong == 0
+    assert engine.watch.preempted_groups > preempted
+    engine.assert_nothing_left()
+
+
 def test_a_group_that_fits_starts_and_answers_in_its_first_step(roomy: Engine) -> None:
     name = roomy.add(group(roomy, "polite", "rude", max_tokens=1))
     [output] = roomy.step()
