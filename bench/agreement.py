@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.engine import Engine, Job
 from composer.reference.oracle import TIE, Oracle
+from composer.vllm.inprocess import Engine, Job
 
 PRESSURE: dict[str, Any] = {
     "kv_blocks": 17,

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from bench.engine import Engine, Job
+from composer.vllm.inprocess import Engine, Job
 
 NEAR = 20
 """Differences are taken among so many likeliest tokens: deep in the tail, bfloat16 is all noise."""

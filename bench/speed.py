@@ -7,10 +7,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.engine import Engine, Job
 from bench.measure import Paired, Spread, paired
 from bench.workload import VOCABULARY, prompts
 from composer.compiled import Row
+from composer.vllm.inprocess import Engine, Job
 
 PROMPT_TOKENS = 32
 HEADER = (

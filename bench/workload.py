@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from bench.engine import Engine, Job
 from bench.measure import cpu_seconds
 from composer.compiled import Row
 from composer.plan import Filter, FilterKind
+from composer.vllm.inprocess import Engine, Job
 
 VOCABULARY = 1024  # of the zoo
 

@@ -1,8 +1,9 @@
 """The tensor operations of a composed step: many rows of logits in, one composed row per group out.
 
 One kernel serves the whole linear family, `z = sum_k w_k * l_k` (docs: formulas in each recipe).
-It loops over member positions (at most `Limits.max_members`), never over groups, and allocates two
-float rows of vocabulary size per group: the accumulator and one gathered member.
+It loops over member positions (at most `Limits.max_members`), never over groups, and adds into the
+leaders' rows: at its peak it holds less than two float rows of vocabulary size per group beside
+the logits (`python -m bench.claims kernel_memory`).
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ class Group:
 class _Members:
     """The members at one position of all groups that are that long."""
 
-    groups: torch.Tensor  # [M] int64, index into the groups
-    rows: torch.Tensor  # [M] int64, index into the batch
+    leaders: torch.Tensor  # [M] int64, rows of the batch
+    rows: torch.Tensor  # [M] int64, rows of the batch
     weights: torch.Tensor  # [M, 1] float32
 
 
@@ -47,8 +48,8 @@ class _Filters:
     """All filters of one kind."""
 
     kind: FilterKind
-    groups: torch.Tensor  # [F] int64, index into the groups
-    rows: torch.Tensor  # [F] int64, row of the member that is filtered by
+    leaders: torch.Tensor  # [F] int64, rows of the batch
+    rows: torch.Tensor  # [F] int64, rows of the members that are looked at
     values: torch.Tensor  # [F, 1] float32
 
 
@@ -74,25 +75,25 @@ class Composition:
         self._leader_weights = column([group.weights[0] for group in groups])
         self._members: list[_Members] = []
         for k in range(1, max(len(group.rows) for group in groups)):
-            longer = [(g, group) for g, group in enumerate(groups) if len(group.rows) > k]
+            longer = [group for group in groups if len(group.rows) > k]
             self._members.append(
                 _Members(
-                    groups=index([g for g, _ in longer]),
-                    rows=index([group.rows[k] for _, group in longer]),
-                    weights=column([group.weights[k] for _, group in longer]),
+                    leaders=index([group.rows[0] for group in longer]),
+                    rows=index([group.rows[k] for group in longer]),
+                    weights=column([group.weights[k] for group in longer]),
                 )
             )
         self._filters: list[_Filters] = []
         for kind in FilterKind:
             found = [
-                (g, group.rows[f.member], f.value)
-                for g, group in enumerate(groups)
+                (group.rows[0], group.rows[f.member], f.value)
+                for group in groups
                 for f in group.filters
                 if f.kind is kind
             ]
             if found:
-                positions, rows, values = zip(*found, strict=True)
-                self._filters.append(_Filters(kind, index(positions), index(rows), column(values)))
+                leaders, rows, values = zip(*found, strict=True)
+                self._filters.append(_Filters(kind, index(leaders), index(rows), column(values)))
         pairs = [(row, group.rows[0]) for group in groups for row in group.rows[1:]]
         self._companions = index([row for row, _ in pairs])
         self._companion_leaders = index([leader for _, leader in pairs])
@@ -106,16 +107,19 @@ class Composition:
         Args:
             logits: `[R, V]` float32, one row per request of the batch, changed in place.
         """
-        forbidden = logits.index_select(0, self._leaders) == -math.inf  # [G, V] bool
-        dropped = [(f, self._dropped(f, logits, forbidden)) for f in self._filters]
-        composed = logits.index_select(0, self._leaders).mul_(self._leader_weights)  # [G, V]
+        # Filters look at the rows as they came, so they are judged before anything changes.
+        dropped = [(f.leaders, self._dropped(f, logits)) for f in self._filters]
+        leaders = logits.index_select(0, self._leaders)  # [G, V]
+        forbidden = leaders == -math.inf  # [G, V] bool
+        logits.index_copy_(0, self._leaders, leaders.mul_(self._leader_weights))
+        del leaders
         for member in self._members:
             term = logits.index_select(0, member.rows).mul_(member.weights)  # [M, V]
-            composed.index_add_(0, member.groups, term)
+            logits.index_add_(0, member.leaders, term)
             del term
-        for filters, drop in dropped:
-            composed.index_add_(0, filters.groups, drop.to(composed.dtype), alpha=-FILTERED)
-        composed.masked_fill_(forbidden, -math.inf)
+        for rows, drop in dropped:
+            logits.index_add_(0, rows, drop.to(logits.dtype), alpha=-FILTERED)
+        composed = logits.index_select(0, self._leaders).masked_fill_(forbidden, -math.inf)
         logits.index_copy_(0, self._leaders, composed)
 
     def share_tokens(self, token_ids: torch.Tensor) -> None:
@@ -128,23 +132,25 @@ class Composition:
         token_ids.index_copy_(0, self._companions, leaders)
 
     @staticmethod
-    def _dropped(filters: _Filters, logits: torch.Tensor, forbidden: torch.Tensor) -> torch.Tensor:
+    def _dropped(filters: _Filters, logits: torch.Tensor) -> torch.Tensor:
         """`[F, V]` bool: tokens that a filter drops, judged among the tokens that are allowed."""
-        member = logits.index_select(0, filters.rows)  # [F, V]
-        member.masked_fill_(forbidden.index_select(0, filters.groups), -math.inf)
+        forbidden = logits.index_select(0, filters.leaders) == -math.inf  # [F, V] bool
+        member = logits.index_select(0, filters.rows).masked_fill_(forbidden, -math.inf)  # [F, V]
+        del forbidden
+        largest = member.amax(dim=1, keepdim=True)
         if filters.kind is FilterKind.PLAUSIBILITY:
             # l < log(alpha) + max l  (Li et al. 2022, section 3.2)
-            return member < member.amax(dim=1, keepdim=True) + filters.values.log()
-        member = member.softmax(dim=1)
-        return outside_nucleus(member, filters.values)
+            return member < largest + filters.values.log()
+        weights = member.sub_(largest).exp_()
+        return outside_nucleus(weights.div_(weights.sum(dim=1, keepdim=True)), filters.values)
 
 
 def outside_nucleus(probs: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
     """The tokens outside of the smallest set of likeliest tokens whose mass reaches `top_p`.
 
     Finds the set's smallest probability by bisection over float32 bit patterns (positive floats
-    order as their bits do), which is exact after 31 halvings and, unlike a sort, needs one extra
-    row of memory. Tokens of equal probability stay or go together.
+    order as their bits do), which is exact after 31 halvings and, unlike a sort, needs half a row
+    of memory. Tokens of equal probability stay or go together.
 
     Args:
         probs: `[F, V]` float32, rows sum to one.
@@ -158,10 +164,14 @@ def outside_nucleus(probs: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
     high = torch.full_like(low, 0x3F800001)  # the bits just above 1.0
     # Rounding may leave a whole row's mass a little short of top_p = 1: then keep everything.
     target = torch.minimum(top_p, probs.sum(dim=1, keepdim=True))
+    halves = probs.chunk(2, dim=1)  # half a row of memory at a time
     for _ in range(31):
         middle = low + (high - low) // 2
         threshold = middle.view(torch.float32)
-        reaches = torch.where(probs >= threshold, probs, 0.0).sum(dim=1, keepdim=True) >= target
+        mass = sum(
+            torch.where(half >= threshold, half, 0.0).sum(dim=1, keepdim=True) for half in halves
+        )
+        reaches = mass >= target
         low = torch.where(reaches, middle, low)
         high = torch.where(reaches, high, middle)
     return probs < low.view(torch.float32)

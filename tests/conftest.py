@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 import zoo
+
+# Read when torch and vLLM are imported, by any test. One thread without pinning is fastest for
+# models this small; several, pinned to busy cores, wait for each other most of the time.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 
 
 def _trained(path: Path) -> Path:

@@ -69,7 +69,7 @@ def test_it_is_checked_for_health() -> None:
 def test_it_serves_with_the_runner_that_we_support() -> None:
     assert json.loads(values("ENTRYPOINT")[0])[:3] == ["python3", "-m", "server"]
     assert "VLLM_USE_V2_MODEL_RUNNER=0" in values("ENV")
-    assert json.loads(values("VOLUME")[0]) == ["/models", "/adapters"]
+    assert json.loads(values("VOLUME")[0]) == ["/models", "/adapters", "/state"]
 
 
 def test_what_it_adds_is_what_the_lock_pins() -> None:

@@ -113,7 +113,7 @@ def _model(name: str, label: str) -> float:
         batches = pretraining_batches(tokenizer, corpus, steps, stage.rows)
         progress = _progress(f"{label}, stage {number}")
         loss = train(model, batches, steps, stage.rate, decay=0.1, progress=progress)
-        model.to(torch.bfloat16).save_pretrained(folder)  # type: ignore[arg-type]
+        model.to(torch.bfloat16).save_pretrained(folder)
     _readable(folder)
     return loss
 

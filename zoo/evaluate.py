@@ -29,7 +29,7 @@ def load(folder: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """A stored model in float32, and its tokenizer."""
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    model.eval()  # type: ignore[no-untyped-call]
+    model.eval()
     return model, tokenizer
 
 
@@ -44,7 +44,7 @@ def answers(
     for start in range(0, len(examples), ROWS):
         prompts = [_prompt(tokenizer, example) for example in examples[start : start + ROWS]]
         batch = tokenizer(prompts, add_special_tokens=False, padding=True, return_tensors="pt")
-        ids = model.generate(  # type: ignore[misc]
+        ids = model.generate(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
             max_new_tokens=NEW_TOKENS,

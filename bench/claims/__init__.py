@@ -46,8 +46,8 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "zoo",
-        "Lowest share of held-out tasks that an adapter of the zoo solves, where its model alone "
-        "solves at most 20 %",
+        "Lowest share of its held-out tasks that an adapter of the zoo's base model solves, where "
+        "the models alone solve at most 20 %",
         Sense.AT_LEAST,
         0.9,
     ),

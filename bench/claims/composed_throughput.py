@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import zoo
 from bench.claim import Result
-from bench.engine import Engine
 from bench.loop import Loop
 from bench.measure import cpu_seconds, paired, settle, show, table
 from bench.workload import VOCABULARY, prompts, proxy_tuning, seconds_per_token
+from composer.vllm.inprocess import Engine
 
 CONCURRENT = 16
 ROUNDS = 5

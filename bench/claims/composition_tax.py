@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import zoo
 from bench.claim import Result
-from bench.engine import Engine, Job
 from bench.measure import RATIO, Paired, paired, settle, show, table
 from bench.workload import VOCABULARY, prompts, proxy_tuning, seconds_per_token
+from composer.vllm.inprocess import Engine, Job
 
 CONCURRENT = (1, 4, 16)  # composed requests at once; the value is the worst of them
 ROUNDS = {1: 60, 4: 30, 16: 16}

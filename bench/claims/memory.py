@@ -15,9 +15,9 @@ from pathlib import Path
 
 import zoo
 from bench.claim import Result
-from bench.engine import Engine, live_requests
 from bench.measure import show, table
 from bench.workload import VOCABULARY, prompts, proxy_tuning
+from composer.vllm.inprocess import Engine, live_requests
 
 REQUESTS = 10_000
 WARM_UP = 2_000

@@ -9,11 +9,11 @@ import torch
 import zoo
 from bench.agreement import PRESSURE, count_mismatches, send_under_pressure
 from bench.claim import Result
-from bench.engine import Engine
 from bench.measure import show, table
 from bench.streams import without_streams
 from bench.workload import random_job
 from composer.reference.oracle import Oracle
+from composer.vllm.inprocess import Engine
 
 REQUESTS = 150  # in each mode
 

@@ -70,6 +70,11 @@ RELIES_ON: dict[str, tuple[str, ...]] = {
         "req_id_to_index",
     ),
     "v1/worker/cpu_worker.py": ("class CPUWorker(Worker)", "def init_device(self)"),
+    "platforms/cpu.py": (
+        "if vllm_config.lora_config is not None:\n            compilation_config.mode = "
+        "CompilationMode.NONE",
+    ),
+    "lora/model_manager.py": ("self.punica_wrapper_mapping", "new_module.set_mapping("),
     "v1/worker/gpu_worker.py": ("class Worker(", "def init_device(self)", "def execute_model("),
 }
 

@@ -13,7 +13,7 @@ from composer.vllm.sampler import ComposingSampler
 if current_platform.is_cpu():
     from vllm.v1.worker.cpu_worker import CPUWorker as PlatformWorker
 
-    from composer.vllm.cpu_lora import protect_base_rows
+    from composer.vllm.cpu_lora import use_adapterwise_kernels
 else:
     from vllm.v1.worker.gpu_worker import Worker as PlatformWorker
 
@@ -35,7 +35,7 @@ class ComposerWorker(PlatformWorker):
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         super().load_model(*args, **kwargs)
         if self.device.type == "cpu" and self.lora_config is not None:
-            protect_base_rows(self.model_runner.lora_manager._adapter_manager)
+            use_adapterwise_kernels(self.model_runner.lora_manager._adapter_manager)
 
     def execute_model(self, scheduler_output: SchedulerOutput, *args: Any, **kwargs: Any) -> Any:
         output = super().execute_model(scheduler_output, *args, **kwargs)

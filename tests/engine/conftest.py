@@ -7,12 +7,8 @@ import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-# Before vLLM is imported. One process, so that tests can look at the scheduler; one thread without
-# pinning, which is fastest for models this small and keeps a busy machine from stalling.
+# Before vLLM is imported. One process, so that tests can look at the scheduler.
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
-os.environ["OMP_NUM_THREADS"] = "1"
 
 from composer.vllm.options import prepare_environment
 
@@ -21,11 +17,11 @@ prepare_environment()
 import pytest
 import torch
 
+from bench.streams import without_streams
 from composer.compiled import Row
 from composer.plan import Filter, FilterKind
 from composer.reference.oracle import Oracle
-from tests.engine.harness import Engine, Job
-from tests.engine.streams import without_streams
+from tests.engine.harness import Job, WatchedEngine
 
 
 @pytest.fixture(scope="session")
@@ -34,15 +30,15 @@ def oracle(zoo_base: Path, zoo_adapters: dict[str, Path]) -> Oracle:
 
 
 @pytest.fixture(scope="session")
-def roomy(zoo_base: Path, zoo_adapters: dict[str, Path]) -> Engine:
+def roomy(zoo_base: Path, zoo_adapters: dict[str, Path]) -> WatchedEngine:
     """Everything fits."""
-    return Engine(zoo_base, zoo_adapters)
+    return WatchedEngine(zoo_base, zoo_adapters)
 
 
 @pytest.fixture(scope="session")
-def tight(zoo_base: Path, zoo_adapters: dict[str, Path]) -> Engine:
+def tight(zoo_base: Path, zoo_adapters: dict[str, Path]) -> WatchedEngine:
     """Nothing fits: 64 tokens a step, a KV cache of 512 tokens, 8 rows, 3 adapters."""
-    return Engine(
+    return WatchedEngine(
         zoo_base,
         zoo_adapters,
         kv_blocks=17,
@@ -54,10 +50,10 @@ def tight(zoo_base: Path, zoo_adapters: dict[str, Path]) -> Engine:
 
 
 @pytest.fixture(scope="session")
-def asynchronous(zoo_base: Path, zoo_adapters: dict[str, Path]) -> Iterator[Engine]:
+def asynchronous(zoo_base: Path, zoo_adapters: dict[str, Path]) -> Iterator[WatchedEngine]:
     """Async scheduling under the same pressure as `tight`."""
     with without_streams():
-        yield Engine(
+        yield WatchedEngine(
             zoo_base,
             zoo_adapters,
             asynchronous=True,
@@ -70,11 +66,11 @@ def asynchronous(zoo_base: Path, zoo_adapters: dict[str, Path]) -> Iterator[Engi
 
 
 @pytest.fixture(scope="session")
-def make_job() -> Callable[[random.Random, Engine], Job]:
+def make_job() -> Callable[[random.Random, WatchedEngine], Job]:
     return random_job
 
 
-def random_job(rng: random.Random, engine: Engine) -> Job:
+def random_job(rng: random.Random, engine: WatchedEngine) -> Job:
     """A request of any kind: plain, single adapter, or any shape of composition."""
 
     def tokens(*lengths: int) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from vllm.engine.arg_utils import EngineArgs
 from composer.compiled import Row
 from composer.reference.oracle import Oracle
 from composer.vllm.compat import RELIES_ON, SUPPORTED, check_engine
-from tests.engine.harness import Engine, Job, count_mismatches
+from tests.engine.harness import Job, WatchedEngine, count_mismatches
 
 _spec = find_spec("vllm")
 assert _spec is not None
@@ -45,7 +45,26 @@ def test_cpu_generators_still_need_our_rewinding() -> None:
         torch.Generator().set_offset(0)
 
 
-def test_base_rows_beside_a_full_set_of_adapters(roomy: Engine, oracle: Oracle) -> None:
+def test_logprobs_of_a_plain_prompt_beside_composed_requests(
+    roomy: WatchedEngine, oracle: Oracle
+) -> None:
+    """vLLM's CPU kernels fail here once the batch holds several requests: see cpu_lora."""
+    polite = roomy.adapters["polite"]
+    plain = Job(PROMPT, params={"prompt_logprobs": 1, "max_tokens": 4})
+    jobs = [Job(PROMPT, (Row(1.0), Row(0.5, polite))), plain, Job(PROMPT, adapter=polite), plain]
+    outputs = roomy.run(jobs)
+    expected = oracle.logits(None, PROMPT).log_softmax(-1)
+    for output in (outputs[1], outputs[3]):
+        assert output.prompt_logprobs is not None
+        for position, shown in enumerate(output.prompt_logprobs[1:]):
+            assert shown is not None
+            logprob = shown[PROMPT[position + 1]].logprob
+            assert logprob == pytest.approx(
+                float(expected[position, PROMPT[position + 1]]), abs=1e-3
+            )
+
+
+def test_base_rows_beside_a_full_set_of_adapters(roomy: WatchedEngine, oracle: Oracle) -> None:
     """Stock vLLM 0.32 gives base rows the adapter in the last slot here: see cpu_lora."""
     names = ["polite", "rude", "chat", "velan"]  # as many as there are slots
     jobs = [Job(PROMPT, adapter=roomy.adapters[name]) for name in names] + [Job(PROMPT)] * 2
@@ -74,7 +93,7 @@ def test_settings_that_break_gangs_are_refused_at_start(
         check_engine(config)
 
 
-def test_a_row_of_the_engine_is_a_request_of_vllm(roomy: Engine) -> None:
+def test_a_row_of_the_engine_is_a_request_of_vllm(roomy: WatchedEngine) -> None:
     """The plan reaches the scheduler as it was sent, and leaves nothing in shared parameters."""
     adapter = roomy.adapters["polite"]
     name = roomy.add(Job(PROMPT, (Row(1.0), Row(0.5, adapter, (7, 8)))))

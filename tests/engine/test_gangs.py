@@ -1,7 +1,7 @@
 """Lock-step, admission, preemption and endings, under pressure.
 
-`Engine` checks after every step that groups advance as a whole, hold the same tokens, and hold
-nothing while they wait; here is the work that makes those checks mean something.
+`WatchedEngine` checks after every step that groups advance as a whole, hold the same tokens, and
+hold nothing while they wait; here is the work that makes those checks mean something.
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ from vllm.v1.engine import FinishReason
 
 from composer.compiled import Row
 from composer.reference.oracle import Oracle
-from tests.engine.harness import Engine, Job, count_mismatches
+from tests.engine.harness import Job, WatchedEngine, count_mismatches
 
-MakeJob = Callable[[random.Random, Engine], Job]
+MakeJob = Callable[[random.Random, WatchedEngine], Job]
 PROMPT = tuple(range(40, 77))
 
 
-def group(engine: Engine, *names: str, prompt: tuple[int, ...] = PROMPT, **params: object) -> Job:
+def group(
+    engine: WatchedEngine, *names: str, prompt: tuple[int, ...] = PROMPT, **params: object
+) -> Job:
     rows = (Row(1.0), *(Row(0.5, engine.adapters[name]) for name in names))
     return Job(prompt, rows, params=dict(params))
 
 
-def rows_of(engine: Engine, name: str) -> list[str]:
+def rows_of(engine: WatchedEngine, name: str) -> list[str]:
     """Request ids of a request's rows. vLLM adds a random suffix to the name it was given."""
     [leader] = [i for i in engine.scheduler.requests if i.split("-")[0] == name and "#" not in i]
     found = engine.scheduler._group_of.get(leader)
@@ -37,7 +39,7 @@ def rows_of(engine: Engine, name: str) -> list[str]:
 def test_random_requests_under_pressure(
     which: str, seed: int, request: pytest.FixtureRequest, oracle: Oracle, make_job: MakeJob
 ) -> None:
-    engine: Engine = request.getfixturevalue(which)
+    engine: WatchedEngine = request.getfixturevalue(which)
     rng = random.Random(seed)
     jobs = [make_job(rng, engine) for _ in range(50)]
     preempted = engine.watch.preempted_groups
@@ -73,7 +75,7 @@ def test_rows_of_one_token_under_pressure(
 ) -> None:
     """Such rows have nothing to prefill and join when their group is released, which may be the
     very step in which something must be preempted."""
-    engine: Engine = request.getfixturevalue(which)
+    engine: WatchedEngine = request.getfixturevalue(which)
     rng = random.Random(3)
     adapters = list(engine.adapters.values())[:3]
     jobs = []
@@ -91,7 +93,7 @@ def test_rows_of_one_token_under_pressure(
     engine.assert_nothing_left()
 
 
-def test_a_group_that_fits_starts_and_answers_in_its_first_step(roomy: Engine) -> None:
+def test_a_group_that_fits_starts_and_answers_in_its_first_step(roomy: WatchedEngine) -> None:
     name = roomy.add(group(roomy, "polite", "rude", max_tokens=1))
     [output] = roomy.step()
     assert output.finished
@@ -99,7 +101,7 @@ def test_a_group_that_fits_starts_and_answers_in_its_first_step(roomy: Engine) -
     roomy.assert_nothing_left()
 
 
-def test_a_waiting_group_slows_no_running_request(tight: Engine) -> None:
+def test_a_waiting_group_slows_no_running_request(tight: WatchedEngine) -> None:
     """8 rows at most: 6 plain requests run, a group of 3 waits, nobody misses a step."""
     plain = [tight.add(Job(PROMPT[:4], params={"max_tokens": 12})) for _ in range(6)]
     tight.step()
@@ -113,7 +115,7 @@ def test_a_waiting_group_slows_no_running_request(tight: Engine) -> None:
     tight.assert_nothing_left()
 
 
-def test_a_group_at_the_barrier_slows_no_running_request(tight: Engine) -> None:
+def test_a_group_at_the_barrier_slows_no_running_request(tight: WatchedEngine) -> None:
     """One row prefills 200 tokens in chunks, the others wait for it, a plain request decodes."""
     plain = tight.add(Job(PROMPT[:4], params={"max_tokens": 20}))
     tight.step()
@@ -127,7 +129,7 @@ def test_a_group_at_the_barrier_slows_no_running_request(tight: Engine) -> None:
     tight.assert_nothing_left()
 
 
-def test_first_come_first_served(tight: Engine) -> None:
+def test_first_come_first_served(tight: WatchedEngine) -> None:
     """A group that waits for slots is not overtaken by what came after it."""
     for _ in range(7):
         tight.add(Job(PROMPT[:4], params={"max_tokens": 6}))
@@ -144,7 +146,7 @@ def test_first_come_first_served(tight: Engine) -> None:
     tight.assert_nothing_left()
 
 
-def test_adapter_slots_are_never_overdrawn_and_groups_get_theirs(tight: Engine) -> None:
+def test_adapter_slots_are_never_overdrawn_and_groups_get_theirs(tight: WatchedEngine) -> None:
     """3 slots. A group of 2 adapters runs; another of 2 others must wait for the first to end,
     a request for a third adapter may not keep taking the slot it needs, the base may pass."""
     chat, velan = tight.adapters["chat"], tight.adapters["velan"]
@@ -170,7 +172,7 @@ def test_adapter_slots_are_never_overdrawn_and_groups_get_theirs(tight: Engine) 
 @pytest.mark.parametrize("stop", ["token", "length", "context", "abort", "string"])
 @pytest.mark.parametrize("which", ["roomy", "asynchronous"])
 def test_every_ending_ends_all_rows(which: str, stop: str, request: pytest.FixtureRequest) -> None:
-    engine: Engine = request.getfixturevalue(which)
+    engine: WatchedEngine = request.getfixturevalue(which)
     rows = group(engine, "polite", "rude").rows
     prompt = PROMPT
     [full] = engine.answers([Job(prompt, rows, params={"max_tokens": 12})])
@@ -209,7 +211,7 @@ def test_every_ending_ends_all_rows(which: str, stop: str, request: pytest.Fixtu
 
 
 @pytest.mark.parametrize("reason", ["rows", "adapters", "prompt"])
-def test_a_group_that_can_never_fit_fails_alone(tight: Engine, reason: str) -> None:
+def test_a_group_that_can_never_fit_fails_alone(tight: WatchedEngine, reason: str) -> None:
     """The front end refuses these with 400; if one comes through, only it fails."""
     if reason == "rows":
         bad = Job(PROMPT, tuple(Row(0.1) for _ in range(9)))
@@ -226,7 +228,9 @@ def test_a_group_that_can_never_fit_fails_alone(tight: Engine, reason: str) -> N
     tight.assert_nothing_left()
 
 
-def test_resetting_the_prefix_cache_with_requests_in_flight(tight: Engine, oracle: Oracle) -> None:
+def test_resetting_the_prefix_cache_with_requests_in_flight(
+    tight: WatchedEngine, oracle: Oracle
+) -> None:
     """vLLM preempts everything at once here, outside of a step."""
     jobs = [group(tight, "polite", "rude", max_tokens=12), Job(PROMPT, params={"max_tokens": 12})]
     names = [tight.add(job) for job in jobs]

@@ -11,13 +11,13 @@ import torch
 from composer.compiled import Row
 from composer.plan import Filter, FilterKind
 from composer.reference.oracle import Oracle
-from tests.engine.harness import Engine, Job, count_mismatches
+from tests.engine.harness import Job, WatchedEngine, count_mismatches
 
 PROMPT = tuple(range(40, 77))
 OTHER = tuple(range(100, 160))
 
 
-def shapes(engine: Engine) -> dict[str, Job]:
+def shapes(engine: WatchedEngine) -> dict[str, Job]:
     polite, rude, chat = (engine.adapters[name] for name in ("polite", "rude", "chat"))
     return {
         "proxy tuning": Job(PROMPT, (Row(1.0), Row(1.0, polite), Row(-1.0, rude))),
@@ -65,13 +65,13 @@ SHAPES = (
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_greedy_answer_alone(name: str, roomy: Engine, oracle: Oracle) -> None:
+def test_greedy_answer_alone(name: str, roomy: WatchedEngine, oracle: Oracle) -> None:
     job = shapes(roomy)[name]
     [answer] = roomy.answers([job])
     assert answer == oracle.greedy(job.oracle_rows(), job.filters, 16)
 
 
-def test_greedy_answers_in_one_batch(roomy: Engine, oracle: Oracle) -> None:
+def test_greedy_answers_in_one_batch(roomy: WatchedEngine, oracle: Oracle) -> None:
     plain = [Job(PROMPT), Job(OTHER, adapter=roomy.adapters["velan"])]
     jobs = [*shapes(roomy).values(), *plain] * 2
     wrong, ties = count_mismatches(oracle, jobs, roomy.answers(jobs))
@@ -79,14 +79,16 @@ def test_greedy_answers_in_one_batch(roomy: Engine, oracle: Oracle) -> None:
     roomy.assert_nothing_left()
 
 
-def test_the_order_of_rows_does_not_matter(roomy: Engine) -> None:
+def test_the_order_of_rows_does_not_matter(roomy: WatchedEngine) -> None:
     polite, rude = roomy.adapters["polite"], roomy.adapters["rude"]
     rows = (Row(1.0), Row(0.8, polite), Row(-0.8, rude))
     answers = roomy.answers([Job(PROMPT, rows), Job(PROMPT, (rows[2], rows[0], rows[1]))])
     assert answers[0] == answers[1]
 
 
-def test_logprobs_are_those_of_the_composed_distribution(roomy: Engine, oracle: Oracle) -> None:
+def test_logprobs_are_those_of_the_composed_distribution(
+    roomy: WatchedEngine, oracle: Oracle
+) -> None:
     jobs = list(shapes(roomy).values())
     for job in jobs:
         job.params = {"logprobs": 5, "max_tokens": 8, "temperature": 0.7, "seed": 3}
@@ -101,7 +103,7 @@ def test_logprobs_are_those_of_the_composed_distribution(roomy: Engine, oracle: 
                 assert logprob.logprob == pytest.approx(value, abs=1e-3, rel=1e-6)
 
 
-def test_samples_follow_the_composed_distribution(roomy: Engine, oracle: Oracle) -> None:
+def test_samples_follow_the_composed_distribution(roomy: WatchedEngine, oracle: Oracle) -> None:
     chat, velan = roomy.adapters["chat"], roomy.adapters["velan"]
     rows = (Row(1.0), Row(1.0, chat), Row(-1.0, velan))
     job = Job(PROMPT, rows)
@@ -129,7 +131,7 @@ def test_samples_follow_the_composed_distribution(roomy: Engine, oracle: Oracle)
 
 
 def test_random_requests_in_one_batch(
-    roomy: Engine, oracle: Oracle, make_job: Callable[[random.Random, Engine], Job]
+    roomy: WatchedEngine, oracle: Oracle, make_job: Callable[[random.Random, WatchedEngine], Job]
 ) -> None:
     rng = random.Random(0)
     jobs = [make_job(rng, roomy) for _ in range(40)]

@@ -15,7 +15,7 @@ from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import StructuredOutputsParams
 
 from composer.compiled import Row
-from tests.engine.harness import Engine, Job
+from tests.engine.harness import Job, WatchedEngine
 
 PROMPT = tuple(range(40, 77))
 TWIN = (Row(0.5), Row(0.5))
@@ -61,7 +61,7 @@ FEATURES: dict[str, dict[str, Any]] = {
 def test_composed_answers_are_sampled_like_plain_ones(
     which: str, feature: str, request: pytest.FixtureRequest
 ) -> None:
-    engine: Engine = request.getfixturevalue(which)
+    engine: WatchedEngine = request.getfixturevalue(which)
     params = FEATURES[feature]
     [plain] = engine.run([Job(PROMPT, params=params)])
     [twin] = engine.run([Job(PROMPT, TWIN, params=params)])
@@ -80,7 +80,7 @@ def test_composed_answers_are_sampled_like_plain_ones(
     engine.assert_nothing_left()
 
 
-def test_features_do_not_leak_between_requests_of_a_batch(roomy: Engine) -> None:
+def test_features_do_not_leak_between_requests_of_a_batch(roomy: WatchedEngine) -> None:
     jobs = [Job(PROMPT, TWIN, params=params) for name, params in FEATURES.items() if name != "n"]
     plain = [Job(PROMPT, params=params) for name, params in FEATURES.items() if name != "n"]
     mixed = [job for pair in zip(jobs, plain, strict=True) for job in pair]
@@ -89,7 +89,7 @@ def test_features_do_not_leak_between_requests_of_a_batch(roomy: Engine) -> None
         assert composed == alone
 
 
-def test_masked_tokens_stay_masked_under_negative_weights(roomy: Engine) -> None:
+def test_masked_tokens_stay_masked_under_negative_weights(roomy: WatchedEngine) -> None:
     """`-1 * -inf` would be the most likely token of all."""
     rows = (Row(-1.0), Row(2.0, roomy.adapters["polite"]))
     params = {"allowed_token_ids": [50, 60, 70], "logprobs": 3}
@@ -104,7 +104,7 @@ def test_masked_tokens_stay_masked_under_negative_weights(roomy: Engine) -> None
         assert all(value.logprob == value.logprob for value in position.values())  # no NaN
 
 
-def test_a_seeded_prompt_in_chunks(tight: Engine, roomy: Engine) -> None:
+def test_a_seeded_prompt_in_chunks(tight: WatchedEngine, roomy: WatchedEngine) -> None:
     """Plain vLLM 0.32 dies here on CPU: see composer.vllm.generators."""
     prompt = tuple(20 + i % 300 for i in range(150))
     for rows in (None, TWIN):
@@ -112,7 +112,7 @@ def test_a_seeded_prompt_in_chunks(tight: Engine, roomy: Engine) -> None:
         assert tight.answers([job]) == roomy.answers([job])
 
 
-def test_seeds_survive_preemption(tight: Engine) -> None:
+def test_seeds_survive_preemption(tight: WatchedEngine) -> None:
     jobs = [
         Job(PROMPT, TWIN, params={"temperature": 1.0, "seed": seed, "max_tokens": 60})
         for seed in range(8)
@@ -123,14 +123,14 @@ def test_seeds_survive_preemption(tight: Engine) -> None:
     assert tight.watch.preempted_groups > before
 
 
-def test_unseeded_answers_differ(roomy: Engine) -> None:
+def test_unseeded_answers_differ(roomy: WatchedEngine) -> None:
     torch.manual_seed(0)
     params = {"temperature": 1.5}
     answers = roomy.answers([Job(PROMPT, TWIN, params=params) for _ in range(4)])
     assert len({tuple(a) for a in answers}) > 1
 
 
-def test_prompt_logprobs_are_refused(roomy: Engine) -> None:
+def test_prompt_logprobs_are_refused(roomy: WatchedEngine) -> None:
     with pytest.raises(VLLMValidationError, match="prompt_logprobs is not available for comp"):
         roomy.add(Job(PROMPT, TWIN, params={"prompt_logprobs": 1}))
     roomy.assert_nothing_left()

@@ -1,7 +1,4 @@
-"""A real vLLM engine in this process, driven step by step. The only file here that imports vLLM.
-
-Tests drive their engines with it as well.
-"""
+"""vLLM's engine in this process, driven step by step: for tests, benchmarks and experiments."""
 
 from __future__ import annotations
 
@@ -164,12 +161,17 @@ class Engine:
 
     def forget_prefixes(self) -> None:
         """Empty the prefix cache, so that the same prompts cost the same again."""
+        self._land()
         assert self.engine.reset_prefix_cache(), "requests are running"
+
+    def _land(self) -> None:
+        """With async scheduling the last step may be in flight after the last answer."""
+        while getattr(self.core, "batch_queue", None):
+            self.step()
 
     def leftovers(self) -> list[str]:
         """What survived its request: names of requests, groups, queues and missing KV blocks."""
-        while getattr(self.core, "batch_queue", None):  # async: the last step may be in flight
-            self.step()
+        self._land()
         self.step()
         scheduler = self.scheduler
         found = [f"request {name}" for name in scheduler.requests]
