@@ -36,7 +36,7 @@ def test_setup_names_real_targets(block: Block) -> None:
         words = shlex.split(line, comments=True)
         if words and words[0] == "make":
             done = subprocess.run(
-                ["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False
+                ["make", "--no-print-directory", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False
             )
             assert done.returncode == 0, done.stderr
         else:
@@ -46,7 +46,7 @@ def test_setup_names_real_targets(block: Block) -> None:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """What `make serve` starts, but on a free port."""
-    command = ["make", "-n", "serve", "PORT=0"]
+    command = ["make", "--no-print-directory", "-n", "serve", "PORT=0"]
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     words = shlex.split(shown.replace("\\\n", " ").partition(" -m server ")[2])
     port = words.index("--port")
