@@ -36,7 +36,11 @@ def test_setup_names_real_targets(block: Block) -> None:
         words = shlex.split(line, comments=True)
         if words and words[0] == "make":
             done = subprocess.run(
-                ["make", "--no-print-directory", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False
+                ["make", "--no-print-directory", "-n", *words[1:]],
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                check=False,
             )
             assert done.returncode == 0, done.stderr
         else:
