@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.nn.functional import linear
 from vllm.lora.model_manager import LoRAModelManager
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
@@ -51,12 +52,12 @@ class AdapterwisePunica(PunicaWrapperCPU):
         **kwargs: Any,
     ) -> None:
         x, y = x.view(-1, x.shape[-1]), y.view(-1, y.shape[-1])  # [T, in], [T, sum of sizes]
+        slices = list(zip(lora_a_stacked, lora_b_stacked, strict=True))
         for slot, rows in self._tokens:
-            own, start = x[rows], 0
-            for a, b, size in zip(lora_a_stacked, lora_b_stacked, output_slices, strict=True):
-                delta = (own @ a[slot, 0].t()) @ b[slot, 0].t()
-                y[:, start : start + size].index_add_(0, rows, delta.to(y.dtype), alpha=scale)
-                start += size
+            own = x[rows]
+            parts = [linear(linear(own, a[slot, 0]), b[slot, 0]) for a, b in slices]
+            delta = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+            y.index_add_(0, rows, delta.to(y.dtype), alpha=scale)
 
     def add_lora_embedding(
         self, y: torch.Tensor, x: torch.Tensor, *args: Any, **kwargs: Any
@@ -79,7 +80,7 @@ class AdapterwisePunica(PunicaWrapperCPU):
             # here; an adapter of the output layer, which is rare, is left out of them.
             return
         for slot, rows in self._samples:
-            delta = (x[rows] @ lora_a_stacked[slot, 0].t()) @ lora_b_stacked[slot, 0].t()
+            delta = linear(linear(x[rows], lora_a_stacked[slot, 0]), lora_b_stacked[slot, 0])
             y[:, : delta.shape[1]].index_add_(0, rows, delta.to(y.dtype), alpha=scale)
 
 
