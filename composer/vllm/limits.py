@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from vllm.v1.request import Request
 
 from composer.compiled import CompiledPlan
-from composer.errors import GroupTooLargeError
+from composer.errors import CompositionError, GroupTooLargeError
 from composer.vllm.room import KVRoom
 
 
@@ -25,8 +25,17 @@ class GroupLimits:
         the KV cache ends first. All rows share it, so that the length limit ends them together.
 
         Raises:
+            CompositionError: the leader would run under another adapter than the plan says.
             GroupTooLargeError: the group could never run.
         """
+        adapter = plan.rows[0].adapter
+        asked = adapter.name if adapter else None
+        runs = leader.lora_request.lora_name if leader.lora_request else None
+        if asked != runs:
+            raise CompositionError(
+                f"the plan's first row wants the adapter {asked!r}, the request runs {runs!r}; "
+                "send the request with the adapter of the plan's first row"
+            )
         prompts = [
             leader.num_prompt_tokens if row.prompt_token_ids is None else len(row.prompt_token_ids)
             for row in plan.rows

@@ -228,6 +228,19 @@ def test_a_group_that_can_never_fit_fails_alone(tight: WatchedEngine, reason: st
     tight.assert_nothing_left()
 
 
+def test_a_leader_under_another_adapter_than_its_plan_fails(roomy: WatchedEngine) -> None:
+    """Else its answer would silently be that of another composition."""
+
+    class Wrong(Job):
+        def lora(self) -> None:
+            return None
+
+    polite = roomy.adapters["polite"]
+    name = roomy.add(Wrong(PROMPT, (Row(1.0, polite), Row(-0.5))))
+    assert roomy.drain()[name].outputs[0].finish_reason == str(FinishReason.ERROR)
+    roomy.assert_nothing_left()
+
+
 def test_resetting_the_prefix_cache_with_requests_in_flight(
     tight: WatchedEngine, oracle: Oracle
 ) -> None:
