@@ -1,4 +1,17 @@
-"""What can be wrong with an adapter."""
+"""What can go wrong with adapters, as one tree.
+
+    ComposerError
+    ├── AdapterError             the adapter cannot be served: HTTP 400
+    ├── PolicyError              the policy has a wrong field or type: HTTP 400
+    ├── SourceError              the source may not be read, or is no adapter: HTTP 400
+    ├── MergeError               the merge or extraction cannot be computed: HTTP 400
+    ├── AdapterNotFoundError     no such adapter, version or content: HTTP 404
+    ├── VersionConflictError     the alias is not what the caller takes it for: HTTP 409
+    ├── AdapterStoreError        the store cannot be read or written: HTTP 500
+    └── SourceUnavailableError   the network or the hub failed: HTTP 502
+
+Every message names the offending value and the remedy, for it is all that a client sees.
+"""
 
 from __future__ import annotations
 
@@ -18,3 +31,45 @@ class AdapterError(ComposerError):
         self.alias = alias
         self.problem = problem
         self.remedy = remedy
+
+
+class PolicyError(ComposerError):
+    """A policy has an unknown field, or a value of the wrong type."""
+
+    code = "invalid_policy"
+
+
+class SourceError(ComposerError):
+    """A source outside the root and the allow-list, without an adapter, too large, or unsafe."""
+
+    code = "source_refused"
+
+
+class MergeError(ComposerError):
+    """Adapters or models that cannot be merged or extracted as asked."""
+
+    code = "invalid_merge"
+
+
+class AdapterNotFoundError(ComposerError):
+    """No adapter has this alias, this version or this digest."""
+
+    code = "adapter_not_found"
+
+
+class VersionConflictError(ComposerError):
+    """The alias is at another version, or has another content, than the caller takes it for."""
+
+    code = "version_conflict"
+
+
+class AdapterStoreError(ComposerError):
+    """The store cannot be read or written: disk full, journal damaged, files damaged or gone."""
+
+    code = "adapter_store_unavailable"
+
+
+class SourceUnavailableError(ComposerError):
+    """A remote source did not answer, or broke off."""
+
+    code = "source_unavailable"

@@ -1,0 +1,95 @@
+"""Locks and durable writes: what the store asks of the operating system. POSIX only.
+
+Locks are flock(2): they belong to an open file, so they exclude threads as well as processes, and
+end with their process however it ends. Linux passes them on to the server of an NFS mount.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from adapters.errors import AdapterStoreError
+
+
+@contextmanager
+def store_errors(action: str, remedy: str = "Check its space and permissions.") -> Iterator[None]:
+    """What the operating system refuses while we `action` becomes an `AdapterStoreError`."""
+    try:
+        yield
+    except OSError as error:
+        raise AdapterStoreError(f"the adapter store cannot {action}: {error}. {remedy}") from error
+
+
+@contextmanager
+def locked(file: Path, *, shared: bool = False) -> Iterator[None]:
+    """Hold the lock of `file`, waiting for it. Not reentrant: a second one in a thread hangs.
+
+    Raises:
+        AdapterStoreError: the file cannot be locked.
+    """
+    with store_errors(f"lock {file}", "Mount its file system with locks."):
+        descriptor = acquire(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        release(descriptor)
+
+
+def acquire(file: Path, kind: int = fcntl.LOCK_EX) -> int:
+    """A descriptor that holds the lock of `file`, which is made if need be, until `release`."""
+    # NFS wants the file writable for an exclusive lock, readable for a shared one.
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(descriptor, kind)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def try_acquire(file: Path) -> int | None:
+    """The same, without waiting; None where another holds the lock."""
+    try:
+        return acquire(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return None
+
+
+def release(descriptor: int) -> None:
+    """Unlock and close."""
+    try:
+        # A forked child may share the open file: closing our descriptor would not unlock it.
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    finally:
+        os.close(descriptor)
+
+
+def sync(path: Path) -> None:
+    """Make the content of a file, or the names in a folder, survive a power failure.
+
+    On macOS as far as fsync(2) goes, which leaves out the cache of the drive.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder` and what leads to it, durably; it may be there already."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync(folder.parent)
+
+
+def write_all(descriptor: int, data: bytes, offset: int) -> None:
+    """Write all of `data` at `offset`, which one call of pwrite(2) need not do."""
+    while data:
+        written = os.pwrite(descriptor, data, offset)
+        data, offset = data[written:], offset + written

@@ -1,0 +1,38 @@
+"""One version of an adapter, as the engine knows it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+BASE = "base"
+"""The name of the base model, which no adapter may take."""
+
+ALIAS = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
+"""Names that a formula, a URL and a log line can carry; `@` is left to engine names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One immutable version of an adapter: content, under the alias that it was published for.
+
+    `digest` is the sha256 of the content, in hex; `number` is the engine's id for it, positive and
+    unique among the generations of one process.
+    """
+
+    alias: str
+    digest: str
+    path: Path
+    rank: int
+    number: int
+
+    @property
+    def engine_name(self) -> str:
+        """The engine's name for it."""
+        return engine_name(self.alias, self.digest)
+
+
+def engine_name(alias: str, digest: str) -> str:
+    """Other content, other name: vLLM keys its prefix cache by this name."""
+    return f"{alias}@{digest[:12]}"

@@ -1,0 +1,159 @@
+"""Which generation an alias stands for in this process, and which generations are still in use.
+
+A request takes a lease on the generations that it computes with, and keeps them to its end,
+whatever becomes of the aliases meanwhile. A generation that no alias stands for and no lease holds
+is retired.
+
+Belongs to one thread: the event loop of the server.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from adapters.generation import Generation, engine_name
+from adapters.policy import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What an alias stands for: a generation, under the policy of a version of the alias."""
+
+    generation: Generation
+    policy: Policy
+    version: int
+
+
+class Lease:
+    """Generations that stay loaded until `release`; `generations` maps aliases to them."""
+
+    def __init__(self, registry: Registry, generations: Mapping[str, Generation]) -> None:
+        self.generations = generations
+        self._registry: Registry | None = registry
+
+    def release(self) -> None:
+        """Give the generations back. Doing it again changes nothing."""
+        registry, self._registry = self._registry, None
+        if registry is not None:
+            for generation in self.generations.values():
+                registry._release(generation)
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+class Registry:
+    """Aliases, generations and their users."""
+
+    def __init__(self, retire: Callable[[Generation], None]) -> None:
+        """`retire` is called once for every generation that nothing needs any more."""
+        self._retire = retire
+        self._served: dict[str, Served] = {}
+        self._versions: dict[str, int] = {}  # the latest applied of every alias, removals included
+        self._live: dict[str, Generation] = {}  # by engine name: current, or leased
+        self._users: Counter[str] = Counter()  # leases by engine name
+        # One name, one number, for the life of the process: the engine tells adapters of one batch
+        # apart by either.
+        self._numbers: dict[str, int] = {}
+
+    # ---- what is served
+
+    def get(self, alias: str) -> Served | None:
+        """What the alias stands for; None where it is not served."""
+        return self._served.get(alias)
+
+    def names(self) -> tuple[str, ...]:
+        """All aliases, sorted."""
+        return tuple(sorted(self._served))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._served)
+
+    def __contains__(self, alias: object) -> bool:
+        return alias in self._served
+
+    def __len__(self) -> int:
+        return len(self._served)
+
+    @property
+    def live(self) -> tuple[Generation, ...]:
+        """The generations that an alias stands for, or that a request still computes with."""
+        return tuple(self._live.values())
+
+    # ---- changes
+
+    def prepare(self, alias: str, digest: str, path: Path, rank: int) -> Lease:
+        """A lease on a generation that the alias does not stand for yet, so that it can be loaded.
+
+        The same content under the same alias is the same generation, as long as it is in use.
+        """
+        name = engine_name(alias, digest)
+        generation = self._live.get(name)
+        if generation is None:
+            number = self._numbers.setdefault(name, len(self._numbers) + 1)
+            generation = self._live[name] = Generation(alias, digest, path, rank, number)
+        return self._lease({alias: generation})
+
+    def is_live(self, generation: Generation) -> bool:
+        """Whether an alias stands for it or a lease holds it."""
+        return generation.engine_name in self._live
+
+    def point(self, generation: Generation, policy: Policy, version: int) -> bool:
+        """Let the alias stand for a generation that a lease holds; requests get it from now on.
+
+        Returns False, and changes nothing, where a later version of the alias is known already.
+        """
+        alias = generation.alias
+        if version <= self._versions.get(alias, 0):
+            return False
+        self._versions[alias] = version
+        before = self._served.get(alias)
+        self._served[alias] = Served(generation, policy, version)
+        if before is not None:
+            self._let_go(before.generation)
+        return True
+
+    def drop(self, alias: str, version: int) -> bool:
+        """Stop serving the alias; False where a later version of it is known already."""
+        if version <= self._versions.get(alias, 0):
+            return False
+        self._versions[alias] = version
+        before = self._served.pop(alias, None)
+        if before is not None:
+            self._let_go(before.generation)
+        return True
+
+    # ---- leases
+
+    def lease(self, aliases: Iterable[str]) -> Lease:
+        """A lease on what the aliases stand for now. Raises `KeyError` where one is not served."""
+        return self._lease({alias: self._served[alias].generation for alias in aliases})
+
+    def _lease(self, generations: Mapping[str, Generation]) -> Lease:
+        self._users.update(generation.engine_name for generation in generations.values())
+        return Lease(self, generations)
+
+    def _release(self, generation: Generation) -> None:
+        self._users[generation.engine_name] -= 1
+        self._let_go(generation)
+
+    def _let_go(self, generation: Generation) -> None:
+        name = generation.engine_name
+        served = self._served.get(generation.alias)
+        if self._users[name] > 0 or (served is not None and served.generation == generation):
+            return
+        del self._users[name]
+        del self._live[name]
+        self._retire(generation)
