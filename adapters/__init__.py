@@ -1,11 +1,56 @@
-"""Which LoRA adapters exist: read, checked and named by the digest of their content.
+"""Which LoRA adapters exist, what they stand for, and who uses them.
 
-Nothing here knows the engine or HTTP, and nothing imports torch.
+Nothing here knows the engine or HTTP, and nothing that is imported from here loads torch: what
+computes with weights is in `adapters.merge`, `adapters.extract` and `adapters.patch`.
 """
 
-from adapters.catalogue import Catalogue, Generation
-from adapters.errors import AdapterError
+from adapters.archives import unpack
+from adapters.errors import (
+    AdapterError,
+    AdapterNotFoundError,
+    AdapterStoreError,
+    MergeError,
+    PolicyError,
+    SourceError,
+    SourceUnavailableError,
+    VersionConflictError,
+)
+from adapters.files import CONFIG, WEIGHTS
+from adapters.generation import ALIAS, BASE, Generation
 from adapters.inspection import inspect
+from adapters.objects import StoredAdapter
+from adapters.policy import Policy
+from adapters.registry import Lease, Registry, Served
 from adapters.shapes import ModelShapes
+from adapters.sources import SourceRules, fetch
+from adapters.store import Store
+from adapters.version import Action, Version
 
-__all__ = ["AdapterError", "Catalogue", "Generation", "ModelShapes", "inspect"]
+__all__ = [
+    "ALIAS",
+    "BASE",
+    "CONFIG",
+    "WEIGHTS",
+    "Action",
+    "AdapterError",
+    "AdapterNotFoundError",
+    "AdapterStoreError",
+    "Generation",
+    "Lease",
+    "MergeError",
+    "ModelShapes",
+    "Policy",
+    "PolicyError",
+    "Registry",
+    "Served",
+    "SourceError",
+    "SourceRules",
+    "SourceUnavailableError",
+    "Store",
+    "StoredAdapter",
+    "Version",
+    "VersionConflictError",
+    "fetch",
+    "inspect",
+    "unpack",
+]

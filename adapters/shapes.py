@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from safetensors import safe_open
 
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
+_INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,24 +19,43 @@ class ModelShapes:
     """Modules with weights, and the shape [out, in] of those whose weight is a plain matrix.
 
     Quantized weights are packed and have no such shape; their modules are known by name only.
+    `name` is what people call the model, a hub id or a path, to compare with the lineage of
+    adapters; None where that is of no interest.
     """
 
     modules: frozenset[str]
     matrices: Mapping[str, tuple[int, int]]
     parameters: int
+    name: str | None = None
+    # Module names by each of their ends; an empty name where several modules share the end.
+    _ends: Mapping[str, str] = field(init=False, repr=False, compare=False)
+    # Names that only lead to other modules.
+    _parents: frozenset[str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        ends: dict[str, str] = {}
+        for module in self.modules:
+            for end in _ends_of(module):
+                ends[end] = "" if end in ends else module
+        object.__setattr__(self, "_ends", ends)
+        object.__setattr__(self, "_parents", frozenset(_parents_of(self.modules)))
 
     @classmethod
-    def read(cls, directory: Path) -> ModelShapes | None:
-        """The shapes of the model in `directory`; None where it has no safetensors files."""
+    def read(cls, directory: Path, name: str | None = None) -> ModelShapes | None:
+        """The shapes of the model in `directory`; None where it has no safetensors files.
+
+        Raises:
+            OSError, safetensors.SafetensorError: a file cannot be read.
+        """
         modules: set[str] = set()
         matrices: dict[str, tuple[int, int]] = {}
         parameters = 0
-        for file in sorted(directory.glob("*.safetensors")):
+        for file in _files(directory):
             with safe_open(file, framework="np") as tensors:
-                for name in tensors.keys():  # noqa: SIM118 - not a dict
-                    tensor = tensors.get_slice(name)
+                for tensor_name in tensors.keys():  # noqa: SIM118 - not a dict
+                    tensor = tensors.get_slice(tensor_name)
                     shape = tuple(tensor.get_shape())
-                    module, _, kind = name.rpartition(".")
+                    module, _, kind = tensor_name.rpartition(".")
                     modules.add(module)
                     parameters += math.prod(shape)
                     if kind == "weight" and len(shape) == 2 and tensor.get_dtype() in _FLOATS:
@@ -46,7 +67,12 @@ class ModelShapes:
         if embedding is not None and not any(m.endswith("lm_head") for m in modules):
             modules.add("lm_head")
             matrices["lm_head"] = matrices[embedding]
-        return cls(frozenset(modules), matrices, parameters)
+        return cls(frozenset(modules), matrices, parameters, name)
+
+    @property
+    def vocabulary(self) -> int | None:
+        """Rows of the input embeddings; None where they have another name or are packed."""
+        return next((s[0] for m, s in self.matrices.items() if m.endswith("embed_tokens")), None)
 
     def find(self, module: str) -> str | None:
         """The model's own name of an adapter's module; None where the model has no such module.
@@ -55,17 +81,41 @@ class ModelShapes:
         name counts as found where everything from the layer list on agrees. A name that only leads
         to other modules, like the experts of one layer, counts as found too.
         """
-        if module in self.modules or self._leads(module):
+        if module in self.modules or module in self._parents:
             return module
         parts = module.split(".")
         for start in range(1, len(parts)):
             if parts[start].isdigit():
                 break
-            tail = "." + ".".join(parts[start:])
-            found = [name for name in self.modules if f".{name}".endswith(tail)]
-            if len(found) == 1:
-                return found[0]
+            if found := self._ends.get(".".join(parts[start:])):
+                return found
         return None
 
-    def _leads(self, module: str) -> bool:
-        return any(name.startswith(module + ".") for name in self.modules)
+
+def _files(directory: Path) -> list[Path]:
+    """The files that are the model: those of its index, or else all.
+
+    Some folders hold a second copy under other names (`consolidated.safetensors`), or an adapter.
+    """
+    try:
+        names = set(json.loads((directory / _INDEX).read_bytes())["weight_map"].values())
+    except FileNotFoundError:
+        pass
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise OSError(f"{directory / _INDEX} cannot be read: {error!r}") from error
+    else:
+        return sorted(directory / str(name) for name in names)
+    if (single := directory / "model.safetensors").is_file():
+        return [single]
+    return sorted(directory.glob("*.safetensors"))
+
+
+def _ends_of(module: str) -> Iterator[str]:
+    parts = module.split(".")
+    return (".".join(parts[start:]) for start in range(len(parts)))
+
+
+def _parents_of(modules: Iterable[str]) -> Iterator[str]:
+    for module in modules:
+        while module := module.rpartition(".")[0]:
+            yield module

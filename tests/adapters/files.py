@@ -10,20 +10,22 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-Tensors = Mapping[str, np.ndarray[Any, np.dtype[Any]]]
+Array = np.ndarray[Any, np.dtype[Any]]
+Tensors = Mapping[str, Array]
 
 HIDDEN, LAYERS, RANK = 8, 2, 2
+VOCABULARY = 5
 ATTENTION = "model.layers.{}.self_attn.q_proj"
 
 
 def write_base(folder: Path, hidden: int = HIDDEN, layers: int = LAYERS) -> Path:
     """A base model of query projections only."""
     folder.mkdir()
-    tensors: dict[str, np.ndarray[Any, np.dtype[Any]]] = {
+    tensors: dict[str, Array] = {
         f"{ATTENTION.format(layer)}.weight": np.zeros((hidden, hidden), np.float32)
         for layer in range(layers)
     }
-    tensors["model.embed_tokens.weight"] = np.zeros((5, hidden), np.float32)
+    tensors["model.embed_tokens.weight"] = np.zeros((VOCABULARY, hidden), np.float32)
     tensors["model.norm.weight"] = np.zeros(hidden, np.float32)
     save_file(tensors, folder / "model.safetensors")
     return folder
@@ -31,7 +33,7 @@ def write_base(folder: Path, hidden: int = HIDDEN, layers: int = LAYERS) -> Path
 
 def factors(
     module: str = ATTENTION, hidden: int = HIDDEN, layers: int = LAYERS, rank: int = RANK
-) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
+) -> dict[str, Array]:
     """A LoRA of one module in every layer."""
     tensors = {}
     for layer in range(layers):
@@ -48,3 +50,20 @@ def write_adapter(folder: Path, tensors: Tensors | None = None, **config: Any) -
     (folder / "adapter_config.json").write_text(json.dumps(fields | config))
     save_file(dict(factors() if tensors is None else tensors), folder / "adapter_model.safetensors")
     return folder
+
+
+def safetensors(header: Mapping[str, object], data: bytes) -> bytes:
+    """A file with this header, true or not."""
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def typed(dtype: str, tensors: Mapping[str, Array]) -> bytes:
+    """A file whose tensors are said to be of `dtype`, which numpy may not know."""
+    header: dict[str, object] = {}
+    data = b""
+    for name, bits in tensors.items():
+        offsets = [len(data), len(data) + bits.nbytes]
+        header[name] = {"dtype": dtype, "shape": bits.shape, "data_offsets": offsets}
+        data += bits.tobytes()
+    return safetensors(header, data)

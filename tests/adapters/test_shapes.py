@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from adapters import ModelShapes
-from tests.adapters.files import write_base
+from tests.adapters.files import factors, write_base
 
 
 def test_matrices_modules_and_parameters(tmp_path: Path) -> None:
@@ -72,3 +74,55 @@ def test_leading_components_may_differ(module: str, found: str | None) -> None:
         0,
     )
     assert shapes.find(module) == found
+
+
+def test_an_index_says_which_files_are_the_model(tmp_path: Path) -> None:
+    one = {"model.layers.0.mlp.up_proj.weight": np.zeros((4, 2), np.float32)}
+    save_file(one, tmp_path / "model-00001-of-00001.safetensors")
+    save_file(
+        {"layers.0.feed_forward.w1.weight": one.popitem()[1]}, tmp_path / "consolidated.safetensors"
+    )
+    (tmp_path / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"any": "model-00001-of-00001.safetensors"}})
+    )
+    shapes = ModelShapes.read(tmp_path)
+    assert shapes is not None
+    assert shapes.modules == {"model.layers.0.mlp.up_proj"}
+    assert shapes.parameters == 8
+
+    (tmp_path / "model.safetensors.index.json").write_text("[]")
+    with pytest.raises(OSError, match=r"index\.json cannot be read"):
+        ModelShapes.read(tmp_path)
+
+
+def test_an_adapter_beside_the_model_is_no_part_of_it(tmp_path: Path) -> None:
+    folder = write_base(tmp_path / "base")
+    save_file(factors(), folder / "adapter_model.safetensors")
+    shapes = ModelShapes.read(folder, name="org/tiny")
+    assert shapes is not None
+    assert not any("lora" in module for module in shapes.modules)
+    assert shapes.name == "org/tiny"
+    assert shapes.vocabulary == 5
+
+
+def test_an_end_that_two_modules_share_is_none() -> None:
+    names = frozenset({"text.layers.0.q_proj", "vision.layers.0.q_proj", "vision.layers.1.q_proj"})
+    shapes = ModelShapes(names, {}, 0)
+    assert shapes.find("model.layers.0.q_proj") is None
+    assert shapes.find("model.layers.1.q_proj") == "vision.layers.1.q_proj"
+    assert shapes.find("text.layers.0.q_proj") == "text.layers.0.q_proj"
+    assert shapes.find("vision.layers") == "vision.layers"
+
+
+def test_looking_up_the_modules_of_a_large_model_is_quick() -> None:
+    """60 layers of 160 experts; comparing each name with each would take minutes."""
+    names = [
+        f"layers.{layer}.mlp.experts.{expert}.{part}_proj"
+        for layer in range(60)
+        for expert in range(160)
+        for part in ("gate", "up", "down")
+    ]
+    shapes = ModelShapes(frozenset(f"language_model.model.{name}" for name in names), {}, 0)
+    start = time.process_time()
+    assert all(shapes.find(f"model.{name}") for name in names)
+    assert time.process_time() - start < 2

@@ -1,0 +1,308 @@
+"""The command line as a program: what it prints, writes and refuses, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from adapters.cli import main
+from adapters.inspection import inspect
+from tests.adapters.extract.models import LINEAR, NORM, Q, base_tensors, changed, write_model
+from tests.adapters.merge.samples import dense, distance, products, write
+
+PROGRAM = [sys.executable, "-m", "adapters"]
+ROOT = Path(__file__).resolve().parents[2]
+REFUSED, USAGE = 1, 2
+
+
+@dataclass(frozen=True)
+class Done:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """The command in this process, where torch is imported already."""
+
+    def run_here(*words: object) -> Done:
+        code = main([str(word) for word in words])
+        printed = capsys.readouterr()
+        return Done(code, printed.out, printed.err)
+
+    return run_here
+
+
+def run(*words: object) -> Done:
+    """In a process of its own, with pipes for a terminal."""
+    done = subprocess.run(
+        [*PROGRAM, *map(str, words)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+@dataclass(frozen=True)
+class Files:
+    root: Path
+
+    def __getattr__(self, name: str) -> Path:
+        return self.root / name
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    files = Files(tmp_path_factory.mktemp("cli"))
+    write_model(files.base, base_tensors())
+    write_model(files.tuned, changed(base_tensors()))
+    write_model(files.renormed, changed(base_tensors()) | {NORM: torch.full((24,), 1.5)})
+    write_model(files.wider, base_tensors() | {f"{Q}.weight": torch.ones(30, 24)})
+    write(files.polite, 1, shapes=LINEAR)
+    write(files.rude, 2, shapes=LINEAR)
+    return files
+
+
+def test_inspect(files: Files) -> None:
+    done = run("inspect", files.polite, "--base", files.tuned)
+    assert done.code == 0, done.err
+    report = inspect(files.polite, "polite")
+    lines = dict(line.split(maxsplit=1) for line in done.out.splitlines())
+    assert (lines["rank"], lines["scaling"]) == ("4", "1.5")
+    assert lines["modules"] == "3: lm_head, q_proj, up_proj"
+    assert lines["digest"] == report.digest
+    assert "composer: warning: it was trained on a/base" in done.err
+
+    done = run("inspect", files.polite, "--json")
+    assert (done.code, done.err) == (0, "")
+    assert json.loads(done.out) == report.to_json()
+
+
+def test_inspecting_does_not_wait_for_torch(files: Files) -> None:
+    """Seconds on most machines, for nothing."""
+    program = (
+        "import sys; from adapters.cli import main; code = main(sys.argv[1:]); "
+        "sys.exit(code or 9 * ('torch' in sys.modules))"
+    )
+    words = [sys.executable, "-c", program, "inspect", str(files.polite)]
+    assert subprocess.run(words, cwd=ROOT, capture_output=True, check=False).returncode == 0
+
+
+def test_merge_by_options_and_by_file(
+    files: Files, tmp_path: Path, call: Callable[..., Done]
+) -> None:
+    done = call(
+        *("merge", "--method", "ties", "--rank", 3, "--set", "density=0.5"),
+        *("--adapter", f"{files.polite}=0.75", "--adapter", files.rude),
+        *("--output", tmp_path / "options"),
+    )
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[0].split() == ["module", "rank", "energy"]
+    assert Q in done.out
+    members = [{"adapter": str(files.polite), "weight": 0.75}, {"adapter": str(files.rude)}]
+    spec = {"method": "ties", "rank": 3, "density": 0.5, "adapters": members}
+    (tmp_path / "spec.json").write_text(json.dumps(spec))
+    done = call("merge", tmp_path / "spec.json", "--output", tmp_path / "file", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["rank"] == 3
+    one, two = (
+        (tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("options", "file")
+    )
+    assert one == two
+
+
+def test_extract_and_unpack(files: Files, tmp_path: Path, call: Callable[..., Done]) -> None:
+    done = run(
+        *("extract", "--base", files.base, "--tuned", files.tuned, "--rank", 5),
+        *("--bits", "8x1,4", "--packed", tmp_path / "packed", "--output", tmp_path / "new" / "out"),
+    )
+    assert done.code == 0, done.err
+    assert done.err == ""  # no progress bar without a terminal
+    header, *rows = done.out.split("\n\n")[0].splitlines()
+    assert header.split() == ["module", "shape", "rank", "change", "energy", "error"]
+    assert {row.split()[0] for row in rows} == LINEAR.keys()
+    assert len({len(row) for row in (header, *rows)}) == 1  # aligned
+    assert "bits per parameter" in done.out
+
+    done = call("unpack", tmp_path / "packed", "--output", tmp_path / "unpacked")
+    assert done.code == 0, done.err
+    digests = [inspect(tmp_path / name, "a").digest for name in ("new/out", "unpacked")]
+    assert digests[0] == digests[1]
+    assert digests[0] in done.out
+
+
+def test_extract_as_json_with_an_energy(
+    files: Files, tmp_path: Path, call: Callable[..., Done]
+) -> None:
+    done = call(
+        *("extract", "--base", files.base, "--tuned", files.renormed, "--energy", 0.9, "--json"),
+        *("--ignore-other-changes", "--max-rank", 3, "--output", tmp_path / "out"),
+    )
+    assert done.code == 0, done.err
+    report = json.loads(done.out)
+    assert [change["name"] for change in report["other"]] == [NORM]
+    assert max(module["rank"] for module in report["modules"]) <= 3
+
+
+def test_patch(files: Files, tmp_path: Path, call: Callable[..., Done]) -> None:
+    (tmp_path / "out").mkdir()  # empty, so it may be taken
+    done = call(
+        *("patch", "--adapter", files.polite, "--from", files.base, "--to", files.tuned),
+        *("--scale", 2, "--output", tmp_path / "out", "--base-model", "org/later"),
+    )
+    assert done.code == 0, done.err
+    assert "measure the adapter's quality" in done.err
+    assert "org/later" in done.out
+    expected = {module: 2 * delta for module, delta in dense(files.polite).items()}
+    assert distance(dense(tmp_path / "out"), expected) < 1e-12
+
+
+REFUSALS = {
+    "inspect": ("{root}/nothing", "no such folder"),
+    "inspect --base {base}": ("{wider}", "adapter_config.json is missing"),
+    "inspect --base {wider}": ("{polite}", "[30, 24]"),
+    "inspect --base {root}": ("{polite}", "no .safetensors file"),
+    "merge --method blend --adapter": ("{polite} --output {new}", "no method 'blend'"),
+    "merge --method ties --rank 2 --adapter": (
+        "{polite} --set mass=3 --output {new}",
+        "no parameter 'mass'",
+    ),
+    "merge --method sum --adapter {polite} --adapter": ("{base} --output {new}", "is missing"),
+    "merge {polite}/adapter_model.safetensors": ("--output {new}", "is not JSON"),
+    "extract --rank 2 --base {base} --tuned": ("{renormed} --output {new}", NORM),
+    "extract --rank 2 --base {base} --tuned {tuned}": ("--bits 9 --output {new}", "bits '9'"),
+    "extract --energy 2 --base {base} --tuned": ("{tuned} --output {new}", "energy 2.0"),
+    "extract --rank 4 --base {base} --tuned": ("{wider} --output {new}", "[30, 24]"),
+    "extract --rank 3 --base {base} --tuned": ("{tuned} --output {base}", "exists already"),
+    "extract --rank 1 --base {base} --tuned": (
+        "{tuned} --bits 2 --packed {base}/config.json --output {new}",
+        "exists already",
+    ),
+    "unpack": ("{base}/model.safetensors --output {new}", "is no packed adapter"),
+    "patch --adapter {polite} --to": ("{wider} --output {new}", "[30, 24]"),
+    "patch --scale 0 --adapter {polite} --to": ("{base} --output {new}", "scale 0"),
+}
+
+
+@pytest.mark.parametrize("command", REFUSALS)
+def test_refusals(
+    files: Files, tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line that says why, the code 1, and nothing left behind."""
+    rest, expected = REFUSALS[command]
+    places = {name: getattr(files, name) for name in ("base", "tuned", "renormed", "wider")}
+    places |= {"polite": files.polite, "root": files.root, "new": tmp_path / "new"}
+    before = sorted(files.root.rglob("*"))
+    words = f"{command} {rest}".format(**places).split()
+    assert main(words) == REFUSED
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("composer: ")
+    assert printed.err.count("\n") == 1
+    assert expected in printed.err
+    assert sorted(files.root.rglob("*")) == before
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], "COMMAND"),
+        (["melt"], "melt"),
+        (["inspect"], "PATH"),
+        (["extract", "--base", "b", "--tuned", "t", "--output", "o"], "--energy"),
+        (["extract", "--base", "b", "--tuned", "t", "--rank", "1", "--energy", "1"], "not allowed"),
+        (["extract", "--base", "b", "--tuned", "t", "--rank", "many"], "many"),
+        (["merge", "--output", "o"], "either SPEC.json or --method"),
+        (["merge", "spec.json", "--rank", "3", "--output", "o"], "either SPEC.json or --method"),
+        (["merge", "nowhere.json", "--output", "o"], "no file 'nowhere.json'"),
+        (["merge", "--adapter", "polite=much", "--output", "o"], "'much'"),
+        (["merge", "--set", "density", "--output", "o"], "'density' is not NAME=VALUE"),
+        (["merge", "--set", "a=1", "--set", "a=2", "--output", "o"], "twice"),
+    ],
+)
+def test_wrong_command_lines(
+    words: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = main(words)
+    except SystemExit as exit_:  # argparse
+        code = int(exit_.code or 0)
+    assert code == USAGE
+    assert expected in capsys.readouterr().err
+
+
+def test_the_codes_are_those_of_the_process(files: Files, tmp_path: Path) -> None:
+    assert run("inspect", tmp_path / "nothing").code == REFUSED
+    assert run("inspect").code == USAGE
+    assert run("--help").code == 0
+
+
+def test_a_disk_that_fails(files: Files, tmp_path: Path, call: Callable[..., Done]) -> None:
+    (tmp_path / "file").write_text("")
+    words = ["merge", "--method", "sum", "--adapter", files.polite]
+    done = call(*words, "--output", tmp_path / "file" / "out")
+    assert done.code == 4
+    assert done.err.startswith("composer: ")
+
+
+def test_a_reader_that_leaves(files: Files) -> None:
+    """As in `python -m adapters inspect ... | head -0`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as out:
+        words = [*PROGRAM, "inspect", str(files.rude)]
+        done = subprocess.run(
+            words, cwd=ROOT, stdout=out, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_interruption_leaves_nothing(files: Files, tmp_path: Path) -> None:
+    """The signal comes when the hidden folder is there, which is while the result is computed."""
+    program = (
+        "import os, signal, sys; from adapters import cli, patch; "
+        "patch.shutil.copyfile = lambda *a: os.kill(os.getpid(), signal.SIGINT); "
+        "sys.exit(cli.main(sys.argv[1:]))"
+    )
+    words = ["patch", "--adapter", files.polite, "--to", files.base, "--output", tmp_path / "out"]
+    done = subprocess.run([sys.executable, "-c", program, *map(str, words)], cwd=ROOT, check=False)
+    assert done.returncode == 128 + signal.SIGINT
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_progress_bar_on_a_terminal(files: Files, tmp_path: Path) -> None:
+    pty = pytest.importorskip("pty")
+    parent, child = pty.openpty()
+    pytest.importorskip("termios").tcsetwinsize(child, (24, 100))
+    words = ["merge", "--method", "sum", "--adapter", files.polite, "--output", tmp_path / "out"]
+    done = subprocess.run(
+        [*PROGRAM, *map(str, words)], cwd=ROOT, stdout=subprocess.PIPE, stderr=child, check=False
+    )
+    os.set_blocking(parent, False)
+    shown = os.read(parent, 1 << 16).decode()
+    os.close(child)
+    os.close(parent)
+    assert done.returncode == 0
+    assert "tensor" in shown
+    assert b"tensor/s" not in done.stdout
+
+
+def test_permissions_of_the_result(files: Files, tmp_path: Path) -> None:
+    words = ["merge", "--method", "sum", "--adapter", str(files.polite)]
+    assert main([*words, "--output", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o755
+    assert products(tmp_path / "out").keys() == LINEAR.keys()
