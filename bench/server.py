@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import httpx
@@ -20,8 +20,14 @@ READY_S = 300
 
 
 @contextmanager
-def serving(environment: Mapping[str, str] | None = None) -> Iterator[httpx.Client]:
+def serving(
+    environment: Mapping[str, str] | None = None, options: Sequence[str] = ()
+) -> Iterator[httpx.Client]:
     """The zoo's base and all its adapters, from readiness to the end of the block.
+
+    Args:
+        environment: variables beside those that this process was started with.
+        options: of the server, after those that `make serve` gives.
 
     Raises:
         RuntimeError: the server ended or took longer than `READY_S`; with the end of its log.
@@ -32,7 +38,7 @@ def serving(environment: Mapping[str, str] | None = None) -> Iterator[httpx.Clie
     adapters = ",".join(f"{name}={path}" for name, path in zoo.ADAPTERS.items())
     command = [
         *(sys.executable, "-m", "server", "--port", str(port)),
-        *("--model", str(zoo.BASE), "--adapters", adapters),
+        *("--model", str(zoo.BASE), "--adapters", adapters, *options),
     ]
     with (
         tempfile.TemporaryFile() as log,

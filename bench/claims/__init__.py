@@ -32,6 +32,13 @@ CLAIMS: tuple[Claim, ...] = (
         1.03,
     ),
     Claim(
+        "adapter_scale",
+        "Tokens per CPU second of 64 clients that use 64 of 1,000 adapters, relative to 64 clients "
+        "that use the only 8",
+        Sense.AT_LEAST,
+        0.9,
+    ),
+    Claim(
         "memory",
         "Growth of resident memory from composed request 2,000 to 10,000, nothing left behind",
         Sense.AT_MOST,

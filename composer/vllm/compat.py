@@ -63,6 +63,8 @@ RELIES_ON: dict[str, tuple[str, ...]] = {
         "return self.sampler(",
         "logits=logits,",
         "gen.set_offset(gen.get_offset() - 4)",
+        "self.requests: dict[str, CachedRequestState]",
+        "lora_request=new_req_data.lora_request",
     ),
     "v1/worker/gpu_input_batch.py": (
         "self.logitsprocs_need_output_token_ids",
@@ -74,7 +76,41 @@ RELIES_ON: dict[str, tuple[str, ...]] = {
         "if vllm_config.lora_config is not None:\n            compilation_config.mode = "
         "CompilationMode.NONE",
     ),
-    "lora/model_manager.py": ("self.punica_wrapper_mapping", "new_module.set_mapping("),
+    "lora/worker_manager.py": (
+        "class LRUCacheWorkerLoRAManager(WorkerLoRAManager)",
+        "def _load_adapter(self, lora_request: LoRARequest) -> LoRAModel:",
+        "lora = self._load_adapter(lora_request)",
+        "self._apply_adapters(requests)",
+        "for lora in loras_map.values():\n            self.add_adapter(lora)",
+        "def remove_adapter(self, adapter_id: int) -> bool:",
+        "self._adapter_manager = lora_manager",
+    ),
+    "lora/model_manager.py": (
+        "self.punica_wrapper_mapping",
+        "new_module.set_mapping(",
+        "self._registered_adapters: AdapterLRUCache[LoRAModel]",
+        "self._active_adapters: AdapterLRUCache[None]",
+        "self.packed_modules: dict[str, list[str]]",
+        "self.modules: dict[str, BaseLayerWithLoRA]",
+        "def lora_slots(self) -> int:",
+        "def get_adapter(self, adapter_id: int)",
+        "def _get_lora_layer_weights(",
+        "punica_wrapper.update_metadata(\n            mapping,\n            self.lora_index_to_id,",
+    ),
+    "lora/layers/base_linear.py": (
+        "self.lora_a_stacked = tuple(",
+        "self.lora_b_stacked = tuple(",
+        "output, x, self.lora_a_stacked, self.lora_b_stacked, 1.0, self.output_slices",
+    ),
+    "model_executor/layers/linear.py": (
+        "self.input_size = input_size",
+        "self.output_size = output_size",
+        "self.output_sizes = output_sizes",
+        "self.total_num_kv_heads",
+        "self.v_head_size",
+    ),
+    "utils/cache.py": ("def touch(self, key",),
+    "v1/worker/lora_model_runner_mixin.py": ("self.lora_manager = LRUCacheWorkerLoRAManager(",),
     "v1/worker/gpu_worker.py": ("class Worker(", "def init_device(self)", "def execute_model("),
 }
 

@@ -1,4 +1,4 @@
-"""LoRA on CPU: one small matrix product per adapter of the batch.
+"""LoRA on CPU: many adapters in one batch, at the price of few.
 
 vLLM's PyTorch kernels for CPU (`lora/ops/torch_ops/lora_ops.py`, 0.32) have two faults:
 
@@ -13,15 +13,21 @@ vLLM's PyTorch kernels for CPU (`lora/ops/torch_ops/lora_ops.py`, 0.32) have two
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch.nn.functional import linear
+from torch.nn.functional import embedding_bag
+from vllm.lora.layers import LogitsProcessorWithLoRA, VocabParallelEmbeddingWithLoRA
+from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
 from vllm.lora.model_manager import LoRAModelManager
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
-_Parts = list[tuple[int, torch.Tensor]]
-"""Adapter slot, and its rows of a batch: `[n]` int64."""
+FEW = 8
+"""Up to so many rows of an adapter are multiplied row by row, which costs what the rows cost; more
+than that as a matrix, which costs a few calls per adapter. They break even near here, for layers
+of 256 to 2048 inputs in float32 and bfloat16."""
 
 
 class AdapterwisePunica(PunicaWrapperCPU):
@@ -31,39 +37,59 @@ class AdapterwisePunica(PunicaWrapperCPU):
     vLLM does not compile models with LoRA on CPU (`platforms/cpu.py`).
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, manager: LoRAModelManager, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._tokens: _Parts = []
-        self._samples: _Parts = []
+        self._manager = manager
+        self._tokens = self._samples = Rows()
+        self._embedding = self._head = False  # whether an adapter of the batch changes them
 
-    def update_metadata(self, *args: Any, **kwargs: Any) -> None:
-        super().update_metadata(*args, **kwargs)
-        self._tokens = _by_slot(self.token_lora_indices)
-        self._samples = _by_slot(self.sampler_indices)
+    def update_metadata(
+        self, mapping: Any, lora_index_to_id: list[int | None], *args: Any, **kwargs: Any
+    ) -> None:
+        """Called when the rows of the batch change, or the adapters in the slots."""
+        super().update_metadata(mapping, lora_index_to_id, *args, **kwargs)
+        self._tokens = Rows.of(self.token_lora_indices)
+        self._samples = Rows.of(self.sampler_indices)
+        ids = [lora_index_to_id[slot] for slot in self._tokens.all_slots()]
+        self._embedding = self._changes(ids, VocabParallelEmbeddingWithLoRA)
+        self._head = self._changes(ids, LogitsProcessorWithLoRA)
+
+    def _changes(self, ids: Sequence[int | None], kind: type) -> bool:
+        """Whether one of the adapters has factors for a layer of this kind; few do."""
+        manager = self._manager
+        names = [name for name, layer in manager.modules.items() if isinstance(layer, kind)]
+        adapters = [manager.get_adapter(id) for id in ids]
+        return any(manager._get_lora_layer_weights(a, name) for a in adapters for name in names)
 
     def add_lora_linear(
         self,
         y: torch.Tensor,
         x: torch.Tensor,
-        lora_a_stacked: tuple[torch.Tensor, ...],  # per slice [slots, 1, r, in]
+        lora_a_stacked: Factors,
         lora_b_stacked: tuple[torch.Tensor, ...],  # per slice [slots, 1, size, r]
         scale: float,
         output_slices: tuple[int, ...],
         **kwargs: Any,
     ) -> None:
         x, y = x.view(-1, x.shape[-1]), y.view(-1, y.shape[-1])  # [T, in], [T, sum of sizes]
-        slices = list(zip(lora_a_stacked, lora_b_stacked, strict=True))
-        for slot, rows in self._tokens:
-            own = x[rows]
-            parts = [linear(linear(own, a[slot, 0]), b[slot, 0]) for a, b in slices]
-            delta = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-            y.index_add_(0, rows, delta.to(y.dtype), alpha=scale)
+        a = lora_a_stacked.together  # [slots, in, slices * r]
+        bs = [b.squeeze(1).transpose(1, 2) for b in lora_b_stacked]  # [slots, r, size]
+        x = x.to(a.dtype)
+        for slot, rows in self._tokens.many:
+            h = x.index_select(0, rows) @ a[slot]
+            parts = [hk @ b[slot] for hk, b in zip(h.chunk(len(bs), 1), bs, strict=True)]
+            y.index_add_(0, rows, _side_by_side(parts).to(y.dtype), alpha=scale)
+        if (few := self._tokens.few) is not None:
+            h = few.times(x.index_select(0, few.rows), a)
+            parts = [few.times(hk, b) for hk, b in zip(h.chunk(len(bs), 1), bs, strict=True)]
+            y.index_add_(0, few.rows, _side_by_side(parts).to(y.dtype), alpha=scale)
 
     def add_lora_embedding(
         self, y: torch.Tensor, x: torch.Tensor, *args: Any, **kwargs: Any
     ) -> None:
-        base = (self.token_lora_indices < 0).unsqueeze(1)  # [T, 1]
-        super().add_lora_embedding(y, x.masked_fill(base, 0.0), *args, **kwargs)
+        if self._embedding:
+            base = (self.token_lora_indices < 0).unsqueeze(1)  # [T, 1]
+            super().add_lora_embedding(y, x.masked_fill(base, 0.0), *args, **kwargs)
 
     def add_lora_logits(
         self,
@@ -75,33 +101,110 @@ class AdapterwisePunica(PunicaWrapperCPU):
         **kwargs: Any,
     ) -> None:
         y, x = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
-        if y.shape[0] != self.sampler_indices.shape[0]:
-            # Logprobs of one request's prompt. vLLM does not say whose, and its own kernels fail
-            # here; an adapter of the output layer, which is rare, is left out of them.
+        if not self._head or y.shape[0] != self.sampler_indices.shape[0]:
+            # Of another size: logprobs of one request's prompt. vLLM does not say whose, and its
+            # own kernels fail here; an adapter of the output layer is left out of them.
             return
-        for slot, rows in self._samples:
-            delta = linear(linear(x[rows], lora_a_stacked[slot, 0]), lora_b_stacked[slot, 0])
+        for slot, rows in self._samples.by_slot():
+            delta = x[rows] @ lora_a_stacked[slot, 0].T @ lora_b_stacked[slot, 0].T
             y[:, : delta.shape[1]].index_add_(0, rows, delta.to(y.dtype), alpha=scale)
 
 
-def _by_slot(indices: torch.Tensor) -> _Parts:
-    """The positions of each slot in `indices` `[n]`; -1, no adapter, is left out."""
-    return [
-        (slot, (indices == slot).nonzero().squeeze(1))
-        for slot in indices.unique().tolist()
-        if slot >= 0
-    ]
+@dataclass(slots=True)
+class Few:
+    """Rows of the batch that are multiplied one by one, each with the factors of its own slot."""
+
+    rows: torch.Tensor  # [n] int64, those of a slot next to each other
+    slots: torch.Tensor  # [n] int64
+    _picks: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+
+    def times(self, x: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+        """`x` `[n, in]` and `factors` `[slots, in, out]` -> `out[i] = x[i] factors[slot of i]`.
+
+        A product of a row and a matrix is a weighted sum of the matrix's rows. PyTorch has a fast
+        kernel for many such sums over one table: made for embeddings, it copies no weights, and
+        takes any mixture of slots at once.
+        """
+        width = x.shape[1]
+        if width not in self._picks:
+            within = torch.arange(width)
+            indices = (self.slots.unsqueeze(1) * width + within).flatten()
+            self._picks[width] = indices.int(), torch.arange(len(self.slots)).int() * width
+        indices, offsets = self._picks[width]
+        return embedding_bag(
+            indices, factors.flatten(0, 1), offsets, mode="sum", per_sample_weights=x.flatten()
+        )
+
+
+@dataclass(slots=True)
+class Rows:
+    """The rows of a batch by adapter slot; those without an adapter are in neither part."""
+
+    many: list[tuple[int, torch.Tensor]] = field(default_factory=list)  # slot, its rows [n] int64
+    few: Few | None = None
+
+    @staticmethod
+    def of(indices: torch.Tensor) -> Rows:
+        """From the slot of each row, `[n]`; -1: no adapter."""
+        order = indices.argsort(stable=True)
+        slots, counts = indices[order].unique_consecutive(return_counts=True)
+        parts = zip(slots.tolist(), order.split(counts.tolist()), strict=True)
+        own = [(slot, rows) for slot, rows in parts if slot >= 0]
+        few = [rows for _, rows in own if len(rows) <= FEW]
+        many = [(slot, rows) for slot, rows in own if len(rows) > FEW]
+        if not few:
+            return Rows(many)
+        rows = torch.cat(few)
+        return Rows(many, Few(rows, indices[rows]))
+
+    def all_slots(self) -> set[int]:
+        few = self.few.slots.tolist() if self.few is not None else []
+        return {slot for slot, _ in self.many}.union(few)
+
+    def by_slot(self) -> list[tuple[int, torch.Tensor]]:
+        """Slot and its rows, all of them."""
+        if (few := self.few) is None:
+            return self.many
+        slots = set(few.slots.tolist())
+        return [*self.many, *((slot, few.rows[few.slots == slot]) for slot in slots)]
+
+
+class Factors(tuple[torch.Tensor, ...]):
+    """vLLM's `lora_a_stacked`, `[slots, 1, r, in]` per slice, as views of one tensor."""
+
+    together: torch.Tensor  # [slots, in, slices * r]
 
 
 def use_adapterwise_kernels(manager: LoRAModelManager) -> None:
-    """Make all LoRA layers of a loaded model use `AdapterwisePunica`."""
+    """Make all LoRA layers of a loaded model use `AdapterwisePunica`. Before any adapter is."""
     for prefix, kernels in manager.punica_wrapper_mapping.items():
         own = AdapterwisePunica(
             manager.max_num_batched_tokens,
             max_batches=manager.max_num_seqs,
             device=manager.device,
+            manager=manager,
         )
         manager.punica_wrapper_mapping[prefix] = own
         for layer in manager.modules.values():
             if layer.punica_wrapper is kernels:
                 layer.set_mapping(own)
+    for layer in manager.modules.values():
+        if isinstance(layer, BaseLinearLayerWithLoRA):
+            _lay_out(layer)
+
+
+def _lay_out(layer: BaseLinearLayerWithLoRA) -> None:
+    """Store the factors of all slots so that the rows of `Few.times` lie in one piece."""
+    slots, _, rank, width = layer.lora_a_stacked[0].shape
+    slices = len(layer.lora_a_stacked)
+    together = layer.lora_a_stacked[0].new_zeros(slots, width, slices * rank)
+    views = (part.unsqueeze(1).transpose(2, 3) for part in together.chunk(slices, 2))
+    layer.lora_a_stacked = Factors(views)
+    layer.lora_a_stacked.together = together
+    layer.lora_b_stacked = tuple(
+        b.new_zeros(slots, 1, rank, b.shape[2]).transpose(2, 3) for b in layer.lora_b_stacked
+    )
+
+
+def _side_by_side(parts: list[torch.Tensor]) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from vllm.v1.request import Request
 from composer.compiled import CompiledPlan, LoadedAdapter, Row
 from composer.plan import Filter
 from composer.reference.oracle import OracleRow
+from composer.vllm.loading import still_loading
 from composer.vllm.options import engine_options
 
 BLOCK_TOKENS = 32  # the smallest KV block of vLLM's CPU attention
@@ -155,6 +157,29 @@ class Engine:
 
     def abort(self, name: str) -> None:
         self.engine.abort_request([name])
+
+    def prefetch(self, adapters: Iterable[LoadedAdapter]) -> set[int]:
+        """Begin to load adapters in the background; the ids of those not in memory yet.
+
+        Raises:
+            ValueError: an adapter cannot be loaded.
+        """
+        entries = [(adapter.name, adapter.id, adapter.path) for adapter in adapters]
+        return still_loading(self.core.collective_rpc("prefetch_adapters", args=(entries,)))
+
+    def load(self, adapters: Iterable[LoadedAdapter]) -> None:
+        """Return when adapters, at most as many as slots, are in memory."""
+        adapters = list(adapters)
+        while self.prefetch(adapters):
+            time.sleep(0.001)
+
+    def retire(self, adapter: LoadedAdapter) -> None:
+        self.core.collective_rpc("retire_adapter", args=(adapter.id,))
+
+    def resident(self) -> list[int]:
+        """Ids of the adapters in memory."""
+        [ids] = self.core.collective_rpc("resident_adapters")
+        return list(ids)
 
     def answers(self, jobs: Sequence[Job]) -> list[list[int]]:
         return [list(out.outputs[0].token_ids) for out in self.run(jobs)]

@@ -15,6 +15,7 @@ from vllm.v1.request import RequestStatus
 
 from bench.agreement import count_mismatches
 from composer.vllm.inprocess import Engine, Job
+from composer.vllm.rows import tokens_left
 
 __all__ = ["Engine", "Job", "WatchedEngine", "count_mismatches"]
 
@@ -50,7 +51,6 @@ class WatchedEngine(Engine):
     def _watched_schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
         scheduler, watch = self.scheduler, self.watch
         admitted = {id(g) for g in scheduler._groups.values() if g.admitted}
-        loras = {r.lora_request.lora_int_id for r in scheduler.running if r.lora_request}
         output = self._schedule(*args, **kwargs)
         scheduled = output.num_scheduled_tokens
         watch.steps += 1
@@ -76,7 +76,9 @@ class WatchedEngine(Engine):
                 for row in group.rows:
                     assert not any(scheduler.kv_cache_manager.get_block_ids(row.request_id))
         if scheduler.lora_config:
-            loras = {r.lora_request.lora_int_id for r in scheduler.running if r.lora_request}
+            # Under async scheduling a row stays in `running` while its last token is on its way.
+            active = [r for r in scheduler.running if r.request_id in scheduled or tokens_left(r)]
+            loras = {r.lora_request.lora_int_id for r in active if r.lora_request}
             assert len(loras) <= scheduler.lora_config.max_loras
         assert len(scheduler.running) <= scheduler.max_num_running_reqs
         return output

@@ -1,0 +1,334 @@
+"""One alias is replaced 200 times in a minute of mixed traffic, and every token is accounted for.
+
+Every answer says which generation computed it. The oracle computes the same answer with PEFT from
+that generation's files and compares token for token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from transformers import AutoTokenizer
+
+import zoo
+from bench.claim import Result
+from bench.measure import show, table
+from bench.server import serving
+from composer.reference.oracle import TIE, Oracle, OracleRow
+from zoo.tasks import tasks
+
+SWAPS = 200
+PERIOD_S = 60.0
+QUIET_S = 20.0
+CLIENTS = 6
+ABORTS = 0.1
+MOST_GROWTH_MIB = 8.0
+KV_BYTES = 64 << 20
+GAP_RATIO = 3.0
+ALIAS = "manner"
+SOURCES = ("polite", "rude")
+KEY = "the key of this benchmark"
+
+MEMBERS: dict[str, tuple[tuple[float, str | None], ...]] = {
+    "base": ((1.0, None),),
+    "chat": ((1.0, "chat"),),
+    ALIAS: ((1.0, ALIAS),),
+    f"chat + 0.8*({ALIAS} - base)": ((1.0, "chat"), (0.8, ALIAS), (-0.8, None)),
+    f"2*{ALIAS} - chat": ((2.0, ALIAS), (-1.0, "chat")),
+}
+"""Models that are asked for, and their members: weight and alias."""
+
+
+@dataclass
+class Answer:
+    """One finished request."""
+
+    model: str
+    prompt: tuple[int, ...]
+    tokens: list[int]
+    digest: str | None  # of the generation of ALIAS that computed it
+    arrivals: list[float]  # of its tokens, seconds
+
+
+@dataclass
+class Record:
+    """What the clients saw."""
+
+    answers: list[Answer] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    aborted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """One publication: seconds on the clock of the clients, and the version it made."""
+
+    start: float
+    end: float
+    version: int
+
+
+def measure() -> Result:
+    """Value: failed requests, and answers that the reported generation would not have given."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = [
+            *("--adapter-store", folder, "--adapter-root", str(zoo.PROJECT / "zoo" / "adapters")),
+            # Small, so that all of it has been used when memory is first looked at.
+            *("--kv-cache-memory-bytes", str(KV_BYTES)),
+        ]
+        with serving({"COMPOSER_ADMIN_KEY": KEY}, options) as client:
+            return asyncio.run(_measure(str(client.base_url)))
+
+
+async def _measure(url: str) -> Result:
+    prompts = _prompts()
+    async with httpx.AsyncClient(base_url=url, timeout=120, trust_env=False) as http:
+        digests = {(await _publish(http, source))["digest"]: source for source in SOURCES}
+        await _traffic(http, prompts, 3.0, seed=0)  # warms every path up
+        quiet = await _traffic(http, prompts, QUIET_S, seed=1)
+        swaps: list[Swap] = []
+        sizes: list[int] = []
+        busy, _ = await asyncio.gather(
+            _traffic(http, prompts, PERIOD_S, seed=2), _swap(http, swaps, sizes)
+        )
+        retiring = await _await_retired(http)
+    wrong, ties, telling = _compare(busy.answers + quiet.answers, digests)
+    failed = quiet.failures + busy.failures
+    show("\n".join(failed[:10]))
+    calm = _percentile(_gaps(quiet.answers), 99)
+    during = _percentile(_gaps(busy.answers, swaps), 99)
+    growth = (sizes[-1] - sizes[len(sizes) // 4]) / 2**20
+    show(
+        table(
+            ("what", "value"),
+            [
+                ("publications", len(swaps)),
+                ("longest, ms", f"{max(s.end - s.start for s in swaps) * 1e3:.0f}"),
+                ("median, ms", f"{statistics.median(s.end - s.start for s in swaps) * 1e3:.0f}"),
+                ("answers compared", len(busy.answers) + len(quiet.answers)),
+                ("of both generations", _by_generation(busy.answers, digests)),
+                ("answers that the other generation would not have given", telling),
+                ("near-ties allowed", ties),
+                ("aborted", busy.aborted + quiet.aborted),
+                ("failed", len(failed)),
+                ("wrong", wrong),
+                ("p99 gap between tokens without swaps, ms", f"{calm * 1e3:.1f}"),
+                ("p99 gap during a swap, ms", f"{during * 1e3:.1f}"),
+                (f"ratio (at most {GAP_RATIO:g})", f"{during / calm:.2f}"),
+                (f"memory of the server from swap {SWAPS // 4} on, MiB", f"{growth:+.1f}"),
+                ("generations still held at the end", len(retiring)),
+            ],
+        )
+    )
+    holds = (
+        len(swaps) == SWAPS
+        and during <= GAP_RATIO * calm
+        and growth <= MOST_GROWTH_MIB
+        and not retiring
+        and telling > 0
+    )
+    return Result(len(failed) + wrong, holds=holds)
+
+
+# ---- traffic
+
+
+async def _traffic(
+    http: httpx.AsyncClient, prompts: Sequence[tuple[int, ...]], seconds: float, seed: int
+) -> Record:
+    """`CLIENTS` clients ask one question after another, and go away from some of them."""
+    record = Record()
+    end = time.monotonic() + seconds
+    await asyncio.gather(
+        *(_client(http, prompts, end, random.Random(f"{seed} {n}"), record) for n in range(CLIENTS))
+    )
+    return record
+
+
+async def _client(
+    http: httpx.AsyncClient,
+    prompts: Sequence[tuple[int, ...]],
+    end: float,
+    rng: random.Random,
+    record: Record,
+) -> None:
+    while time.monotonic() < end:
+        model, prompt = rng.choice(sorted(MEMBERS)), rng.choice(prompts)
+        leaves_after = rng.randrange(1, 10) if rng.random() < ABORTS else None
+        answer = Answer(model, prompt, [], None, [])
+        try:
+            async for token_ids, digest in _stream(http, model, prompt):
+                answer.tokens += token_ids
+                answer.digest = answer.digest or digest
+                answer.arrivals.append(time.monotonic())
+                if leaves_after is not None and len(answer.tokens) >= leaves_after:
+                    break
+        except (httpx.HTTPError, RuntimeError, ValueError) as error:
+            record.failures.append(f"{model}: {error!r}")
+            continue
+        if leaves_after is not None and len(answer.tokens) >= leaves_after:
+            record.aborted += 1
+        record.answers.append(answer)  # what came of an aborted one is compared as well
+
+
+async def _stream(
+    http: httpx.AsyncClient, model: str, prompt: Sequence[int]
+) -> AsyncIterator[tuple[list[int], str | None]]:
+    """Token ids as they come, and the digest of ALIAS where a chunk tells it.
+
+    Raises:
+        RuntimeError: the server refused, or the stream broke off.
+    """
+    body = {
+        "model": model,
+        "prompt": list(prompt),
+        "max_tokens": 24,
+        "temperature": 0,
+        "stream": True,
+        "return_token_ids": True,
+    }
+    async with http.stream("POST", "/v1/completions", json=body) as response:
+        if response.status_code != 200:
+            raise RuntimeError((await response.aread()).decode())
+        async for line in response.aiter_lines():
+            if line == "data: [DONE]":
+                return
+            if line.startswith("data:"):
+                chunk: dict[str, Any] = json.loads(line.removeprefix("data:"))
+                if "error" in chunk:
+                    raise RuntimeError(line)
+                tokens = [t for choice in chunk["choices"] for t in choice.get("token_ids") or ()]
+                yield tokens, chunk.get("adapters", {}).get(ALIAS)
+    raise RuntimeError("the stream ended without [DONE]")
+
+
+def _prompts() -> list[tuple[int, ...]]:
+    """Questions as the chat template renders them."""
+    tokenizer = AutoTokenizer.from_pretrained(zoo.BASE)
+    found = []
+    for example in tasks()["chat"].evaluation(40, seed=7):
+        messages = [{"role": "user", "content": example.messages[-1]["content"]}]
+        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        found.append(tuple(tokenizer(text, add_special_tokens=False)["input_ids"]))
+    return found
+
+
+# ---- swaps
+
+
+async def _publish(http: httpx.AsyncClient, source: str) -> dict[str, Any]:
+    response = await http.put(
+        f"/v1/adapters/{ALIAS}",
+        json={"source": source},
+        headers={"Authorization": f"Bearer {KEY}"},
+    )
+    response.raise_for_status()
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+async def _swap(http: httpx.AsyncClient, swaps: list[Swap], sizes: list[int]) -> None:
+    """Replace the alias `SWAPS` times, evenly; `sizes` gets the memory of the server after each."""
+    begin = time.monotonic()
+    for n in range(SWAPS):
+        await asyncio.sleep(max(0.0, begin + n * PERIOD_S / SWAPS - time.monotonic()))
+        start = time.monotonic()
+        version = (await _publish(http, SOURCES[n % 2]))["number"]
+        swaps.append(Swap(start, time.monotonic(), version))
+        sizes.append(_resident_bytes())
+
+
+async def _await_retired(http: httpx.AsyncClient) -> list[str]:
+    """Generations that are held though nothing runs any more; they get five seconds to go."""
+    for _ in range(50):
+        answer = await http.get("/v1/adapters", headers={"Authorization": f"Bearer {KEY}"})
+        retiring: list[str] = answer.json()["retiring"]
+        if not retiring:
+            break
+        await asyncio.sleep(0.1)
+    return retiring
+
+
+def _resident_bytes() -> int:
+    """Memory of all processes that this one started: the server and its engine."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    parents: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue  # it has ended
+            parents.setdefault(int(fields[1]), []).append(int(entry.name))
+    total, left = 0, list(parents.get(os.getpid(), ()))
+    while left:
+        pid = left.pop()
+        left += parents.get(pid, [])
+        try:
+            total += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * page
+        except OSError:
+            continue
+    return total
+
+
+# ---- judgement
+
+
+def _compare(answers: Iterable[Answer], digests: dict[str, str]) -> tuple[int, int, int]:
+    """Wrong answers, near-ties, and answers that the other generation would not have given."""
+    oracle = Oracle(zoo.BASE, {name: zoo.ADAPTERS[name] for name in ("chat", *SOURCES)})
+    wrong = ties = telling = 0
+    for answer in answers:
+        if answer.digest is None:
+            if ALIAS in answer.model:
+                wrong += bool(answer.tokens)  # it does not say what computed it
+                continue
+            source = None
+        else:
+            source = digests[answer.digest]
+        found = oracle.mismatches(_rows(answer, source), (), answer.tokens)
+        wrong += any(m.gap >= TIE for m in found)
+        ties += sum(m.gap < TIE for m in found)
+        if source is not None:
+            other = SOURCES[source == SOURCES[0]]
+            telling += any(
+                m.gap >= TIE for m in oracle.mismatches(_rows(answer, other), (), answer.tokens)
+            )
+    return wrong, ties, telling
+
+
+def _rows(answer: Answer, source: str | None) -> list[OracleRow]:
+    return [
+        OracleRow(weight, source if alias == ALIAS else alias, answer.prompt)
+        for weight, alias in MEMBERS[answer.model]
+    ]
+
+
+def _by_generation(answers: Iterable[Answer], digests: dict[str, str]) -> str:
+    given = [digests[a.digest] for a in answers if a.digest is not None]
+    return ", ".join(f"{given.count(source)} {source}" for source in SOURCES)
+
+
+def _gaps(answers: Iterable[Answer], swaps: Sequence[Swap] = ()) -> list[float]:
+    """Seconds between tokens of one answer; with swaps, only those that overlap one."""
+    return [
+        later - earlier
+        for answer in answers
+        for earlier, later in zip(answer.arrivals, answer.arrivals[1:], strict=False)
+        if not swaps or any(s.start < later and earlier < s.end for s in swaps)
+    ]
+
+
+def _percentile(values: Sequence[float], percent: int) -> float:
+    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
