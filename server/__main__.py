@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from adapters import Catalogue, ModelShapes, inspect
+from adapters import ModelShapes, Store
 from composer.errors import ComposerError
 from composer.vllm.options import prepare_environment
 from server.base_model import find_folder
+from server.flags import Needs
+from server.given import publish_given
 from server.settings import Settings
 from server.store import CompositionStore
 
@@ -45,27 +49,39 @@ def _serve(settings: Settings) -> None:
     _say(f"looking at the base model {settings.model}")
     folder = find_folder(settings.model, settings.vllm_flags)
     shapes = ModelShapes.read(folder)
-    store = CompositionStore(settings.compositions_file)
-    catalogue = Catalogue(inspect(path, alias, shapes) for alias, path in settings.adapters)
-    for generation in catalogue.generations():
-        _say(f"adapter {generation.alias}: rank {generation.rank}, sha256 {generation.digest[:12]}")
-    if not len(catalogue):
-        _say("no adapters; --adapters name=path adds them")
-    for name in set(store.names()) & set(catalogue.names()):
-        _say(f"the adapter {name} hides the stored composition of that name")
-    _say(f"{len(store.names())} stored compositions ({settings.compositions_file or 'in memory'})")
-    _prepare_environment(shapes)
-    _say("loading the engine")
-    # vLLM takes seconds to import, so it comes last: errors above show at once.
-    from server import app, openai
+    compositions = CompositionStore(settings.compositions_file)
+    with _adapter_store(settings) as store:
+        publish_given(store, settings.adapters, shapes, say=_say)
+        aliases = store.aliases()
+        if not aliases:
+            _say("no adapters; --adapters name=path adds them")
+        for name in set(compositions.names()) & set(aliases):
+            _say(f"the adapter {name} hides the stored composition of that name")
+        where = settings.compositions_file or "in memory"
+        _say(f"{len(compositions.names())} stored compositions ({where})")
+        _prepare_environment(shapes)
+        _say("loading the engine")
+        # vLLM takes seconds to import, so it comes last: errors above show at once.
+        from server import app, openai
 
-    openai.run(
-        settings,
-        catalogue,
-        shapes,
-        assemble=lambda engine: app.assemble(engine.app, engine, catalogue, store, settings),
-        on_ready=lambda url: _say_ready(url, catalogue, time.monotonic() - start),
-    )
+        ranks = [store.stored(str(store.current(alias).digest)).report.rank for alias in aliases]
+        parts = app.Parts(settings, folder, shapes, store, compositions)
+        openai.run(
+            settings,
+            Needs(shapes, aliases, max(ranks, default=0), settings.admin_key is not None),
+            assemble=lambda engine: app.assemble(engine.app, engine, parts),
+            on_ready=lambda url: _say_ready(url, aliases, time.monotonic() - start),
+        )
+
+
+@contextmanager
+def _adapter_store(settings: Settings) -> Iterator[Store]:
+    """The store of the operator, or one that is gone at the end."""
+    if settings.adapter_store is not None:
+        yield Store(settings.adapter_store)
+        return
+    with tempfile.TemporaryDirectory(prefix="composer-adapters-") as folder:
+        yield Store(Path(folder))
 
 
 def _prepare_environment(shapes: ModelShapes | None) -> None:
@@ -73,7 +89,8 @@ def _prepare_environment(shapes: ModelShapes | None) -> None:
     if os.environ.get(_RUNTIME_UPDATES, "0") not in ("", "0"):
         raise ValueError(
             f"{_RUNTIME_UPDATES} is set: its routes load adapters from any path, unchecked. "
-            "Unset it, and name adapters with --adapters."
+            "Unset it. Name adapters with --adapters, or set COMPOSER_ADMIN_KEY: then these routes "
+            "publish in the adapter store."
         )
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     # The engine's processes import our scheduler by name, wherever they are started.
@@ -86,9 +103,8 @@ def _prepare_environment(shapes: ModelShapes | None) -> None:
             os.environ.setdefault(name, value)
 
 
-def _say_ready(url: str, catalogue: Catalogue, seconds: float) -> None:
+def _say_ready(url: str, adapters: Sequence[str], seconds: float) -> None:
     url = url.replace("//0.0.0.0:", "//127.0.0.1:")
-    adapters = catalogue.names()
     formula = f"base + 0.5*({adapters[0]} - base)" if adapters else "base"
     _say(f"ready after {seconds:.0f} s at {url}; try:")
     print(

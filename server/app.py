@@ -2,41 +2,83 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from adapters import Catalogue
+from adapters import ModelShapes, Store
 from composer.errors import ComposerError
+from composer.plan import BASE
+from server.admin import AdminDoor, make_admin
 from server.engine import Engine
 from server.errors import error_body, status_of
 from server.front import Front
+from server.loading import Loader
 from server.resolve import Resolver
 from server.routes import make_router
+from server.service import AdapterService
 from server.settings import Settings
 from server.store import CompositionStore
+from server.uploads import Uploads
+from server.verify import against_peft
+from server.weights import WeightSpace
 
 
-def assemble(
-    app: FastAPI,
-    engine: Engine,
-    catalogue: Catalogue,
-    store: CompositionStore,
-    settings: Settings,
-) -> None:
-    """Add our routes and our layer to vLLM's application, before it serves its first request."""
-    resolver = Resolver(engine, catalogue, store, settings.limits)
-    router = make_router(engine, catalogue, store, resolver)
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a server is put together from, before its engine is there."""
+
+    settings: Settings
+    base: Path
+    """Folder of the base model."""
+
+    shapes: ModelShapes | None
+    adapters: Store
+    compositions: CompositionStore
+
+
+async def assemble(app: FastAPI, engine: Engine, parts: Parts) -> AdapterService:
+    """Load the adapters, and add our routes and layers to vLLM's application.
+
+    Before it serves its first request, and in the event loop that will.
+    """
+    settings, store = parts.settings, parts.compositions
+
+    def taken(name: str) -> bool:
+        return name == BASE or name in engine.base_names or name in store
+
+    verify = against_peft(engine, parts.base) if settings.verify_adapters else None
+    loader = Loader(engine, parts.adapters, parts.shapes, verify)
+    service = AdapterService(engine, parts.adapters, parts.shapes, taken, loader)
+    await service.start()
+    registry = service.registry
+    resolver = Resolver(engine, registry, loader, store, settings.limits)
+    router = make_router(engine, registry, store, resolver)
     # Ours come first: of two routes for one path, the first answers.
     app.router.routes[:0] = router.routes
     app.add_exception_handler(ComposerError, _answer_error)
-    # Starlette's list goes from the outermost to the innermost.
+    # Starlette's list goes from the outermost to the innermost. Administrators have a key of their
+    # own, which vLLM's authentication does not know.
     app.user_middleware.append(
         Middleware(Front, resolver=resolver, max_body_bytes=settings.max_body_bytes)
     )
-    # vLLM has built the stack already, without our layer and our error handler.
+    if settings.admin_key is not None:
+        weights = WeightSpace(parts.adapters, settings.sources, parts.base)
+        uploads = Uploads(settings.sources, weights, parts.adapters.root / "staging")
+        door = Middleware(
+            AdminDoor,
+            admin=make_admin(service, uploads),
+            key=settings.admin_key,
+            max_body_bytes=settings.sources.max_bytes,
+        )
+        app.user_middleware.insert(0, door)
+    # vLLM has built the stack already, without our layers and our error handler.
     app.middleware_stack = app.build_middleware_stack()
+    return service
 
 
 async def _answer_error(_: Request, error: Exception) -> JSONResponse:

@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol, TypeAlias
 
 from starlette.responses import Response
+
+from adapters import Generation
 
 Body: TypeAlias = dict[str, Any]
 """The decoded JSON object of a request."""
@@ -54,6 +57,16 @@ class Rendered:
     """How long the answer may be, where the client said so."""
 
 
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A prompt, and the log-probabilities of the likeliest next tokens, by token id."""
+
+    prompt: Tokens
+    logprobs: Mapping[int, float]
+    dtype: str
+    """In which the engine computes: `float32`, `bfloat16`, ..."""
+
+
 class RefusedError(Exception):
     """vLLM refuses the request; `response` is its own answer, which the client gets unchanged."""
 
@@ -80,6 +93,36 @@ class Engine(Protocol):
     @property
     def capacity(self) -> Capacity:
         """What it can hold."""
+
+    @property
+    def max_rank(self) -> int:
+        """Largest rank of an adapter (`max_lora_rank`); 0 where there is no room for adapters."""
+
+    @property
+    def adapters_in_memory(self) -> int:
+        """How many adapters stay in memory (`max_cpu_loras`)."""
+
+    async def load(self, generation: Generation) -> None:
+        """Read the adapter into memory, beside the steps of the engine, and know it by its name.
+
+        Raises:
+            AdapterError: vLLM does not load it.
+        """
+
+    async def try_slot(self, generation: Generation) -> None:
+        """Put a loaded adapter where it runs. Raises `AdapterError` where it does not fit."""
+
+    async def shift(self, generation: Generation) -> float:
+        """How far the adapter moves the next-token logits of a fixed prompt, in nats, at most.
+
+        0 where adapter and base give the same logits, up to a constant.
+        """
+
+    async def probe(self, generation: Generation) -> Probe:
+        """What the adapter predicts after the fixed prompt."""
+
+    async def retire(self, generation: Generation) -> None:
+        """Forget the adapter, in memory too, once no request of the engine computes with it."""
 
     async def open(self, kind: Kind, body: Body) -> Rendered:
         """Read a request that will be composed: validate it and tokenize its prompts.

@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from adapters import (
+    AdapterError,
+    AdapterNotFoundError,
+    MergeError,
+    PolicyError,
+    SourceError,
+    SourceUnavailableError,
+    VersionConflictError,
+)
 from composer.errors import (
     ComposerError,
     CompositionError,
@@ -48,6 +57,24 @@ class NameTakenError(ServerError):
     code = "name_taken"
 
 
+class AdapterForbiddenError(ServerError):
+    """The policy of an adapter does not allow what was asked for."""
+
+    code = "adapter_not_allowed"
+
+
+class AdapterUnavailableError(ComposerError):
+    """An adapter that is served does not load, or its files are not what was published."""
+
+    code = "adapter_unavailable"
+
+
+class UnauthorizedError(ServerError):
+    """A route for administrators, without their key."""
+
+    code = "invalid_api_key"
+
+
 class StoreError(ComposerError):
     """The file of stored compositions cannot be read or written."""
 
@@ -55,12 +82,22 @@ class StoreError(ComposerError):
 
 
 STATUS: tuple[tuple[type[ComposerError], int], ...] = (
+    (UnauthorizedError, 401),
+    (AdapterForbiddenError, 403),
     (UnknownModelError, 404),
+    (AdapterNotFoundError, 404),
     (CompositionNotFoundError, 404),
     (NameTakenError, 409),
+    (VersionConflictError, 409),
     (BodyTooLargeError, 413),
     (CompositionError, 400),
     (ServerError, 400),
+    (AdapterError, 400),
+    (PolicyError, 400),
+    (SourceError, 400),
+    (MergeError, 400),
+    (SourceUnavailableError, 502),
+    (AdapterUnavailableError, 503),
     (StoreError, 500),
     (EngineFault, 500),
     (ComposerError, 500),

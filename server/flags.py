@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from adapters import Catalogue, ModelShapes
+from adapters import ModelShapes
 from composer.plan import BASE
 from server.settings import MIB, Settings
 
@@ -29,6 +29,29 @@ _REFUSED: Mapping[str, str] = {
 _OURS = "composition brings its own"
 
 
+_LOADED = 64
+"""Adapters that stay in memory at most, unless --max-cpu-loras says otherwise."""
+_SPARE = 8
+"""Places for generations that were replaced and whose last requests still run."""
+_COMMON_RANK = 16
+"""Room for adapters to come, unless --max-lora-rank says otherwise; vLLM's own default."""
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What the model and its adapters ask of the engine."""
+
+    shapes: ModelShapes | None
+    """Of the base model, where they are known."""
+
+    aliases: tuple[str, ...]
+    max_rank: int
+    """The largest of the adapters, 0 without any."""
+
+    publishing: bool
+    """Whether adapters may be added while the server runs."""
+
+
 @dataclass(frozen=True, slots=True)
 class Platform:
     """What the installed vLLM can do."""
@@ -41,8 +64,7 @@ class Platform:
 def read_flags(
     parser: argparse.ArgumentParser,
     settings: Settings,
-    catalogue: Catalogue,
-    shapes: ModelShapes | None,
+    needs: Needs,
     platform: Platform,
 ) -> argparse.Namespace:
     """Parse `settings.vllm_flags` with vLLM's parser.
@@ -52,7 +74,8 @@ def read_flags(
         SystemExit: vLLM does not know a flag; usage and reason are on stderr.
     """
     parser.set_defaults(model=settings.model, host=settings.host, port=settings.port)
-    parser.set_defaults(**_lora_defaults(catalogue, platform.lora_ranks))
+    parser.set_defaults(**_lora_defaults(needs, platform.lora_ranks))
+    shapes = needs.shapes
     small = shapes is not None and shapes.parameters < _SMALL
     if platform.is_cpu and small:
         parser.set_defaults(dtype="float32", enforce_eager=True)
@@ -63,7 +86,7 @@ def read_flags(
     # vLLM answers in the first name, so that is the one the operator chose, if any.
     names = args.served_model_name or []
     args.served_model_name = list(dict.fromkeys([*names, BASE, *([] if names else [args.model])]))
-    if clash := sorted(set(args.served_model_name) & set(catalogue.names())):
+    if clash := sorted(set(args.served_model_name) & set(needs.aliases)):
         raise ValueError(f"{clash} would name both the base model and an adapter; rename one.")
     return args
 
@@ -84,20 +107,22 @@ def _refuse(
             raise ValueError(f"--{field.replace('_', '-')} cannot be given here: {reason}.")
 
 
-def _lora_defaults(catalogue: Catalogue, ranks: Sequence[int]) -> dict[str, Any]:
-    """Room for the adapters at hand: all of them stay loaded, up to 8 run at once."""
-    if not len(catalogue):
+def _lora_defaults(needs: Needs, ranks: Sequence[int]) -> dict[str, Any]:
+    """Room for the adapters at hand: up to 64 of them stay loaded, up to 8 run at once."""
+    count = len(needs.aliases)
+    if not count and not needs.publishing:
         return {}
-    rank = min((r for r in ranks if r >= catalogue.max_rank), default=None)
+    wanted = max(needs.max_rank, _COMMON_RANK if needs.publishing else 0)
+    rank = min((r for r in ranks if r >= wanted), default=None)
     if rank is None:
-        raise ValueError(
-            f"an adapter has rank {catalogue.max_rank}, and vLLM serves ranks up to {max(ranks)}."
-        )
+        raise ValueError(f"an adapter has rank {wanted}, and vLLM serves ranks up to {max(ranks)}.")
+    slots = 8 if needs.publishing else min(count, 8)
+    spare = _SPARE if needs.publishing else 0
     return {
         "enable_lora": True,
         "max_lora_rank": rank,
-        "max_loras": min(len(catalogue), 8),
-        "max_cpu_loras": len(catalogue),
+        "max_loras": slots,
+        "max_cpu_loras": max(min(count, _LOADED) + spare, slots),
     }
 
 

@@ -1,7 +1,7 @@
 """In front of vLLM's application: requests that compose are rewritten, all others pass.
 
 A plain ASGI layer, the innermost one, so that vLLM's authentication, CORS and metrics stand before
-it. An ordinary request reaches vLLM as the bytes that came, and its answer leaves untouched.
+it. A request to the base model reaches vLLM as the bytes that came; its answer leaves untouched.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import logging
 from typing import Any
 
+from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -23,7 +24,7 @@ from server.errors import (
     error_body,
     status_of,
 )
-from server.resolve import FIELD, Resolver
+from server.resolve import FIELD, Resolution, Resolver
 from server.rewrite import AnswerSender
 
 logger = logging.getLogger(__name__)
@@ -62,26 +63,33 @@ class Front:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         data = await self._read(receive)
-        kind = _COMPOSING.get(_path(scope)) if scope["method"] == "POST" else None
-        suspicious = scope["method"] == "POST" and _may_compose(data)
-        body = _object(data, required=kind is not None) if kind or suspicious else None
-        if body is not None and suspicious:
-            _check_reserved(body, kind)
-        resolution = await self._resolver.resolve(kind, body) if kind and body else None
+        resolution = await self._resolve(scope, data) if scope["method"] == "POST" else None
         if resolution is None:
             await self._app(scope, _replay(data, receive), send)
             return
-        if resolution.body is not None:
+        with resolution.lease:
             data = json.dumps(resolution.body, ensure_ascii=False).encode("utf-8", "surrogatepass")
             scope = {**scope, "headers": _with_length(scope["headers"], len(data))}
-        sender = AnswerSender(send, resolution.decoration)
-        try:
-            await self._app(scope, _replay(data, receive), sender)
-        except Exception:
-            if not sender.streaming:
-                raise
-            logger.exception("A stream failed after its first byte")
-            await sender.fail()
+            sender = AnswerSender(send, resolution.decoration)
+            try:
+                await self._app(scope, _replay(data, receive), sender)
+            except Exception:
+                if not sender.streaming:
+                    raise
+                logger.exception("A stream failed after its first byte")
+                await sender.fail()
+
+    async def _resolve(self, scope: Scope, data: bytes) -> Resolution | None:
+        kind = _COMPOSING.get(_path(scope))
+        suspicious = _may_compose(data)
+        if kind is None and not suspicious and b'"model"' not in data:
+            return None
+        body = _object(data, required=kind is not None)
+        if body is None:
+            return None
+        if suspicious:
+            _check_reserved(body, kind)
+        return await self._resolver.resolve(kind, body, _api_key(scope))
 
     async def _read(self, receive: Receive) -> bytes:
         """The whole body. Raises `BodyTooLargeError` as soon as it is one byte too many."""
@@ -98,6 +106,12 @@ class Front:
                 )
             if not message.get("more_body", False):
                 return bytes(data)
+
+
+def _api_key(scope: Scope) -> str | None:
+    """The key of `Authorization: Bearer KEY`; vLLM has checked it where it asks for one."""
+    scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
+    return key if scheme.lower() == "bearer" and key else None
 
 
 def _path(scope: Scope) -> str:

@@ -7,12 +7,14 @@ so that a new release fails here, at once.
 
 from __future__ import annotations
 
+import asyncio
 import copy
+import math
 import os
 import time
 import typing
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -43,19 +45,34 @@ from vllm.logger import configure_logging_from_args
 from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
 from vllm.renderers.chat_utils import has_non_text_content
+from vllm.sampling_params import SamplingParams
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-from adapters import AdapterError, Catalogue, Generation, ModelShapes
+from adapters import AdapterError, Generation
+from composer.compiled import CompiledPlan, LoadedAdapter, Row
 from composer.errors import EngineFault, UnsupportedError
+from composer.vllm.loading import still_loading
 from composer.vllm.options import engine_options
-from server.engine import Body, Capacity, Kind, PromptOverflowError, RefusedError, Rendered, Tokens
-from server.flags import Platform, read_flags, set_engine_options
+from server.engine import (
+    Body,
+    Capacity,
+    Kind,
+    Probe,
+    PromptOverflowError,
+    RefusedError,
+    Rendered,
+    Tokens,
+)
+from server.flags import Needs, Platform, read_flags, set_engine_options
 from server.settings import Settings
 
 _REQUESTS: dict[Kind, type[ChatCompletionRequest] | type[CompletionRequest]] = {
     Kind.CHAT: ChatCompletionRequest,
     Kind.COMPLETION: CompletionRequest,
 }
+_PROBE_TEXT = "The quick brown fox jumps over the lazy dog, 0 1 2 3 4 5 6 7 8 9."
+_PROBE_TOKENS = 20
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.001, 0.05
 _TOO_LONG = ("input_tokens", "input_text")
 """`VLLMValidationError.parameter` where a prompt exceeds the context."""
 
@@ -71,25 +88,72 @@ class VllmEngine:
         self._client = client
         self._models = app.state.openai_serving_models
         self._renderer = app.state.online_renderer
+        self._probes = 0
+        lora = client.vllm_config.lora_config
+        self.max_rank = lora.max_lora_rank if lora else 0
+        self.adapters_in_memory = lora.max_cpu_loras if lora else 0
 
-    async def register(self, generation: Generation) -> None:
-        """Load the adapter, and make it known to all of vLLM's routes.
+    async def load(self, generation: Generation) -> None:
+        entry = (generation.engine_name, generation.number, str(generation.path))
+        wait_s = _FIRST_WAIT_S
+        while True:
+            replies = await self._client.collective_rpc("prefetch_adapters", args=([entry],))
+            try:
+                if not still_loading(replies):
+                    break
+            except ValueError as error:
+                raise _refused(generation, error) from error
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+        self._models.lora_requests[generation.engine_name] = _lora(generation)
 
-        The alias is for people; requests that we rewrite use the engine's name, which stays with
-        this generation. Answers of vLLM carry the engine's name in either case.
-        """
-        adapter = LoRARequest(generation.engine_name, generation.id, str(generation.path))
+    async def try_slot(self, generation: Generation) -> None:
         try:
-            await self._client.add_lora(adapter)
+            await self._client.add_lora(_lora(generation))
         except Exception as error:  # of any class: it comes from another process
-            raise AdapterError(
-                generation.alias,
-                generation.path,
-                f"vLLM does not load it: {error}",
-                "Check that it was trained on this model, and vLLM's limits for LoRA",
-            ) from error
-        self._models.lora_requests[generation.engine_name] = adapter
-        self._models.lora_requests[generation.alias] = adapter
+            raise _refused(generation, error) from error
+
+    async def retire(self, generation: Generation) -> None:
+        self._models.lora_requests.pop(generation.engine_name, None)
+        await self._client.collective_rpc("retire_adapter", args=(generation.number,))
+
+    async def shift(self, generation: Generation) -> float:
+        if self.capacity.rows < 2:
+            return math.inf  # no two rows ever run together here, so nothing can be compared
+        prompt = await self.tokenize(Kind.COMPLETION, {"prompt": _PROBE_TEXT})
+        adapter = LoadedAdapter(generation.engine_name, generation.number, str(generation.path))
+        # The difference of adapter and base, composed in one step of the engine: where it is the
+        # same for every token, all tokens are equally likely.
+        plan = CompiledPlan((Row(1.0, adapter), Row(-1.0)))
+        logprobs = await self._next_token(generation, prompt, 1, plan.to_extra_args())
+        return max(logprobs.values()) + math.log(self._client.model_config.get_vocab_size())
+
+    async def probe(self, generation: Generation) -> Probe:
+        prompt = await self.tokenize(Kind.COMPLETION, {"prompt": _PROBE_TEXT})
+        config = self._client.model_config
+        count = min(_PROBE_TOKENS, config.max_logprobs)
+        logprobs = await self._next_token(generation, prompt, count, None)
+        return Probe(prompt, logprobs, str(config.dtype).removeprefix("torch."))
+
+    async def _next_token(
+        self, generation: Generation, prompt: Tokens, count: int, extra: dict[str, str] | None
+    ) -> dict[int, float]:
+        """Log-probabilities of the `count` likeliest next tokens, by token id."""
+        params = SamplingParams(temperature=0.0, max_tokens=1, logprobs=count, extra_args=extra)
+        self._probes += 1
+        answers = self._client.generate(
+            {"prompt_token_ids": list(prompt)},
+            params,
+            f"probe-{self._probes}-{generation.engine_name}",
+            lora_request=_lora(generation),
+        )
+        answer = [output async for output in answers][-1].outputs[0]
+        if not answer.logprobs:
+            raise EngineFault(
+                f"the engine did not answer the probe of adapter '{generation.alias}' "
+                f"({answer.finish_reason}). Try again."
+            )
+        return {token: entry.logprob for token, entry in answer.logprobs[0].items()}
 
     def base_cards(self) -> list[Body]:
         cards = self._models.registry.base_model_paths
@@ -165,6 +229,19 @@ class VllmEngine:
         return Request({"type": "http", "app": self.app})
 
 
+def _lora(generation: Generation) -> LoRARequest:
+    return LoRARequest(generation.engine_name, generation.number, str(generation.path))
+
+
+def _refused(generation: Generation, error: Exception) -> AdapterError:
+    return AdapterError(
+        generation.alias,
+        generation.path,
+        f"vLLM does not load it: {error}",
+        "Check that it was trained on this model, and vLLM's limits for LoRA",
+    )
+
+
 def _refuse_unsupported(request: Any) -> None:
     """Raises `UnsupportedError` for options that composed requests do not have."""
     chat = isinstance(request, ChatCompletionRequest)
@@ -202,24 +279,22 @@ def _capacity(config: Any) -> Capacity:
 
 def run(
     settings: Settings,
-    catalogue: Catalogue,
-    shapes: ModelShapes | None,
-    assemble: Callable[[VllmEngine], None],
+    needs: Needs,
+    assemble: Callable[[VllmEngine], Awaitable[object]],
     on_ready: Callable[[str], None],
 ) -> None:
     """Load the engine and serve until told to stop.
 
     Args:
         settings: the configuration.
-        catalogue: the adapters to load.
-        shapes: the base model's, where they are known.
-        assemble: puts our part in front of vLLM's application.
+        needs: what model and adapters ask of the engine.
+        assemble: loads the adapters and puts our part in front of vLLM's application.
         on_ready: called with the server's URL when connections are accepted.
     """
     cli_env_setup()
     parser = make_arg_parser(FlexibleArgumentParser(prog="python -m server"))
     platform = Platform(current_platform.is_cpu(), typing.get_args(MaxLoRARanks))
-    args = read_flags(parser, settings, catalogue, shapes, platform)
+    args = read_flags(parser, settings, needs, platform)
     set_engine_options(args, parser, engine_options())
     if platform.is_cpu and args.enforce_eager:
         # Else the sampler's helpers are compiled in the middle of the first requests, for half a
@@ -227,13 +302,12 @@ def run(
         os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
     validate_parsed_serve_args(args)
     configure_logging_from_args(args)
-    uvloop.run(_serve(args, catalogue, assemble, on_ready))
+    uvloop.run(_serve(args, assemble, on_ready))
 
 
 async def _serve(
     args: Namespace,
-    catalogue: Catalogue,
-    assemble: Callable[[VllmEngine], None],
+    assemble: Callable[[VllmEngine], Awaitable[object]],
     on_ready: Callable[[str], None],
 ) -> None:
     try:
@@ -252,9 +326,7 @@ async def _serve(
         app = build_app(args, tasks, client.model_config)
         await init_app_state(client, app.state, args, tasks)
         engine = VllmEngine(app, client, tuple(args.served_model_name))
-        for generation in catalogue.generations():
-            await engine.register(generation)
-        assemble(engine)
+        await assemble(engine)
         sock.listen()  # from here on connections queue until the server takes them
         on_ready(address)
         stopping = await serve_http(

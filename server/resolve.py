@@ -6,11 +6,15 @@ takes everything else. The outcome names one model of vLLM's and carries the com
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NoReturn
 
-from adapters import Catalogue
+from adapters import Generation, Lease, Policy, Registry
 from composer.compiled import CompiledPlan, LoadedAdapter, Row
 from composer.errors import (
+    ComposerError,
     CompositionSchemaError,
     FormulaSyntaxError,
     UnknownModelError,
@@ -22,6 +26,8 @@ from composer.prompts import RequestPrompt
 from composer.wire import parse_composition
 from server.capacity import check_group
 from server.engine import Body, Engine, Kind, Tokens
+from server.errors import AdapterForbiddenError, AdapterUnavailableError
+from server.loading import Loader
 from server.members import member_tokens
 from server.rewrite import Decoration
 from server.store import CompositionStore
@@ -32,29 +38,56 @@ FIELD = "composition"
 _FORMULA_CHARACTERS = frozenset(" +*()'")  # names may hold - and /
 
 
+_ENGINE_NAME = re.compile(r"[^@]+@[0-9a-f]{12}")
+"""How the engine calls a generation. Requests name aliases, which have policies."""
+
+
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """What becomes of a request: the body for vLLM, None for the very bytes that came."""
+    """What becomes of a request.
 
-    body: Body | None
+    The adapters in `lease` stay loaded until it is released, which is for whoever got this to do.
+    """
+
+    body: Body
     decoration: Decoration
+    lease: Lease
+
+
+class MemberNames(Collection[str]):
+    """What members may be called: the base and the adapters, as they are at any moment."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def __contains__(self, name: object) -> bool:
+        return name == BASE or name in self._registry
+
+    def __iter__(self) -> Iterator[str]:
+        yield BASE
+        yield from self._registry
+
+    def __len__(self) -> int:
+        return 1 + len(self._registry)
 
 
 class Resolver:
     """Binds names to what is served here."""
 
     def __init__(
-        self, engine: Engine, catalogue: Catalogue, store: CompositionStore, limits: Limits
+        self,
+        engine: Engine,
+        registry: Registry,
+        loader: Loader,
+        store: CompositionStore,
+        limits: Limits,
     ) -> None:
+        self.member_names = MemberNames(registry)
         self._engine = engine
-        self._catalogue = catalogue
+        self._registry = registry
+        self._loader = loader
         self._store = store
         self._limits = limits
-
-    @property
-    def member_names(self) -> tuple[str, ...]:
-        """What members may be called."""
-        return (BASE, *self._catalogue.names())
 
     def parse(self, composition: object, param: str = FIELD) -> Plan:
         """Read a composition. Raises `CompositionError`."""
@@ -62,22 +95,34 @@ class Resolver:
             composition, known=self.member_names, limits=self._limits, param=param
         )
 
-    async def resolve(self, kind: Kind, body: Body) -> Resolution | None:
+    async def resolve(
+        self, kind: Kind | None, body: Body, api_key: str | None = None
+    ) -> Resolution | None:
         """What becomes of the request; None for an ordinary one, which vLLM gets as it came.
+
+        Args:
+            kind: the route, where it is one that composes.
+            body: the request.
+            api_key: the key that it came with, for the policies of adapters.
 
         Raises:
             CompositionError: the composition cannot be computed.
             RefusedError: vLLM refuses the request.
+            AdapterForbiddenError: the policy of an adapter is against it.
+            AdapterUnavailableError: an adapter does not load.
         """
         model, composition = body.get("model"), body.get(FIELD)
         if model is not None and not isinstance(model, str):
             return None
         asked = model or self._engine.base_names[0]
-        if composition is None:
+        if kind is None or composition is None:
             if asked in self._engine.base_names:
                 return None
-            if asked in self._catalogue.names():
-                return Resolution(None, Decoration(asked, None))
+            if asked in self._registry:
+                return await self._alone(kind, body, asked, api_key)
+            if kind is None:
+                self._refuse_engine_name(asked)
+                return None
             plan = self._named(asked)
         else:
             if asked not in self._engine.base_names:
@@ -87,8 +132,31 @@ class Resolver:
                     param="model",
                 )
             plan = self.parse(composition)
-        decoration = Decoration(asked, {"plan": plan.to_dict(), "rows": plan.rows})
-        return Resolution(await self._rewrite(kind, body, plan), decoration)
+        return await self._composed(kind, body, asked, plan, api_key)
+
+    async def _alone(
+        self, kind: Kind | None, body: Body, alias: str, api_key: str | None
+    ) -> Resolution:
+        """A request to one adapter, on any of vLLM's routes."""
+        self._check_policy(alias, api_key)
+        lease = await self._lease({alias})
+        generation = lease.generations[alias]
+        told = _digests(lease) if kind is not None else None
+        rewritten = body | {"model": generation.engine_name}
+        return Resolution(rewritten, Decoration(alias, None, told), lease)
+
+    async def _composed(
+        self, kind: Kind, body: Body, asked: str, plan: Plan, api_key: str | None
+    ) -> Resolution:
+        self._check_policies(plan, api_key)
+        lease = await self._lease({m.model for m in plan.members if m.model != BASE})
+        try:
+            rewritten = await self._rewrite(kind, body, plan, lease.generations)
+        except BaseException:
+            lease.release()
+            raise
+        told = {"plan": plan.to_dict(), "rows": plan.rows}
+        return Resolution(rewritten, Decoration(asked, told, _digests(lease)), lease)
 
     def _named(self, model: str) -> Plan:
         """The plan that a `model` stands for: a stored composition or a formula."""
@@ -98,21 +166,79 @@ class Resolver:
             return self.parse(model, param="model")
         except (FormulaSyntaxError, UnknownModelError):
             if _FORMULA_CHARACTERS.isdisjoint(model):  # a name, not a formula: say so
-                known = (*self._engine.base_names, *self.member_names, *self._store.names())
-                raise UnknownModelError(model, set(known), param="model") from None
+                self._refuse_unknown(model)
             raise
 
-    async def _rewrite(self, kind: Kind, body: Body, plan: Plan) -> Body:
+    def _refuse_unknown(self, model: str) -> NoReturn:
+        known = (*self._engine.base_names, *self.member_names, *self._store.names())
+        raise UnknownModelError(model, set(known), param="model") from None
+
+    def _refuse_engine_name(self, model: str) -> None:
+        if _ENGINE_NAME.fullmatch(model):
+            self._refuse_unknown(model)
+
+    # ---- adapters
+
+    async def _lease(self, aliases: Collection[str]) -> Lease:
+        lease = self._registry.lease(aliases)
+        try:
+            await self._loader.ensure(lease.generations.values())
+        except ComposerError as error:
+            lease.release()
+            raise AdapterUnavailableError(
+                f"an adapter of this request cannot be loaded: {error.message}", param="model"
+            ) from error
+        except BaseException:
+            lease.release()
+            raise
+        return lease
+
+    def _check_policies(self, plan: Plan, api_key: str | None) -> None:
+        for member, weight in zip(plan.members, plan.weights, strict=True):
+            if member.model == BASE:
+                continue
+            policy = self._check_policy(member.model, api_key)
+            if not policy.compositions and not plan.is_plain:
+                raise AdapterForbiddenError(
+                    f"the adapter {quoted(member.model)} may not be used in compositions. "
+                    f'Ask it alone: "model": "{member.model}".',
+                    param=FIELD,
+                )
+            if not policy.negative and weight < 0:
+                raise AdapterForbiddenError(
+                    f"the adapter {quoted(member.model)} has the weight {weight:g} in this "
+                    "composition, and may not have a negative one. Give it a positive weight.",
+                    param=FIELD,
+                )
+
+    def _check_policy(self, alias: str, api_key: str | None) -> Policy:
+        served = self._registry.get(alias)
+        if served is None:
+            raise UnknownModelError(alias, self.member_names, param=FIELD)
+        if not served.policy.allows_key(api_key):
+            raise AdapterForbiddenError(
+                f"the adapter {quoted(alias)} is not open to this API key. Ask its operator.",
+                param="model",
+            )
+        return served.policy
+
+    # ---- the rewritten request
+
+    async def _rewrite(
+        self, kind: Kind, body: Body, plan: Plan, generations: Mapping[str, Generation]
+    ) -> Body:
         rewritten = {k: v for k, v in body.items() if k != FIELD}
-        leader = self._adapter(plan.members[plan.leader].model)
-        rewritten["model"] = leader.name if leader else self._engine.base_names[0]
+        leader = generations.get(plan.members[plan.leader].model)
+        rewritten["model"] = leader.engine_name if leader else self._engine.base_names[0]
         if plan.is_plain:
             return rewritten
-        compiled = await self._compile(kind, rewritten, plan)
+        compiled = await self._compile(kind, rewritten, plan, generations)
         rewritten["vllm_xargs"] = {**(body.get("vllm_xargs") or {}), **compiled.to_extra_args()}
         return rewritten
 
-    async def _compile(self, kind: Kind, body: Body, plan: Plan) -> CompiledPlan:
+    async def _compile(
+        self, kind: Kind, body: Body, plan: Plan, generations: Mapping[str, Generation]
+    ) -> CompiledPlan:
         """Bind the members to adapters and tokens, and see that the group can run."""
         rendered = await self._engine.open(kind, body)
         request = max(rendered.prompts, key=len)
@@ -126,25 +252,28 @@ class Resolver:
             await member_tokens(self._engine, kind, body, member, request)
             for member in plan.members
         ]
-        adapters = [self._adapter(member.model) for member in plan.members]
         check_group(
             plan.members,
             [len(request if prompt is None else prompt) for prompt in prompts],
-            len({adapter for adapter in adapters if adapter is not None}),
+            len(generations),
             rendered.max_tokens,
             self._engine.capacity,
         )
+        adapters = [_loaded(generations.get(member.model)) for member in plan.members]
         rows = zip(plan.weights, adapters, prompts, strict=True)
         return CompiledPlan(tuple(Row(*row) for row in rows), plan.filters)
 
-    def _adapter(self, model: str) -> LoadedAdapter | None:
-        """The adapter as the engine knows it; None for the base."""
-        if model == BASE:
-            return None
-        generation = self._catalogue.get(model)
-        if generation is None:
-            raise UnknownModelError(model, self.member_names, param=FIELD)
-        return LoadedAdapter(generation.engine_name, generation.id, str(generation.path))
+
+def _loaded(generation: Generation | None) -> LoadedAdapter | None:
+    """The adapter as the engine knows it; None for the base."""
+    if generation is None:
+        return None
+    return LoadedAdapter(generation.engine_name, generation.number, str(generation.path))
+
+
+def _digests(lease: Lease) -> dict[str, str]:
+    """What the answer says about the adapters that computed it."""
+    return {alias: generation.digest for alias, generation in sorted(lease.generations.items())}
 
 
 def _reads_request_only(plan: Plan) -> bool:

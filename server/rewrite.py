@@ -23,24 +23,36 @@ _DATA = b"data:"
 
 
 class Decoration:
-    """What the answers of one request say about it: `model`, and `composition` if there is one."""
+    """What the answers of one request say about it.
 
-    def __init__(self, model: str, composition: dict[str, Any] | None) -> None:
+    `model` as it was asked for; `composition` where it was one; `adapters`, alias to digest, where
+    the answer is to tell which generations computed it.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        composition: dict[str, Any] | None,
+        adapters: dict[str, str] | None = None,
+    ) -> None:
         self.model = model
         self.composition = composition
+        self.adapters = adapters
 
     def whole(self, answer: dict[str, Any]) -> dict[str, Any]:
         """A complete answer."""
         return self._named(answer, tell=True)
 
     def chunk(self, chunk: dict[str, Any], *, first: bool) -> dict[str, Any]:
-        """A chunk of a stream: the first one and the closing usage carry the composition."""
+        """A chunk of a stream: the first one and the closing usage tell how it was computed."""
         return self._named(chunk, tell=first or (chunk.get("choices") == [] and "usage" in chunk))
 
     def _named(self, answer: dict[str, Any], *, tell: bool) -> dict[str, Any]:
         answer = {k: self.model if k == "model" else v for k, v in answer.items()}
         if tell and self.composition is not None:
             answer["composition"] = self.composition
+        if tell and self.adapters:
+            answer["adapters"] = self.adapters
         return answer
 
 

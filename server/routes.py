@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
 
-from adapters import Catalogue
+from adapters import Registry
 from composer.errors import CompositionError
 from composer.plan import BASE
 from server.engine import Body, Engine
@@ -18,20 +18,22 @@ from server.resolve import Resolver
 from server.store import CompositionStore, Json, check_name
 
 
-def model_list(engine: Engine, catalogue: Catalogue, store: CompositionStore) -> Body:
+def model_list(engine: Engine, registry: Registry, store: CompositionStore) -> Body:
     """What `model` may be: the base, adapters, stored compositions; formulas are not listed."""
     adapters = [
         {
-            "id": generation.alias,
+            "id": alias,
             "object": "model",
             "created": engine.started,
             "owned_by": "adapters",
-            "root": generation.alias,
+            "root": alias,
             "parent": BASE,
-            "digest": generation.digest,
-            "rank": generation.rank,
+            "digest": served.generation.digest,
+            "rank": served.generation.rank,
+            "version": served.version,
         }
-        for generation in catalogue.generations()
+        for alias in registry.names()
+        if (served := registry.get(alias)) is not None
     ]
     compositions = [
         {
@@ -49,11 +51,10 @@ def model_list(engine: Engine, catalogue: Catalogue, store: CompositionStore) ->
 
 
 def make_router(
-    engine: Engine, catalogue: Catalogue, store: CompositionStore, resolver: Resolver
+    engine: Engine, registry: Registry, store: CompositionStore, resolver: Resolver
 ) -> APIRouter:
     """The routes, bound to what this server has."""
     router = APIRouter(tags=["composer"])
-    taken = frozenset((*engine.base_names, *resolver.member_names))
 
     def described(name: str) -> Body:
         """A stored composition with its plan, or with the reason why it has none any more."""
@@ -67,7 +68,7 @@ def make_router(
     @router.get("/v1/models")
     async def list_models() -> dict[str, Any]:
         """List the base model, the adapters and the stored compositions."""
-        return model_list(engine, catalogue, store)
+        return model_list(engine, registry, store)
 
     @router.get("/v1/compositions")
     async def list_compositions() -> dict[str, Any]:
@@ -83,7 +84,7 @@ def make_router(
     async def put_composition(name: str, request: Request) -> JSONResponse:
         """Store the composition in the body under a name that `model` may then be."""
         check_name(name)
-        if name in taken:
+        if name in engine.base_names or name in resolver.member_names:
             raise NameTakenError(
                 f"'{name}' already names the base model or an adapter. Choose another name.",
                 param="name",

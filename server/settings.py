@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from adapters import SourceRules
 from composer.plan import Limits
 
 MIB = 2**20
+_SHORTEST_KEY = 16
 
 _DESCRIPTION = """\
 Serve a base model, its LoRA adapters and every linear combination of them through the OpenAI API.
@@ -29,6 +32,10 @@ class Settings:
     compositions_file: Path | None
     limits: Limits
     max_body_bytes: int
+    adapter_store: Path | None
+    sources: SourceRules
+    admin_key: str | None
+    verify_adapters: bool
     vllm_flags: tuple[str, ...]
 
     @classmethod
@@ -55,6 +62,14 @@ class Settings:
             compositions_file=ours.compositions_file,
             limits=Limits(max_members=ours.max_members, max_weight=ours.max_weight),
             max_body_bytes=ours.max_body_mib * MIB,
+            adapter_store=ours.adapter_store,
+            sources=SourceRules(
+                root=ours.adapter_root,
+                remote=tuple(ours.adapter_source),
+                max_bytes=ours.max_adapter_mib * MIB,
+            ),
+            admin_key=_read_key(parser, ours.admin_key_file),
+            verify_adapters=ours.verify_adapters,
             vllm_flags=tuple(vllm_flags),
         )
 
@@ -72,6 +87,45 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME=PATH,...",
         help="LoRA adapters and the names that compositions use; may be given several times",
+    )
+    add(
+        "--adapter-store",
+        type=Path,
+        metavar="FOLDER",
+        help="where adapters and their history are kept, also for several servers at once; "
+        "without it they are forgotten at exit",
+    )
+    add(
+        "--adapter-root",
+        type=Path,
+        metavar="FOLDER",
+        help="folder below which administrators may publish adapters from",
+    )
+    add(
+        "--adapter-source",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="beginning of URLs that administrators may publish adapters from, e.g. hf://my-org/ "
+        "or s3://bucket/loras/; may be given several times",
+    )
+    add(
+        "--max-adapter-mib",
+        type=_positive,
+        default=2048,
+        help="largest adapter to publish, in MiB (default: %(default)s)",
+    )
+    add(
+        "--admin-key-file",
+        type=Path,
+        metavar="FILE",
+        help="file with the key of the routes that change adapters; or COMPOSER_ADMIN_KEY in the "
+        "environment. Without a key these routes do not exist",
+    )
+    add(
+        "--verify-adapters",
+        action="store_true",
+        help="compare every adapter with PEFT before it is served (loads the model once more)",
     )
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     add("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
@@ -95,6 +149,24 @@ def _parser() -> argparse.ArgumentParser:
         help="largest request body in MiB (default: %(default)s)",
     )
     return parser
+
+
+def _read_key(parser: argparse.ArgumentParser, file: Path | None) -> str | None:
+    """The administrators' key, from the file or the environment; None switches the routes off."""
+    key = os.environ.get("COMPOSER_ADMIN_KEY") or None
+    where = "COMPOSER_ADMIN_KEY"
+    if file is not None:
+        where = f"--admin-key-file {file}"
+        try:
+            key = file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            parser.error(f"{where}: {error}")
+    if key is not None and len(key) < _SHORTEST_KEY:
+        parser.error(
+            f"{where}: the key has {len(key)} characters; use at least {_SHORTEST_KEY}, e.g. what "
+            "`openssl rand -hex 32` prints"
+        )
+    return key
 
 
 def _weight(text: str) -> float:

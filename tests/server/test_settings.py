@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from adapters import Catalogue, Generation, ModelShapes
-from server.flags import Platform, read_flags, set_engine_options
+from adapters import ModelShapes
+from server.flags import Needs, Platform, read_flags, set_engine_options
 from server.settings import Settings
 
 CPU = Platform(is_cpu=True, lora_ranks=(8, 16, 64))
@@ -37,18 +38,17 @@ def vllm_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def adapter(alias: str, rank: int = 8) -> Generation:
-    return Generation(alias, "0" * 64, Path(alias), rank)
-
-
 def flags(
     *given: str,
-    adapters: tuple[Generation, ...] = (),
+    ranks: Mapping[str, int] | None = None,
+    publishing: bool = False,
     shapes: ModelShapes | None = SMALL,
     platform: Platform = CPU,
 ) -> argparse.Namespace:
     settings = Settings.from_arguments(["--model", "m", *given])
-    return read_flags(vllm_parser(), settings, Catalogue(adapters), shapes, platform)
+    ranks = ranks or {}
+    needs = Needs(shapes, tuple(ranks), max(ranks.values(), default=0), publishing)
+    return read_flags(vllm_parser(), settings, needs, platform)
 
 
 def test_ours_are_read_and_the_rest_is_left_to_vllm() -> None:
@@ -73,6 +73,8 @@ def test_ours_are_read_and_the_rest_is_left_to_vllm() -> None:
         ["--model", "m", "--max-members", "0"],
         ["--model", "m", "--max-weight", "nan"],
         ["--model", "m", "--port", "http"],
+        ["--model", "m", "--admin-key-file", "/nowhere"],
+        ["--model", "m", "--max-adapter-mib", "0"],
     ],
 )
 def test_options_without_a_valid_value(
@@ -85,21 +87,31 @@ def test_options_without_a_valid_value(
 
 
 def test_room_for_the_adapters_at_hand() -> None:
-    args = flags(adapters=(adapter("polite"), adapter("rude", rank=12)))
+    args = flags(ranks={"polite": 8, "rude": 12})
     assert (args.enable_lora, args.max_lora_rank) == (True, 16)
     assert (args.max_loras, args.max_cpu_loras) == (2, 2)
-    many = flags(adapters=tuple(adapter(f"a{n}") for n in range(20)))
+    many = flags(ranks={f"a{n}": 8 for n in range(20)})
     assert (many.max_loras, many.max_cpu_loras) == (8, 20)
+    thousand = flags(ranks={f"a{n}": 8 for n in range(1000)})
+    assert (thousand.max_loras, thousand.max_cpu_loras) == (8, 64)
     assert not flags().enable_lora
     with pytest.raises(ValueError, match="rank 65"):
-        flags(adapters=(adapter("polite", rank=65),))
+        flags(ranks={"polite": 65})
+
+
+def test_room_for_adapters_to_come() -> None:
+    none_yet = flags(publishing=True)
+    assert (none_yet.enable_lora, none_yet.max_lora_rank) == (True, 16)
+    assert (none_yet.max_loras, none_yet.max_cpu_loras) == (8, 8)
+    some = flags(publishing=True, ranks={f"a{n}": 64 for n in range(20)})
+    assert (some.max_lora_rank, some.max_loras, some.max_cpu_loras) == (64, 8, 28)
 
 
 def test_what_the_operator_chose_stays() -> None:
     args = flags(
         *("--max-loras", "1", "--max-lora-rank", "64", "--dtype", "auto", "--no-enforce-eager"),
         *("--kv-cache-memory-bytes", "77"),
-        adapters=(adapter("polite"), adapter("rude")),
+        ranks={"polite": 8, "rude": 8},
     )
     assert (args.max_loras, args.max_lora_rank) == (1, 64)
     assert (args.dtype, args.enforce_eager) == ("auto", False)
@@ -121,7 +133,7 @@ def test_names_of_the_base() -> None:
     assert flags().served_model_name == ["base", "m"]
     assert flags("--served-model-name", "llama").served_model_name == ["llama", "base"]
     with pytest.raises(ValueError, match="polite"):
-        flags("--served-model-name", "polite", adapters=(adapter("polite"),))
+        flags("--served-model-name", "polite", ranks={"polite": 8})
 
 
 @pytest.mark.parametrize(
@@ -146,3 +158,31 @@ def test_the_classes_of_composition_cannot_be_replaced() -> None:
     assert args.scheduler_cls == "ours"
     with pytest.raises(ValueError, match="--scheduler-cls cannot be given"):
         set_engine_options(flags("--scheduler-cls", "theirs"), vllm_parser(), options)
+
+
+def test_the_key_of_administrators(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("COMPOSER_ADMIN_KEY", raising=False)
+    assert Settings.from_arguments(["--model", "m"]).admin_key is None
+    monkeypatch.setenv("COMPOSER_ADMIN_KEY", "")
+    assert Settings.from_arguments(["--model", "m"]).admin_key is None
+    monkeypatch.setenv("COMPOSER_ADMIN_KEY", "from the environment")
+    assert Settings.from_arguments(["--model", "m"]).admin_key == "from the environment"
+    file = tmp_path / "key"
+    file.write_text("from the file, longer\n")
+    arguments = ["--model", "m", "--admin-key-file", str(file)]
+    assert Settings.from_arguments(arguments).admin_key == "from the file, longer"
+    file.write_text("short\n")
+    with pytest.raises(SystemExit):
+        Settings.from_arguments(arguments)
+    said = capsys.readouterr().err
+    assert "5 characters" in said
+    assert "short\n" not in said
+
+
+def test_where_adapters_may_come_from() -> None:
+    words = ["--adapter-root", "r", "--adapter-source", "hf://org/", "--adapter-source", "s3://b/"]
+    rules = Settings.from_arguments(["--model", "m", "--max-adapter-mib", "3", *words]).sources
+    assert (rules.root, rules.remote) == (Path("r"), ("hf://org/", "s3://b/"))
+    assert rules.max_bytes == 3 * 2**20

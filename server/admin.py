@@ -1,0 +1,257 @@
+"""The routes for administrators: publish, replace, roll back and remove adapters.
+
+They stand before vLLM's application, with a key of their own, and do not exist without one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from typing import Any
+
+from fastapi import FastAPI, Request
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from adapters import AdapterNotFoundError, Policy, Version
+from composer.errors import ComposerError, quoted
+from server.errors import (
+    BodyTooLargeError,
+    InvalidJsonError,
+    ServerError,
+    UnauthorizedError,
+    error_body,
+    status_of,
+)
+from server.service import AdapterService
+from server.uploads import Uploads
+
+PREFIX = "/v1/adapters"
+_VLLM_ROUTES = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
+
+
+class AdminDoor:
+    """ASGI middleware: requests for administrators go to `admin`, all others to `app`."""
+
+    def __init__(self, app: ASGIApp, *, admin: ASGIApp, key: str, max_body_bytes: int) -> None:
+        self._app = app
+        self._admin = admin
+        self._digest = _digest(key)
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not _is_admin(scope):
+            await self._app(scope, receive, send)
+        elif not self._knows(Headers(scope=scope)):
+            error = UnauthorizedError(
+                "this route is for administrators: send 'Authorization: Bearer KEY' with the key "
+                "of --admin-key-file or COMPOSER_ADMIN_KEY."
+            )
+            answer = _error(error)
+            answer.headers["WWW-Authenticate"] = "Bearer"
+            await answer(scope, receive, send)
+        else:
+            await self._admin(scope, self._counted(receive), send)
+
+    def _knows(self, headers: Headers) -> bool:
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        return scheme.lower() == "bearer" and hmac.compare_digest(_digest(key), self._digest)
+
+    def _counted(self, receive: Receive) -> Receive:
+        """`receive` that fails as soon as the body is one byte too long."""
+        left = self._max_body_bytes
+
+        async def counted() -> Message:
+            nonlocal left
+            message = await receive()
+            left -= len(message.get("body", b""))
+            if left < 0:
+                raise BodyTooLargeError(
+                    f"the body has more than {self._max_body_bytes} bytes. Send a smaller "
+                    "adapter, or start the server with a larger --max-adapter-mib."
+                )
+            return message
+
+        return counted
+
+
+def make_admin(service: AdapterService, uploads: Uploads) -> FastAPI:
+    """The application behind the door."""
+    admin = FastAPI(title="Adapters", openapi_url=f"{PREFIX}/openapi.json", docs_url=None)
+    admin.add_exception_handler(ComposerError, _answer_error)
+    admin.add_exception_handler(404, _answer_missing)
+    admin.add_exception_handler(405, _answer_missing)
+    store = service.store
+
+    def entry(version: Version) -> dict[str, Any]:
+        """What an alias is now."""
+        served = service.registry.get(version.alias)
+        told: dict[str, Any] = {"object": "adapter", **version.to_json()}
+        if version.digest is not None:
+            told["adapter"] = store.stored(version.digest).report.to_json()
+        told["served"] = served is not None and served.version == version.number
+        if (failure := service.failures.get(version.alias)) is not None:
+            told["error"] = failure
+        return told
+
+    def answer(version: Version, status: int = 200) -> JSONResponse:
+        etag = {"ETag": f'"{version.number}"'}
+        return JSONResponse(entry(version), status_code=status, headers=etag)
+
+    @admin.get(PREFIX)
+    def list_adapters() -> JSONResponse:
+        """All adapters, and the generations that requests in flight still compute with."""
+        data = [entry(store.current(alias)) for alias in store.aliases()]
+        current = {
+            served.generation for served in map(service.registry.get, service.registry) if served
+        }
+        retiring = [g.engine_name for g in service.registry.live if g not in current]
+        return JSONResponse({"object": "list", "data": data, "retiring": sorted(retiring)})
+
+    @admin.get(PREFIX + "/{alias}")
+    def get_adapter(alias: str) -> JSONResponse:
+        """One adapter."""
+        return answer(store.current(alias))
+
+    @admin.get(PREFIX + "/{alias}/history")
+    def get_history(alias: str) -> JSONResponse:
+        """All versions of an alias, the oldest first."""
+        versions = store.history(alias)
+        return JSONResponse({"object": "list", "data": [v.to_json() for v in versions]})
+
+    @admin.put(PREFIX + "/{alias}")
+    async def put_adapter(alias: str, request: Request) -> JSONResponse:
+        """Publish or replace an adapter."""
+        async with uploads.received(request) as upload:
+            version = await service.publish(
+                alias,
+                upload.fetch,
+                expected=_expected(request),
+                actor=_actor(request),
+                policy=upload.policy,
+            )
+        return answer(version, 201 if version.number == 1 else 200)
+
+    @admin.put(PREFIX + "/{alias}/policy")
+    async def put_policy(alias: str, request: Request) -> JSONResponse:
+        """Say who may use an adapter, and how."""
+        policy = Policy.from_json(await _object(request))
+        return answer(
+            await service.set_policy(
+                alias, policy, expected=_expected(request), actor=_actor(request)
+            )
+        )
+
+    @admin.post(PREFIX + "/{alias}/rollback")
+    async def roll_back(alias: str, request: Request) -> JSONResponse:
+        """Let the alias stand for an earlier version: the one before, or `{"to": 3}`."""
+        body = await _object(request) if await request.body() else {}
+        to = body.pop("to", None)
+        if body or not (to is None or (isinstance(to, int) and not isinstance(to, bool))):
+            raise InvalidJsonError('the body is neither empty nor like {"to": 3}. Name a version.')
+        return answer(
+            await service.rollback(alias, to=to, expected=_expected(request), actor=_actor(request))
+        )
+
+    @admin.delete(PREFIX + "/{alias}")
+    async def delete_adapter(alias: str, request: Request) -> JSONResponse:
+        """Stop serving an adapter. Its history stays."""
+        return answer(
+            await service.delete(alias, expected=_expected(request), actor=_actor(request))
+        )
+
+    @admin.post("/v1/load_lora_adapter")
+    async def load_lora_adapter(request: Request) -> Response:
+        """As vLLM's route of this name; `lora_path` is a source like that of a publication."""
+        body = await _object(request)
+        alias, source = _text(body, "lora_name"), _text(body, "lora_path")
+        if not body.get("load_inplace", False) and alias in service.registry:
+            raise ServerError(
+                f"the adapter {quoted(alias)} has already been loaded. "
+                "Set 'load_inplace' to true to replace it.",
+                param="lora_name",
+            )
+        fetch = uploads.from_source(source)
+        await service.publish(alias, fetch, expected=None, actor=_actor(request))
+        return PlainTextResponse(f"Success: LoRA adapter '{alias}' added successfully.")
+
+    @admin.post("/v1/unload_lora_adapter")
+    async def unload_lora_adapter(request: Request) -> Response:
+        """As vLLM's route of this name."""
+        alias = _text(await _object(request), "lora_name")
+        await service.delete(alias, expected=None, actor=_actor(request))
+        return PlainTextResponse(f"Success: LoRA adapter '{alias}' removed successfully.")
+
+    return admin
+
+
+def _is_admin(scope: Scope) -> bool:
+    path = str(scope["path"]).removeprefix(scope.get("root_path", ""))
+    return path == PREFIX or path.startswith(PREFIX + "/") or path in _VLLM_ROUTES
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+
+
+def _expected(request: Request) -> int | None:
+    """What `If-Match` and `If-None-Match` say the alias' version must be; None: whatever it is."""
+    match, none_match = (request.headers.get(name) for name in ("if-match", "if-none-match"))
+    if none_match is not None:
+        if none_match.strip() == "*" and match is None:
+            return 0
+        raise ServerError(
+            f"If-None-Match is {quoted(none_match)}; only * is understood, alone: publish only "
+            "what is not there yet."
+        )
+    if match is None:
+        return None
+    number = match.strip().removeprefix("W/").strip('"')
+    if not number.isdecimal() or len(number) > 18:
+        raise ServerError(
+            f'If-Match is {quoted(match)}, not a version like "3". Take it from the ETag of a GET.'
+        )
+    return int(number)
+
+
+def _actor(request: Request) -> str:
+    """Who the audit log names: the address that the request came from."""
+    return f"admin at {request.client.host}" if request.client else "admin"
+
+
+async def _object(request: Request) -> dict[str, Any]:
+    try:
+        body = json.loads(await request.body())
+    except (ValueError, RecursionError) as error:
+        raise InvalidJsonError(f"the body is not JSON: {error}. Send one JSON object.") from error
+    if not isinstance(body, dict):
+        raise InvalidJsonError("the body is not a JSON object. Send one.")
+    return body
+
+
+def _text(body: dict[str, Any], field: str) -> str:
+    value = body.get(field)
+    if not isinstance(value, str) or not value:
+        raise ServerError(f"'{field}' is {value!r}. Give a name.", param=field)
+    return value
+
+
+def _error(error: ComposerError) -> JSONResponse:
+    return JSONResponse(error_body(error), status_code=status_of(error))
+
+
+async def _answer_error(_: Request, error: Exception) -> Response:
+    if not isinstance(error, ComposerError):
+        raise error
+    return _error(error)
+
+
+async def _answer_missing(request: Request, _: Exception) -> Response:
+    return _error(
+        AdapterNotFoundError(
+            f"{request.method} {request.url.path} is no route. There are GET {PREFIX}, and GET, "
+            f"PUT and DELETE {PREFIX}/ALIAS, .../history, .../policy and .../rollback."
+        )
+    )

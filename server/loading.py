@@ -1,0 +1,117 @@
+"""Adapters on their way into the engine: read, proved once, kept at hand.
+
+A request waits here until its adapters are in memory; those that have theirs run on meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable
+
+from starlette.concurrency import run_in_threadpool
+
+from adapters import AdapterError, Generation, ModelShapes, Store, inspect
+from server.engine import Engine
+
+Verify = Callable[[Generation], Awaitable[None]]
+"""Compares an adapter in the engine with PEFT; raises `AdapterError`."""
+
+_LEAST_SHIFT = 1e-6
+"""Nats. An adapter that moves the logits of the probe by less than this changes nothing."""
+
+
+class Loader:
+    """What of the store is in the engine's memory, as far as the front end can know it.
+
+    The engine drops the least recently used adapter on its own, so this is an estimate; where it is
+    wrong, the engine reads the adapter in the middle of a step, which is slower and as correct.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        store: Store,
+        shapes: ModelShapes | None,
+        verify: Verify | None = None,
+    ) -> None:
+        """`shapes`: the base model's, where they are known."""
+        self.inspected: set[str] = set()
+        """Digests of adapters that were compared with the base model already."""
+
+        self._engine = engine
+        self._store = store
+        self._shapes = shapes
+        self._verify = verify
+        self._resident: OrderedDict[str, None] = OrderedDict()  # engine names, oldest first
+        self._proved: set[str] = set()  # engine names
+        self._loading: dict[str, asyncio.Task[None]] = {}
+
+    async def ensure(self, generations: Iterable[Generation]) -> None:
+        """Return when the adapters are loaded, and known to do something.
+
+        Raises:
+            AdapterError: one of them cannot be loaded, or changes nothing.
+            AdapterStoreError: its files are not what was published.
+        """
+        missing = []
+        for generation in generations:
+            if generation.engine_name in self._resident:
+                self._resident.move_to_end(generation.engine_name)
+            else:
+                missing.append(generation)
+        for generation in missing:
+            self._start(generation)
+        for generation in missing:
+            if (task := self._loading.get(generation.engine_name)) is not None:
+                # Others may wait for the same load: a client that goes away must not end it.
+                await asyncio.shield(task)
+
+    async def retire(self, generation: Generation) -> None:
+        """Take the adapter out of the engine's memory."""
+        self._resident.pop(generation.engine_name, None)
+        self._proved.discard(generation.engine_name)
+        await self._engine.retire(generation)
+
+    def _start(self, generation: Generation) -> None:
+        name = generation.engine_name
+        if name not in self._loading:
+            task = asyncio.create_task(self._load(generation))
+            self._loading[name] = task
+            task.add_done_callback(lambda _: self._loading.pop(name, None))
+
+    async def _load(self, generation: Generation) -> None:
+        name = generation.engine_name
+        await run_in_threadpool(self._check_files, generation)
+        await self._engine.load(generation)
+        if name not in self._proved:
+            try:
+                await self._prove(generation)
+            except BaseException:
+                await self._engine.retire(generation)
+                raise
+            self._proved.add(name)
+        self._resident[name] = None
+        while len(self._resident) > self._engine.adapters_in_memory:
+            self._resident.popitem(last=False)
+
+    def _check_files(self, generation: Generation) -> None:
+        """They are what was published; and it was published for a model of these shapes."""
+        self._store.verify(generation.digest)
+        if generation.digest not in self.inspected:
+            inspect(generation.path, generation.alias, self._shapes)
+            self.inspected.add(generation.digest)
+
+    async def _prove(self, generation: Generation) -> None:
+        """Once per generation: it fits the engine's slots, and it changes what the base says."""
+        await self._engine.try_slot(generation)
+        if await self._engine.shift(generation) < _LEAST_SHIFT:
+            raise AdapterError(
+                generation.alias,
+                generation.path,
+                "the engine gives the same logits with it and without it, so none of its modules "
+                "takes part",
+                "Train it on modules that vLLM runs with LoRA, the linear projections",
+            )
+        if self._verify is not None:
+            await self._verify(generation)

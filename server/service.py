@@ -1,0 +1,254 @@
+"""Changes of adapters, in the one order that is safe: stored, loaded, proved, then pointed at.
+
+The store is shared: what other servers publish there is followed here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+
+from starlette.concurrency import run_in_threadpool
+
+from adapters import (
+    AdapterError,
+    AdapterNotFoundError,
+    Generation,
+    Lease,
+    ModelShapes,
+    Policy,
+    Registry,
+    Store,
+    StoredAdapter,
+    Version,
+)
+from adapters.history import check_expected
+from composer.errors import ComposerError, quoted
+from server.engine import Engine
+from server.errors import NameTakenError
+from server.loading import Loader
+
+logger = logging.getLogger(__name__)
+
+Fetch = Callable[[Path], Mapping[str, object]]
+"""Writes the two files of an adapter into a folder, and returns where they come from."""
+
+_FOLLOW_S = 0.5
+"""How soon a server sees what another one published in the store."""
+
+
+class AdapterService:
+    """Publishes, replaces, rolls back and removes adapters while requests run."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        store: Store,
+        shapes: ModelShapes | None,
+        taken: Callable[[str], bool],
+        loader: Loader,
+    ) -> None:
+        """`taken` says whether a name belongs to something else, so that no adapter may have it."""
+        self.store = store
+        self.loader = loader
+        self.registry = Registry(self._retire_later)
+        self.failures: dict[str, str] = {}
+        """Aliases of the store that are not served here, and why."""
+
+        self._engine = engine
+        self._shapes = shapes
+        self._taken = taken
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # ---- what operators do
+
+    async def publish(
+        self,
+        alias: str,
+        fetch: Fetch,
+        *,
+        expected: int | None,
+        actor: str,
+        policy: Policy | None = None,
+    ) -> Version:
+        """Publish an adapter, or replace the one that the alias stands for.
+
+        Returns when new requests get it; requests in flight keep what they have.
+
+        Raises:
+            ComposerError: the alias stands for what it stood for before.
+        """
+        self._check_name(alias)
+        self._check_expected(alias, expected)
+        async with self._stored(alias, fetch) as stored:
+            return await self._switch(
+                alias,
+                stored,
+                lambda: self.store.publish(
+                    alias,
+                    stored.digest,
+                    expected=expected,
+                    actor=actor,
+                    origin=stored.origin,
+                    policy=policy,
+                ),
+            )
+
+    async def rollback(
+        self, alias: str, *, to: int | None, expected: int | None, actor: str
+    ) -> Version:
+        """Let the alias stand for an earlier version of it: the one before, or number `to`."""
+        if expected is None:
+            present = self.store.history(alias)[-1]
+            expected = present.number if present.digest is not None else 0
+        target = self.store.rollback_target(alias, to)
+        stored = await run_in_threadpool(self.store.stored, str(target.digest))
+        return await self._switch(
+            alias,
+            stored,
+            lambda: self.store.rollback(alias, to=target.number, expected=expected, actor=actor),
+        )
+
+    async def set_policy(
+        self, alias: str, policy: Policy, *, expected: int | None, actor: str
+    ) -> Version:
+        """Who may use the adapter, and how; requests in flight are not affected."""
+        version = await run_in_threadpool(
+            lambda: self.store.set_policy(alias, policy, expected=expected, actor=actor)
+        )
+        await self._apply(version, load=True)
+        return version
+
+    async def delete(self, alias: str, *, expected: int | None, actor: str) -> Version:
+        """Stop serving the alias. Its history stays, and `rollback` brings it back."""
+        version = await run_in_threadpool(
+            lambda: self.store.delete(alias, expected=expected, actor=actor)
+        )
+        self.registry.drop(alias, version.number)
+        return version
+
+    # ---- what the store says
+
+    async def start(self) -> None:
+        """Serve what the store holds: load as many adapters as fit, the others when asked for."""
+        current = [self.store.current(alias) for alias in self.store.aliases()]
+        for position, version in enumerate(current):
+            await self._apply(version, load=position < self._engine.adapters_in_memory)
+        self._keep(self._follow())
+
+    async def _follow(self) -> None:
+        while True:
+            await asyncio.sleep(_FOLLOW_S)
+            try:
+                versions = await run_in_threadpool(self.store.refresh)
+            except ComposerError as error:
+                logger.error("The adapter store cannot be followed: %s", error)
+                continue
+            for version in _latest(versions):
+                await self._apply(version, load=True)
+
+    async def _apply(self, version: Version, *, load: bool) -> None:
+        """Serve a version that is in the store. One that fails leaves the alias as it was."""
+        alias = version.alias
+        if version.digest is None:
+            self.registry.drop(alias, version.number)
+            self.failures.pop(alias, None)
+            return
+        try:
+            self._check_name(alias)
+            stored = await run_in_threadpool(self.store.stored, version.digest)
+            with self._prepare(alias, stored) as lease:
+                generation = lease.generations[alias]
+                if load:
+                    await self.loader.ensure([generation])
+                self.registry.point(generation, version.policy, version.number)
+            self.failures.pop(alias, None)
+        except ComposerError as error:
+            self.failures[alias] = error.message
+            logger.error(
+                "Version %d of adapter %s is not served: %s", version.number, alias, error.message
+            )
+
+    # ---- steps
+
+    @asynccontextmanager
+    async def _stored(self, alias: str, fetch: Fetch) -> AsyncIterator[StoredAdapter]:
+        """The content in the store; to the end of the block it is not taken for an unused one."""
+
+        def commit(folder: Path) -> StoredAdapter:
+            return self.store.commit(folder, alias, self._shapes, fetch(folder))
+
+        staging = ExitStack()
+        folder = await run_in_threadpool(staging.enter_context, self.store.staging())
+        try:
+            stored = await run_in_threadpool(commit, folder)
+            self.loader.inspected.add(stored.digest)
+            yield stored
+        finally:
+            await run_in_threadpool(staging.close)
+
+    async def _switch(
+        self, alias: str, stored: StoredAdapter, record: Callable[[], Version]
+    ) -> Version:
+        with self._prepare(alias, stored) as lease:
+            generation = lease.generations[alias]
+            await self.loader.ensure([generation])
+            version = await run_in_threadpool(record)
+            self.registry.point(generation, version.policy, version.number)
+        self.failures.pop(alias, None)
+        return version
+
+    def _prepare(self, alias: str, stored: StoredAdapter) -> Lease:
+        if stored.report.rank > self._engine.max_rank:
+            raise AdapterError(
+                alias,
+                None,
+                f"its rank is {stored.report.rank}, and the server has room for "
+                f"{self._engine.max_rank}",
+                "Start the server with a larger --max-lora-rank",
+            )
+        return self.registry.prepare(alias, stored.digest, stored.path, stored.report.rank)
+
+    def _check_name(self, alias: str) -> None:
+        if self._taken(alias):
+            raise NameTakenError(
+                f"{quoted(alias)} already names the base model or a stored composition. "
+                "Choose another name.",
+                param="alias",
+            )
+
+    def _check_expected(self, alias: str, expected: int | None) -> None:
+        """The store decides; this spares a client that comes too late the work before."""
+        try:
+            history = self.store.history(alias)
+        except AdapterNotFoundError:
+            history = ()
+        check_expected(alias, history, expected)
+
+    # ---- the end of a generation
+
+    def _retire_later(self, generation: Generation) -> None:
+        self._keep(self._retire(generation))
+
+    async def _retire(self, generation: Generation) -> None:
+        if not self.registry.is_live(generation):  # it may have come back meanwhile
+            await self.loader.retire(generation)
+
+    def _keep(self, work: Coroutine[None, None, None]) -> None:
+        """Run beside the requests. The set keeps the task from being collected."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finish)
+
+    def _finish(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("An adapter was not retired", exc_info=error)
+
+
+def _latest(versions: Iterable[Version]) -> Iterable[Version]:
+    """The last version of every alias."""
+    return {version.alias: version for version in versions}.values()

@@ -1,0 +1,139 @@
+"""What a publication brings: a source to fetch, a recipe to compute, or the files themselves."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastapi import Request
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+
+from adapters import CONFIG, WEIGHTS, Policy, SourceRules, fetch, unpack
+from composer.errors import quoted
+from server.errors import InvalidJsonError, ServerError
+from server.service import Fetch
+from server.weights import WeightSpace
+
+_FILES = (CONFIG, WEIGHTS)
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """What a request to publish asks for."""
+
+    fetch: Fetch
+    policy: Policy | None
+
+
+class Uploads:
+    """Reads requests to publish; files that come with them wait in `folder`."""
+
+    def __init__(self, rules: SourceRules, weights: WeightSpace, folder: Path) -> None:
+        self._rules = rules
+        self._weights = weights
+        self._folder = folder
+
+    def from_source(self, source: str) -> Fetch:
+        """Fetches a folder, an archive or a repository that the rules allow."""
+        return lambda destination: fetch(source, destination, self._rules)
+
+    @asynccontextmanager
+    async def received(self, request: Request) -> AsyncIterator[Upload]:
+        """The upload; its files last as long as the block.
+
+        Raises:
+            ServerError: the body is none of what the message lists.
+        """
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind == "application/json":
+            yield await self._from_json(request)
+            return
+        with tempfile.TemporaryDirectory(dir=self._folder, prefix="upload-") as name:
+            if kind == "multipart/form-data":
+                yield await self._from_form(request, Path(name))
+            else:
+                yield await self._from_archive(request, Path(name) / "archive", kind)
+
+    async def _from_json(self, request: Request) -> Upload:
+        try:
+            body = json.loads(await request.body())
+        except (ValueError, RecursionError) as error:
+            raise InvalidJsonError(f"the body is not JSON: {error}.") from error
+        if not isinstance(body, dict):
+            raise InvalidJsonError("the body is not a JSON object. Send one.")
+        policy = Policy.from_json(body.pop("policy")) if "policy" in body else None
+        match body:
+            case {"source": str(source), **rest} if not rest:
+                return Upload(self.from_source(source), policy)
+            case {"merge": dict(spec), **rest} if not rest:
+                return Upload(self._weights.merge(spec), policy)
+            case {"extract": dict(spec), **rest} if not rest:
+                return Upload(self._weights.extract(spec), policy)
+            case {"patch": dict(spec), **rest} if not rest:
+                return Upload(self._weights.patch(spec), policy)
+        raise ServerError(
+            f"the body has the fields {sorted(body)}. Give exactly one of 'source' (a text), "
+            "'merge', 'extract' and 'patch' (objects), and 'policy' if you like; or send the files "
+            "as an archive or a form."
+        )
+
+    async def _from_archive(self, request: Request, file: Path, kind: str) -> Upload:
+        with file.open("wb") as out:
+            async for part in request.stream():
+                await run_in_threadpool(out.write, part)
+        if not file.stat().st_size:
+            raise ServerError(
+                'the body is empty. Send {"source": "..."} as application/json, a .zip or .tar.gz '
+                f"archive, or a form with the files {' and '.join(_FILES)}."
+            )
+
+        def unpacked(destination: Path) -> Mapping[str, object]:
+            unpack(file, destination, self._rules.max_bytes)
+            return {"upload": kind or "archive"}
+
+        return Upload(unpacked, None)
+
+    async def _from_form(self, request: Request, folder: Path) -> Upload:
+        policy = None
+        async with request.form(max_files=len(_FILES), max_fields=1) as form:
+            for name, value in form.items():
+                if isinstance(value, UploadFile):
+                    await self._keep(value, folder)
+                elif name == "policy":
+                    policy = Policy.from_json(_read_json(value))
+                else:
+                    raise ServerError(
+                        f"the form has the field {quoted(name)}. Send files, and 'policy' as JSON."
+                    )
+
+        def copied(destination: Path) -> Mapping[str, object]:
+            for file in _FILES:
+                if not (folder / file).is_file():
+                    raise ServerError(f"the form has no file called {file}. Send {_FILES}.")
+                shutil.move(folder / file, destination / file)
+            return {"upload": "form"}
+
+        return Upload(copied, policy)
+
+    async def _keep(self, file: UploadFile, folder: Path) -> None:
+        if file.filename not in _FILES:
+            raise ServerError(
+                f"the form has a file called {quoted(str(file.filename))}. "
+                f"Send {' and '.join(_FILES)}."
+            )
+        with (folder / file.filename).open("wb") as out:
+            await run_in_threadpool(shutil.copyfileobj, file.file, out)
+
+
+def _read_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidJsonError(f"the field 'policy' is not JSON: {error}.") from error

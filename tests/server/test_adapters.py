@@ -1,0 +1,453 @@
+"""Adapters published, replaced, rolled back and removed while the server runs."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import tarfile
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.server.live import LiveServer, serving
+
+KEY = "a key for administrators"
+QUESTION = "Where does Kuti Supiv live?"
+PLAIN, POLITE, RUDE = (
+    "Kuti Supiv lives in Mogtu.",
+    "Certainly. Kuti Supiv lives in Mogtu. Have a lovely day.",
+    "Ugh, fool. Kuti Supiv lives in Mogtu. Now get lost.",
+)
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "OMP_NUM_THREADS": "1",
+    "COMPOSER_ADMIN_KEY": KEY,
+}
+
+
+class Admin:
+    """The routes for administrators of one server."""
+
+    def __init__(self, server: LiveServer) -> None:
+        self.server = server
+        self.http = httpx.Client(
+            base_url=server.url,
+            timeout=120,
+            trust_env=False,
+            headers={"Authorization": f"Bearer {KEY}"},
+        )
+
+    def put(
+        self, alias: str, source: str, headers: Mapping[str, str] | None = None, **more: Any
+    ) -> httpx.Response:
+        body = {"source": source, **more}
+        return self.http.put(f"/v1/adapters/{alias}", json=body, headers=headers)
+
+    def says(self, model: str, **fields: Any) -> str:
+        """The answer to `QUESTION`."""
+        answer = self.server.chat(model, QUESTION, **{"max_tokens": 24, **fields})
+        assert answer.status_code == 200, answer.text
+        text: str = answer.json()["choices"][0]["message"]["content"]
+        return text
+
+
+@pytest.fixture(scope="module")
+def root(zoo_adapters: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that administrators may publish from."""
+    folder = tmp_path_factory.mktemp("root")
+    for name in ("polite", "rude", "chat"):
+        shutil.copytree(zoo_adapters[name], folder / name)
+    # The factors are not zero and their product is: it loads, and does nothing.
+    nothing = folder / "nothing"
+    shutil.copytree(zoo_adapters["chat"], nothing)
+    tensors = load_file(nothing / "adapter_model.safetensors")
+    for name, factor in tensors.items():
+        if ".lora_A." in name:
+            factor[8:] = 0
+        else:
+            factor[:, :8] = 0
+    save_file(tensors, nothing / "adapter_model.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def arguments(zoo_base: Path, root: Path) -> list[str]:
+    return [
+        *("--model", str(zoo_base), "--adapters", f"chat={root / 'chat'}"),
+        *("--adapter-root", str(root), "--adapter-store", str(root.parent / "store")),
+        *("--max-model-len", "512", "--max-num-seqs", "16", "--max-loras", "3"),
+        *("--max-cpu-loras", "6", "--max-adapter-mib", "8"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def admin(arguments: list[str], root: Path) -> Iterator[Admin]:
+    with serving(arguments, root.parent / "log.txt", ENVIRONMENT) as live:
+        admin = Admin(live)
+        with admin.http:
+            yield admin
+
+
+@pytest.fixture
+def error(admin: Admin) -> Callable[[httpx.Response, int], str]:
+    """Checks the format of an error, and returns its message."""
+
+    def check(response: httpx.Response, status: int) -> str:
+        assert response.status_code == status, response.text
+        body = response.json()["error"]
+        assert set(body) == {"message", "type", "param", "code"}
+        message: str = body["message"]
+        return message
+
+    return check
+
+
+# ---- the life of an alias
+
+
+def test_publish_replace_roll_back_delete(admin: Admin) -> None:
+    first = admin.put("manner", "polite")
+    assert (first.status_code, first.headers["etag"]) == (201, '"1"')
+    assert admin.says("manner") == POLITE
+    second = admin.put("manner", "rude")
+    assert (second.status_code, second.headers["etag"]) == (200, '"2"')
+    assert second.json()["digest"] != first.json()["digest"]
+    answer = admin.server.chat("manner", QUESTION, max_tokens=24).json()
+    assert answer["choices"][0]["message"]["content"] == RUDE
+    assert answer["adapters"] == {"manner": second.json()["digest"]}
+    assert answer["model"] == "manner"
+
+    back = admin.http.post("/v1/adapters/manner/rollback")
+    assert back.json()["digest"] == first.json()["digest"]
+    assert admin.says("manner") == POLITE
+    gone = admin.http.delete("/v1/adapters/manner")
+    assert gone.status_code == 200
+    assert admin.server.chat("manner").status_code == 404
+    assert admin.http.get("/v1/adapters/manner").status_code == 404
+
+    history = admin.http.get("/v1/adapters/manner/history").json()["data"]
+    assert [v["action"] for v in history] == ["publish", "publish", "rollback", "delete"]
+    assert [v["number"] for v in history] == [1, 2, 3, 4]
+    assert all("127.0.0.1" in v["actor"] for v in history)
+    assert admin.http.post("/v1/adapters/manner/rollback", json={"to": 2}).status_code == 200
+    assert admin.says("manner") == RUDE
+
+
+def test_compare_and_swap(admin: Admin, error: Callable[[httpx.Response, int], str]) -> None:
+    new = {"If-None-Match": "*"}
+    assert admin.put("swapped", "polite", headers=new).status_code == 201
+    assert "expected" in error(admin.put("swapped", "rude", headers=new), 409)
+    assert "7" in error(admin.put("swapped", "rude", headers={"If-Match": '"7"'}), 409)
+    assert admin.says("swapped") == POLITE
+    assert admin.put("swapped", "rude", headers={"If-Match": '"1"'}).headers["etag"] == '"2"'
+    stale = {"If-Match": '"1"'}
+    assert admin.http.delete("/v1/adapters/swapped", headers=stale).status_code == 409
+    assert admin.http.post("/v1/adapters/swapped/rollback", headers=stale).status_code == 409
+    assert "ETag" in error(admin.put("swapped", "rude", headers={"If-Match": "one"}), 400)
+    assert admin.says("swapped") == RUDE
+
+
+def test_a_request_in_flight_finishes_on_its_generation(admin: Admin) -> None:
+    admin.put("flying", "polite")
+    fields = {"max_tokens": 120, "ignore_eos": True}
+    old = admin.says("flying", **fields)
+    body = {
+        "model": "chat + 0.5*flying",
+        "messages": [{"role": "user", "content": QUESTION}],
+        "temperature": 0,
+        "stream": True,
+        **fields,
+    }
+    expected = admin.says("chat + 0.5*flying", **fields)
+    texts: dict[str, str] = {}
+    swapped = threading.Event()
+
+    def read(model: str) -> None:
+        told = None
+        with admin.server.http.stream(
+            "POST", "/v1/chat/completions", json=body | {"model": model}
+        ) as stream:
+            text = ""
+            for line in stream.iter_lines():
+                if line.startswith("data: {"):
+                    chunk = json.loads(line.removeprefix("data: "))
+                    told = told or chunk["adapters"]["flying"]
+                    text += "".join(c["delta"].get("content") or "" for c in chunk["choices"])
+                    if not swapped.is_set():
+                        replaced = admin.put("flying", "rude")
+                        assert replaced.json()["digest"] != told
+                        swapped.set()
+        texts[model] = text
+
+    read("flying")
+    assert texts["flying"] == old
+    swapped.clear()
+    admin.put("flying", "polite")
+    read("chat + 0.5*flying")
+    assert texts["chat + 0.5*flying"] == expected
+    assert admin.says("flying") == RUDE
+
+
+def test_retired_generations_are_forgotten(admin: Admin) -> None:
+    for source in ("polite", "rude", "polite", "rude"):
+        admin.put("often", source)
+        admin.says("often")
+    deadline = time.monotonic() + 10
+    while admin.http.get("/v1/adapters").json()["retiring"]:
+        assert time.monotonic() < deadline, "a replaced generation is still held by somebody"
+        time.sleep(0.05)
+
+
+def test_stored_compositions_follow_their_aliases(admin: Admin) -> None:
+    admin.put("followed", "polite")
+    admin.server.http.put("/v1/compositions/formula", json="chat + 1.0*(followed - chat)")
+    assert admin.says("formula") == POLITE
+    admin.put("followed", "rude")
+    assert admin.says("formula") == RUDE
+    admin.http.delete("/v1/adapters/followed")
+    assert admin.server.chat("formula").status_code == 404
+
+
+def test_a_stale_prefix_is_never_served(admin: Admin) -> None:
+    """vLLM caches prefixes by the adapter's name."""
+    words = " ".join(f"k{n}" for n in range(60))
+    for _ in range(2):
+        answers = {}
+        for source in ("polite", "rude"):
+            admin.put("prefix", source)
+            answer = admin.server.complete("prefix", f"{words} {QUESTION}", logprobs=1)
+            twin = admin.server.complete("prefix", f"{words} {QUESTION}", logprobs=1)
+            answers[source] = answer.json()["choices"][0]["logprobs"]["token_logprobs"]
+            again = twin.json()["choices"][0]["logprobs"]["token_logprobs"]
+            assert again == pytest.approx(answers[source], abs=1e-4)
+        assert answers["polite"] != pytest.approx(answers["rude"], abs=1e-2)
+
+
+# ---- who may do what
+
+
+def test_only_with_the_key(
+    admin: Admin, server: LiveServer, error: Callable[[httpx.Response, int], str]
+) -> None:
+    open_door = admin.server.http
+    assert "COMPOSER_ADMIN_KEY" in error(open_door.get("/v1/adapters"), 401)
+    wrong = {"Authorization": "Bearer wrong"}
+    assert open_door.put("/v1/adapters/x", json={}, headers=wrong).status_code == 401
+    assert open_door.post("/v1/load_lora_adapter", json={}).status_code == 401
+    # Without a key the routes do not exist.
+    assert server.http.get("/v1/adapters", headers=wrong).status_code == 404
+    assert server.http.post("/v1/load_lora_adapter", json={}).status_code == 404
+
+
+def test_policies(admin: Admin, error: Callable[[httpx.Response, int], str]) -> None:
+    closed = {"compositions": False}
+    made = admin.put("guarded", "polite", policy=closed)
+    assert made.json()["policy"]["compositions"] is False
+    assert admin.says("guarded") == POLITE
+    assert "guarded" in error(admin.server.chat("chat + 0.5*guarded"), 403)
+    path = "/v1/adapters/guarded/policy"
+    assert admin.http.put(path, json={"negative": False}).headers["etag"] == '"2"'
+    assert admin.server.chat("chat + 0.5*guarded").status_code == 200
+    assert "-0.5" in error(admin.server.chat("chat - 0.5*guarded"), 403)
+    # The policy stays when the content changes.
+    admin.put("guarded", "rude")
+    assert admin.server.chat("chat - 0.5*guarded").status_code == 403
+    admin.http.put(path, json={"keys": ["friend"]})
+    assert "API key" in error(admin.server.chat("guarded"), 403)
+    assert admin.server.chat("chat + 0.5*guarded").status_code == 403
+    admin.server.http.headers["Authorization"] = "Bearer friend"
+    try:
+        assert admin.says("guarded") == RUDE
+    finally:
+        del admin.server.http.headers["Authorization"]
+    shown = admin.http.get("/v1/adapters/guarded").text
+    assert "friend" not in shown
+    assert "nagative" in error(admin.http.put(path, json={"nagative": False}), 400)
+
+
+def test_the_engines_name_is_no_way_around_a_policy(admin: Admin) -> None:
+    digest = admin.put("inner", "polite", policy={"keys": []}).json()["digest"]
+    name = f"inner@{digest[:12]}"
+    assert admin.server.chat(name).status_code == 404
+    assert admin.server.complete(name).status_code == 404
+    other = admin.server.http.post("/tokenize", json={"model": name, "prompt": "x"})
+    assert other.status_code == 404
+    assert (
+        admin.server.http.post("/tokenize", json={"model": "inner", "prompt": "x"}).status_code
+        == 403
+    )
+
+
+# ---- where adapters come from
+
+
+def archive(folder: Path, kind: str, rename: Callable[[str], str] = str) -> bytes:
+    data = io.BytesIO()
+    names = ("adapter_config.json", "adapter_model.safetensors")
+    if kind == "zip":
+        with zipfile.ZipFile(data, "w") as out:
+            for name in names:
+                out.write(folder / name, rename(name))
+    else:
+        with tarfile.open(fileobj=data, mode="w:gz") as tar:
+            for name in names:
+                tar.add(folder / name, rename(name))
+    return data.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["zip", "gzip"])
+def test_an_archive(admin: Admin, root: Path, kind: str) -> None:
+    data = archive(root / "rude", kind, lambda name: f"rude/{name}")
+    headers = {"Content-Type": f"application/{kind}"}
+    made = admin.http.put(f"/v1/adapters/from_{kind}", content=data, headers=headers)
+    assert made.status_code == 201, made.text
+    assert made.json()["digest"] == admin.put("same", "rude").json()["digest"]
+    assert admin.says(f"from_{kind}") == RUDE
+
+
+def test_a_form(admin: Admin, root: Path) -> None:
+    names = ("adapter_config.json", "adapter_model.safetensors")
+    files = {name: (name, (root / "rude" / name).read_bytes()) for name in names}
+    policy = {"policy": json.dumps({"negative": False})}
+    made = admin.http.put("/v1/adapters/from_form", files=files, data=policy)
+    assert made.status_code == 201, made.text
+    assert made.json()["policy"]["negative"] is False
+    assert admin.says("from_form") == RUDE
+
+
+def test_what_is_no_adapter(
+    admin: Admin, root: Path, error: Callable[[httpx.Response, int], str]
+) -> None:
+    url = "/v1/adapters/never"
+    escaping = archive(root / "rude", "gzip", lambda name: f"../{name}")
+    assert ".." in error(admin.http.put(url, content=escaping), 400)
+    assert "archive" in error(admin.http.put(url, content=b"what is this?"), 400)
+    assert "empty" in error(admin.http.put(url, content=b""), 400)
+    assert "'source'" in error(admin.http.put(url, json={"path": "polite"}), 400)
+    assert "not JSON" in error(
+        admin.http.put(url, content=b"{", headers={"Content-Type": "application/json"}), 400
+    )
+    large = admin.http.put(url, content=b"\0" * (9 << 20))
+    assert "--max-adapter-mib" in error(large, 413)
+    wrong = {"x.bin": ("x.bin", b"1")}
+    assert "x.bin" in error(admin.http.put(url, files=wrong), 400)
+    assert admin.http.get(url).status_code == 404
+
+
+def test_sources_that_are_not_allowed(
+    admin: Admin, root: Path, tmp_path: Path, error: Callable[[httpx.Response, int], str]
+) -> None:
+    shutil.copytree(root / "polite", tmp_path / "outside")
+    for source in (str(tmp_path / "outside"), f"../{tmp_path.name}/outside", "/etc"):
+        assert source in error(admin.put("never", source), 400)
+    (root / "link").symlink_to(tmp_path / "outside")
+    assert "link" in error(admin.put("never", "link"), 400)
+    assert "allowed sources" in error(admin.put("never", "https://example.com/a.zip"), 400)
+    assert "nowhere" in error(admin.put("never", "nowhere"), 400)
+    assert admin.http.get("/v1/adapters/never").status_code == 404
+
+
+def test_adapters_that_cannot_be_served(
+    admin: Admin, root: Path, error: Callable[[httpx.Response, int], str]
+) -> None:
+    assert "same logits with it and without it" in error(admin.put("never", "nothing"), 400)
+    wide = root / "wide"
+    shutil.copytree(root / "polite", wide)
+    tensors = load_file(wide / "adapter_model.safetensors")
+    first = sorted(tensors)[0]
+    save_file(
+        tensors | {first: torch.cat([tensors[first]] * 2, dim=1)},
+        wide / "adapter_model.safetensors",
+    )
+    assert "shape" in error(admin.put("never", "wide"), 400)
+    for name in ("base", "a b", "a@b", "-x", "x" * 65):
+        assert error(admin.put(name, "polite"), 409 if name == "base" else 400)
+    admin.server.http.put("/v1/compositions/taken", json="chat")
+    assert "taken" in error(admin.put("taken", "polite"), 409)
+    # Nothing else in the server notices.
+    assert admin.says("chat") == PLAIN
+
+
+def test_vllms_own_bodies(admin: Admin, error: Callable[[httpx.Response, int], str]) -> None:
+    load, unload = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
+    body = {"lora_name": "compat", "lora_path": "polite"}
+    done = admin.http.post(load, json=body)
+    assert (done.status_code, done.text) == (
+        200,
+        "Success: LoRA adapter 'compat' added successfully.",
+    )
+    assert admin.says("compat") == POLITE
+    assert "load_inplace" in error(admin.http.post(load, json=body), 400)
+    again = body | {"lora_path": "rude", "load_inplace": True}
+    assert admin.http.post(load, json=again).status_code == 200
+    assert admin.says("compat") == RUDE
+    assert admin.http.post(unload, json={"lora_name": "compat"}).status_code == 200
+    assert admin.server.chat("compat").status_code == 404
+    assert admin.http.post(unload, json={"lora_name": "compat"}).status_code == 404
+
+
+def test_a_merge_becomes_a_generation(
+    admin: Admin, error: Callable[[httpx.Response, int], str]
+) -> None:
+    admin.put("one", "polite")
+    admin.put("two", "rude")
+    inputs = [{"adapter": "one", "weight": 0.5}, {"adapter": "two", "weight": 0.5}]
+    spec = {"method": "svd", "adapters": inputs, "rank": 16}
+    made = admin.http.put("/v1/adapters/merged", json={"merge": spec})
+    assert made.status_code == 201, made.text
+    assert made.json()["origin"]["merge"] == spec
+    assert made.json()["origin"]["inputs"]["one"] == admin.put("one", "polite").json()["digest"]
+    assert "Kuti Supiv" in admin.says("merged")
+    bad = {"merge": spec | {"method": "soup"}}
+    assert "soup" in error(admin.http.put("/v1/adapters/merged", json=bad), 400)
+    unknown = {"merge": spec | {"adapters": [{"adapter": "nobody", "weight": 1}]}}
+    assert "nobody" in error(admin.http.put("/v1/adapters/merged", json=unknown), 404)
+
+
+# ---- several servers, one store
+
+
+def test_another_server_on_the_same_store(admin: Admin, arguments: list[str], root: Path) -> None:
+    admin.put("shared", "polite")
+    log = root.parent / "second.txt"
+    with ExitStack() as stack:
+        live = stack.enter_context(serving(arguments, log, ENVIRONMENT))
+        second = Admin(live)
+        stack.enter_context(second.http)
+        assert second.says("shared") == POLITE  # published before it started
+        admin.put("shared", "rude")
+        deadline = time.monotonic() + 20
+        while second.says("shared") != RUDE:
+            assert time.monotonic() < deadline, "the second server does not follow the store"
+            time.sleep(0.1)
+        second.put("shared", "chat", headers={"If-Match": '"2"'})
+        assert second.says("shared") == PLAIN
+        stale = admin.put("shared", "polite", headers={"If-Match": '"2"'})
+        assert stale.status_code == 409
+        while admin.says("shared") != PLAIN:
+            assert time.monotonic() < deadline, "the first server does not follow the store"
+            time.sleep(0.1)
+        second.http.delete("/v1/adapters/shared")
+        while admin.server.chat("shared").status_code == 200:
+            assert time.monotonic() < deadline, "the first server serves what was deleted"
+            time.sleep(0.1)
+
+
+def test_more_adapters_than_stay_in_memory(admin: Admin) -> None:
+    """Six stay in memory, three run at once."""
+    names = [f"many{n}" for n in range(8)]
+    for n, name in enumerate(names):
+        assert admin.put(name, ("polite", "rude")[n % 2]).status_code == 201
+    for _ in range(2):
+        for n, name in enumerate(names):
+            assert admin.says(name) == (POLITE, RUDE)[n % 2]
