@@ -1,18 +1,11 @@
-"""Every call of the API, once: how its request looks and how its answer is read.
-
-Nothing here touches the network; clients/client.py sends what these functions describe.
-"""
+"""Every call of the API, once; those of administrators are in clients/adapter_calls.py."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
-from pydantic import BaseModel, ValidationError
-
-from clients import errors
+from clients.call import Call, Generation, reader
 from clients.models import (
     ChatChunk,
     ChatCompletion,
@@ -23,47 +16,8 @@ from clients.models import (
     StoredCompositionList,
 )
 
-R = TypeVar("R")
-C = TypeVar("C")
-M = TypeVar("M", bound=BaseModel)
-
 Composition = str | Mapping[str, object]
 """A formula ("base + 0.8*polite") or the JSON object that `composition` takes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Call(Generic[R]):
-    """One request. `path` is relative to the base URL, `body` a JSON value or None for no body."""
-
-    method: str
-    path: str
-    body: Mapping[str, object] | str | None
-    parse: Callable[[bytes], R]
-
-    def read(self, status: int, body: bytes) -> R:
-        """The answer.
-
-        Raises:
-            ApiError: the server answered with an error.
-            InvalidResponse: the answer is not what the API documents.
-        """
-        if status >= 400:
-            raise errors.from_response(status, body)
-        if status >= 300:
-            raise errors.InvalidResponse(f"{self.path} answered with a redirection ({status})")
-        return self.parse(body)
-
-
-@dataclass(frozen=True, slots=True)
-class Generation(Call[R], Generic[R, C]):
-    """A call whose answer can also come as a stream of chunks."""
-
-    body: Mapping[str, object]
-    parse_chunk: Callable[[bytes], C]
-
-    def stream_body(self) -> dict[str, object]:
-        """The body that asks for a stream, with the usage at its end."""
-        return {"stream_options": {"include_usage": True}, **self.body, "stream": True}
 
 
 def chat(
@@ -109,9 +63,7 @@ def chat(
         },
         extra,
     )
-    return Generation(
-        "POST", "/chat/completions", body, _reader(ChatCompletion), _reader(ChatChunk)
-    )
+    return Generation("POST", "/chat/completions", body, reader(ChatCompletion), reader(ChatChunk))
 
 
 def complete(
@@ -146,29 +98,29 @@ def complete(
         },
         extra,
     )
-    return Generation("POST", "/completions", body, _reader(Completion), _reader(Completion))
+    return Generation("POST", "/completions", body, reader(Completion), reader(Completion))
 
 
 def list_models() -> Call[tuple[Model, ...]]:
     """GET /models: the base model, the adapters and the stored compositions."""
-    read = _reader(ModelList)
+    read = reader(ModelList)
     return Call("GET", "/models", None, lambda body: read(body).data)
 
 
 def list_compositions() -> Call[tuple[StoredComposition, ...]]:
     """GET /compositions."""
-    read = _reader(StoredCompositionList)
+    read = reader(StoredCompositionList)
     return Call("GET", "/compositions", None, lambda body: read(body).data)
 
 
 def get_composition(name: str) -> Call[StoredComposition]:
     """GET /compositions/{name}."""
-    return Call("GET", _composition_path(name), None, _reader(StoredComposition))
+    return Call("GET", _composition_path(name), None, reader(StoredComposition))
 
 
 def put_composition(name: str, composition: Composition) -> Call[StoredComposition]:
     """PUT /compositions/{name}: store it, or replace what the name stands for."""
-    return Call("PUT", _composition_path(name), composition, _reader(StoredComposition))
+    return Call("PUT", _composition_path(name), composition, reader(StoredComposition))
 
 
 def delete_composition(name: str) -> Call[None]:
@@ -191,18 +143,3 @@ def _body(fields: Mapping[str, object], extra: Mapping[str, object] | None) -> d
     if twice:
         raise ValueError(f"extra repeats {', '.join(twice)}; give each field once")
     return {**given, **(extra or {})}
-
-
-def _reader(model: type[M]) -> Callable[[bytes], M]:
-    def read(body: bytes) -> M:
-        try:
-            return model.model_validate_json(body)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            place = ".".join(str(part) for part in first["loc"]) or "the body"
-            raise errors.InvalidResponse(
-                f"the answer is no {model.__name__}: {place}: {first['msg']} (is the base URL "
-                "that of this server, with /v1?)"
-            ) from None
-
-    return read

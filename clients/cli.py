@@ -1,7 +1,8 @@
 """The command line `composer`.
 
-Exit codes: 0 done; 1 the server refused the request (4xx); 2 wrong command line; 3 the server
-cannot be reached; 4 the server failed (5xx, a broken stream); 130 interrupted.
+Exit codes: 0 done; 1 the server refused the request (4xx); 2 wrong command line, or a file that it
+names cannot be read; 3 the server cannot be reached; 4 the server failed (5xx, a broken stream);
+130 interrupted. `adapters` inspect, merge, extract, unpack and patch: see adapters/cli.py.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from clients import commands, errors
+from clients.adapter_arguments import add_adapters, admin_client
 from clients.arguments import UsageError, add_composition, assignment
 from clients.client import Client
 
@@ -19,10 +21,12 @@ REFUSED, USAGE, UNREACHABLE, FAILED, INTERRUPTED = 1, 2, 3, 4, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = build_parser()
-    arguments = parser.parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
     try:
-        with Client(arguments.base_url, api_key=arguments.api_key) as client:
+        arguments = build_parser(words).parse_args(words)
+        if "local" in arguments:  # runs and reports errors by itself, without a server
+            return int(arguments.local(arguments))
+        with _client(arguments) as client:
             arguments.run(client, arguments)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output has gone, as in `composer chat ... | head`
@@ -34,7 +38,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(USAGE, str(error))
     except errors.ClientError as error:
         return fail(exit_code(error), error.message)
+    except OSError as error:
+        return fail(USAGE, str(error))
     return 0
+
+
+def _client(arguments: argparse.Namespace) -> Client:
+    if "admin_key" in arguments:
+        return admin_client(arguments)
+    return Client(arguments.base_url, api_key=arguments.api_key)
 
 
 def exit_code(error: errors.ClientError) -> int:
@@ -52,7 +64,12 @@ def fail(code: int, message: str) -> int:
     return code
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser for the command line `words`.
+
+    Raises:
+        UsageError: it asks for a command of packages that are not installed.
+    """
     parser = argparse.ArgumentParser(
         prog="composer", description="Ask a server that composes language models."
     )
@@ -99,6 +116,8 @@ def build_parser() -> argparse.ArgumentParser:
         action.set_defaults(run=run)
         if name == "put":
             add_composition(action)
+
+    add_adapters(commands_, words)
     return parser
 
 

@@ -1,4 +1,4 @@
-"""The two shells around clients/calls.py: one blocks, one awaits; both only move bytes."""
+"""The two shells around the calls: one blocks, one awaits; both only move bytes."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Self, TypeVar
 
 import httpx
 
-from clients import calls, errors
-from clients.calls import Call, Generation
+from clients import adapter_calls, calls, errors
+from clients.call import Call, Generation
 from clients.methods import awaits, awaits_stream, sends, sends_stream
 from clients.settings import Settings, Timeouts
 from clients.streams import ChunkReader
+from clients.uploads import prepared
 
 R = TypeVar("R")
 C = TypeVar("C")
@@ -24,7 +25,8 @@ class Client:
 
     Args:
         base_url: the API, with /v1; default COMPOSER_BASE_URL or http://127.0.0.1:8000/v1.
-        api_key: sent as a bearer token; default COMPOSER_API_KEY or none.
+        api_key: sent as a bearer token; default COMPOSER_API_KEY or none. What changes adapters
+            needs the administrators' key here.
         timeouts: seconds to wait for each phase; nothing is repeated.
     """
 
@@ -44,8 +46,8 @@ class Client:
         )
 
     def send(self, call: Call[R]) -> R:
-        with _connection_errors(self.settings):
-            response = self._http.request(call.method, call.path, json=call.body)
+        with prepared(self._http, call) as request, _connection_errors(self.settings):
+            response = self._http.send(request)
         return call.read(response.status_code, response.content)
 
     def stream(self, call: Generation[R, C]) -> Generator[C, None, None]:
@@ -78,6 +80,13 @@ class Client:
     get_composition = sends(calls.get_composition)
     put_composition = sends(calls.put_composition)
     delete_composition = sends(calls.delete_composition)
+    list_adapters = sends(adapter_calls.list_adapters)
+    get_adapter = sends(adapter_calls.get_adapter)
+    adapter_history = sends(adapter_calls.adapter_history)
+    put_adapter = sends(adapter_calls.put_adapter)
+    rollback_adapter = sends(adapter_calls.rollback_adapter)
+    delete_adapter = sends(adapter_calls.delete_adapter)
+    set_policy = sends(adapter_calls.set_policy)
 
     def close(self) -> None:
         self._http.close()
@@ -113,8 +122,8 @@ class AsyncClient:
         )
 
     async def send(self, call: Call[R]) -> R:
-        with _connection_errors(self.settings):
-            response = await self._http.request(call.method, call.path, json=call.body)
+        with prepared(self._http, call) as request, _connection_errors(self.settings):
+            response = await self._http.send(request)
         return call.read(response.status_code, response.content)
 
     async def stream(self, call: Generation[R, C]) -> AsyncGenerator[C, None]:
@@ -149,6 +158,13 @@ class AsyncClient:
     get_composition = awaits(calls.get_composition)
     put_composition = awaits(calls.put_composition)
     delete_composition = awaits(calls.delete_composition)
+    list_adapters = awaits(adapter_calls.list_adapters)
+    get_adapter = awaits(adapter_calls.get_adapter)
+    adapter_history = awaits(adapter_calls.adapter_history)
+    put_adapter = awaits(adapter_calls.put_adapter)
+    rollback_adapter = awaits(adapter_calls.rollback_adapter)
+    delete_adapter = awaits(adapter_calls.delete_adapter)
+    set_policy = awaits(adapter_calls.set_policy)
 
     async def close(self) -> None:
         await self._http.aclose()

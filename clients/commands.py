@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from clients import calls
 from clients.arguments import UsageError, composition_of
-from clients.calls import Generation
+from clients.call import Generation
 from clients.client import Client
 from clients.models import ChatChunk, ChatCompletion
+from clients.tables import print_table
 
 Messages = list[Mapping[str, object]]
 
@@ -88,14 +89,14 @@ def _chat_call(
 
 
 def models(client: Client, arguments: argparse.Namespace) -> None:
-    _table(
+    print_table(
         [(model.id, f"from {model.parent}" if model.parent else "") for model in client.models()]
     )
 
 
 def list_compositions(client: Client, arguments: argparse.Namespace) -> None:
     stored = client.list_compositions()
-    _table([(entry.name, _line(entry.composition)) for entry in stored])
+    print_table([(entry.name, _line(entry.composition)) for entry in stored])
 
 
 def show_composition(client: Client, arguments: argparse.Namespace) -> None:
@@ -115,9 +116,3 @@ def delete_composition(client: Client, arguments: argparse.Namespace) -> None:
 
 def _line(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _table(rows: Sequence[tuple[str, str]]) -> None:
-    width = max((len(name) for name, _ in rows), default=0)
-    for name, text in rows:
-        print(f"{name:{width}}  {text}".rstrip())

@@ -1,4 +1,4 @@
-"""Makes a method of a client from a function of clients/calls.py, keeping its typed signature.
+"""Makes a method of a client from a function that builds its call, keeping its typed signature.
 
 So that a call's parameters are written once and not for each of: blocking, awaited, streamed.
 """
@@ -9,7 +9,7 @@ import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from clients.calls import Call, Generation
+from clients.call import Call, Generation
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -84,14 +84,19 @@ class CompletionChoice(Wire):
 
 
 class Answer(Wire):
-    """What all answers and chunks share. `composition` is None for an ordinary request, and in
-    the chunks after the first one."""
+    """What all answers and chunks share.
+
+    `composition` is None for an ordinary request. `adapters` is which generations computed the
+    answer: alias -> digest, None where none did. Of the chunks of a stream, only the first one and
+    the one that carries the usage have them.
+    """
 
     id: str
     model: str
     created: int
     usage: Usage | None = None
     composition: CompositionInfo | None = None
+    adapters: dict[str, str] | None = None
 
 
 class ChatCompletion(Answer):
@@ -146,3 +151,66 @@ class StoredComposition(Wire):
 
 class StoredCompositionList(Wire):
     data: tuple[StoredComposition, ...]
+
+
+class AdapterPolicy(Wire):
+    """What may be done with an adapter. What is left out is allowed."""
+
+    compositions: bool = True
+    """It may be a member of a composition."""
+
+    negative: bool = True
+    """It may have a negative weight."""
+
+    keys: tuple[str, ...] | None = None
+    """API keys that may use it, as "sha256:" and the hash in hex; None: everybody."""
+
+
+class AdapterReport(Wire):
+    """What inspection found in the two files of an adapter."""
+
+    digest: str
+    rank: int
+    scaling: tuple[float, ...] = ()
+    modules: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = ()
+    parameters: int = 0
+    size_bytes: int = 0
+    base_model: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+class AdapterVersion(Wire):
+    """One change of an alias: what it stood for from then on, and who made the change.
+
+    `number` counts within the alias, from 1, and is what `if_match` means. `digest` is None where
+    the alias was deleted.
+    """
+
+    alias: str
+    number: int
+    action: str
+    digest: str | None = None
+    policy: AdapterPolicy
+    time: str
+    actor: str
+    origin: dict[str, JsonValue] = {}
+
+
+class Adapter(AdapterVersion):
+    """What an alias is now. `served` where new requests get this version; `error` says why not."""
+
+    adapter: AdapterReport | None = None
+    served: bool
+    error: str | None = None
+
+
+class AdapterList(Wire):
+    """All adapters; `retiring` are the replaced ones that requests in flight still compute with."""
+
+    data: tuple[Adapter, ...]
+    retiring: tuple[str, ...] = ()
+
+
+class AdapterHistory(Wire):
+    data: tuple[AdapterVersion, ...]

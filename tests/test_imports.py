@@ -18,7 +18,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "composer": ("composer",),
     "adapters": ("adapters", "composer.errors"),
     "server": ("server", "composer", "adapters"),
-    "clients": ("clients", "composer.wire"),
+    "clients": ("clients", "composer.wire", "adapters.cli"),
     "zoo": ("zoo",),
     "bench": ("bench", "composer", "adapters", "clients", "server", "zoo"),
     "scripts": ("scripts",),

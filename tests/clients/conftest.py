@@ -1,4 +1,4 @@
-"""A loopback server for the session, and both clients behind one face."""
+"""A loopback server for the session, both clients behind one face, and the command line."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from clients import AsyncClient, Client
+from clients.cli import main
 from clients.settings import Timeouts
 from tests.clients.loopback import make_app
 
@@ -91,3 +92,22 @@ def kind(request: pytest.FixtureRequest) -> type[Blocking]:
 @pytest.fixture
 def caller(kind: type[Blocking], url: str) -> Caller:
     return kind(url)
+
+
+class Composer:
+    """Runs a command line; returns exit code, output and errors."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self, *words: str) -> tuple[int, str, str]:
+        code = main(words)
+        return code, *self._capsys.readouterr()
+
+
+@pytest.fixture
+def composer(
+    url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Composer:
+    monkeypatch.setenv("COMPOSER_BASE_URL", url)
+    return Composer(capsys)

@@ -13,6 +13,8 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
+from tests.clients.admin_loopback import DIGEST, router
+
 PLAN = {"plan": {"formula": "base + 0.8*polite"}, "rows": 2}
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
 WORDS = ("Good\u2028 ", "évening", "!")
@@ -21,6 +23,7 @@ WORDS = ("Good\u2028 ", "évening", "!")
 
 def make_app() -> FastAPI:
     app = FastAPI()
+    app.include_router(router)
     app.state.disconnected = threading.Event()
     stored: dict[str, Any] = {}
 
@@ -87,7 +90,7 @@ def make_app() -> FastAPI:
 async def _stream(model: str, request: Request) -> AsyncIterator[bytes]:
     yield b": a comment, to be ignored\r\n\r\n"
     for index, word in enumerate(WORDS):
-        extra = {"composition": PLAN} if index == 0 else {}
+        extra = _computed(model) if index == 0 else {}
         yield _event({**_answer(model, delta={"content": word}), **extra}).encode()
         if model == "endless":
             await _gone(request)
@@ -117,7 +120,13 @@ async def _gone(request: Request) -> None:
 def _answer(model: str, **choice: Any) -> dict[str, Any]:
     choices = [{"index": 0, "finish_reason": None, **choice}]
     answer = {"id": "a-1", "object": "any", "created": 1, "model": model, "choices": choices}
-    return answer if "delta" in choice else {**answer, "usage": USAGE, "composition": PLAN}
+    return answer if "delta" in choice else {**answer, "usage": USAGE, **_computed(model)}
+
+
+def _computed(model: str) -> dict[str, Any]:
+    """What an answer, or the first and the last chunk of one, says about how it was computed."""
+    adapters = {"adapters": {"polite": DIGEST}} if model == "polite" else {}
+    return {"composition": PLAN, **adapters}
 
 
 def _error(status: int) -> JSONResponse:

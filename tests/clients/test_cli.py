@@ -10,26 +10,8 @@ import sys
 import pytest
 
 from clients.cli import main
+from tests.clients.conftest import Composer
 from tests.clients.loopback import WORDS
-
-
-@pytest.fixture
-def composer(
-    url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Composer:
-    monkeypatch.setenv("COMPOSER_BASE_URL", url)
-    return Composer(capsys)
-
-
-class Composer:
-    """Runs a command line; returns exit code, output and errors."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self._capsys = capsys
-
-    def __call__(self, *words: str) -> tuple[int, str, str]:
-        code = main(words)
-        return code, *self._capsys.readouterr()
 
 
 def test_chat_with_a_recipe(composer: Composer) -> None:

@@ -25,7 +25,7 @@ from clients import (
     ServerError,
     StreamError,
 )
-from clients.calls import Call
+from clients.call import Call
 from clients.settings import Timeouts
 from tests.clients.conftest import Blocking, Caller
 from tests.clients.loopback import WORDS

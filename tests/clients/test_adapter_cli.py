@@ -1,0 +1,284 @@
+"""`composer adapters`, on the server of the loopback and on the disk."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clients.adapter_calls import FILES
+from clients.cli import main
+from tests.clients.admin_loopback import DIGEST, KEY, REPORT
+from tests.clients.conftest import Composer
+
+ROOT = Path(__file__).resolve().parents[2]
+SHORT = DIGEST[:12]
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMPOSER_ADMIN_KEY", KEY)
+
+
+def told(composer: Composer, *words: str) -> dict[str, Any]:
+    """What the server received from a command that went well."""
+    code, out, err = composer("adapters", *words, "--json")
+    assert (code, err) == (0, "")
+    origin: dict[str, Any] = json.loads(out)["origin"]
+    return origin
+
+
+def test_list(composer: Composer) -> None:
+    code, out, err = composer("adapters", "list")
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [
+        "ALIAS   VERSION  DIGEST        RANK  SIZE      POLICY                 SERVED",
+        f"broken  3        {SHORT}  16    639.2 kB  not negative, keys: 1  no: no room",
+        f"polite  3        {SHORT}  16    639.2 kB  not negative, keys: 1  yes",
+        "",
+        "still in use by requests in flight: polite@0123456789ab",
+    ]
+    _, out, _ = composer("adapters", "list", "--json")
+    assert [entry["alias"] for entry in json.loads(out)["data"]] == ["broken", "polite"]
+
+
+def test_show(composer: Composer) -> None:
+    code, out, err = composer("adapters", "show", "polite")
+    assert (code, err) == (0, "")
+    shown = {line[:12].strip(): line[14:] for line in out.splitlines()}
+    assert shown["version"] == "3, publish by admin at 2026-01-02T03:04:05+00:00"
+    assert shown["digest"] == DIGEST
+    assert shown["keys"].startswith("sha256:")
+    assert shown["modules"] == "2: q_proj"
+    assert shown["parameters"] == "315392, BF16"
+    _, out, _ = composer("adapters", "show", "polite", "--json")
+    assert json.loads(out)["adapter"] == REPORT.to_json()
+
+
+def test_history(composer: Composer) -> None:
+    code, out, err = composer("adapters", "history", "gone")
+    assert (code, err) == (0, "")
+    lines = [line.split() for line in out.splitlines()]
+    assert [line[:3] for line in lines] == [
+        ["VERSION", "ACTION", "DIGEST"],
+        ["1", "publish", SHORT],
+        ["2", "policy", SHORT],
+        ["3", "delete", "-"],
+    ]
+    _, out, _ = composer("adapters", "history", "gone", "--json")
+    assert [json.loads(line)["number"] for line in out.splitlines()] == [1, 2, 3]
+
+
+def test_publish_a_source(composer: Composer) -> None:
+    code, out, err = composer("adapters", "publish", "polite", "--source", "hf://org/name")
+    assert (code, out, err) == (0, f"polite  version 3  {SHORT}\n", "")
+    received = told(composer, "publish", "polite", "--source", "hf://org/name", "--if-match", "2")
+    assert received["json"] == {"source": "hf://org/name"}
+    assert received["if-match"] == '"2"'
+    received = told(composer, "publish", "polite", "--merge", '{"method": "sum"}', "--new")
+    assert received["json"] == {"merge": {"method": "sum"}}
+    assert received["if-none-match"] == "*"
+    for what in ("extract", "patch"):
+        received = told(composer, "publish", "polite", f"--{what}", '{"rank": 8}')
+        assert received["json"] == {what: {"rank": 8}}
+
+
+def test_publish_files(composer: Composer, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in FILES:
+            (tmp_path / name).write_text(name)
+            archive.write(tmp_path / name, name)
+    received = told(composer, "publish", "new", "--folder", str(tmp_path), "--no-compositions")
+    assert {received[name][0] for name in FILES} == set(FILES)
+    assert received["policy"] == {"compositions": False}
+    received = told(composer, "publish", "new", "--archive", str(tmp_path / "a.zip"))
+    assert received["content-type"] == "application/zip"
+
+
+def test_a_served_version_that_does_not_load_is_a_warning(composer: Composer) -> None:
+    code, out, err = composer("adapters", "rollback", "broken")
+    assert (code, out) == (0, f"broken  version 3  {SHORT}\n")
+    assert err == "composer: warning: it is not served: no room\n"
+
+
+def test_roll_back_and_delete(composer: Composer) -> None:
+    received = told(composer, "rollback", "polite", "--to", "1", "--if-match", "3")
+    assert (received["line"], received["json"], received["if-match"]) == (
+        "POST /v1/adapters/polite/rollback",
+        {"to": 1},
+        '"3"',
+    )
+    assert "json" not in told(composer, "rollback", "polite")
+    assert told(composer, "delete", "polite", "--if-match", "3")["if-match"] == '"3"'
+    assert composer("adapters", "delete", "polite")[1] == "polite  version 3  deleted\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "changed"),
+    [
+        (["--no-compositions"], {"compositions": False}),
+        (["--negative"], {"negative": True}),
+        (["--key", "a", "--key", "b"], {"keys": ["a", "b"]}),
+        (["--any-key", "--no-compositions"], {"keys": None, "compositions": False}),
+    ],
+)
+def test_a_policy_keeps_what_is_not_named(
+    composer: Composer, options: list[str], changed: dict[str, Any]
+) -> None:
+    _, out, _ = composer("adapters", "policy", "polite", "--json")
+    before = json.loads(out)
+    assert before["negative"] is False
+    assert before["keys"][0].startswith("sha256:")
+    received = told(composer, "policy", "polite", *options)
+    assert received["line"] == "PUT /v1/adapters/polite/policy"
+    assert received["json"] == {**before, **changed}
+    assert received["if-match"] == '"3"'  # of what was read: two changes cannot undo each other
+    received = told(composer, "policy", "polite", *options, "--if-match", "2")
+    assert received["if-match"] == '"2"'
+    received = told(composer, "publish", "polite", "--source", "x", *options)
+    assert received["json"] == {"source": "x", "policy": {**before, **changed}}
+    assert received["if-match"] == '"3"'
+
+
+@pytest.mark.parametrize(
+    ("alias", "kept"), [("gone", {"compositions": True, "negative": False}), ("new", {})]
+)
+def test_a_policy_for_an_alias_that_stands_for_nothing(
+    composer: Composer, alias: str, kept: dict[str, Any]
+) -> None:
+    received = told(composer, "publish", alias, "--source", "x", "--key", "a")
+    assert received["json"]["policy"] == {**kept, "keys": ["a"]}  # a deletion keeps the policy
+    assert received["if-match"] == '"0"'
+    received = told(composer, "publish", alias, "--source", "x", "--key", "a", "--new")
+    assert received["if-none-match"] == "*"
+    assert "if-match" not in received
+
+
+def test_show_the_policy(composer: Composer) -> None:
+    _, out, _ = composer("adapters", "policy", "polite")
+    lines = [line.split() for line in out.splitlines()]
+    assert lines[:2] == [["compositions", "yes"], ["negative", "no"]]
+    assert lines[2][0] == "keys"
+
+
+def test_the_key_comes_from_the_option_or_the_environment(
+    composer: Composer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMPOSER_API_KEY", "a key for requests")
+    assert told(composer, "show", "polite")["authorization"] == f"Bearer {KEY}"
+    given = told(composer, "show", "polite", "--admin-key", "another")
+    assert given["authorization"] == "Bearer another"
+    monkeypatch.delenv("COMPOSER_ADMIN_KEY")
+    code, out, err = composer("adapters", "show", "polite")
+    assert (code, out) == (2, "")
+    assert "COMPOSER_ADMIN_KEY" in err
+
+
+CHANGES = (["publish", "--source", "x"], ["rollback"], ["delete"], ["policy", "--negative"])
+
+
+@pytest.mark.parametrize("words", [["show"], ["history"], *CHANGES])
+@pytest.mark.parametrize(("status", "expected"), [(401, 1), (403, 1), (404, 1), (409, 1), (502, 4)])
+def test_refusals(composer: Composer, words: list[str], status: int, expected: int) -> None:
+    action, *options = words
+    code, out, err = composer("adapters", action, f"status-{status}", *options)
+    assert (code, out, err) == (expected, "", f"composer: this is error {status}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--folder", "/nowhere"], "/nowhere/adapter_config.json"),
+        (["--archive", "/nowhere.zip"], "/nowhere.zip"),
+        (["--archive", __file__, "--no-negative"], "no policy"),
+        (["--source", "x", "--timeout", "-1"], "--timeout"),
+    ],
+)
+def test_wrong_publications(composer: Composer, words: list[str], says: str) -> None:
+    code, out, err = composer("adapters", "publish", "polite", *words)
+    assert (code, out) == (2, "")
+    assert err.startswith("composer: ")
+    assert says in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["fly"],
+        ["show"],
+        ["publish", "polite"],
+        ["publish", "polite", "--source", "x", "--folder", "y"],
+        ["publish", "polite", "--source", "x", "--new", "--if-match", "1"],
+        ["publish", "polite", "--merge", "{"],
+        ["publish", "polite", "--merge", "[]"],
+        ["policy", "polite", "--key", "a", "--any-key"],
+        ["delete", "polite", "--new"],
+        ["delete", "polite", "--if-match", "x"],
+    ],
+)
+def test_a_wrong_command_line_is_code_2(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["adapters", *words])
+    assert caught.value.code == 2
+    assert "usage: composer" in capsys.readouterr().err
+
+
+# ---- on this machine's disk
+
+
+def test_inspect_needs_neither_a_server_nor_a_key(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("COMPOSER_ADMIN_KEY")
+    monkeypatch.setenv("COMPOSER_BASE_URL", "nonsense")
+    assert main(["adapters", "inspect", str(ROOT / "zoo/adapters/polite"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rank"] == 16
+
+
+def test_codes_of_local_commands(composer: Composer, tmp_path: Path) -> None:
+    code, _, err = composer("adapters", "inspect", str(tmp_path))
+    assert code == 1
+    assert err.startswith("composer: ")
+    assert composer("adapters", "merge", "--output", str(tmp_path / "out"))[0] == 2
+
+
+def run(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return done.stdout + done.stderr
+
+
+def test_other_commands_do_not_wait_for_imports() -> None:
+    code = """
+import sys
+from clients.cli import build_parser
+for words in (["chat", "Hi"], ["adapters", "list"]):
+    build_parser(words).parse_args(words)
+    print([name for name in ("adapters", "numpy", "torch") if name in sys.modules])
+build_parser(["adapters", "inspect", "x"])
+print([name for name in ("adapters", "torch") if name in sys.modules])
+"""
+    assert run(code) == "[]\n[]\n['adapters']\n"
+
+
+def test_a_client_alone_says_what_it_lacks() -> None:
+    code = """
+import sys
+sys.modules["tqdm"] = None  # not installed, to `import`
+from clients.cli import build_parser, main
+build_parser(["adapters", "-x"])
+print(main(["adapters", "merge", "--json"]))
+"""
+    said = run(code)
+    assert "2\n" in said
+    assert "composer: adapters merge needs more than the client" in said
