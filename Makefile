@@ -13,6 +13,8 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 # where the server keeps stored compositions
 COMPOSITIONS ?= compositions.json
+# where it keeps adapters and their history; empty: they are forgotten at exit
+STORE ?=
 # further options of the server, and of vLLM: make serve ARGS="--max-model-len 4096"
 ARGS ?=
 
@@ -39,7 +41,8 @@ setup-dev: ## install it with the test and lint tools
 
 serve: setup ## install if necessary, then serve the zoo on http://127.0.0.1:8000
 	$(RUN) -m server --model $(MODEL) $(if $(ADAPTERS),--adapters $(ADAPTERS)) \
-	  --host $(HOST) --port $(PORT) --compositions-file $(COMPOSITIONS) $(ARGS)
+	  --host $(HOST) --port $(PORT) --compositions-file $(COMPOSITIONS) \
+	  $(if $(STORE),--adapter-store $(STORE) )$(ARGS)
 
 test: setup-dev ## install if necessary, then run the tests
 	$(RUN) -m pytest $(ARGS)

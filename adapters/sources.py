@@ -54,7 +54,11 @@ class SourceRules:
             allowed = listing([quoted(prefix) for prefix in self.remote])
             raise SourceError(
                 f"{quoted(location.url)} is not in the server's list of allowed sources. "
-                + (f"Use one below {allowed}." if allowed else "It allows no remote sources.")
+                + (
+                    f"Use one below {allowed}."
+                    if allowed
+                    else "It allows no remote sources: start it with --adapter-source, or upload the files."
+                )
             )
 
     def _prefixes(self) -> list[Location]:
@@ -94,7 +98,7 @@ def _fetch_local(source: str, destination: Path, rules: SourceRules) -> None:
     if rules.root is None:
         raise SourceError(
             f"{quoted(source)} is a local path, and this server has no folder of adapters. "
-            "Give a URL, or upload the adapter."
+            "Start it with --adapter-root, or upload the adapter."
         )
     descriptor = open_below(rules.root, source)
     if stat.S_ISREG(os.fstat(descriptor).st_mode):

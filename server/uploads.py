@@ -22,6 +22,7 @@ from server.service import Fetch
 from server.weights import WeightSpace
 
 _FILES = (CONFIG, WEIGHTS)
+_ARCHIVE = "archive"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ class Uploads:
         async with request.form(max_files=len(_FILES), max_fields=1) as form:
             for name, value in form.items():
                 if isinstance(value, UploadFile):
-                    await self._keep(value, folder)
+                    await self._keep(name, value, folder)
                 elif name == "policy":
                     policy = Policy.from_json(_read_json(value))
                 else:
@@ -114,6 +115,9 @@ class Uploads:
                     )
 
         def copied(destination: Path) -> Mapping[str, object]:
+            if (archive := folder / _ARCHIVE).is_file():
+                unpack(archive, destination, self._rules.max_bytes)
+                return {"upload": "archive in a form"}
             for file in _FILES:
                 if not (folder / file).is_file():
                     raise ServerError(f"the form has no file called {file}. Send {_FILES}.")
@@ -122,13 +126,14 @@ class Uploads:
 
         return Upload(copied, policy)
 
-    async def _keep(self, file: UploadFile, folder: Path) -> None:
-        if file.filename not in _FILES:
+    async def _keep(self, field: str, file: UploadFile, folder: Path) -> None:
+        name = _ARCHIVE if field == _ARCHIVE else file.filename
+        if name not in (_ARCHIVE, *_FILES):
             raise ServerError(
-                f"the form has a file called {quoted(str(file.filename))}. "
-                f"Send {' and '.join(_FILES)}."
+                f"the form has a file called {quoted(str(name))}. "
+                f"Send {' and '.join(_FILES)}, or one archive in the field '{_ARCHIVE}'."
             )
-        with (folder / file.filename).open("wb") as out:
+        with (folder / name).open("wb") as out:
             await run_in_threadpool(shutil.copyfileobj, file.file, out)
 
 

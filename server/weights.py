@@ -20,6 +20,7 @@ from server.service import Fetch
 
 _ROOT = Path(__file__).resolve().parent.parent
 _FILES = (CONFIG, WEIGHTS)
+_EXTRACT_OPTIONS = ("energy", "rank", "max_rank", "bits", "dtype", "seed")
 
 
 class WeightSpace:
@@ -65,7 +66,7 @@ class WeightSpace:
             options = dict(spec)
             tuned = _below(self._rules.root, options.pop("tuned", None))
             words = ["extract", "--base", str(self._base), "--tuned", str(tuned)]
-            words += _options(options, ("energy", "rank", "max_rank", "bits"))
+            words += _options(options, _EXTRACT_OPTIONS, ("ignore_other_changes",))
             with tempfile.TemporaryDirectory(dir=destination) as scratch:
                 report = _run(words, Path(scratch, "out"), destination)
             return {"extract": dict(spec), "report": report}
@@ -103,14 +104,22 @@ def _below(root: Path | None, path: object) -> Path:
     return found
 
 
-def _options(given: Mapping[str, Any], known: Sequence[str]) -> list[str]:
+def _options(
+    given: Mapping[str, Any], known: Sequence[str], flags: Sequence[str] = ()
+) -> list[str]:
+    """The options of a specification as words of the command line."""
     words = []
     for name, value in given.items():
-        if name not in known:
-            raise MergeError(f"the option '{name}' is unknown. Use {', '.join(known)}.")
-        if isinstance(value, bool) or not isinstance(value, int | float | str):
-            raise MergeError(f"the option '{name}' is {value!r}. Give a number.")
-        words.append(f"--{name.replace('_', '-')}={value}")
+        option = f"--{name.replace('_', '-')}"
+        if name in flags and isinstance(value, bool):
+            words += [option] * value
+        elif name in known and isinstance(value, int | float | str) and not isinstance(value, bool):
+            words.append(f"{option}={value}")
+        else:
+            raise MergeError(
+                f"the option '{name}' with the value {value!r} is not understood. "
+                f"Use {', '.join((*known, *flags))}."
+            )
     return words
 
 

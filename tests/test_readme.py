@@ -18,6 +18,7 @@ from tests.server.live import LiveServer, serving
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 BLOCKS = read_blocks(README.read_text(encoding="utf-8")) if README.exists() else ()
+KEY = "the key of the tests"
 SHOWN_ADDRESS = re.compile(r"(?:127\.0\.0\.1|localhost):8000")
 
 
@@ -56,7 +57,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     port = words.index("--port")
     arguments = words[:port] + words[port + 2 :]
     log = tmp_path_factory.mktemp("readme") / "log.txt"
-    with serving(arguments, log, {"OMP_NUM_THREADS": "1"}) as live:
+    with serving(arguments, log, {"OMP_NUM_THREADS": "1", "COMPOSER_ADMIN_KEY": KEY}) as live:
         yield live
 
 
@@ -84,6 +85,7 @@ def test_what_is_shown_is_printed(block: Block, server: LiveServer, tools: Path)
     environment = {
         **os.environ,
         "COMPOSER_BASE_URL": f"http://{address}/v1",
+        "COMPOSER_ADMIN_KEY": KEY,
         "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
         "no_proxy": "127.0.0.1,localhost",
     }

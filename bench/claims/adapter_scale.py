@@ -30,7 +30,7 @@ KNOWN, USED, FEW = 1000, 64, 8
 CLIENTS = 64
 REQUESTS = 192
 PROMPT_TOKENS, ANSWER_TOKENS = (16, 112), (16, 48)  # from, to
-ROUNDS = 8
+ROUNDS = 6
 OPTIONS: dict[str, Any] = {
     "max_loras": USED,
     "max_cpu_loras": 2 * USED,

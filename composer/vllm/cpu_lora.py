@@ -40,7 +40,7 @@ class AdapterwisePunica(PunicaWrapperCPU):
     def __init__(self, *args: Any, manager: LoRAModelManager, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._manager = manager
-        self._tokens = self._samples = Rows()
+        self._tokens = Rows()
         self._embedding = self._head = False  # whether an adapter of the batch changes them
 
     def update_metadata(
@@ -49,7 +49,6 @@ class AdapterwisePunica(PunicaWrapperCPU):
         """Called when the rows of the batch change, or the adapters in the slots."""
         super().update_metadata(mapping, lora_index_to_id, *args, **kwargs)
         self._tokens = Rows.of(self.token_lora_indices)
-        self._samples = Rows.of(self.sampler_indices)
         ids = [lora_index_to_id[slot] for slot in self._tokens.all_slots()]
         self._embedding = self._changes(ids, VocabParallelEmbeddingWithLoRA)
         self._head = self._changes(ids, LogitsProcessorWithLoRA)
@@ -105,7 +104,7 @@ class AdapterwisePunica(PunicaWrapperCPU):
             # Of another size: logprobs of one request's prompt. vLLM does not say whose, and its
             # own kernels fail here; an adapter of the output layer is left out of them.
             return
-        for slot, rows in self._samples.by_slot():
+        for slot, rows in Rows.of(self.sampler_indices).by_slot():
             delta = x[rows] @ lora_a_stacked[slot, 0].T @ lora_b_stacked[slot, 0].T
             y[:, : delta.shape[1]].index_add_(0, rows, delta.to(y.dtype), alpha=scale)
 

@@ -167,6 +167,26 @@ def test_what_was_asked_for_is_not_pushed_out_next(engine: WatchedEngine) -> Non
     assert engine.resident() == [adapters[k].id for k in (0, 2, 3, 4)]
 
 
+def test_what_runs_is_not_pushed_out(
+    engine: WatchedEngine, own_oracle: Oracle, tmp_path: Path
+) -> None:
+    """More adapters pass than fit into memory; without its files it could not come back."""
+    adapter = copied(engine.adapters["0003"], tmp_path, "0003", 105)
+    long = ask(adapter, 40)
+    engine.load([adapter])
+    name = engine.add(long)
+    done = {out.request_id: out for out in engine.step() if out.finished}
+    shutil.rmtree(adapter.path)
+    for other in engine.adapters.values():
+        beside = engine.add(ask(other, 2))
+        while beside not in done:
+            done.update({out.request_id: out for out in engine.step() if out.finished})
+    assert name not in done
+    done.update(engine.drain())
+    wrong, _ = count_mismatches(own_oracle, [long], [done[name].outputs[0].token_ids])
+    assert wrong == 0
+
+
 def test_loads_that_wait_are_bounded(engine: WatchedEngine, own_oracle: Oracle) -> None:
     """As many as slots; a call that finds room starts whole."""
     adapters = list(engine.adapters.values())

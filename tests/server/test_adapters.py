@@ -325,6 +325,14 @@ def test_a_form(admin: Admin, root: Path) -> None:
     assert admin.says("from_form") == RUDE
 
 
+def test_an_archive_with_a_policy(admin: Admin, root: Path) -> None:
+    files = {"archive": ("rude.zip", archive(root / "rude", "zip"))}
+    policy = {"policy": json.dumps({"compositions": False})}
+    made = admin.http.put("/v1/adapters/zipped", files=files, data=policy)
+    assert made.status_code == 201, made.text
+    assert made.json()["policy"]["compositions"] is False
+
+
 def test_what_is_no_adapter(
     admin: Admin, root: Path, error: Callable[[httpx.Response, int], str]
 ) -> None:
@@ -352,7 +360,7 @@ def test_sources_that_are_not_allowed(
         assert source in error(admin.put("never", source), 400)
     (root / "link").symlink_to(tmp_path / "outside")
     assert "link" in error(admin.put("never", "link"), 400)
-    assert "allowed sources" in error(admin.put("never", "https://example.com/a.zip"), 400)
+    assert "--adapter-source" in error(admin.put("never", "https://example.com/a.zip"), 400)
     assert "nowhere" in error(admin.put("never", "nowhere"), 400)
     assert admin.http.get("/v1/adapters/never").status_code == 404
 
