@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from composer.reference.oracle import TIE, Oracle
 from composer.vllm.inprocess import Engine, Job
@@ -21,7 +21,7 @@ PRESSURE: dict[str, Any] = {
 
 ABORTS = 0.02  # chance per step
 
-MakeJob = Callable[[random.Random, Engine], Job]
+E = TypeVar("E", bound=Engine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,9 @@ class Outcome:
     leftovers: tuple[str, ...]
 
 
-def send_under_pressure(engine: Engine, seed: int, count: int, make_job: MakeJob) -> Outcome:
+def send_under_pressure(
+    engine: E, seed: int, count: int, make_job: Callable[[random.Random, E], Job]
+) -> Outcome:
     """Requests arrive in bursts while others run, and some are aborted at any time."""
     rng = random.Random(seed)
     waiting = [make_job(rng, engine) for _ in range(count)]

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 
 from bench.measure import cpu_seconds
-from composer.compiled import Row
+from composer.compiled import CompiledPlan, Row
 from composer.plan import Filter, FilterKind
 from composer.vllm.inprocess import Engine, Job
 
@@ -38,6 +38,39 @@ def proxy_tuning(engine: Engine, prompt: tuple[int, ...], max_tokens: int) -> Jo
     return Job(prompt, rows, params={"max_tokens": max_tokens})
 
 
+def auxiliary_job(rng: random.Random, engine: Engine) -> Job:
+    """A request with at most two rows of an auxiliary model that has at least two adapters.
+
+    The largest takes 10 blocks of 32 tokens of the auxiliary model's KV cache.
+    """
+
+    def tokens(*lengths: int) -> tuple[int, ...]:
+        return tuple(rng.randrange(10, 500) for _ in range(rng.choice(lengths)))
+
+    prompt = tokens(1, 2, 31, 32, 33, 64, 65, 100)
+    params = {"max_tokens": rng.choice([1, 5, 16, 40])}
+    base = rng.choice([None, *sorted(engine.adapters.values(), key=lambda a: a.id)])
+    [model, *_] = engine.auxiliary_adapters
+    own = engine.auxiliary_adapters[model]
+    one, two = rng.sample(sorted(own.values(), key=lambda a: a.id), 2)
+    expert, anti_expert = Row(0.8, one, None, model), Row(-0.8, two, None, model)
+    untuned = Row(-0.8, None, None, model)
+    rows, filters = rng.choice(
+        [
+            ((Row(1.0, base), expert, untuned), ()),
+            ((Row(1.0, base), expert, anti_expert), ()),
+            ((Row(1.0), Row(0.5, base), expert), ()),
+            ((Row(1.5, base), Row(-0.5, None, tokens(1, 2, 40, 90), model)), ()),
+            ((Row(1.2, base, None, None), Row(-0.2, one, prompt[-1:], model)), ()),
+            ((expert, untuned), ()),
+            ((expert, Row(0.3, base, tokens(1, 40))), (Filter(FilterKind.PLAUSIBILITY, 0, 0.1),)),
+            ((Row(1.0, base), expert), (Filter(FilterKind.TOP_P, 1, 0.9),)),
+        ]
+    )
+    plan = CompiledPlan.led(rows, filters)
+    return Job(prompt, plan.rows, plan.filters, params=params)
+
+
 def prompts(count: int, tokens: int, vocabulary: int, seed: int) -> list[tuple[int, ...]]:
     """Random prompts of equal length; special tokens are left out."""
     rng = random.Random(seed)
@@ -54,8 +87,10 @@ def random_job(rng: random.Random, engine: Engine) -> Job:
     """A request of any of `KINDS`, with prompts around the sizes of KV blocks.
 
     The largest group fits a KV cache of 15 blocks of 32 tokens. Members are base models where the
-    engine has no adapters.
+    engine has no adapters. Every other request uses an auxiliary model where there is one.
     """
+    if engine.auxiliary_adapters and rng.random() < 0.5:
+        return auxiliary_job(rng, engine)
 
     def tokens(*lengths: int) -> tuple[int, ...]:
         return tuple(rng.randrange(10, 500) for _ in range(rng.choice(lengths)))

@@ -9,12 +9,16 @@ the logits (`python -m bench.claims kernel_memory`).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
+from torch.nn.functional import pad
 
 from composer.plan import Filter, FilterKind
+
+_K = TypeVar("_K", bound=tuple[Any, ...])
 
 FILTERED = 1e4
 """How far below the others a filtered token is put, in logits.
@@ -27,30 +31,50 @@ order and the sampler never sees a row without a possible token (which would be 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Where the rows of one group stand in the batch; row 0 is the leader."""
+    """Where the rows of one group stand; row 0 is the leader.
+
+    Row `rows[k]` is one of the batch of model `models[k]`: 0 is the base, where every leader is,
+    1 and up the auxiliary models. Empty means that all are rows of the base.
+    """
 
     rows: tuple[int, ...]
     weights: tuple[float, ...]
     filters: tuple[Filter, ...] = ()
+    models: tuple[int, ...] = ()
+
+    def model(self, k: int) -> int:
+        """The model of the member at position `k`."""
+        return self.models[k] if self.models else 0
 
 
 @dataclass(frozen=True, slots=True)
 class _Members:
-    """The members at one position of all groups that are that long."""
+    """The members at one position, and of one model, of all groups that are that long."""
 
+    model: int
     leaders: torch.Tensor  # [M] int64, rows of the batch
-    rows: torch.Tensor  # [M] int64, rows of the batch
+    rows: torch.Tensor  # [M] int64, rows of the model's batch
     weights: torch.Tensor  # [M, 1] float32
 
 
 @dataclass(frozen=True, slots=True)
 class _Filters:
-    """All filters of one kind."""
+    """All filters of one kind that look at members of one model."""
 
     kind: FilterKind
+    model: int
     leaders: torch.Tensor  # [F] int64, rows of the batch
     rows: torch.Tensor  # [F] int64, rows of the members that are looked at
     values: torch.Tensor  # [F, 1] float32
+
+
+@dataclass(frozen=True, slots=True)
+class _Companions:
+    """All companions in the batch of one model."""
+
+    model: int
+    rows: torch.Tensor  # [C] int64, rows of the model's batch
+    leaders: torch.Tensor  # [C] int64, rows of the batch
 
 
 class Composition:
@@ -73,69 +97,87 @@ class Composition:
 
         self._leaders = index([group.rows[0] for group in groups])
         self._leader_weights = column([group.weights[0] for group in groups])
-        self._members: list[_Members] = []
-        for k in range(1, max(len(group.rows) for group in groups)):
-            longer = [group for group in groups if len(group.rows) > k]
-            self._members.append(
-                _Members(
-                    leaders=index([group.rows[0] for group in longer]),
-                    rows=index([group.rows[k] for group in longer]),
-                    weights=column([group.weights[k] for group in longer]),
-                )
-            )
-        self._filters: list[_Filters] = []
-        for kind in FilterKind:
-            found = [
-                (group.rows[0], group.rows[f.member], f.value)
-                for group in groups
-                for f in group.filters
-                if f.kind is kind
-            ]
-            if found:
-                leaders, rows, values = zip(*found, strict=True)
-                self._filters.append(_Filters(kind, index(leaders), index(rows), column(values)))
-        pairs = [(row, group.rows[0]) for group in groups for row in group.rows[1:]]
-        self._companions = index([row for row, _ in pairs])
-        self._companion_leaders = index([leader for _, leader in pairs])
+        members = [
+            ((k, group.model(k)), (group.rows[0], group.rows[k], group.weights[k]))
+            for group in groups
+            for k in range(1, len(group.rows))
+        ]
+        self._members = [
+            _Members(model, index(leaders), index(rows), column(weights))
+            for (_, model), (leaders, rows, weights) in _together(members)
+        ]
+        filters = [
+            ((f.kind, group.model(f.member)), (group.rows[0], group.rows[f.member], f.value))
+            for group in groups
+            for f in group.filters
+        ]
+        self._filters = [
+            _Filters(kind, model, index(leaders), index(rows), column(values))
+            for (kind, model), (leaders, rows, values) in _together(filters)
+        ]
+        companions = [((model,), (row, leader)) for (_, model), (leader, row, _) in members]
+        self._companions = [
+            _Companions(model, index(rows), index(leaders))
+            for (model,), (rows, leaders) in _together(companions)
+        ]
 
-    def compose(self, logits: torch.Tensor) -> None:
+    def compose(self, logits: torch.Tensor, *auxiliary: torch.Tensor | None) -> None:
         """Write every group's composed row over its leader's row.
 
         What is minus infinity in the leader's row (grammar, allowed tokens) stays minus infinity:
-        the sum alone would turn `-inf - (-inf)` into NaN.
+        the sum alone would turn `-inf - (-inf)` into NaN. Tokens beyond the base's vocabulary are
+        cut off an auxiliary model's rows; those that its own vocabulary lacks are put `FILTERED`
+        behind the others in the sum, whatever the weight is: it says nothing about them.
 
         Args:
             logits: `[R, V]` float32, one row per request of the batch, changed in place.
+            auxiliary: `[A, v]` of any float type, those of each auxiliary model in their order;
+                None where a model does not run and so no group has a row.
         """
+        logits_of = (logits, *auxiliary)
         # Filters look at the rows as they came, so they are judged before anything changes.
-        dropped = [(f.leaders, self._dropped(f, logits)) for f in self._filters]
+        dropped = [(f.leaders, self._dropped(f, logits, logits_of[f.model])) for f in self._filters]
         leaders = logits.index_select(0, self._leaders)  # [G, V]
         forbidden = leaders == -math.inf  # [G, V] bool
         logits.index_copy_(0, self._leaders, leaders.mul_(self._leader_weights))
         del leaders
         for member in self._members:
-            term = logits.index_select(0, member.rows).mul_(member.weights)  # [M, V]
-            logits.index_add_(0, member.leaders, term)
+            term = _picked(logits_of[member.model], member.rows).mul_(member.weights)  # [M, v]
+            known = min(term.shape[1], logits.shape[1])
+            logits[:, :known].index_add_(0, member.leaders, term[:, :known])
+            if known < logits.shape[1]:
+                unknown = term.new_full((len(term), logits.shape[1] - known), -FILTERED)
+                logits[:, known:].index_add_(0, member.leaders, unknown)
             del term
         for rows, drop in dropped:
             logits.index_add_(0, rows, drop.to(logits.dtype), alpha=-FILTERED)
         composed = logits.index_select(0, self._leaders).masked_fill_(forbidden, -math.inf)
         logits.index_copy_(0, self._leaders, composed)
 
-    def share_tokens(self, token_ids: torch.Tensor) -> None:
+    def share_tokens(self, token_ids: torch.Tensor, *auxiliary: torch.Tensor | None) -> None:
         """Give every companion the token that its leader sampled.
 
         Args:
             token_ids: `[R, 1]` int32, changed in place.
+            auxiliary: `[A, 1]` int32 for each auxiliary model, changed in place; None as above.
         """
-        leaders = token_ids.index_select(0, self._companion_leaders)
-        token_ids.index_copy_(0, self._companions, leaders)
+        tokens_of = (token_ids, *auxiliary)
+        for companions in self._companions:
+            own = tokens_of[companions.model]
+            assert own is not None
+            own.index_copy_(0, companions.rows, token_ids.index_select(0, companions.leaders))
 
     @staticmethod
-    def _dropped(filters: _Filters, logits: torch.Tensor) -> torch.Tensor:
-        """`[F, V]` bool: tokens that a filter drops, judged among the tokens that are allowed."""
+    def _dropped(filters: _Filters, logits: torch.Tensor, own: torch.Tensor | None) -> torch.Tensor:
+        """`[F, V]` bool: tokens that a filter drops, judged among the tokens that are allowed.
+
+        `own` `[A, v]` are the logits of the members' model, which knows no tokens beyond `v`.
+        """
         forbidden = logits.index_select(0, filters.leaders) == -math.inf  # [F, V] bool
-        member = logits.index_select(0, filters.rows).masked_fill_(forbidden, -math.inf)  # [F, V]
+        member = _picked(own, filters.rows)[:, : logits.shape[1]]  # [F, v]
+        if member.shape[1] < logits.shape[1]:
+            member = pad(member, (0, logits.shape[1] - member.shape[1]), value=-math.inf)
+        member = member.masked_fill_(forbidden, -math.inf)  # [F, V]
         del forbidden
         largest = member.amax(dim=1, keepdim=True)
         if filters.kind is FilterKind.PLAUSIBILITY:
@@ -143,6 +185,20 @@ class Composition:
             return member < largest + filters.values.log()
         weights = member.sub_(largest).exp_()
         return outside_nucleus(weights.div_(weights.sum(dim=1, keepdim=True)), filters.values)
+
+
+def _picked(logits: torch.Tensor | None, rows: torch.Tensor) -> torch.Tensor:
+    """A float32 copy of some rows of a model's logits: `[A, v]` -> `[M, v]`."""
+    assert logits is not None, "a group has rows of a model that does not run"
+    return logits.index_select(0, rows).to(torch.float32)
+
+
+def _together(items: Iterable[tuple[_K, tuple[Any, ...]]]) -> list[tuple[_K, tuple[Any, ...]]]:
+    """Pairs of a key and values -> every key, in order, with a list for each of the values."""
+    found: dict[_K, list[tuple[Any, ...]]] = {}
+    for key, values in items:
+        found.setdefault(key, []).append(values)
+    return [(key, tuple(zip(*found[key], strict=True))) for key in sorted(found)]
 
 
 def outside_nucleus(probs: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:

@@ -35,6 +35,12 @@ def zoo_small() -> Path:
 
 
 @pytest.fixture(scope="session")
+def zoo_small_adapters() -> dict[str, Path]:
+    """The adapters of the smaller model, by name."""
+    return {name: _trained(path) for name, path in zoo.SMALL_ADAPTERS.items()}
+
+
+@pytest.fixture(scope="session")
 def zoo_adapters() -> dict[str, Path]:
     """The adapters of the base model, by name."""
     return {name: _trained(path) for name, path in zoo.ADAPTERS.items()}

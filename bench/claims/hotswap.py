@@ -42,8 +42,8 @@ KEY = "the key of this benchmark"
 
 ENVIRONMENT = {
     "COMPOSER_ADMIN_KEY": KEY,
-    # oneDNN keeps up to 1,024 compiled kernels, one for each shape of a batch, which takes thousands
-    # of requests and 100 MiB to fill. With a small cache, memory that grows is the server's.
+    # oneDNN keeps up to 1,024 compiled kernels, one for each shape of a batch, which takes
+    # thousands of requests and 100 MiB to fill. With few, memory that grows is the server's.
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
 }
 

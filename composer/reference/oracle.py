@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from peft import PeftModel
@@ -21,13 +21,19 @@ TIE = 1e-3
 adds in another order."""
 
 
+Weights: TypeAlias = tuple[str | Path, Mapping[str, str | Path]]
+"""Where a model is, and where its adapters are, by name."""
+
+
 @dataclass(frozen=True, slots=True)
 class OracleRow:
-    """A member: its weight, the name of its adapter (None: the base alone), and what it reads."""
+    """A member: its weight, the name of its adapter (None: the model alone), what it reads, and the
+    name of the auxiliary model that computes it (None: the base)."""
 
     weight: float
     adapter: str | None
     prompt: tuple[int, ...]
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,29 +47,33 @@ class Mismatch:
 
 
 class Oracle:
-    """A base model and its adapters in float32."""
+    """A base model, auxiliary models, and the adapters of each, in float32."""
 
-    def __init__(self, base: str | Path, adapters: Mapping[str, str | Path]) -> None:
-        model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-        for name, path in adapters.items():
-            if not isinstance(model, PeftModel):
-                model = PeftModel.from_pretrained(model, str(path), adapter_name=name)
-            else:
-                model.load_adapter(str(path), adapter_name=name)
-        self._model = model.eval()
+    def __init__(
+        self,
+        base: str | Path,
+        adapters: Mapping[str, str | Path],
+        auxiliaries: Mapping[str, Weights] | None = None,
+    ) -> None:
+        self._models: dict[str | None, Any] = {None: _load(base, adapters)}
+        for name, (path, own) in (auxiliaries or {}).items():
+            self._models[name] = _load(path, own)
 
     @torch.inference_mode()
-    def logits(self, adapter: str | None, tokens: Sequence[int]) -> torch.Tensor:
+    def logits(
+        self, adapter: str | None, tokens: Sequence[int], model: str | None = None
+    ) -> torch.Tensor:
         """`[T, V]` float32: what one member predicts after each of `tokens`."""
         ids = torch.tensor([list(tokens)])
         alone = nullcontext()
-        if isinstance(self._model, PeftModel):
+        own = self._models[model]
+        if isinstance(own, PeftModel):
             if adapter is None:
-                alone = self._model.disable_adapter()
+                alone = own.disable_adapter()
             else:
-                self._model.set_adapter(adapter)
+                own.set_adapter(adapter)
         with alone:
-            logits: torch.Tensor = self._model(ids).logits[0]
+            logits: torch.Tensor = own(ids).logits[0]
         return logits.float()
 
     def composed(
@@ -74,7 +84,8 @@ class Oracle:
         `z = sum_k w_k l_k`; a token that a filter drops stands `FILTERED` behind the others.
         """
         members = [
-            self.logits(row.adapter, [*row.prompt, *answer])[len(row.prompt) - 1 :] for row in rows
+            self.logits(row.adapter, [*row.prompt, *answer], row.model)[len(row.prompt) - 1 :]
+            for row in rows
         ]
         z = torch.stack([row.weight * m for row, m in zip(rows, members, strict=True)]).sum(0)
         for f in filters:
@@ -109,6 +120,16 @@ class Oracle:
         while len(answer) < max_tokens and (not answer or answer[-1] != stop):
             answer.append(int(self.composed(rows, filters, answer)[-1].argmax()))
         return answer
+
+
+def _load(path: str | Path, adapters: Mapping[str, str | Path]) -> Any:
+    model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    for name, adapter in adapters.items():
+        if not isinstance(model, PeftModel):
+            model = PeftModel.from_pretrained(model, str(adapter), adapter_name=name)
+        else:
+            model.load_adapter(str(adapter), adapter_name=name)
+    return model.eval()
 
 
 def kept(f: Filter, logits: torch.Tensor) -> torch.Tensor:

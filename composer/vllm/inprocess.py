@@ -18,9 +18,11 @@ from vllm.v1.request import Request
 
 from composer.compiled import CompiledPlan, LoadedAdapter, Row
 from composer.plan import Filter
-from composer.reference.oracle import OracleRow
+from composer.reference.oracle import OracleRow, Weights
+from composer.vllm.auxiliary import Auxiliary
 from composer.vllm.loading import still_loading
 from composer.vllm.options import engine_options
+from composer.vllm.pools import RoutedKVCache
 
 BLOCK_TOKENS = 32  # the smallest KV block of vLLM's CPU attention
 _EMPTY = ("running", "waiting", "kv_holding_waiting", "_groups", "_group_of", "_joining", "_ended")
@@ -64,16 +66,23 @@ class Job:
                 row.weight,
                 row.adapter.name if row.adapter else None,
                 row.prompt_token_ids or self.prompt,
+                row.model,
             )
             for row in rows
         ]
 
     def separate(self) -> list[Job]:
         """The same rows as plain requests, which vLLM batches without composing them."""
-        return [
-            Job(row.prompt_token_ids or self.prompt, adapter=row.adapter, params=self.params)
-            for row in self.rows or (Row(1.0, self.adapter),)
-        ]
+        return self.separate_by_model().get(None, [])
+
+    def separate_by_model(self) -> dict[str | None, list[Job]]:
+        """The same rows as plain requests to the engines of their models; None is the base."""
+        jobs: dict[str | None, list[Job]] = {}
+        for row in self.rows or (Row(1.0, self.adapter),):
+            prompt = row.prompt_token_ids or self.prompt
+            job = Job(prompt, adapter=row.adapter, params=self.params)
+            jobs.setdefault(row.model, []).append(job)
+        return jobs
 
 
 class Engine:
@@ -87,12 +96,18 @@ class Engine:
         kv_blocks: int | None = 512,
         asynchronous: bool = False,
         composing: bool = True,
+        auxiliaries: Mapping[str, Weights] | None = None,
+        auxiliary_kv_bytes: int = 64 << 20,  # each
         **options: Any,
     ) -> None:
-        self.adapters = {
-            name: LoadedAdapter(name, number, str(path))
-            for number, (name, path) in enumerate(sorted(adapters.items()), start=1)
+        self.adapters = _numbered(adapters)
+        self.auxiliary_adapters = {
+            name: _numbered(own) for name, (_, own) in (auxiliaries or {}).items()
         }
+        own_models = [
+            Auxiliary(name, str(path), auxiliary_kv_bytes, 2 if own else 0, 16, len(own) or None)
+            for name, (path, own) in (auxiliaries or {}).items()
+        ]
         arguments: dict[str, Any] = {
             "model": str(base),
             "dtype": "float32",
@@ -108,7 +123,7 @@ class Engine:
             "kv_cache_memory_bytes": 256 << 20,
             "enforce_eager": True,
             "disable_log_stats": True,
-            **(engine_options() if composing else {}),
+            **(engine_options(own_models) if composing else {}),
             **options,
         }
         config = EngineArgs(**arguments).create_engine_config()
@@ -117,7 +132,8 @@ class Engine:
         self.engine = LLMEngine.from_vllm_config(config, disable_log_stats=True)
         self.core = self.engine.engine_core.engine_core
         self.scheduler = self.core.scheduler
-        self.runner = self.core.model_executor.driver_worker.worker.model_runner
+        self.worker = self.core.model_executor.driver_worker.worker
+        self.runner = self.worker.model_runner
         self._count = 0
         _ENGINES.append(self)
 
@@ -194,6 +210,17 @@ class Engine:
         while getattr(self.core, "batch_queue", None):
             self.step()
 
+    def _left_in_the_worker(self) -> list[str]:
+        """Requests of auxiliary models that their runners have not forgotten."""
+        auxiliaries = getattr(self.worker, "auxiliaries", None)
+        if not auxiliaries:
+            return []
+        found = [f"route of {name}" for name in auxiliaries.model_of]
+        for one in auxiliaries.runners:
+            found += [f"row {name}" for name in one.runner.requests]
+            found += [f"batch row {name}" for name in one.runner.input_batch.req_id_to_index]
+        return found
+
     def leftovers(self) -> list[str]:
         """What survived its request: names of requests, groups, queues and missing KV blocks."""
         self._land()
@@ -203,11 +230,26 @@ class Engine:
         for name in _EMPTY:
             left = len(getattr(scheduler, name, ()))
             found += [f"{name}: {left}"] * (left > 0)
-        pool = scheduler.kv_cache_manager.block_pool
-        missing = pool.num_gpu_blocks - 1 - pool.get_num_free_blocks()
-        found += [f"{missing} KV blocks"] * (missing > 0)
+        for model, manager in managers_of(scheduler):
+            pool = manager.block_pool
+            missing = pool.num_gpu_blocks - 1 - pool.get_num_free_blocks()
+            found += [f"{missing} KV blocks of {model or 'the base'}"] * (missing > 0)
+        found += self._left_in_the_worker()
         found += [f"output of {name}" for name in self.engine.output_processor.request_states]
         return found
+
+
+def managers_of(scheduler: Any) -> Iterable[tuple[str | None, Any]]:
+    """The KV cache managers of a scheduler by model; None is the base."""
+    manager = scheduler.kv_cache_manager
+    return manager if isinstance(manager, RoutedKVCache) else [(None, manager)]
+
+
+def _numbered(adapters: Mapping[str, str | Path]) -> dict[str, LoadedAdapter]:
+    return {
+        name: LoadedAdapter(name, number, str(path))
+        for number, (name, path) in enumerate(sorted(adapters.items()), start=1)
+    }
 
 
 def live_requests() -> int:

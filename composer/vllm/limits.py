@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vllm.v1.request import Request
 
 from composer.compiled import CompiledPlan
-from composer.errors import CompositionError, GroupTooLargeError
+from composer.errors import CompositionError, GroupTooLargeError, UnknownModelError
 from composer.vllm.room import KVRoom
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLimits:
+    """What one model has for the rows that it computes."""
+
+    context: int  # tokens
+    adapters: int  # slots
+    room: KVRoom
 
 
 @dataclass(frozen=True, slots=True)
 class GroupLimits:
     """The engine's limits, as far as they bound a single group."""
 
-    rows: int  # max_num_seqs
-    adapters: int  # max_loras
-    context: int  # max_model_len, tokens
-    room: KVRoom
+    rows: int  # max_num_seqs, of all models together
+    models: Mapping[str | None, ModelLimits]  # None is the base
 
     def longest_answer(self, leader: Request, plan: CompiledPlan) -> int:
-        """How many tokens the answer may have: at most what was asked for, less if the context or
-        the KV cache ends first. All rows share it, so that the length limit ends them together.
+        """How many tokens the answer may have: at most what was asked for, less if a context or a
+        KV cache ends first. All rows share it, so that the length limit ends them together.
 
         Raises:
             CompositionError: the leader would run under another adapter than the plan says.
+            UnknownModelError: the engine has no auxiliary model of that name.
             GroupTooLargeError: the group could never run.
         """
         adapter = plan.rows[0].adapter
@@ -36,26 +46,38 @@ class GroupLimits:
                 f"the plan's first row wants the adapter {asked!r}, the request runs {runs!r}; "
                 "send the request with the adapter of the plan's first row"
             )
-        prompts = [
-            leader.num_prompt_tokens if row.prompt_token_ids is None else len(row.prompt_token_ids)
-            for row in plan.rows
-        ]
-        adapters = {row.adapter.id for row in plan.rows if row.adapter}
-        if len(prompts) > self.rows:
+        if len(plan.rows) > self.rows:
             raise GroupTooLargeError(
-                f"the composition needs {len(prompts)} rows, the server runs at most {self.rows} "
-                "at once; use fewer members or raise --max-num-seqs"
+                f"the composition needs {len(plan.rows)} rows, the server runs at most "
+                f"{self.rows} at once; use fewer members or raise --max-num-seqs"
             )
-        if len(adapters) > self.adapters:
-            raise GroupTooLargeError(
-                f"the composition needs {len(adapters)} adapters at once, the server has "
-                f"{self.adapters} slots; use fewer adapters or raise --max-loras"
-            )
-        limit = min(leader.max_tokens, self.context - max(prompts))
-        longest = self.room.longest_answer(prompts, limit)
-        if longest < 1:
-            raise GroupTooLargeError(
-                f"prompts of {prompts} tokens do not fit the context of {self.context} tokens and "
-                f"the KV cache of {self.room.capacity} blocks; shorten them or use fewer members"
-            )
+        longest = leader.max_tokens
+        prompts: dict[str | None, list[int]] = defaultdict(list)
+        adapters: dict[str | None, set[int]] = defaultdict(set)
+        for row in plan.rows:
+            own = row.prompt_token_ids
+            prompts[row.model].append(leader.num_prompt_tokens if own is None else len(own))
+            adapters[row.model].update({row.adapter.id} if row.adapter else ())
+        for model in prompts:
+            longest = self._bounded(longest, model, prompts[model], len(adapters[model]))
         return longest
+
+    def _bounded(self, longest: int, model: str | None, prompts: list[int], adapters: int) -> int:
+        """`longest`, or what one model allows to its own rows if that is less."""
+        if model not in self.models:
+            raise UnknownModelError(str(model), [name for name in self.models if name is not None])
+        limits = self.models[model]
+        name = "the base model" if model is None else f"the auxiliary model {model!r}"
+        if adapters > limits.adapters:
+            raise GroupTooLargeError(
+                f"the composition needs {adapters} adapters of {name} at once, the server has "
+                f"{limits.adapters} slots; use fewer adapters or raise the number of slots"
+            )
+        bounded = limits.room.longest_answer(prompts, min(longest, limits.context - max(prompts)))
+        if bounded < 1:
+            raise GroupTooLargeError(
+                f"prompts of {prompts} tokens do not fit {name}, whose context has "
+                f"{limits.context} tokens and whose KV cache {limits.room.capacity} blocks; "
+                "shorten them or use fewer members"
+            )
+        return bounded

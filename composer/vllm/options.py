@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
+
+from composer.vllm.auxiliary import Auxiliary, to_additional_config
 
 SCHEDULER = "composer.vllm.scheduler.gang_scheduler"
 WORKER = "composer.vllm.worker.ComposerWorker"
@@ -15,10 +18,11 @@ def prepare_environment() -> None:
     os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
 
 
-def engine_options() -> dict[str, Any]:
+def engine_options(auxiliaries: Sequence[Auxiliary] = ()) -> dict[str, Any]:
     """Arguments for `EngineArgs`, `AsyncEngineArgs` or `LLM`."""
     return {
         "scheduler_cls": SCHEDULER,
         "worker_cls": WORKER,
         "logits_processors": [PROCESSOR],
+        "additional_config": to_additional_config(auxiliaries),
     }

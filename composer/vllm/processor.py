@@ -2,12 +2,14 @@
 
 vLLM tells its logits processors when requests enter, leave or move within the batch. This one
 only listens: the composition itself happens earlier, in `composer.vllm.sampler`, so that logprobs
-and penalties see the composed distribution.
+and penalties see the composed distribution. Every model has a batch, and so a processor, of its
+own; the base model's puts together what all of them know.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 import torch
 from vllm.config import VllmConfig
@@ -20,13 +22,15 @@ from composer.vllm.rows import RowTag
 
 
 class CompositionProcessor(LogitsProcessor):
-    """Keeps the index tensors of the batch's groups, rebuilt only when the batch changes."""
+    """Keeps the index tensors of the groups, rebuilt only when a batch changes."""
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool):
         self._device = device
         self._pin_memory = is_pin_memory
         self._tags: dict[int, RowTag] = {}  # row of the batch -> tag, rows of groups only
-        self.composition: Composition | None = None
+        self._changes = 0  # how often the tags have changed
+        self._built: Sequence[int | None] = ()  # the changes of all batches at the last rebuild
+        self._composition: Composition | None = None
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
@@ -64,23 +68,46 @@ class CompositionProcessor(LogitsProcessor):
                 tags[target] = moving
             if replaced is not None and direction == MoveDirectionality.SWAP:
                 tags[source] = replaced
-        if changed:
-            self._rebuild()
+        self._changes += changed
 
-    def _rebuild(self) -> None:
-        members: dict[str, dict[int, int]] = defaultdict(dict)  # group -> member -> row
-        leaders: dict[str, RowTag] = {}
-        for row, tag in self._tags.items():
-            members[tag.group][tag.index] = row
-            if tag.index == 0:
-                leaders[tag.group] = tag
-        # A group that is not complete is still prefilling: vLLM discards what its rows sample.
-        groups = [
-            Group(tuple(members[name][k] for k in range(tag.size)), tag.weights, tag.filters)
-            for name, tag in leaders.items()
-            if len(members[name]) == tag.size
-        ]
-        self.composition = Composition(groups, self._device, self._pin_memory) if groups else None
+    def composition(
+        self, auxiliary: Sequence[CompositionProcessor | None] = ()
+    ) -> Composition | None:
+        """The groups whose leaders are in this batch, None if there are none.
+
+        `auxiliary` are the processors of the auxiliary models, in their order; None for a model
+        that does not run in this step, whose processor knows nothing of it.
+        """
+        batches = (self, *auxiliary)
+        changes = [batch._changes if batch is not None else None for batch in batches]
+        if changes != self._built:
+            self._built = changes
+            groups = _complete_groups([batch._tags if batch else {} for batch in batches])
+            self._composition = (
+                Composition(groups, self._device, self._pin_memory) if groups else None
+            )
+        return self._composition
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         return logits
+
+
+def _complete_groups(batches: Sequence[Mapping[int, RowTag]]) -> list[Group]:
+    """The groups all of whose rows stand in one of the batches, the base model's first.
+
+    One that is not complete is still prefilling: vLLM discards what its rows sample.
+    """
+    places: dict[str, dict[int, tuple[int, int]]] = defaultdict(dict)  # group -> k -> row, model
+    leaders: list[RowTag] = []
+    for model, tags in enumerate(batches):
+        for row, tag in tags.items():
+            places[tag.group][tag.index] = (row, model)
+            if tag.index == 0:
+                leaders.append(tag)
+    groups = []
+    for tag in leaders:
+        own = places[tag.group]
+        if len(own) == tag.size:
+            rows, models = zip(*(own[k] for k in range(tag.size)), strict=True)
+            groups.append(Group(rows, tag.weights, tag.filters, models))
+    return groups

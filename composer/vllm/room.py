@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from vllm.utils.math_utils import cdiv
-from vllm.v1.core.kv_cache_manager import KVCacheManager
+from vllm.v1.core.kv_cache_manager import KVCacheBlocks, KVCacheManager
 from vllm.v1.request import Request
 
 
@@ -28,8 +28,13 @@ class KVRoom:
         return int(self._manager.block_pool.get_num_free_blocks())
 
     @property
+    def watermark(self) -> int:
+        """Blocks that must stay free when a request is admitted."""
+        return int(self._manager.watermark_blocks)
+
+    @property
     def free_for_admission(self) -> int:
-        return self.free - int(self._manager.watermark_blocks)
+        return self.free - self.watermark
 
     def of_tokens(self, num_tokens: int) -> int:
         """Blocks that hold `num_tokens` tokens of one row."""
@@ -39,6 +44,20 @@ class KVRoom:
         """No step of so many rows and tokens can ask for more: each row may start one block
         beyond what its tokens fill."""
         return self.of_tokens(tokens) + (rows + 1) * self._layer_groups
+
+    def holds(self, rows: Iterable[Request]) -> bool:
+        """Whether all tokens of waiting rows fit now, without sharing blocks with anybody."""
+        return sum(self.of_tokens(row.num_tokens) for row in rows) <= self.free_for_admission
+
+    def before_barrier(
+        self, row: Request, hit: KVCacheBlocks, cached: int
+    ) -> tuple[KVCacheBlocks, int]:
+        """A hit of `cached` tokens in the prefix cache, cut by a block where it leaves a row that
+        was not released nothing to compute before the barrier."""
+        if not 0 < cached == row.num_tokens - 1:
+            return hit, cached
+        cached = (cached - 1) // self._block_size * self._block_size
+        return self._manager.truncate_computed_blocks(hit, cached), cached
 
     def wanted_by(self, row: Request, new_tokens: int) -> int:
         """What a running row asks for to compute `new_tokens` more tokens."""
@@ -50,6 +69,7 @@ class KVRoom:
         total = 0
         for row in rows:
             hit, cached, *_ = self._manager.get_computed_blocks(row)
+            hit, cached = self.before_barrier(row, hit, cached)
             total += self._wanted(row, cached, row.num_tokens, hit.blocks, cached)
         return total
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import SamplingParams
@@ -17,14 +17,21 @@ from composer.plan import Filter
 ROW_ARG = "composition_row"
 """Key of a `RowTag` in the `extra_args` that the scheduler hands to the worker."""
 
+Slot: TypeAlias = tuple[str | None, int]
+"""An adapter in use: the auxiliary model it belongs to (None: the base) and its lora_int_id."""
+
 
 @dataclass(frozen=True, slots=True)
 class RowTag:
-    """What the worker must know of a row. Weights and filters travel with the leader only."""
+    """What the worker must know of a row. Weights and filters travel with the leader only.
+
+    `model` is the auxiliary model that computes the row; None is the base.
+    """
 
     group: str
     index: int
     size: int
+    model: str | None = None
     weights: tuple[float, ...] = ()
     filters: tuple[Filter, ...] = ()
 
@@ -33,6 +40,18 @@ class RowTag:
         """The tag of a row, or None for a plain request."""
         extra: Mapping[str, Any] | None = params.extra_args if params is not None else None
         return extra.get(ROW_ARG) if extra else None
+
+
+def model_of(row: Request) -> str | None:
+    """The auxiliary model that computes a request; None is the base."""
+    tag = RowTag.of(row.sampling_params)
+    return tag.model if tag is not None else None
+
+
+def slot_of(row: Request) -> Slot | None:
+    """The adapter that a request takes a slot for, if it has one."""
+    lora = row.lora_request
+    return (model_of(row), lora.lora_int_id) if lora is not None else None
 
 
 @dataclass(slots=True, eq=False)
@@ -45,7 +64,8 @@ class RowGroup:
     """
 
     rows: tuple[Request, ...]
-    adapters: frozenset[int]  # lora_int_id of the rows
+    adapters: frozenset[Slot]
+    models: frozenset[str | None]  # that compute its rows; None is the base, always among them
     admitted: bool = False
     released: bool = False
 
@@ -103,14 +123,16 @@ def expand(leader: Request, plan: CompiledPlan, max_tokens: int) -> RowGroup:
     # The parameters are shared by the n answers to one request, hence the copy.
     params = copy.copy(params)
     params.extra_args = {k: v for k, v in (params.extra_args or {}).items() if k != ENGINE_ARG}
-    params.extra_args[ROW_ARG] = RowTag(leader.request_id, 0, size, weights, plan.filters)
+    params.extra_args[ROW_ARG] = RowTag(
+        leader.request_id, 0, size, weights=weights, filters=plan.filters
+    )
     leader.sampling_params = params
     leader.max_tokens = max_tokens
 
     rows = [leader]
     for index, row in enumerate(plan.rows[1:], start=1):
         adapter = row.adapter
-        tag = RowTag(leader.request_id, index, size)
+        tag = RowTag(leader.request_id, index, size, row.model)
         rows.append(
             Request(
                 request_id=f"{leader.request_id}#{index}",
@@ -138,5 +160,5 @@ def expand(leader: Request, plan: CompiledPlan, max_tokens: int) -> RowGroup:
                 block_hasher=leader._block_hasher,
             )
         )
-    adapters = frozenset(r.lora_request.lora_int_id for r in rows if r.lora_request)
-    return RowGroup(tuple(rows), adapters)
+    adapters = frozenset(slot for row in rows if (slot := slot_of(row)) is not None)
+    return RowGroup(tuple(rows), adapters, frozenset(row.model for row in plan.rows))

@@ -13,11 +13,16 @@ answers some of them differently for the rows of groups:
 
 Preemption must not meet a group half-way through a step, so room for all that will run is made
 before vLLM's own loop starts (`_make_room`). A step without groups runs vLLM's code alone.
+
+Rows of auxiliary models are rows like others; only their KV blocks and adapter slots are of another
+model (`pools`), and every question about room is asked per model.
 """
 
 from __future__ import annotations
 
+import copy
 import time
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -33,35 +38,65 @@ from vllm.v1.request import Request, RequestStatus
 
 from composer.compiled import CompiledPlan
 from composer.errors import CompositionError
+from composer.vllm.auxiliary import from_additional_config
 from composer.vllm.compat import check_engine
-from composer.vllm.limits import GroupLimits
+from composer.vllm.configs import kv_cache, model_config
+from composer.vllm.limits import GroupLimits, ModelLimits
+from composer.vllm.pools import RoutedKVCache, auxiliary_pool
 from composer.vllm.room import KVRoom
-from composer.vllm.rows import RowGroup, expand, tokens_left
+from composer.vllm.rows import RowGroup, Slot, expand, model_of, slot_of, tokens_left
 from composer.vllm.step import Step
 
 logger = init_logger(__name__)
+
+_BASE: frozenset[str | None] = frozenset({None})
 
 
 class _Gangs(Scheduler):
     """The group logic, for both of vLLM's schedulers."""
 
     max_num_active_reqs: int
+    lora_config: Any
+    kv_cache_manager: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         check_engine(self.vllm_config)
-        self._room = KVRoom(self.kv_cache_manager, self.block_size)
-        self._limits = GroupLimits(
-            rows=self.max_num_active_reqs,
-            adapters=self.lora_config.max_loras if self.lora_config else 0,
-            context=self.max_model_len,
-            room=self._room,
-        )
+        slots = self.lora_config.max_loras if self.lora_config else 0
+        room = KVRoom(self.kv_cache_manager, self.block_size)
+        self._models: dict[str | None, ModelLimits] = {
+            None: ModelLimits(self.max_model_len, slots, room)
+        }
+        self._all_slots = self.lora_config  # for vLLM, which counts adapters of all models together
+        self._pools = self._add_auxiliaries()
+        self._limits = GroupLimits(rows=self.max_num_active_reqs, models=self._models)
         self._groups: dict[str, RowGroup] = {}  # leader's request id -> its group
         self._group_of: dict[str, RowGroup] = {}  # every row's request id -> its group
         self._joining: list[RowGroup] = []  # admitted, not released yet
         self._ended: list[RowGroup] = []  # the leader is gone, its companions not yet
         self._step: Step | None = None  # set while vLLM's loop runs over groups
+
+    def _add_auxiliaries(self) -> RoutedKVCache | None:
+        """A block pool for every auxiliary model; None if there are none.
+
+        Raises:
+            ValueError: one does not go together with the engine or the base model.
+        """
+        managers = {}
+        for one in from_additional_config(self.vllm_config.additional_config):
+            own = model_config(self.vllm_config, one)
+            manager = auxiliary_pool(self, kv_cache(self.vllm_config, one, own), own.max_model_len)
+            managers[one.name] = manager
+            room = KVRoom(manager, self.block_size)
+            self._models[one.name] = ModelLimits(own.max_model_len, one.max_loras, room)
+            logger.info("Auxiliary model %s: %d KV cache blocks", one.name, room.capacity)
+        if not managers:
+            return None
+        if self.lora_config is not None:
+            self._all_slots = copy.copy(self.lora_config)
+            self._all_slots.max_loras = sum(limits.adapters for limits in self._models.values())
+        self.kv_cache_manager = RoutedKVCache(self.kv_cache_manager, managers)
+        return self.kv_cache_manager
 
     # ---- arrival
 
@@ -82,17 +117,19 @@ class _Gangs(Scheduler):
         for row in group.rows:
             self._group_of[row.request_id] = group
             self.requests[row.request_id] = row
+            if self._pools is not None and model_of(row) is not None:
+                self._pools.add(row)
 
     # ---- one step
 
     def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
         if not self._groups:
             return super().schedule(throttle_prefills)
-        limit = self.max_num_active_reqs
+        limit, base_slots = self.max_num_active_reqs, self.lora_config
         step = Step(
             budget=self.max_num_scheduled_tokens,
             slots=limit,
-            adapter_slots=self._limits.adapters,
+            adapter_slots={model: limits.adapters for model, limits in self._models.items()},
             throttled=throttle_prefills,
         )
         self._recall()
@@ -107,12 +144,13 @@ class _Gangs(Scheduler):
             step.adapters = self._held_adapters()
         # vLLM's loop admits nobody once this number runs. Rows that join later keep their slots.
         self.max_num_active_reqs = limit - step.absent if roomy else 0
+        self.lora_config = self._all_slots
         self._step = step
         try:
             output = super().schedule(throttle_prefills)
         finally:
             self._step = None
-            self.max_num_active_reqs = limit
+            self.max_num_active_reqs, self.lora_config = limit, base_slots
         self._check_lock_step(step, output)
         return output
 
@@ -136,18 +174,18 @@ class _Gangs(Scheduler):
             group.released = group.at_barrier()
 
     def _make_room(self, step: Step) -> bool:
-        """Preempt, the latest first and groups as a whole, until all that runs fits the KV cache.
+        """Preempt, the latest first and groups as a whole, until all that runs fits the KV caches.
 
         Returns False if something was preempted.
         """
-        room = self._room
-        watermark = room.free - room.free_for_admission
-        rows = len(self._group_of) + len(self.running)
-        if room.free - watermark >= room.most_in_step(rows, step.budget):
+        if all(self._is_ample(model, step) for model in self._models):
             return True
         roomy = True
-        while self.running and self._blocks_wanted(step) > room.free:
-            victim = max(self.running, key=self._lateness)
+        while short := self._short_of_blocks(step):
+            users = [row for row in self.running if self._models_of(row) & short]
+            if not users:
+                break
+            victim = max(users, key=self._lateness)
             group = self._group_of.get(victim.request_id)
             victims = [victim] if group is None else [r for r in self.running if r in group.rows]
             now = time.monotonic()
@@ -162,19 +200,35 @@ class _Gangs(Scheduler):
         all priorities are equal."""
         return (row.priority, row.arrival_time)
 
-    def _blocks_wanted(self, step: Step) -> int:
-        """Blocks that vLLM's loop will ask for in this step before it admits anybody new."""
+    def _models_of(self, row: Request) -> frozenset[str | None]:
+        """The models whose KV caches a row and, if it has one, its group use."""
+        group = self._group_of.get(row.request_id)
+        return _BASE if group is None else group.models
+
+    def _is_ample(self, model: str | None, step: Step) -> bool:
+        """Whether a model's KV cache holds whatever this step may ask for. Quick, and careful."""
+        if model is not None and not any(model in group.models for group in self._groups.values()):
+            return True
+        rows = len(self._group_of) + len(self.running)
+        room = self._models[model].room
+        return room.free_for_admission >= room.most_in_step(rows, step.budget)
+
+    def _short_of_blocks(self, step: Step) -> frozenset[str | None]:
+        """The models whose KV caches lack blocks for what runs already, in this step."""
+        wanted: Counter[str | None] = Counter()
         late = [row for group in self._joining if group.released for row in group.unjoined()]
-        watermark = self._room.free - self._room.free_for_admission
-        wanted = self._room.of_tokens(1) * len(late) + (watermark if late else 0)
+        for row in late:
+            wanted[model_of(row)] += self._models[model_of(row)].room.of_tokens(1)
+        for model in set(map(model_of, late)):
+            wanted[model] += self._models[model].room.watermark
         left = step.budget - len(late) - sum(map(self._decodes, self.running))
         for row in self.running:
             new = tokens_left(row)
             if not self._decodes(row):
                 new = min(new - 1 if row.request_id in self._group_of else new, max(left, 0))
                 left -= new
-            wanted += self._room.wanted_by(row, new)
-        return wanted
+            wanted[model_of(row)] += self._models[model_of(row)].room.wanted_by(row, new)
+        return frozenset(m for m, blocks in wanted.items() if blocks > self._models[m].room.free)
 
     def _decodes(self, row: Request) -> bool:
         """Whether a running row has one token to compute in this step and may compute it."""
@@ -200,12 +254,12 @@ class _Gangs(Scheduler):
         """Keep a token of the budget for every row that decodes; prefills share the rest."""
         step.reserved += sum(map(self._decodes, self.running))
 
-    def _held_adapters(self) -> set[int]:
+    def _held_adapters(self) -> set[Slot]:
         """Adapters of all that runs or was admitted, scheduled in this step or not.
 
         vLLM counts the scheduled ones only, but a group at the barrier will need its slots again.
         """
-        held = {row.lora_request.lora_int_id for row in self.running if row.lora_request}
+        held = {slot for row in self.running if (slot := slot_of(row)) is not None}
         return held.union(*(group.adapters for group in self._groups.values() if group.admitted))
 
     def _check_lock_step(self, step: Step, output: SchedulerOutput) -> None:
@@ -250,9 +304,8 @@ class _Gangs(Scheduler):
         if group is None or group.released:
             return hit
         blocks, cached, boundary, diverged = hit
-        if 0 < cached == request.num_tokens - 1:
-            cached = (cached - 1) // self.block_size * self.block_size
-            blocks = self.kv_cache_manager.truncate_computed_blocks(blocks, cached)
+        room = self._models[model_of(request)].room
+        blocks, cached = room.before_barrier(request, blocks, cached)
         return blocks, cached, boundary, diverged
 
     def _handle_blocked_waiting_request(self, request: Request) -> bool:
@@ -265,9 +318,8 @@ class _Gangs(Scheduler):
         group = self._group_of.get(request.request_id)
         if group is not None:
             return group.admitted or self._admit(group, step)
-        if request.lora_request is None:
-            return True
-        return step.take_adapters({request.lora_request.lora_int_id})
+        slot = slot_of(request)
+        return slot is None or step.take_adapters({slot})
 
     # ---- admission
 
@@ -275,14 +327,22 @@ class _Gangs(Scheduler):
         """Admit a group at the head of the line as a whole, or say no."""
         if step.throttled or any(row.num_stale_output_tokens for row in group.rows):
             return False  # stale: output from before a preemption is still on its way
-        if not step.take_adapters(group.adapters):
+        if step.exhausted & group.models:
+            return False
+        if not step.has_slots(group.adapters):
             step.wait_for_adapters(group.adapters)
             return False
         running = len(self.running) + self.num_waiting_for_streaming_input
-        if running + step.absent + len(group.rows) > step.slots or not self._fits(group, step):
+        full = running + step.absent + len(group.rows) > step.slots
+        lacking = _BASE if full else self._lacks_room(group, step)
+        if None in lacking:
             # First come, first served: who stands behind it waits as well.
             self.max_num_active_reqs = 0
             return False
+        if lacking:  # of auxiliary models alone: who does not use them may pass
+            step.exhausted |= lacking
+            return False
+        step.take_adapters(group.adapters)
         group.admitted = True
         (step.released if group.released else self._joining).append(group)
         joins = [row for row in group.rows if group.released or row.num_tokens > 1]
@@ -293,18 +353,26 @@ class _Gangs(Scheduler):
         self.max_num_active_reqs = step.slots - step.absent
         return group.leader in joins
 
-    def _fits(self, group: RowGroup, step: Step) -> bool:
-        """Whether the KV cache holds the tokens of all rows. Released if one step computes them."""
-        tokens = sum(row.num_tokens for row in group.rows)
-        blocks = sum(self._room.of_tokens(row.num_tokens) for row in group.rows)
+    def _lacks_room(self, group: RowGroup, step: Step) -> frozenset[str | None]:
+        """The models whose KV caches do not hold the tokens of its rows now.
+
+        Releases the group if all of them do, and one step computes all tokens.
+        """
+        rows: dict[str | None, list[Request]] = defaultdict(list)
+        for row in group.rows:
+            rows[model_of(row)].append(row)
         # Hits in the prefix cache are not counted on here: they may be evicted within the step.
         group.released = (
-            tokens <= step.unreserved
-            and blocks <= self._room.free_for_admission
+            sum(row.num_tokens for row in group.rows) <= step.unreserved
+            and all(self._models[model].room.holds(own) for model, own in rows.items())
             and self.scheduler_config.long_prefill_token_threshold == 0
         )
-        return group.released or (
-            self._room.wanted_to_admit(group.rows) <= self._room.free_for_admission
+        if group.released:
+            return frozenset()
+        return frozenset(
+            model
+            for model, own in rows.items()
+            if (room := self._models[model].room).wanted_to_admit(own) > room.free_for_admission
         )
 
     # ---- the end
@@ -375,6 +443,8 @@ class _Gangs(Scheduler):
             )
             for row in group.rows:
                 del self._group_of[row.request_id]
+                if self._pools is not None and model_of(row) is not None:
+                    self._pools.remove(row.request_id)
 
 
 class AsyncGangScheduler(_Gangs, AsyncScheduler):

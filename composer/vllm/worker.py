@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
-from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.core.sched.output import GrammarOutput, SchedulerOutput
+from vllm.v1.kv_cache_interface import KVCacheConfig
 
+from composer.vllm.auxiliary import from_additional_config
 from composer.vllm.generators import RewindableGenerator
 from composer.vllm.loading import AdapterLoader, Unready
+from composer.vllm.memory import room_beside
+from composer.vllm.runners import AuxiliaryRunner, AuxiliaryRunners
 from composer.vllm.sampler import ComposingSampler
 
 if current_platform.is_cpu():
@@ -22,15 +27,23 @@ else:
 
 
 class ComposerWorker(PlatformWorker):
-    """Installs `ComposingSampler` in the model runner, and `AdapterLoader` beside it.
+    """Installs `ComposingSampler` in the model runner, `AdapterLoader` beside it, and auxiliary
+    models.
 
     The methods without an underscore that vLLM does not have are called by name, through
-    `collective_rpc`, which gives a list with the answer of every worker.
+    `collective_rpc`, which gives a list with the answer of every worker. Their `model` is the name
+    of an auxiliary model, or None for the base model.
     """
 
-    _loader: AdapterLoader | None = None  # None where the engine runs without LoRA
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._runners: dict[str | None, Any] = {}
+        self._loaders: dict[str | None, AdapterLoader] = {}  # of the models with LoRA
 
     def init_device(self) -> None:
+        # First of all: models that do not go together are refused before anything is loaded.
+        own = from_additional_config(self.vllm_config.additional_config)
+        self.auxiliaries = AuxiliaryRunners([AuxiliaryRunner(self.vllm_config, a) for a in own])
         super().init_device()
         runner = self.model_runner
         runner.sampler = ComposingSampler(
@@ -40,52 +53,91 @@ class ComposerWorker(PlatformWorker):
         # Custom processors make vLLM copy all sampled tokens to the host in every step, in case
         # they read them. Ours does not, and a plain request must cost what it costs without us.
         runner.input_batch.logitsprocs_need_output_token_ids = False
+        runner.sampler.auxiliaries = self.auxiliaries.runners
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         super().load_model(*args, **kwargs)
-        if self.lora_config is None:
-            return
-        manager = self.model_runner.lora_manager
-        if self.device.type == "cpu":
-            use_adapterwise_kernels(manager._adapter_manager)
-        self._loader = AdapterLoader(manager)
+        for one in self.auxiliaries.runners:
+            one.load(type(self.model_runner), self.device)
+        self._runners = {None: self.model_runner} | {
+            one.auxiliary.name: one.runner for one in self.auxiliaries.runners
+        }
+        for name, runner in self._runners.items():
+            if runner.lora_config is not None:
+                if self.device.type == "cpu":
+                    use_adapterwise_kernels(runner.lora_manager._adapter_manager)
+                self._loaders[name] = AdapterLoader(runner.lora_manager)
+
+    def determine_available_memory(self) -> int:
+        return room_beside(
+            [one.auxiliary for one in self.auxiliaries.runners],
+            super().determine_available_memory(),
+            explicit=self.cache_config.kv_cache_memory_bytes is not None,
+            device=self.device,
+        )
+
+    def initialize_from_config(self, kv_cache_config: KVCacheConfig) -> None:
+        super().initialize_from_config(kv_cache_config)
+        for one in self.auxiliaries.runners:
+            one.initialize_kv_cache(kv_cache_config)
 
     def execute_model(self, scheduler_output: SchedulerOutput, *args: Any, **kwargs: Any) -> Any:
+        if self.auxiliaries:
+            scheduler_output = self.auxiliaries.execute(scheduler_output, self.model_runner)
         output = super().execute_model(scheduler_output, *args, **kwargs)
         if self.device.type == "cpu":
             for new in scheduler_output.scheduled_new_reqs:
                 self._make_rewindable(new.req_id)
-        if self._loader is not None:
-            self._loader.sweep(self._adapters_in_use)
-        return output
+        self._sweep()
+        # None: there is something to sample. The base model alone may have nothing.
+        return None if self.auxiliaries.running else output
 
-    def prefetch_adapters(self, adapters: Iterable[tuple[str, int, str]]) -> list[Unready]:
+    def sample_tokens(self, grammar_output: GrammarOutput | None) -> Any:
+        output = super().sample_tokens(grammar_output)
+        return self.auxiliaries.finish(output) if self.auxiliaries.running else output
+
+    def prefetch_adapters(
+        self, adapters: Iterable[tuple[str, int, str]], model: str | None = None
+    ) -> list[Unready]:
         """Begin to read adapters, given as name, id and path, in the background.
 
         Returns those that are not in memory yet, empty if all are: call it until then, and send the
         request. `composer.vllm.loading.still_loading` reads the answers of all workers.
         """
         wanted = [LoRARequest(name, id, path) for name, id, path in adapters]
-        if self._loader is None:
-            off = "the engine runs without adapters; start it with --enable-lora"
+        loader = self._loaders.get(model)
+        if loader is None:
+            off = f"{_called(model)} runs without adapters; start it with --enable-lora"
             return [(request.lora_int_id, off) for request in wanted]
-        return self._loader.prefetch(wanted)
+        return loader.prefetch(wanted)
 
-    def retire_adapter(self, id: int) -> None:
+    def try_adapter(self, adapter: tuple[str, int, str], model: str | None = None) -> str:
+        """Put an adapter into a slot, as a step that needs it would. Returns why it does not fit,
+        or nothing if it does: vLLM ends the engine where the same happens in a step."""
+        if model not in self._loaders:
+            return f"{_called(model)} runs without adapters"
+        try:
+            self._runners[model].lora_manager.add_adapter(LoRARequest(*adapter))
+        except Exception as error:  # of any class: it comes from the layers of any model
+            self.retire_adapter(adapter[1], model)
+            return str(error) or type(error).__name__
+        return ""
+
+    def retire_adapter(self, id: int, model: str | None = None) -> None:
         """Take an adapter out of memory and its slot: now, or when the last request that uses it
         has left the model runner. For when no further request will come with it."""
-        if self._loader is not None:
-            self._loader.retire(id)
-            self._loader.sweep(self._adapters_in_use)
+        if (loader := self._loaders.get(model)) is not None:
+            loader.retire(id)
+            self._sweep()
 
-    def resident_adapters(self) -> list[int]:
+    def resident_adapters(self, model: str | None = None) -> list[int]:
         """Ids of the adapters in memory, sorted."""
-        return self._loader.resident() if self._loader is not None else []
+        loader = self._loaders.get(model)
+        return loader.resident() if loader is not None else []
 
-    def _adapters_in_use(self) -> set[int]:
-        """Those of all requests that the model runner knows, preempted ones included."""
-        requests = self.model_runner.requests.values()
-        return {r.lora_request.lora_int_id for r in requests if r.lora_request is not None}
+    def _sweep(self) -> None:
+        for model, loader in self._loaders.items():
+            loader.sweep(partial(_adapters_in_use, self._runners[model]))
 
     def _make_rewindable(self, request_id: str) -> None:
         """Replace the generator of a seeded request before it is first drawn from."""
@@ -97,3 +149,13 @@ class ComposerWorker(PlatformWorker):
         request.generator = generator
         batch = self.model_runner.input_batch
         batch.generators[batch.req_id_to_index[request_id]] = generator
+
+
+def _called(model: str | None) -> str:
+    return "the base model" if model is None else f"the auxiliary model '{model}'"
+
+
+def _adapters_in_use(runner: Any) -> set[int]:
+    """Those of all requests that a model runner knows, preempted ones included."""
+    requests = runner.requests.values()
+    return {r.lora_request.lora_int_id for r in requests if r.lora_request is not None}

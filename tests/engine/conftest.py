@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from bench.streams import without_streams
+from bench.workload import auxiliary_job
 from composer.compiled import Row
 from composer.plan import Filter, FilterKind
 from composer.reference.oracle import Oracle
@@ -72,6 +73,8 @@ def make_job() -> Callable[[random.Random, WatchedEngine], Job]:
 
 def random_job(rng: random.Random, engine: WatchedEngine) -> Job:
     """A request of any kind: plain, single adapter, or any shape of composition."""
+    if engine.auxiliary_adapters and rng.random() < 0.5:
+        return auxiliary_job(rng, engine)
 
     def tokens(*lengths: int) -> tuple[int, ...]:
         return tuple(rng.randrange(10, 500) for _ in range(rng.choice(lengths)))

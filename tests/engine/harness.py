@@ -15,7 +15,7 @@ from vllm.v1.request import RequestStatus
 
 from bench.agreement import count_mismatches
 from composer.vllm.inprocess import Engine, Job
-from composer.vllm.rows import tokens_left
+from composer.vllm.rows import slot_of, tokens_left
 
 __all__ = ["Engine", "Job", "WatchedEngine", "count_mismatches"]
 
@@ -75,11 +75,13 @@ class WatchedEngine(Engine):
                 assert not any(counts)
                 for row in group.rows:
                     assert not any(scheduler.kv_cache_manager.get_block_ids(row.request_id))
-        if scheduler.lora_config:
-            # Under async scheduling a row stays in `running` while its last token is on its way.
-            active = [r for r in scheduler.running if r.request_id in scheduled or tokens_left(r)]
-            loras = {r.lora_request.lora_int_id for r in active if r.lora_request}
-            assert len(loras) <= scheduler.lora_config.max_loras
+                    if row.status is RequestStatus.WAITING:
+                        assert row.num_computed_tokens == 0
+        # Under async scheduling a row stays in `running` while its last token is on its way.
+        active = [r for r in scheduler.running if r.request_id in scheduled or tokens_left(r)]
+        for model, limits in scheduler._models.items():
+            slots = {slot for row in active if (slot := slot_of(row)) is not None}
+            assert len([slot for slot in slots if slot[0] == model]) <= limits.adapters
         assert len(scheduler.running) <= scheduler.max_num_running_reqs
         return output
 

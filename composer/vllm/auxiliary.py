@@ -1,0 +1,45 @@
+"""Auxiliary models: other models with the same token ids, in the base model's engine.
+
+Each is an ordinary vLLM model with its own weights, LoRA slots and KV cache. Scheduler and workers,
+maybe in different processes, read what there is from vLLM's `additional_config`. Nothing here
+imports vLLM, so that a server knows them before it loads it; `configs` is what vLLM makes of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+CONFIG_KEY = "composer_auxiliary"
+"""Key of the list of auxiliary models in `additional_config`, which must be JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Auxiliary:
+    """An auxiliary model, and what it may take."""
+
+    name: str
+    path: str
+    kv_memory_bytes: int  # per worker, as vLLM's kv_cache_memory_bytes
+    max_loras: int = 0  # slots; 0: without adapters
+    max_lora_rank: int = 16
+    max_cpu_loras: int | None = None  # None: as many as slots
+
+
+def to_additional_config(auxiliaries: Sequence[Auxiliary]) -> dict[str, Any]:
+    """The models as vLLM's `additional_config` carries them; empty if there are none."""
+    return {CONFIG_KEY: [asdict(one) for one in auxiliaries]} if auxiliaries else {}
+
+
+def from_additional_config(config: Mapping[str, Any]) -> tuple[Auxiliary, ...]:
+    """The auxiliary models of an engine.
+
+    Raises:
+        ValueError: two have the same name.
+    """
+    found = tuple(Auxiliary(**one) for one in config.get(CONFIG_KEY, ()))
+    names = [one.name for one in found]
+    if len(set(names)) < len(names):
+        raise ValueError(f"auxiliary models need different names, but these are {names}")
+    return found
