@@ -16,7 +16,7 @@ from adapters.errors import (
     VersionConflictError,
 )
 from adapters.files import CONFIG, WEIGHTS
-from adapters.generation import ALIAS, BASE, Generation
+from adapters.generation import ALIAS, BASE, Generation, model_of
 from adapters.inspection import inspect
 from adapters.objects import StoredAdapter
 from adapters.policy import Policy
@@ -52,5 +52,6 @@ __all__ = [
     "VersionConflictError",
     "fetch",
     "inspect",
+    "model_of",
     "unpack",
 ]

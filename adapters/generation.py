@@ -9,8 +9,11 @@ from pathlib import Path
 BASE = "base"
 """The name of the base model, which no adapter may take."""
 
-ALIAS = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
-"""Names that a formula, a URL and a log line can carry; `@` is left to engine names."""
+_NAME = r"[A-Za-z_][A-Za-z0-9_.-]{0,63}"
+
+ALIAS = re.compile(rf"(?:{_NAME}:)?{_NAME}")
+"""Names that a formula, a URL and a log line can carry; `@` is left to engine names. What stands
+before a colon is the auxiliary model that the adapter belongs to, as in `small:chat`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,17 @@ class Generation:
         """The engine's name for it."""
         return engine_name(self.alias, self.digest)
 
+    @property
+    def model(self) -> str | None:
+        """The auxiliary model that it belongs to; None for the base model."""
+        return model_of(self.alias)
+
 
 def engine_name(alias: str, digest: str) -> str:
     """Other content, other name: vLLM keys its prefix cache by this name."""
     return f"{alias}@{digest[:12]}"
+
+
+def model_of(alias: str) -> str | None:
+    """The auxiliary model that an adapter of this name belongs to; None for the base model."""
+    return alias.partition(":")[0] if ":" in alias else None

@@ -57,7 +57,8 @@ class SourceRules:
                 + (
                     f"Use one below {allowed}."
                     if allowed
-                    else "It allows no remote sources: start it with --adapter-source, or upload the files."
+                    else "It allows no remote sources: start it with --adapter-source, or upload "
+                    "the files."
                 )
             )
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from adapters import ModelShapes, Store
 from composer.errors import ComposerError
 from composer.vllm.options import prepare_environment
+from server.auxiliary import find_auxiliaries
 from server.base_model import find_folder
 from server.flags import Needs
 from server.given import publish_given
@@ -49,10 +50,15 @@ def _serve(settings: Settings) -> None:
     _say(f"looking at the base model {settings.model}")
     folder = find_folder(settings.model, settings.vllm_flags)
     shapes = ModelShapes.read(folder)
+    auxiliaries = find_auxiliaries(settings.auxiliaries, folder, settings.vllm_flags)
     compositions = CompositionStore(settings.compositions_file)
     with _adapter_store(settings) as store:
-        publish_given(store, settings.adapters, shapes, say=_say)
+        publish_given(store, settings.adapters, shapes)
+        for one in auxiliaries:
+            publish_given(store, one.given.adapters, one.shapes)
         aliases = store.aliases()
+        for alias in aliases:
+            _say_adapter(store, alias)
         if not aliases:
             _say("no adapters; --adapters name=path adds them")
         for name in set(compositions.names()) & set(aliases):
@@ -64,13 +70,14 @@ def _serve(settings: Settings) -> None:
         # vLLM takes seconds to import, so it comes last: errors above show at once.
         from server import app, openai
 
-        ranks = [store.stored(str(store.current(alias).digest)).report.rank for alias in aliases]
-        parts = app.Parts(settings, folder, shapes, store, compositions)
+        ranks = {a: store.stored(str(store.current(a).digest)).report.rank for a in aliases}
+        parts = app.Parts(settings, folder, shapes, auxiliaries, store, compositions)
         openai.run(
             settings,
-            Needs(shapes, aliases, max(ranks, default=0), settings.admin_key is not None),
+            Needs(shapes, ranks, settings.admin_key is not None, auxiliaries),
             assemble=lambda engine: app.assemble(engine.app, engine, parts),
             on_ready=lambda url: _say_ready(url, aliases, time.monotonic() - start),
+            say=_say,
         )
 
 
@@ -101,6 +108,17 @@ def _prepare_environment(shapes: ModelShapes | None) -> None:
     if shapes is not None and shapes.parameters < _TINY:
         for name, value in _TINY_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
+
+
+def _say_adapter(store: Store, alias: str) -> None:
+    version = store.current(alias)
+    report = store.stored(str(version.digest)).report
+    _say(
+        f"adapter {alias}: rank {report.rank}, sha256 {str(version.digest)[:12]}, "
+        f"version {version.number}"
+    )
+    for warning in report.warnings:
+        _say(f"adapter {alias}: {warning}")
 
 
 def _say_ready(url: str, adapters: Sequence[str], seconds: float) -> None:

@@ -14,6 +14,7 @@ from adapters import ModelShapes, Store
 from composer.errors import ComposerError
 from composer.plan import BASE
 from server.admin import AdminDoor, make_admin
+from server.auxiliary import AuxiliaryModel
 from server.engine import Engine
 from server.errors import error_body, status_of
 from server.front import Front
@@ -37,6 +38,7 @@ class Parts:
     """Folder of the base model."""
 
     shapes: ModelShapes | None
+    auxiliaries: tuple[AuxiliaryModel, ...]
     adapters: Store
     compositions: CompositionStore
 
@@ -48,15 +50,21 @@ async def assemble(app: FastAPI, engine: Engine, parts: Parts) -> AdapterService
     """
     settings, store = parts.settings, parts.compositions
 
-    def taken(name: str) -> bool:
-        return name == BASE or name in engine.base_names or name in store
+    templates = {one.given.name: one.chat_template for one in parts.auxiliaries}
+    shapes: dict[str | None, ModelShapes | None] = {None: parts.shapes}
+    folders: dict[str | None, Path] = {None: parts.base}
+    for one in parts.auxiliaries:
+        shapes[one.given.name], folders[one.given.name] = one.shapes, one.folder
 
-    verify = against_peft(engine, parts.base) if settings.verify_adapters else None
-    loader = Loader(engine, parts.adapters, parts.shapes, verify)
-    service = AdapterService(engine, parts.adapters, parts.shapes, taken, loader)
+    def taken(name: str) -> bool:
+        return name == BASE or name in engine.base_names or name in store or name in templates
+
+    verify = against_peft(engine, folders) if settings.verify_adapters else None
+    loader = Loader(engine, parts.adapters, shapes, verify)
+    service = AdapterService(engine, parts.adapters, shapes, taken, loader)
     await service.start()
     registry = service.registry
-    resolver = Resolver(engine, registry, loader, store, settings.limits)
+    resolver = Resolver(engine, registry, loader, store, settings.limits, templates)
     router = make_router(engine, registry, store, resolver)
     # Ours come first: of two routes for one path, the first answers.
     app.router.routes[:0] = router.routes

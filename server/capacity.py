@@ -5,60 +5,76 @@ The scheduler asks the same again; here the client still gets a 400 with the ari
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from composer.errors import GroupTooLargeError, PromptTooLongError
 from composer.plan import Member
 from server.engine import Capacity
 
 
+@dataclass(frozen=True, slots=True)
+class RowNeed:
+    """What one row asks of its model."""
+
+    member: Member
+    model: str | None
+    """The auxiliary model that computes it; None is the base."""
+
+    prompt_tokens: int
+    adapter: str | None = None
+
+
 def check_group(
-    members: Sequence[Member],
-    prompt_tokens: Sequence[int],
-    adapters: int,
-    max_tokens: int | None,
-    capacity: Capacity,
+    rows: Sequence[RowNeed], max_tokens: int | None, capacities: Mapping[str | None, Capacity]
 ) -> None:
     """Refuse a group that could never be scheduled.
 
     Args:
-        members: the plan's members, one row each.
-        prompt_tokens: length of each member's prompt.
-        adapters: how many different adapters the members use.
+        rows: one for each member of the plan, and for a leader that was added.
         max_tokens: length of the answer that was asked for; None lets the engine find what fits.
-        capacity: what the engine holds.
+        capacities: what each model holds.
 
     Raises:
-        PromptTooLongError: a prompt with the answer exceeds the context.
+        PromptTooLongError: a prompt with the answer exceeds a context.
         GroupTooLargeError: too many rows, adapters or KV cache blocks.
     """
     answer = 1 if max_tokens is None else max(max_tokens, 1)
-    for member, tokens in zip(members, prompt_tokens, strict=True):
+    most = capacities[None].rows
+    if len(rows) > most:
+        raise GroupTooLargeError(
+            f"the composition needs {len(rows)} rows that run at once; the server runs at most "
+            f"{most}. Use fewer members, or start it with a larger --max-num-seqs.",
+            param="composition",
+        )
+    for model in dict.fromkeys(row.model for row in rows):
+        own = [row for row in rows if row.model == model]
+        _check_model(own, answer, capacities[model], f" of '{model}'" if model else "")
+
+
+def _check_model(rows: Sequence[RowNeed], answer: int, capacity: Capacity, whose: str) -> None:
+    for row in rows:
+        member, tokens = row.member, row.prompt_tokens
         if tokens + answer > capacity.context_tokens:
             raise PromptTooLongError(
                 f"member {member} reads {tokens} tokens; with {answer} to generate that is "
-                f"{tokens + answer}, and the context holds {capacity.context_tokens}. "
+                f"{tokens + answer}, and the context{whose} holds {capacity.context_tokens}. "
                 "Shorten its prompt or ask for fewer tokens.",
                 param="composition",
             )
-    rows = len(members)
-    if rows > capacity.rows:
-        raise GroupTooLargeError(
-            f"the composition has {rows} members, so {rows} rows that run at once; the server "
-            f"runs at most {capacity.rows}. Use fewer members, or start it with a larger "
-            "--max-num-seqs.",
-            param="composition",
-        )
+    adapters = len({row.adapter for row in rows} - {None})
     if adapters > capacity.adapters:
         raise GroupTooLargeError(
-            f"the composition uses {adapters} adapters at once; the server holds "
+            f"the composition uses {adapters} adapters{whose} at once; the server holds "
             f"{capacity.adapters}. Use fewer, or start it with a larger --max-loras.",
             param="composition",
         )
-    _check_blocks(prompt_tokens, answer, capacity)
+    _check_blocks([row.prompt_tokens for row in rows], answer, capacity, whose)
 
 
-def _check_blocks(prompt_tokens: Sequence[int], answer: int, capacity: Capacity) -> None:
+def _check_blocks(
+    prompt_tokens: Sequence[int], answer: int, capacity: Capacity, whose: str
+) -> None:
     # The last token of an answer is never fed back, so it takes no place in the cache.
     blocks = [-(-(tokens + answer - 1) // capacity.block_tokens) for tokens in prompt_tokens]
     if sum(blocks) > capacity.kv_blocks:
@@ -66,8 +82,9 @@ def _check_blocks(prompt_tokens: Sequence[int], answer: int, capacity: Capacity)
             f"({tokens} + {answer} - 1)/{capacity.block_tokens}" for tokens in prompt_tokens
         )
         raise GroupTooLargeError(
-            f"the rows need {arithmetic}, each rounded up, = {sum(blocks)} blocks of the KV cache "
-            f"at once; it has {capacity.kv_blocks}. Ask for fewer tokens or members, shorten the "
-            "prompts, or start the server with a larger --kv-cache-memory-bytes.",
+            f"the rows need {arithmetic}, each rounded up, = {sum(blocks)} blocks of the KV "
+            f"cache{whose} at once; it has {capacity.kv_blocks}. Ask for fewer tokens or members, "
+            "shorten the prompts, or start the server with a larger "
+            f"{'--auxiliary-memory' if whose else '--kv-cache-memory-bytes'}.",
             param="composition",
         )

@@ -47,6 +47,12 @@ class Capacity:
     block_tokens: int
     """Tokens that one block of one row holds."""
 
+    max_rank: int = 0
+    """Largest rank of an adapter (`max_lora_rank`); 0 where there is no room for adapters."""
+
+    adapters_in_memory: int = 0
+    """How many adapters stay in memory (`max_cpu_loras`)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
@@ -91,16 +97,8 @@ class Engine(Protocol):
         """When it was loaded, in seconds since the epoch."""
 
     @property
-    def capacity(self) -> Capacity:
-        """What it can hold."""
-
-    @property
-    def max_rank(self) -> int:
-        """Largest rank of an adapter (`max_lora_rank`); 0 where there is no room for adapters."""
-
-    @property
-    def adapters_in_memory(self) -> int:
-        """How many adapters stay in memory (`max_cpu_loras`)."""
+    def capacities(self) -> Mapping[str | None, Capacity]:
+        """What each model can hold, by the name of the auxiliary model; None is the base."""
 
     async def load(self, generation: Generation) -> None:
         """Read the adapter into memory, beside the steps of the engine, and know it by its name.
@@ -132,8 +130,9 @@ class Engine(Protocol):
             UnsupportedError: an option that works on ordinary requests only.
         """
 
-    async def tokenize(self, kind: Kind, body: Body) -> Tokens:
-        """The one prompt of `body`, rendered as a request of this kind would be.
+    async def tokenize(self, kind: Kind, body: Body, chat_template: str | None = None) -> Tokens:
+        """The one prompt of `body`, rendered as a request of this kind would be, a conversation by
+        `chat_template` in place of the base model's.
 
         Raises:
             RefusedError: vLLM would answer such a request with this error.

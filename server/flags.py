@@ -11,8 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from adapters import ModelShapes
+from adapters import ModelShapes, model_of
 from composer.plan import BASE
+from composer.vllm.auxiliary import Auxiliary
+from server.auxiliary import AuxiliaryModel
 from server.settings import MIB, Settings
 
 _SMALL = 10**9
@@ -39,17 +41,27 @@ _COMMON_RANK = 16
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What the model and its adapters ask of the engine."""
+    """What the models and their adapters ask of the engine."""
 
     shapes: ModelShapes | None
     """Of the base model, where they are known."""
 
-    aliases: tuple[str, ...]
-    max_rank: int
-    """The largest of the adapters, 0 without any."""
+    ranks: Mapping[str, int]
+    """Of all adapters, those of auxiliary models too, by alias."""
 
     publishing: bool
     """Whether adapters may be added while the server runs."""
+
+    auxiliaries: tuple[AuxiliaryModel, ...] = ()
+
+    @property
+    def small(self) -> bool:
+        """Whether the base model is so small that time counts for more than memory."""
+        return self.shapes is not None and self.shapes.parameters < _SMALL
+
+    def ranks_of(self, model: str | None) -> tuple[int, ...]:
+        """The ranks of a model's adapters; None is the base."""
+        return tuple(rank for alias, rank in self.ranks.items() if model_of(alias) == model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,18 +87,16 @@ def read_flags(
     """
     parser.set_defaults(model=settings.model, host=settings.host, port=settings.port)
     parser.set_defaults(**_lora_defaults(needs, platform.lora_ranks))
-    shapes = needs.shapes
-    small = shapes is not None and shapes.parameters < _SMALL
-    if platform.is_cpu and small:
+    if platform.is_cpu and needs.small:
         parser.set_defaults(dtype="float32", enforce_eager=True)
     args = parser.parse_args(list(settings.vllm_flags))
     _refuse(args, parser, _REFUSED)
     if platform.is_cpu and not _sizes_cache(args, parser):
-        args.kv_cache_memory_bytes = _modest_cache_bytes(1024 * MIB if small else 4096 * MIB)
+        args.kv_cache_memory_bytes = _modest_cache_bytes(1024 * MIB if needs.small else 4096 * MIB)
     # vLLM answers in the first name, so that is the one the operator chose, if any.
     names = args.served_model_name or []
     args.served_model_name = list(dict.fromkeys([*names, BASE, *([] if names else [args.model])]))
-    if clash := sorted(set(args.served_model_name) & set(needs.aliases)):
+    if clash := sorted(set(args.served_model_name) & set(needs.ranks)):
         raise ValueError(f"{clash} would name both the base model and an adapter; rename one.")
     return args
 
@@ -107,22 +117,39 @@ def _refuse(
             raise ValueError(f"--{field.replace('_', '-')} cannot be given here: {reason}.")
 
 
+def auxiliary_options(
+    settings: Settings, needs: Needs, platform: Platform
+) -> tuple[Auxiliary, ...]:
+    """The auxiliary models as the engine takes them."""
+    default = (256 if needs.small else 4096) * MIB
+    found = []
+    for one in needs.auxiliaries:
+        room = _lora_room(needs, one.given.name, platform.lora_ranks)
+        memory = settings.auxiliary_memory_bytes or default
+        found.append(Auxiliary(one.given.name, str(one.folder), memory, **room))
+    return tuple(found)
+
+
 def _lora_defaults(needs: Needs, ranks: Sequence[int]) -> dict[str, Any]:
-    """Room for the adapters at hand: up to 64 of them stay loaded, up to 8 run at once."""
-    count = len(needs.aliases)
-    if not count and not needs.publishing:
+    room = _lora_room(needs, None, ranks)
+    return {"enable_lora": True, **room} if room else {}
+
+
+def _lora_room(needs: Needs, model: str | None, ranks: Sequence[int]) -> dict[str, int]:
+    """Room for a model's adapters: up to 64 of them stay loaded, up to 8 run at once."""
+    own = needs.ranks_of(model)
+    if not own and not needs.publishing:
         return {}
-    wanted = max(needs.max_rank, _COMMON_RANK if needs.publishing else 0)
+    wanted = max((*own, _COMMON_RANK if needs.publishing else 0))
     rank = min((r for r in ranks if r >= wanted), default=None)
     if rank is None:
         raise ValueError(f"an adapter has rank {wanted}, and vLLM serves ranks up to {max(ranks)}.")
-    slots = 8 if needs.publishing else min(count, 8)
+    slots = 8 if needs.publishing else min(len(own), 8)
     spare = _SPARE if needs.publishing else 0
     return {
-        "enable_lora": True,
         "max_lora_rank": rank,
         "max_loras": slots,
-        "max_cpu_loras": max(min(count, _LOADED) + spare, slots),
+        "max_cpu_loras": max(min(len(own), _LOADED) + spare, slots),
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from adapters import (
@@ -24,9 +24,8 @@ def publish_given(
     store: Store,
     adapters: Iterable[tuple[str, Path]],
     shapes: ModelShapes | None,
-    say: Callable[[str], None],
 ) -> None:
-    """Publish the adapters of `--adapters`.
+    """Publish the adapters that the command line gives to one model.
 
     A store that was used before may know a later version of an alias, published while a server ran.
     That one stays, unless the folder has changed since the command line last published it.
@@ -42,15 +41,6 @@ def publish_given(
             )
         seen.add(alias)
         _publish(store, alias, path, shapes)
-    for alias in store.aliases():
-        version = store.current(alias)
-        stored = store.stored(str(version.digest))
-        say(
-            f"adapter {alias}: rank {stored.report.rank}, sha256 {stored.digest[:12]}, "
-            f"version {version.number}"
-        )
-        for warning in stored.report.warnings if alias in seen else ():
-            say(f"adapter {alias}: {warning}")
 
 
 def _publish(store: Store, alias: str, path: Path, shapes: ModelShapes | None) -> None:

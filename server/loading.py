@@ -6,8 +6,8 @@ A request waits here until its adapters are in memory; those that have theirs ru
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable
+from collections import OrderedDict, defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from starlette.concurrency import run_in_threadpool
 
@@ -32,10 +32,10 @@ class Loader:
         self,
         engine: Engine,
         store: Store,
-        shapes: ModelShapes | None,
+        shapes: Mapping[str | None, ModelShapes | None],
         verify: Verify | None = None,
     ) -> None:
-        """`shapes`: the base model's, where they are known."""
+        """`shapes` of each model, where they are known; None is the base."""
         self.inspected: set[str] = set()
         """Digests of adapters that were compared with the base model already."""
 
@@ -43,7 +43,8 @@ class Loader:
         self._store = store
         self._shapes = shapes
         self._verify = verify
-        self._resident: OrderedDict[str, None] = OrderedDict()  # engine names, oldest first
+        # Engine names by model, the oldest first.
+        self._resident: defaultdict[str | None, OrderedDict[str, None]] = defaultdict(OrderedDict)
         self._proved: set[str] = set()  # engine names
         self._loading: dict[str, asyncio.Task[None]] = {}
 
@@ -56,8 +57,9 @@ class Loader:
         """
         missing = []
         for generation in generations:
-            if generation.engine_name in self._resident:
-                self._resident.move_to_end(generation.engine_name)
+            resident = self._resident[generation.model]
+            if generation.engine_name in resident:
+                resident.move_to_end(generation.engine_name)
             else:
                 missing.append(generation)
         for generation in missing:
@@ -69,7 +71,7 @@ class Loader:
 
     async def retire(self, generation: Generation) -> None:
         """Take the adapter out of the engine's memory."""
-        self._resident.pop(generation.engine_name, None)
+        self._resident[generation.model].pop(generation.engine_name, None)
         self._proved.discard(generation.engine_name)
         await self._engine.retire(generation)
 
@@ -91,15 +93,16 @@ class Loader:
                 await self._engine.retire(generation)
                 raise
             self._proved.add(name)
-        self._resident[name] = None
-        while len(self._resident) > self._engine.adapters_in_memory:
-            self._resident.popitem(last=False)
+        resident = self._resident[generation.model]
+        resident[name] = None
+        while len(resident) > self._engine.capacities[generation.model].adapters_in_memory:
+            resident.popitem(last=False)
 
     def _check_files(self, generation: Generation) -> None:
         """They are what was published; and it was published for a model of these shapes."""
         self._store.verify(generation.digest)
         if generation.digest not in self.inspected:
-            inspect(generation.path, generation.alias, self._shapes)
+            inspect(generation.path, generation.alias, self._shapes.get(generation.model))
             self.inspected.add(generation.digest)
 
     async def _prove(self, generation: Generation) -> None:

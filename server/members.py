@@ -21,7 +21,12 @@ _OF_THE_ANSWER = ("max_tokens", "max_completion_tokens")
 
 
 async def member_tokens(
-    engine: Engine, kind: Kind, body: Body, member: Member, request: Tokens
+    engine: Engine,
+    kind: Kind,
+    body: Body,
+    member: Member,
+    request: Tokens,
+    chat_template: str | None = None,
 ) -> Tokens | None:
     """The token ids of the member's own prompt; None where it reads the request's.
 
@@ -31,13 +36,16 @@ async def member_tokens(
         body: the request.
         member: whose prompt it is.
         request: the tokens of the request's prompt.
+        chat_template: of the member's model, where it differs from the base model's.
 
     Raises:
         CompositionError: the prompt is too long, or does not go with this request.
     """
     match member.prompt:
         case RequestPrompt():
-            return None
+            if chat_template is None or kind is not Kind.CHAT:
+                return None
+            return await _render(engine, kind, body, member, chat_template)
         case LastToken():
             return request[-1:]
         case TokensPrompt(token_ids):
@@ -53,9 +61,10 @@ async def member_tokens(
             special = special if kind is Kind.COMPLETION else {}
             return await _render(engine, Kind.COMPLETION, {"prompt": text, **special}, member)
         case MessagesPrompt(pairs):
-            return await _render(engine, Kind.CHAT, _with_messages(kind, body, pairs), member)
+            other = _with_messages(kind, body, pairs)
+            return await _render(engine, Kind.CHAT, other, member, chat_template)
         case WithoutText(text):
-            return await _render(engine, kind, _without(kind, body, text), member)
+            return await _render(engine, kind, _without(kind, body, text), member, chat_template)
 
 
 def _with_messages(kind: Kind, body: Body, pairs: tuple[tuple[str, str], ...]) -> Body:
@@ -107,10 +116,12 @@ def _removed(content: Any, text: str) -> Any:
     return content
 
 
-async def _render(engine: Engine, kind: Kind, body: Body, member: Member) -> Tokens:
+async def _render(
+    engine: Engine, kind: Kind, body: Body, member: Member, chat_template: str | None = None
+) -> Tokens:
     body = {k: v for k, v in body.items() if k not in _OF_THE_ANSWER}
     try:
-        tokens = await engine.tokenize(kind, body)
+        tokens = await engine.tokenize(kind, body, chat_template)
     except PromptOverflowError as error:
         raise PromptTooLongError(
             f"the prompt of member {member}: {error}", param="composition"

@@ -51,6 +51,8 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from adapters import AdapterError, Generation
 from composer.compiled import CompiledPlan, LoadedAdapter, Row
 from composer.errors import EngineFault, UnsupportedError
+from composer.vllm.auxiliary import from_additional_config
+from composer.vllm.configs import kv_cache, model_config
 from composer.vllm.loading import still_loading
 from composer.vllm.options import engine_options
 from server.engine import (
@@ -63,8 +65,8 @@ from server.engine import (
     Rendered,
     Tokens,
 )
-from server.flags import Needs, Platform, read_flags, set_engine_options
-from server.settings import Settings
+from server.flags import Needs, Platform, auxiliary_options, read_flags, set_engine_options
+from server.settings import MIB, Settings
 
 _REQUESTS: dict[Kind, type[ChatCompletionRequest] | type[CompletionRequest]] = {
     Kind.CHAT: ChatCompletionRequest,
@@ -84,68 +86,77 @@ class VllmEngine:
         self.app = app
         self.base_names = base_names
         self.started = int(time.time())
-        self.capacity = _capacity(client.vllm_config)
+        self.capacities = _capacities(client.vllm_config)
         self._client = client
         self._models = app.state.openai_serving_models
         self._renderer = app.state.online_renderer
         self._probes = 0
-        lora = client.vllm_config.lora_config
-        self.max_rank = lora.max_lora_rank if lora else 0
-        self.adapters_in_memory = lora.max_cpu_loras if lora else 0
+        # Conversations of auxiliary models come with their own templates, which are not the
+        # client's: this renderer takes them.
+        self._trusting = copy.copy(self._renderer)
+        self._trusting.trust_request_chat_template = True
 
     async def load(self, generation: Generation) -> None:
-        entry = (generation.engine_name, generation.number, str(generation.path))
         wait_s = _FIRST_WAIT_S
         while True:
-            replies = await self._client.collective_rpc("prefetch_adapters", args=([entry],))
+            replies = await self._call("prefetch_adapters", [_entry(generation)], generation.model)
             try:
                 if not still_loading(replies):
                     break
             except ValueError as error:
-                raise _refused(generation, error) from error
+                raise _refused(generation, str(error)) from error
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
-        self._models.lora_requests[generation.engine_name] = _lora(generation)
+        if generation.model is None:
+            self._models.lora_requests[generation.engine_name] = _lora(generation)
 
     async def try_slot(self, generation: Generation) -> None:
-        try:
-            await self._client.add_lora(_lora(generation))
-        except Exception as error:  # of any class: it comes from another process
-            raise _refused(generation, error) from error
+        for problem in await self._call("try_adapter", _entry(generation), generation.model):
+            if problem:
+                raise _refused(generation, problem)
 
     async def retire(self, generation: Generation) -> None:
         self._models.lora_requests.pop(generation.engine_name, None)
-        await self._client.collective_rpc("retire_adapter", args=(generation.number,))
+        await self._call("retire_adapter", generation.number, generation.model)
+
+    async def _call(self, method: str, *args: object) -> list[Any]:
+        """A method of `ComposerWorker`, on every worker."""
+        answers: list[Any] = await self._client.collective_rpc(method, args=args)
+        return answers
 
     async def shift(self, generation: Generation) -> float:
-        if self.capacity.rows < 2:
-            return math.inf  # no two rows ever run together here, so nothing can be compared
-        prompt = await self.tokenize(Kind.COMPLETION, {"prompt": _PROBE_TEXT})
-        adapter = LoadedAdapter(generation.engine_name, generation.number, str(generation.path))
-        # The difference of adapter and base, composed in one step of the engine: where it is the
+        if self.capacities[None].rows < 3:
+            return math.inf  # no rows ever run together here, so nothing can be compared
+        # The difference of adapter and model, composed in one step of the engine: where it is the
         # same for every token, all tokens are equally likely.
-        plan = CompiledPlan((Row(1.0, adapter), Row(-1.0)))
-        logprobs = await self._next_token(generation, prompt, 1, plan.to_extra_args())
+        adapter = LoadedAdapter(*_entry(generation))
+        model = generation.model
+        plan = CompiledPlan.led((Row(1.0, adapter, None, model), Row(-1.0, None, None, model)))
+        prompt = await self.tokenize(Kind.COMPLETION, {"prompt": _PROBE_TEXT})
+        logprobs = await self._next_token(generation, prompt, 1, plan)
         return max(logprobs.values()) + math.log(self._client.model_config.get_vocab_size())
 
     async def probe(self, generation: Generation) -> Probe:
-        prompt = await self.tokenize(Kind.COMPLETION, {"prompt": _PROBE_TEXT})
         config = self._client.model_config
+        row = Row(1.0, LoadedAdapter(*_entry(generation)), None, generation.model)
+        prompt = await self.tokenize(Kind.COMPLETION, {"prompt": _PROBE_TEXT})
         count = min(_PROBE_TOKENS, config.max_logprobs)
-        logprobs = await self._next_token(generation, prompt, count, None)
+        logprobs = await self._next_token(generation, prompt, count, CompiledPlan.led((row,)))
         return Probe(prompt, logprobs, str(config.dtype).removeprefix("torch."))
 
     async def _next_token(
-        self, generation: Generation, prompt: Tokens, count: int, extra: dict[str, str] | None
+        self, generation: Generation, prompt: Tokens, count: int, plan: CompiledPlan
     ) -> dict[int, float]:
         """Log-probabilities of the `count` likeliest next tokens, by token id."""
+        extra = plan.to_extra_args()
         params = SamplingParams(temperature=0.0, max_tokens=1, logprobs=count, extra_args=extra)
+        leads = plan.rows[0].adapter is not None
         self._probes += 1
         answers = self._client.generate(
             {"prompt_token_ids": list(prompt)},
             params,
             f"probe-{self._probes}-{generation.engine_name}",
-            lora_request=_lora(generation),
+            lora_request=_lora(generation) if leads else None,
         )
         answer = [output async for output in answers][-1].outputs[0]
         if not answer.logprobs:
@@ -165,7 +176,7 @@ class VllmEngine:
                 "owned_by": "vllm",
                 "root": card.name,
                 "parent": None,
-                "max_model_len": self.capacity.context_tokens,
+                "max_model_len": self.capacities[None].context_tokens,
             }
             for card in cards
         ]
@@ -180,7 +191,7 @@ class VllmEngine:
         request = await self._read(kind, body)
         _refuse_unsupported(request)
         try:
-            prompts = await self._render(request)
+            prompts = await self._render(request, self._renderer)
         except RefusedError:
             raise
         except Exception as error:  # vLLM's handler decides what the client may see of it
@@ -190,10 +201,13 @@ class VllmEngine:
         chosen = request.max_completion_tokens
         return Rendered(prompts, request.max_tokens if chosen is None else chosen)
 
-    async def tokenize(self, kind: Kind, body: Body) -> Tokens:
+    async def tokenize(self, kind: Kind, body: Body, chat_template: str | None = None) -> Tokens:
+        renderer = self._renderer
+        if chat_template is not None and kind is Kind.CHAT:
+            body, renderer = body | {"chat_template": chat_template}, self._trusting
         request = await self._read(kind, body)
         try:
-            (prompt,) = await self._render(request)
+            (prompt,) = await self._render(request, renderer)
         except VLLMValidationError as error:
             if error.parameter in _TOO_LONG:
                 raise PromptOverflowError(str(error)) from error
@@ -214,12 +228,12 @@ class VllmEngine:
             )
             raise RefusedError(answer) from error
 
-    async def _render(self, request: Any) -> tuple[Tokens, ...]:
+    async def _render(self, request: Any, renderer: Any) -> tuple[Tokens, ...]:
         if isinstance(request, ChatCompletionRequest):
-            rendered = await self._renderer.render_chat(request)
+            rendered = await renderer.render_chat(request)
             inputs = rendered if isinstance(rendered, ErrorResponse) else rendered[1]
         else:
-            inputs = await self._renderer.render_completion(request)
+            inputs = await renderer.render_completion(request)
         if isinstance(inputs, ErrorResponse):
             raise RefusedError(JSONResponse(inputs.model_dump(), status_code=inputs.error.code))
         return tuple(tuple(prompt["prompt_token_ids"]) for prompt in inputs)
@@ -229,15 +243,19 @@ class VllmEngine:
         return Request({"type": "http", "app": self.app})
 
 
+def _entry(generation: Generation) -> tuple[str, int, str]:
+    return generation.engine_name, generation.number, str(generation.path)
+
+
 def _lora(generation: Generation) -> LoRARequest:
-    return LoRARequest(generation.engine_name, generation.number, str(generation.path))
+    return LoRARequest(*_entry(generation))
 
 
-def _refused(generation: Generation, error: Exception) -> AdapterError:
+def _refused(generation: Generation, problem: str) -> AdapterError:
     return AdapterError(
         generation.alias,
         generation.path,
-        f"vLLM does not load it: {error}",
+        f"vLLM does not load it: {problem}",
         "Check that it was trained on this model, and vLLM's limits for LoRA",
     )
 
@@ -263,18 +281,36 @@ def _refuse_unsupported(request: Any) -> None:
             )
 
 
-def _capacity(config: Any) -> Capacity:
+def _capacities(config: Any) -> dict[str | None, Capacity]:
+    """What the base model, None, and the auxiliary models hold."""
     cache, scheduler = config.cache_config, config.scheduler_config
+    lora = config.lora_config
     # Across replicas vLLM adds the blocks up, but a group lives in one of them. The pool keeps one
     # block for itself.
     blocks = cache.num_gpu_blocks // config.parallel_config.data_parallel_size - 1
-    return Capacity(
-        context_tokens=config.model_config.max_model_len,
-        rows=scheduler.max_num_seqs,
-        adapters=config.lora_config.max_loras if config.lora_config else 0,
-        kv_blocks=blocks,
-        block_tokens=cache.block_size,
-    )
+    found: dict[str | None, Capacity] = {
+        None: Capacity(
+            context_tokens=config.model_config.max_model_len,
+            rows=scheduler.max_num_seqs,
+            adapters=lora.max_loras if lora else 0,
+            kv_blocks=blocks,
+            block_tokens=cache.block_size,
+            max_rank=lora.max_lora_rank if lora else 0,
+            adapters_in_memory=lora.max_cpu_loras if lora else 0,
+        )
+    }
+    for one in from_additional_config(config.additional_config):
+        own = model_config(config, one)
+        found[one.name] = Capacity(
+            context_tokens=own.max_model_len,
+            rows=scheduler.max_num_seqs,
+            adapters=one.max_loras,
+            kv_blocks=kv_cache(config, one, own).num_blocks - 1,
+            block_tokens=cache.block_size,
+            max_rank=one.max_lora_rank if one.max_loras else 0,
+            adapters_in_memory=one.max_cpu_loras or one.max_loras,
+        )
+    return found
 
 
 def run(
@@ -282,6 +318,7 @@ def run(
     needs: Needs,
     assemble: Callable[[VllmEngine], Awaitable[object]],
     on_ready: Callable[[str], None],
+    say: Callable[[str], None],
 ) -> None:
     """Load the engine and serve until told to stop.
 
@@ -290,12 +327,16 @@ def run(
         needs: what model and adapters ask of the engine.
         assemble: loads the adapters and puts our part in front of vLLM's application.
         on_ready: called with the server's URL when connections are accepted.
+        say: tells the operator something.
     """
     cli_env_setup()
     parser = make_arg_parser(FlexibleArgumentParser(prog="python -m server"))
     platform = Platform(current_platform.is_cpu(), typing.get_args(MaxLoRARanks))
     args = read_flags(parser, settings, needs, platform)
-    set_engine_options(args, parser, engine_options())
+    auxiliaries = auxiliary_options(settings, needs, platform)
+    for one in auxiliaries:
+        say(f"auxiliary model {one.name}: KV cache of {one.kv_memory_bytes // MIB} MiB")
+    set_engine_options(args, parser, engine_options(auxiliaries))
     if platform.is_cpu and args.enforce_eager:
         # Else the sampler's helpers are compiled in the middle of the first requests, for half a
         # minute. The engine's processes read this as they start.

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
-from adapters import Generation, Lease, Policy, Registry
+from adapters import Generation, Lease, Policy, Registry, model_of
 from composer.compiled import CompiledPlan, LoadedAdapter, Row
 from composer.errors import (
     ComposerError,
@@ -21,11 +21,11 @@ from composer.errors import (
     UnsupportedError,
     quoted,
 )
-from composer.plan import BASE, Limits, Plan
+from composer.plan import BASE, Limits, Member, Plan
 from composer.prompts import RequestPrompt
 from composer.wire import parse_composition
-from server.capacity import check_group
-from server.engine import Body, Engine, Kind, Tokens
+from server.capacity import RowNeed, check_group
+from server.engine import Body, Engine, Kind
 from server.errors import AdapterForbiddenError, AdapterUnavailableError
 from server.loading import Loader
 from server.members import member_tokens
@@ -55,20 +55,21 @@ class Resolution:
 
 
 class MemberNames(Collection[str]):
-    """What members may be called: the base and the adapters, as they are at any moment."""
+    """What members may be called: the models, and the adapters as they are at any moment."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, models: Collection[str]) -> None:
         self._registry = registry
+        self._models = (BASE, *models)
 
     def __contains__(self, name: object) -> bool:
-        return name == BASE or name in self._registry
+        return name in self._models or name in self._registry
 
     def __iter__(self) -> Iterator[str]:
-        yield BASE
+        yield from self._models
         yield from self._registry
 
     def __len__(self) -> int:
-        return 1 + len(self._registry)
+        return len(self._models) + len(self._registry)
 
 
 class Resolver:
@@ -81,8 +82,11 @@ class Resolver:
         loader: Loader,
         store: CompositionStore,
         limits: Limits,
+        templates: Mapping[str, str | None],
     ) -> None:
-        self.member_names = MemberNames(registry)
+        """`templates`: auxiliary models, and the chat templates of those that have their own."""
+        self.member_names = MemberNames(registry, templates)
+        self._templates = templates
         self._engine = engine
         self._registry = registry
         self._loader = loader
@@ -118,7 +122,7 @@ class Resolver:
         if kind is None or composition is None:
             if asked in self._engine.base_names:
                 return None
-            if asked in self._registry:
+            if asked in self._registry and model_of(asked) is None:
                 return await self._alone(kind, body, asked, api_key)
             if kind is None:
                 self._refuse_engine_name(asked)
@@ -149,7 +153,7 @@ class Resolver:
         self, kind: Kind, body: Body, asked: str, plan: Plan, api_key: str | None
     ) -> Resolution:
         self._check_policies(plan, api_key)
-        lease = await self._lease({m.model for m in plan.members if m.model != BASE})
+        lease = await self._lease({m.model for m in plan.members if m.model in self._registry})
         try:
             rewritten = await self._rewrite(kind, body, plan, lease.generations)
         except BaseException:
@@ -195,7 +199,7 @@ class Resolver:
 
     def _check_policies(self, plan: Plan, api_key: str | None) -> None:
         for member, weight in zip(plan.members, plan.weights, strict=True):
-            if member.model == BASE:
+            if member.model == BASE or member.model in self._templates:
                 continue
             policy = self._check_policy(member.model, api_key)
             if not policy.compositions and not plan.is_plain:
@@ -228,40 +232,58 @@ class Resolver:
         self, kind: Kind, body: Body, plan: Plan, generations: Mapping[str, Generation]
     ) -> Body:
         rewritten = {k: v for k, v in body.items() if k != FIELD}
-        leader = generations.get(plan.members[plan.leader].model)
-        rewritten["model"] = leader.engine_name if leader else self._engine.base_names[0]
-        if plan.is_plain:
+        name = plan.members[plan.leader].model
+        generation = generations.get(name)
+        if plan.is_plain and self._model_of(name) is None:
+            rewritten["model"] = generation.engine_name if generation else self._base
             return rewritten
-        compiled = await self._compile(kind, rewritten, plan, generations)
+        compiled = await self._compile(kind, rewritten | {"model": self._base}, plan, generations)
+        leader = compiled.rows[0].adapter
+        rewritten["model"] = leader.name if leader else self._base
         rewritten["vllm_xargs"] = {**(body.get("vllm_xargs") or {}), **compiled.to_extra_args()}
         return rewritten
+
+    @property
+    def _base(self) -> str:
+        return self._engine.base_names[0]
+
+    def _model_of(self, name: str) -> str | None:
+        """The auxiliary model that computes a member; None is the base."""
+        return name if name in self._templates else model_of(name)
 
     async def _compile(
         self, kind: Kind, body: Body, plan: Plan, generations: Mapping[str, Generation]
     ) -> CompiledPlan:
-        """Bind the members to adapters and tokens, and see that the group can run."""
+        """Bind the members to models, adapters and tokens, and see that the group can run."""
         rendered = await self._engine.open(kind, body)
         request = max(rendered.prompts, key=len)
-        if len(rendered.prompts) > 1 and not _reads_request_only(plan):
+        if len(rendered.prompts) > 1 and not self._reads_request_only(kind, plan):
             raise UnsupportedError(
                 f"the request has {len(rendered.prompts)} prompts, and a member reads a prompt "
                 "of its own. Send the prompts one by one.",
                 param="prompt",
             )
-        prompts: list[Tokens | None] = [
-            await member_tokens(self._engine, kind, body, member, request)
-            for member in plan.members
-        ]
-        check_group(
-            plan.members,
-            [len(request if prompt is None else prompt) for prompt in prompts],
-            len(generations),
-            rendered.max_tokens,
-            self._engine.capacity,
-        )
-        adapters = [_loaded(generations.get(member.model)) for member in plan.members]
-        rows = zip(plan.weights, adapters, prompts, strict=True)
-        return CompiledPlan(tuple(Row(*row) for row in rows), plan.filters)
+        rows, needs = [], []
+        for member, weight in zip(plan.members, plan.weights, strict=True):
+            model = self._model_of(member.model)
+            template = self._templates.get(model) if model is not None else None
+            prompt = await member_tokens(self._engine, kind, body, member, request, template)
+            adapter = _loaded(generations.get(member.model))
+            rows.append(Row(weight, adapter, prompt, model))
+            name = adapter.name if adapter else None
+            tokens = len(request if prompt is None else prompt)
+            needs.append(RowNeed(member, model, tokens, name))
+        compiled = CompiledPlan.led(rows, plan.filters)
+        if len(compiled.rows) > len(rows):  # a row of the base model leads
+            needs.append(RowNeed(Member(BASE), None, len(request)))
+        check_group(needs, rendered.max_tokens, self._engine.capacities)
+        return compiled
+
+    def _reads_request_only(self, kind: Kind, plan: Plan) -> bool:
+        """Whether all members read the very tokens of the request."""
+        models = (self._model_of(member.model) for member in plan.members)
+        own = kind is Kind.CHAT and any(self._templates.get(m) for m in models if m is not None)
+        return not own and all(isinstance(m.prompt, RequestPrompt) for m in plan.members)
 
 
 def _loaded(generation: Generation | None) -> LoadedAdapter | None:
@@ -274,7 +296,3 @@ def _loaded(generation: Generation | None) -> LoadedAdapter | None:
 def _digests(lease: Lease) -> dict[str, str]:
     """What the answer says about the adapters that computed it."""
     return {alias: generation.digest for alias, generation in sorted(lease.generations.items())}
-
-
-def _reads_request_only(plan: Plan) -> bool:
-    return all(isinstance(member.prompt, RequestPrompt) for member in plan.members)

@@ -27,7 +27,7 @@ def model_list(engine: Engine, registry: Registry, store: CompositionStore) -> B
             "created": engine.started,
             "owned_by": "adapters",
             "root": alias,
-            "parent": BASE,
+            "parent": served.generation.model or BASE,
             "digest": served.generation.digest,
             "rank": served.generation.rank,
             "version": served.version,
@@ -47,7 +47,20 @@ def model_list(engine: Engine, registry: Registry, store: CompositionStore) -> B
         }
         for name in store.names()
     ]
-    return {"object": "list", "data": [*engine.base_cards(), *adapters, *compositions]}
+    models = [
+        {
+            "id": name,
+            "object": "model",
+            "created": engine.started,
+            "owned_by": "auxiliary models",
+            "root": name,
+            "parent": None,
+            "max_model_len": capacity.context_tokens,
+        }
+        for name, capacity in engine.capacities.items()
+        if name is not None
+    ]
+    return {"object": "list", "data": [*engine.base_cards(), *models, *adapters, *compositions]}
 
 
 def make_router(

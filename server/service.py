@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ from adapters import (
     Store,
     StoredAdapter,
     Version,
+    model_of,
 )
 from adapters.history import check_expected
 from composer.errors import ComposerError, quoted
@@ -47,11 +49,12 @@ class AdapterService:
         self,
         engine: Engine,
         store: Store,
-        shapes: ModelShapes | None,
+        shapes: Mapping[str | None, ModelShapes | None],
         taken: Callable[[str], bool],
         loader: Loader,
     ) -> None:
-        """`taken` says whether a name belongs to something else, so that no adapter may have it."""
+        """`shapes` of each model, None is the base; `taken` says whether a name belongs to
+        something else, so that no adapter may have it."""
         self.store = store
         self.loader = loader
         self.registry = Registry(self._retire_later)
@@ -135,8 +138,12 @@ class AdapterService:
     async def start(self) -> None:
         """Serve what the store holds: load as many adapters as fit, the others when asked for."""
         current = [self.store.current(alias) for alias in self.store.aliases()]
-        for position, version in enumerate(current):
-            await self._apply(version, load=position < self._engine.adapters_in_memory)
+        seen: Counter[str | None] = Counter()
+        for version in current:
+            model = model_of(version.alias)
+            seen[model] += 1
+            most = self._engine.capacities[model].adapters_in_memory if model in self._shapes else 0
+            await self._apply(version, load=seen[model] <= most)
         self._keep(self._follow())
 
     async def _follow(self) -> None:
@@ -179,7 +186,9 @@ class AdapterService:
         """The content in the store; to the end of the block it is not taken for an unused one."""
 
         def commit(folder: Path) -> StoredAdapter:
-            return self.store.commit(folder, alias, self._shapes, fetch(folder))
+            return self.store.commit(
+                folder, alias, self._shapes.get(model_of(alias)), fetch(folder)
+            )
 
         staging = ExitStack()
         folder = await run_in_threadpool(staging.enter_context, self.store.staging())
@@ -202,17 +211,25 @@ class AdapterService:
         return version
 
     def _prepare(self, alias: str, stored: StoredAdapter) -> Lease:
-        if stored.report.rank > self._engine.max_rank:
+        room = self._engine.capacities[model_of(alias)].max_rank
+        if stored.report.rank > room:
             raise AdapterError(
                 alias,
                 None,
-                f"its rank is {stored.report.rank}, and the server has room for "
-                f"{self._engine.max_rank}",
+                f"its rank is {stored.report.rank}, and the server has room for {room}",
                 "Start the server with a larger --max-lora-rank",
             )
         return self.registry.prepare(alias, stored.digest, stored.path, stored.report.rank)
 
     def _check_name(self, alias: str) -> None:
+        model = model_of(alias)
+        if model not in self._shapes:
+            raise AdapterError(
+                alias,
+                None,
+                f"there is no auxiliary model '{model}' here",
+                "Start the server with --auxiliary, or publish it for the base model",
+            )
         if self._taken(alias):
             raise NameTakenError(
                 f"{quoted(alias)} already names the base model or a stored composition. "

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from adapters import SourceRules
 from composer.plan import Limits
+from server.auxiliary import AuxiliaryGiven
 
 MIB = 2**20
 _SHORTEST_KEY = 16
@@ -36,6 +37,10 @@ class Settings:
     sources: SourceRules
     admin_key: str | None
     verify_adapters: bool
+    auxiliaries: tuple[AuxiliaryGiven, ...]
+    auxiliary_memory_bytes: int | None
+    """For the KV cache of each auxiliary model; None: as the base model's size suggests."""
+
     vllm_flags: tuple[str, ...]
 
     @classmethod
@@ -70,6 +75,8 @@ class Settings:
             ),
             admin_key=_read_key(parser, ours.admin_key_file),
             verify_adapters=ours.verify_adapters,
+            auxiliaries=tuple(ours.auxiliary),
+            auxiliary_memory_bytes=ours.auxiliary_memory and ours.auxiliary_memory * MIB,
             vllm_flags=tuple(vllm_flags),
         )
 
@@ -127,6 +134,22 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="compare every adapter with PEFT before it is served (loads the model once more)",
     )
+    add(
+        "--auxiliary",
+        action="append",
+        default=[],
+        type=_auxiliary,
+        metavar="NAME=PATH[,ADAPTER=PATH,...]",
+        help="a further model with the same tokenizer, and its adapters, which compositions call "
+        "NAME and NAME:ADAPTER; may be given several times",
+    )
+    add(
+        "--auxiliary-memory",
+        type=_positive,
+        metavar="MIB",
+        help="KV cache of each auxiliary model, in MiB (default: 256 beside a base model of less "
+        "than a billion parameters, else 4096)",
+    )
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     add("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
     add(
@@ -167,6 +190,13 @@ def _read_key(parser: argparse.ArgumentParser, file: Path | None) -> str | None:
             "`openssl rand -hex 32` prints"
         )
     return key
+
+
+def _auxiliary(text: str) -> AuxiliaryGiven:
+    try:
+        return AuxiliaryGiven.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _weight(text: str) -> float:

@@ -20,11 +20,12 @@ _HALF_TOLERANCE = 0.25
 likeliest tokens have logits of some tens; an adapter that is ignored in part differs by more."""
 
 
-def against_peft(engine: Engine, base: Path) -> Verify:
-    """A check for `Loader`. `base` is the folder of the base model."""
+def against_peft(engine: Engine, folders: Mapping[str | None, Path]) -> Verify:
+    """A check for `Loader`. `folders` are those of the models; None is the base."""
 
     async def verify(generation: Generation) -> None:
         seen = await engine.probe(generation)
+        base = folders[generation.model]
         expected = await _peft(base, generation.path, seen.prompt, tuple(seen.logprobs))
         worst, token = max(
             (abs(logprob - expected[token]), token) for token, logprob in seen.logprobs.items()

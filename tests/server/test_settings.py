@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from adapters import ModelShapes
-from server.flags import Needs, Platform, read_flags, set_engine_options
+from server.auxiliary import AuxiliaryGiven, AuxiliaryModel
+from server.flags import Needs, Platform, auxiliary_options, read_flags, set_engine_options
 from server.settings import Settings
 
 CPU = Platform(is_cpu=True, lora_ranks=(8, 16, 64))
@@ -46,8 +47,7 @@ def flags(
     platform: Platform = CPU,
 ) -> argparse.Namespace:
     settings = Settings.from_arguments(["--model", "m", *given])
-    ranks = ranks or {}
-    needs = Needs(shapes, tuple(ranks), max(ranks.values(), default=0), publishing)
+    needs = Needs(shapes, ranks or {}, publishing)
     return read_flags(vllm_parser(), settings, needs, platform)
 
 
@@ -186,3 +186,31 @@ def test_where_adapters_may_come_from() -> None:
     rules = Settings.from_arguments(["--model", "m", "--max-adapter-mib", "3", *words]).sources
     assert (rules.root, rules.remote) == (Path("r"), ("hf://org/", "s3://b/"))
     assert rules.max_bytes == 3 * 2**20
+
+
+def test_auxiliary_models() -> None:
+    words = ["--auxiliary", "small=/s,chat=/c,rude=/r", "--auxiliary", "tiny=org/tiny"]
+    small, tiny = Settings.from_arguments(["--model", "m", *words]).auxiliaries
+    assert (small.name, small.path) == ("small", "/s")
+    assert small.adapters == (("small:chat", Path("/c")), ("small:rude", Path("/r")))
+    assert (tiny.name, tiny.path, tiny.adapters) == ("tiny", "org/tiny", ())
+
+
+@pytest.mark.parametrize("given", ["small", "=x", "base=/x", "a b=/x", "a:b=/x", "small=/s,chat"])
+def test_auxiliary_models_that_cannot_be(given: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        Settings.from_arguments(["--model", "m", "--auxiliary", given])
+    assert "name" in capsys.readouterr().err
+
+
+def test_room_for_auxiliary_models() -> None:
+    given = AuxiliaryGiven.parse("small=/s,chat=/c")
+    one = AuxiliaryModel(given, Path("/s"), None, None)
+    settings = Settings.from_arguments(["--model", "m"])
+    ranks = {"polite": 64, "small:chat": 8}
+    [small] = auxiliary_options(settings, Needs(SMALL, ranks, False, (one,)), CPU)
+    assert (small.name, small.path, small.kv_memory_bytes) == ("small", "/s", 256 << 20)
+    assert (small.max_loras, small.max_lora_rank) == (1, 8)
+    assert flags(ranks=ranks).max_loras == 1
+    [large] = auxiliary_options(settings, Needs(LARGE, {}, True, (one,)), GPU)
+    assert (large.kv_memory_bytes, large.max_loras) == (4096 << 20, 8)

@@ -34,7 +34,7 @@ def test_agreement_and_disagreement(zoo_base: Path, zoo_adapters: dict[str, Path
 
     def verify(applied: str | None) -> None:
         engine = cast(Engine, Seen(oracle, applied))
-        asyncio.run(against_peft(engine, zoo_base)(generation))  # type: ignore[arg-type]
+        asyncio.run(against_peft(engine, {None: zoo_base})(generation))  # type: ignore[arg-type]
 
     verify("polite")
     with pytest.raises(AdapterError, match="PEFT disagree"):
