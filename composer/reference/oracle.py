@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import torch
 from peft import PeftModel
+from torch.nn.functional import pad
 from transformers import AutoModelForCausalLM
 
 from composer.kernel import FILTERED
@@ -81,13 +82,20 @@ class Oracle:
     ) -> torch.Tensor:
         """`[len(answer) + 1, V]` float32: the composed logits before and after each answer token.
 
-        `z = sum_k w_k l_k`; a token that a filter drops stands `FILTERED` behind the others.
+        `z = sum_k w_k l_k`; a token that a filter drops, or that is not in the vocabulary of a
+        member, stands `FILTERED` behind the others. Row 0 is one of the base model.
         """
         members = [
             self.logits(row.adapter, [*row.prompt, *answer], row.model)[len(row.prompt) - 1 :]
             for row in rows
         ]
-        z = torch.stack([row.weight * m for row, m in zip(rows, members, strict=True)]).sum(0)
+        size = members[0].shape[1]
+        members = [aligned(member, size) for member in members]
+        terms = [
+            torch.where(member == -math.inf, -FILTERED, row.weight * member)
+            for row, member in zip(rows, members, strict=True)
+        ]
+        z = torch.stack(terms).sum(0)
         for f in filters:
             z[~kept(f, members[f.member])] -= FILTERED
         return z
@@ -130,6 +138,11 @@ def _load(path: str | Path, adapters: Mapping[str, str | Path]) -> Any:
         else:
             model.load_adapter(str(adapter), adapter_name=name)
     return model.eval()
+
+
+def aligned(logits: torch.Tensor, size: int) -> torch.Tensor:
+    """`[T, v]` -> `[T, size]`: cut, or filled with minus infinity, to the base's vocabulary."""
+    return pad(logits, (0, size - logits.shape[1]), value=-math.inf)
 
 
 def kept(f: Filter, logits: torch.Tensor) -> torch.Tensor:

@@ -16,12 +16,13 @@ from composer.plan import Filter, FilterKind
 WEIGHTS = st.floats(allow_nan=False, allow_infinity=False)
 ADAPTERS = st.none() | st.builds(LoadedAdapter, st.text(), st.integers(1), st.text())
 TOKENS = st.none() | st.lists(st.integers(0), min_size=1).map(tuple)
+MODELS = st.none() | st.text()
 
 
 @st.composite
 def plans(draw: st.DrawFn) -> CompiledPlan:
     leader = draw(st.builds(Row, WEIGHTS, ADAPTERS))
-    companions = draw(st.lists(st.builds(Row, WEIGHTS, ADAPTERS, TOKENS), max_size=4))
+    companions = draw(st.lists(st.builds(Row, WEIGHTS, ADAPTERS, TOKENS, MODELS), max_size=4))
     rows = (leader, *companions)
     member = st.integers(0, len(rows) - 1)
     filters = st.builds(Filter, st.sampled_from(FilterKind), member, st.floats(0, 1))
@@ -43,7 +44,7 @@ def test_a_plain_request_has_no_plan(extra_args: dict[str, Any] | None) -> None:
     assert CompiledPlan.from_extra_args(extra_args) is None
 
 
-ROW = {"weight": 1.0, "adapter": None, "prompt": None}
+ROW = {"weight": 1.0, "adapter": None, "prompt": None, "model": None}
 
 
 @pytest.mark.parametrize(
@@ -84,6 +85,7 @@ LEADER = Row(1.0)
     [
         ((), (), "a compiled plan needs at least one row"),
         ((Row(1.0, None, (5,)),), (), "row 0, the leader, must read the request's own prompt"),
+        ((Row(1.0, None, None, "small"),), (), "row 0, the leader, runs on 'small' instead of"),
         ((LEADER, Row(math.nan)), (), "weight nan is not a finite number"),
         ((Row(-math.inf),), (), "weight -inf is not a finite number"),
         ((LEADER, Row(1.0, None, ())), (), "the prompt of a member is empty; give it at least one"),
@@ -96,3 +98,19 @@ def test_an_impossible_plan_is_an_error(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         CompiledPlan(rows, filters)
+
+
+def test_a_row_that_may_lead_is_moved_to_the_front() -> None:
+    small, own, base = Row(0.8, None, None, "small"), Row(0.5, None, (5,)), Row(1.0)
+    filters = [Filter(FilterKind.TOP_P, k, 0.9) for k in range(3)]
+    plan = CompiledPlan.led([small, own, base], filters)
+    assert plan.rows == (base, small, own)
+    assert [plan.rows[f.member] for f in plan.filters] == [small, own, base]
+    assert CompiledPlan.led(plan.rows, plan.filters) == plan
+
+
+def test_without_one_the_base_leads_and_adds_nothing() -> None:
+    rows = (Row(0.8, None, None, "small"), Row(0.5, None, (5,)))
+    plan = CompiledPlan.led(rows, [Filter(FilterKind.TOP_P, 1, 0.9)])
+    assert plan.rows == (Row(0.0), *rows)
+    assert plan.rows[plan.filters[0].member] == rows[1]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from composer.kernel import FILTERED, Composition, Group, outside_nucleus
 from composer.plan import Filter, FilterKind
+from composer.reference.oracle import kept
 
 CPU = torch.device("cpu")
 
@@ -121,3 +122,49 @@ def test_nucleus_is_the_smallest_set_that_reaches_the_mass(seed: int, top_p: flo
 @pytest.mark.parametrize("top_p", [0.2, 1.0])
 def test_nucleus_of_equal_tokens_keeps_all_of_them(top_p: float) -> None:
     assert not outside_nucleus(torch.full((1, 8), 0.125), torch.tensor([[top_p]])).any()
+
+
+V = 40
+
+
+@pytest.mark.parametrize("v", [30, 40, 50])
+@pytest.mark.parametrize("kind", [None, *FilterKind])
+def test_rows_of_an_auxiliary_model(v: int, kind: FilterKind | None) -> None:
+    """Its logits are cut to the base's vocabulary; what it does not know is filtered."""
+    generator = torch.Generator().manual_seed(v)
+    base = torch.randn(3, V, generator=generator)
+    own = torch.randn(4, v, generator=generator, dtype=torch.bfloat16)
+    base[1, 5] = -math.inf
+    filters = (Filter(kind, 2, 0.3),) if kind else ()
+    weights = (1.0, 0.8, -0.8, 0.5)
+    group = Group((1, 3, 0, 2), weights, filters, models=(0, 1, 1, 0))
+    known = min(v, V)
+    aligned = torch.full((2, V), -math.inf)
+    aligned[:, :known] = own[[3, 0], :known].float()
+    terms = torch.stack([base[1], *aligned.nan_to_num(neginf=0.0), base[2]]).double()
+    wanted = (torch.tensor(weights).double().unsqueeze(1) * terms).sum(0)
+    wanted[known:] -= 2 * FILTERED  # once for each of its rows
+    for f in filters:
+        member = aligned[1].masked_fill(base[1] == -math.inf, -math.inf)
+        wanted[~kept(f, member)] -= FILTERED
+    wanted[5] = -math.inf
+    before = own.clone()
+    logits = base.clone()
+    Composition([group], CPU).compose(logits, own)
+    assert torch.equal(own, before)
+    torch.testing.assert_close(logits[1].double(), wanted, rtol=1e-5, atol=1e-2)
+    assert torch.equal(logits[[0, 2]], base[[0, 2]])
+
+
+def test_tokens_reach_the_rows_of_auxiliary_models() -> None:
+    groups = [
+        Group((2, 1, 0), (1.0, 1.0, 1.0), models=(0, 1, 2)),
+        Group((0, 1, 0), (1.0, 1.0, 1.0), models=(0, 0, 1)),
+    ]
+    base, one, two = (
+        torch.tensor(t, dtype=torch.int32).unsqueeze(1) for t in ([7, 8, 9], [0, 0, 0], [0])
+    )
+    Composition(groups, CPU).share_tokens(base, one, two)
+    assert base.flatten().tolist() == [7, 7, 9]
+    assert one.flatten().tolist() == [7, 9, 0]
+    assert two.flatten().tolist() == [9]

@@ -5,12 +5,15 @@ The invariants are those of all groups and are checked by `WatchedEngine` in eve
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from vllm.sampling_params import StructuredOutputsParams
 from vllm.v1.core.sched.output import SchedulerOutput
 
@@ -219,11 +222,11 @@ def test_a_step_without_auxiliary_rows_does_not_run_the_model(roomy: WatchedEngi
     calls: list[int] = []
     execute = one.runner.execute_model
 
-    def counted(part: SchedulerOutput) -> Any:
+    def watched(part: SchedulerOutput) -> object:
         calls.append(len(part.num_scheduled_tokens))
         return execute(part)
 
-    one.runner.execute_model = counted
+    one.runner.execute_model = watched
     try:
         roomy.answers([Job(PROMPT)])
         assert calls == []
@@ -265,6 +268,45 @@ def test_resetting_the_prefix_cache_with_requests_in_flight(
     done = engine.drain()
     answers = [list(done[name].outputs[0].token_ids) for name in names]
     assert count_mismatches(oracle, jobs, answers) == (0, 0)
+    engine.assert_nothing_left()
+
+
+def resized(model: Path, folder: Path, vocabulary: int) -> Path:
+    """A copy of a model with fewer or, with random vectors, more tokens."""
+    shutil.copytree(model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": vocabulary}))
+    weights = load_file(folder / "model.safetensors")
+    embedding = weights["model.embed_tokens.weight"]
+    more = torch.randn(max(vocabulary - len(embedding), 0), embedding.shape[1]).to(embedding.dtype)
+    weights["model.embed_tokens.weight"] = torch.cat([embedding, more])[:vocabulary].contiguous()
+    save_file(weights, folder / "model.safetensors")
+    return folder
+
+
+def test_two_models_with_other_vocabularies(
+    zoo_base: Path, zoo_small: Path, zoo_adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    """Tokens beyond the base's are cut off; those that a model does not have are never chosen."""
+    torch.manual_seed(0)
+    auxiliaries: dict[str, Weights] = {
+        "short": (resized(zoo_small, tmp_path / "short", 300), {}),
+        "long": (resized(zoo_small, tmp_path / "long", 1100), {}),
+    }
+    engine = WatchedEngine(zoo_base, zoo_adapters, auxiliaries=auxiliaries)
+    oracle = Oracle(zoo_base, zoo_adapters, auxiliaries)
+    rows = {name: Row(0.7, None, None, name) for name in auxiliaries}
+    jobs = [
+        Job(PROMPT, (Row(1.0), rows["short"])),
+        Job(PROMPT, (Row(1.0), Row(-0.7, None, None, "short"))),
+        Job(PROMPT, (Row(1.0), rows["long"]), (Filter(FilterKind.TOP_P, 1, 0.9),)),
+        Job(PROMPT, (Row(1.0), *rows.values()), (Filter(FilterKind.PLAUSIBILITY, 1, 0.1),)),
+    ]
+    answers = engine.answers(jobs)
+    assert count_mismatches(oracle, jobs, answers) == (0, 0)
+    for k in (0, 1, 3):
+        assert max(answers[k]) < 300
+    assert max(answers[2]) >= 300, "no token that a shorter vocabulary would have lacked"
     engine.assert_nothing_left()
 
 

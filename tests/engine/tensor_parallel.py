@@ -1,0 +1,56 @@
+"""Run by `test_tensor_parallel`, in a process of its own: the answers of two workers, as JSON
+in the file that is its argument."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from vllm import LLM
+
+import zoo
+from composer.compiled import LoadedAdapter, Row
+from composer.vllm.auxiliary import Auxiliary
+from composer.vllm.inprocess import BLOCK_TOKENS, Job
+from composer.vllm.options import engine_options
+
+PROMPT = tuple(range(40, 77))
+CHAT = LoadedAdapter("chat", 1, str(zoo.ADAPTERS["chat"]))
+POLITE = LoadedAdapter("polite", 2, str(zoo.ADAPTERS["polite"]))
+SMALL_POLITE = LoadedAdapter("polite", 1, str(zoo.SMALL_ADAPTERS["polite"]))
+SMALL_RUDE = LoadedAdapter("rude", 2, str(zoo.SMALL_ADAPTERS["rude"]))
+JOBS = (
+    Job(PROMPT),
+    Job(PROMPT, (Row(1.0), Row(0.8, POLITE), Row(-0.3, CHAT))),
+    Job(PROMPT, (Row(1.0), Row(0.8, SMALL_POLITE, None, "small"), Row(-0.8, None, None, "small"))),
+    Job(PROMPT, (Row(1.0, CHAT), Row(0.8, SMALL_RUDE, PROMPT[:9], "small"), Row(0.5, POLITE))),
+)
+
+
+def main() -> None:
+    llm = LLM(
+        str(zoo.BASE),
+        dtype="float32",
+        tensor_parallel_size=2,
+        enable_lora=True,
+        max_loras=2,
+        max_lora_rank=16,
+        max_model_len=256,
+        block_size=BLOCK_TOKENS,
+        kv_cache_memory_bytes=64 << 20,
+        enforce_eager=True,
+        **engine_options([Auxiliary("small", str(zoo.SMALL), 32 << 20, max_loras=2)]),
+    )
+    outputs = llm.generate(
+        [{"prompt_token_ids": list(job.prompt)} for job in JOBS],
+        [job.sampling_params() for job in JOBS],
+        lora_request=[job.lora() for job in JOBS],
+        use_tqdm=False,
+    )
+    answers = [list(output.outputs[0].token_ids) for output in outputs]
+    Path(sys.argv[1]).write_text(json.dumps(answers))
+
+
+if __name__ == "__main__":
+    main()
