@@ -9,6 +9,10 @@ EXTRA ?= auto
 MODEL ?= zoo/models/base
 # name=path,name=path; the zoo's adapters of its base model unless told otherwise
 ADAPTERS ?= $(subst $(space),$(comma),$(foreach folder,$(ZOO_ADAPTERS),$(notdir $(folder))=$(folder)))
+# name=path,adapter=path,...: a further model with the same tokenizer; the zoo's beside its base
+AUXILIARY ?= $(if $(filter zoo/models/base,$(MODEL)),small=zoo/models/small$(subst $(space),,$(foreach \
+  folder,$(sort $(patsubst %/adapter_config.json,%,$(wildcard zoo/adapters/small-*/adapter_config.json))),\
+  $(comma)$(patsubst small-%,%,$(notdir $(folder)))=$(folder))))
 HOST ?= 127.0.0.1
 PORT ?= 8000
 # where the server keeps stored compositions
@@ -41,7 +45,7 @@ setup-dev: ## install it with the test and lint tools
 
 serve: setup ## install if necessary, then serve the zoo on http://127.0.0.1:8000
 	$(RUN) -m server --model $(MODEL) $(if $(ADAPTERS),--adapters $(ADAPTERS)) \
-	  --host $(HOST) --port $(PORT) --compositions-file $(COMPOSITIONS) \
+	  $(if $(AUXILIARY),--auxiliary $(AUXILIARY) )--host $(HOST) --port $(PORT) --compositions-file $(COMPOSITIONS) \
 	  $(if $(STORE),--adapter-store $(STORE) )$(ARGS)
 
 test: setup-dev ## install if necessary, then run the tests
