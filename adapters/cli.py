@@ -55,6 +55,16 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
     inspect.add_argument("path", type=Path, metavar="PATH", help="the adapter's folder")
     inspect.add_argument("--base", type=Path, metavar="FOLDER", help="a model it must fit")
 
+    prune = _command(subparsers, "prune", commands.prune, "make room in an adapter store")
+    prune.add_argument("store", type=Path, metavar="FOLDER", help="of --adapter-store")
+    prune.add_argument(
+        "--keep",
+        type=_positive,
+        default=5,
+        metavar="N",
+        help="versions of each alias whose contents stay; default: %(default)s",
+    )
+
     merge = _command(subparsers, "merge", commands.merge, "one adapter from several", output=True)
     merge.add_argument("spec", nargs="?", type=Path, metavar="SPEC.json", help="the whole merge")
     merge.add_argument("--method", help="such as sum or ties; an unknown name lists them all")
@@ -127,6 +137,13 @@ def _command(
             "--output", type=Path, required=True, metavar="FOLDER", help="new or empty"
         )
     return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
+    return value
 
 
 def _assignment(text: str) -> tuple[str, Any]:

@@ -55,6 +55,19 @@ def inspect(arguments: argparse.Namespace) -> None:
     ])  # fmt: skip
 
 
+def prune(arguments: argparse.Namespace) -> None:
+    """Servers that use the store may run meanwhile."""
+    from adapters.store import Store  # the other commands have no store
+
+    if not (arguments.store / "journal.jsonl").is_file():
+        raise UsageError(f"{arguments.store} is no adapter store; it has no journal.jsonl")
+    removed = Store(arguments.store).prune(arguments.keep)
+    if arguments.json:
+        print(json.dumps({"removed": removed}))
+    else:
+        print("\n".join((*removed, f"{len(removed)} contents removed")))
+
+
 def merge(arguments: argparse.Namespace) -> None:
     """Adapters are folders; relative ones are found from the current folder."""
     value = _merge_spec(arguments)

@@ -13,7 +13,7 @@ from clients.arguments import UsageError
 from clients.client import Client
 from clients.settings import ADMIN_KEY_VARIABLE, Timeouts
 
-_LOCAL = ("inspect", "merge", "extract", "unpack", "patch")
+_LOCAL = ("inspect", "merge", "extract", "unpack", "patch", "prune")
 
 
 def add_adapters(

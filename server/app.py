@@ -62,7 +62,8 @@ async def assemble(app: FastAPI, engine: Engine, parts: Parts) -> AdapterService
     verify = against_peft(engine, folders) if settings.verify_adapters else None
     loader = Loader(engine, parts.adapters, shapes, verify)
     service = AdapterService(engine, parts.adapters, shapes, taken, loader)
-    await service.start()
+    given = (settings.adapters, *(one.given.adapters for one in parts.auxiliaries))
+    await service.start({alias for adapters in given for alias, _ in adapters})
     registry = service.registry
     resolver = Resolver(engine, registry, loader, store, settings.limits, templates)
     router = make_router(engine, registry, store, resolver)

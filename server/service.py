@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from adapters import (
     model_of,
 )
 from adapters.history import check_expected
-from composer.errors import ComposerError, quoted
+from composer.errors import ComposerError, EngineFault, quoted
 from server.engine import Engine
 from server.errors import NameTakenError
 from server.loading import Loader
@@ -135,8 +135,12 @@ class AdapterService:
 
     # ---- what the store says
 
-    async def start(self) -> None:
-        """Serve what the store holds: load as many adapters as fit, the others when asked for."""
+    async def start(self, required: Collection[str]) -> None:
+        """Serve what the store holds: load as many adapters as fit, the others when asked for.
+
+        Raises:
+            EngineFault: one of the `required` aliases cannot be served. Others are reported only.
+        """
         current = [self.store.current(alias) for alias in self.store.aliases()]
         seen: Counter[str | None] = Counter()
         for version in current:
@@ -144,6 +148,9 @@ class AdapterService:
             seen[model] += 1
             most = self._engine.capacities[model].adapters_in_memory if model in self._shapes else 0
             await self._apply(version, load=seen[model] <= most)
+        for alias in required:
+            if (problem := self.failures.get(alias)) is not None:
+                raise EngineFault(f"the adapter {quoted(alias)} cannot be served: {problem}")
         self._keep(self._follow())
 
     async def _follow(self) -> None:

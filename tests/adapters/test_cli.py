@@ -16,7 +16,9 @@ import torch
 
 from adapters.cli import main
 from adapters.inspection import inspect
+from adapters.store import Store
 from tests.adapters.extract.models import LINEAR, NORM, Q, base_tensors, changed, write_model
+from tests.adapters.files import write_adapter
 from tests.adapters.merge.samples import dense, distance, products, write
 
 PROGRAM = [sys.executable, "-m", "adapters"]
@@ -306,3 +308,21 @@ def test_permissions_of_the_result(files: Files, tmp_path: Path) -> None:
     assert main([*words, "--output", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out").stat().st_mode & 0o777 == 0o755
     assert products(tmp_path / "out").keys() == LINEAR.keys()
+
+
+def test_prune(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store(tmp_path / "store")
+    for n in range(3):
+        with store.staging() as folder:
+            adapter = write_adapter(tmp_path / f"a{n}", number=n)
+            for file in adapter.iterdir():
+                (folder / file.name).write_bytes(file.read_bytes())
+            stored = store.commit(folder, "a", None, {})
+            store.publish("a", stored.digest, actor="test", origin={})
+    assert main(["prune", str(store.root), "--keep", "2"]) == 0
+    assert "1 contents removed" in capsys.readouterr().out
+    assert main(["prune", str(store.root), "--keep", "1", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["removed"]) == 1
+    assert store.current("a").number == 3
+    assert main(["prune", str(tmp_path)]) == 2
+    assert "no adapter store" in capsys.readouterr().err
