@@ -183,6 +183,8 @@ class Composition:
         if filters.kind is FilterKind.PLAUSIBILITY:
             # l < log(alpha) + max l  (Li et al. 2022, section 3.2)
             return member < largest + filters.values.log()
+        if filters.kind is FilterKind.TOP_K:
+            return outside_top(member, filters.values)
         weights = member.sub_(largest).exp_()
         return outside_nucleus(weights.div_(weights.sum(dim=1, keepdim=True)), filters.values)
 
@@ -231,3 +233,33 @@ def outside_nucleus(probs: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
         low = torch.where(reaches, middle, low)
         high = torch.where(reaches, high, middle)
     return probs < low.view(torch.float32)
+
+
+def outside_top(logits: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+    """The tokens that are less likely than the k-th likeliest; equal ones stay or go together.
+
+    Finds the k-th largest logit by bisection over float32 bit patterns, as `outside_nucleus` does:
+    `k` differs from row to row and stays on the device.
+
+    Args:
+        logits: `[F, V]` float32 without NaN or plus infinity.
+        k: `[F, 1]` float32, whole numbers from 1; with `V` or more every token stays.
+
+    Returns:
+        `[F, V]` bool, True for a token outside.
+    """
+
+    def as_float(key: torch.Tensor) -> torch.Tensor:
+        # Negative floats order against their bits: turned over, keys order as floats do.
+        return torch.where(key < 0, key ^ 0x7FFFFFFF, key).to(torch.int32).view(torch.float32)
+
+    # Invariant: at least k logits reach `low`, fewer reach `high`.
+    low = torch.full_like(k, -0x7F800001, dtype=torch.int64)  # minus infinity
+    high = torch.full_like(low, 0x7F800000)  # plus infinity
+    wanted = k.clamp(max=logits.shape[1])
+    for _ in range(32):
+        middle = (low + high) // 2
+        reaches = (logits >= as_float(middle)).sum(dim=1, keepdim=True) >= wanted
+        low = torch.where(reaches, middle, low)
+        high = torch.where(reaches, high, middle)
+    return logits < as_float(low)

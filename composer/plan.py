@@ -30,6 +30,9 @@ BASE = "base"
 NEGLIGIBLE = 1e-9
 """A member whose weight is smaller in magnitude is left out: rounding, not intent."""
 
+MOST_KEPT = 1_000_000
+"""Largest value of a `top_k` filter: more than any vocabulary has, and exact as a float32."""
+
 
 @dataclass(frozen=True, slots=True)
 class Member:
@@ -52,6 +55,9 @@ class FilterKind(StrEnum):
 
     PLAUSIBILITY = "plausibility"
     """Tokens with `l >= log(value) + max l`."""
+
+    TOP_K = "top_k"
+    """The `value` likeliest tokens, and those as likely as the last of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,18 +226,26 @@ def _strictest(
             found[key] = min(f.value, found.get(key, 1.0))
         if f.kind is FilterKind.PLAUSIBILITY and f.value > 0:
             found[key] = max(f.value, found.get(key, 0.0))
+        if f.kind is FilterKind.TOP_K:
+            found[key] = min(f.value, found.get(key, math.inf))
     return found
 
 
 def _check_filter(f: NamedFilter, members: Collection[Member]) -> None:
-    if f.kind is FilterKind.TOP_P:
-        in_range, allowed = 0 < f.value <= 1, "greater than 0 and at most 1; 1 keeps every token"
-    else:
-        in_range, allowed = 0 <= f.value <= 1, "between 0 and 1; 0 keeps every token"
+    match f.kind:
+        case FilterKind.TOP_P:
+            in_range = 0 < f.value <= 1
+            wanted = "number greater than 0 and at most 1; 1 keeps every token"
+        case FilterKind.PLAUSIBILITY:
+            in_range = 0 <= f.value <= 1
+            wanted = "number between 0 and 1; 0 keeps every token"
+        case FilterKind.TOP_K:
+            in_range = 1 <= f.value <= MOST_KEPT and f.value == int(f.value)
+            wanted = f"whole number from 1 to {MOST_KEPT}"
     if not in_range:
         raise CompositionSchemaError(
             f"the {f.kind} filter on {quoted(f.model)} has the value {format_number(f.value)}; "
-            f"give a number {allowed}."
+            f"give a {wanted}."
         )
     if Member(f.model) not in members:
         raise CompositionSchemaError(

@@ -30,9 +30,11 @@ from composer.recipes import RECIPES, Filters, Recipe, Terms
 from composer.recipes.classifier_free_guidance import ClassifierFreeGuidance
 from composer.recipes.context_aware import ContextAware
 from composer.recipes.contrastive import Contrastive
+from composer.recipes.copilot import Copilot
 from composer.recipes.dexperts import DExperts
 from composer.recipes.emulated_fine_tuning import EmulatedFineTuning
 from composer.recipes.proxy_tuning import ProxyTuning
+from composer.recipes.value_augmented import ValueAugmented
 from composer.schema import shown, validate
 
 _EXAMPLE = '"base + 0.8*(polite - base)"'
@@ -42,13 +44,15 @@ class FilterFields(Fields):
     """Lets only those tokens be chosen that one of the members finds likely enough."""
 
     kind: FilterKind
-    """`top_p`: the member's nucleus; `plausibility`: likely relative to its likeliest token."""
+    """`top_p`: the member's nucleus; `plausibility`: likely relative to its likeliest token;
+    `top_k`: its likeliest tokens."""
 
     model: ModelName
     """The member, by its model; it must read the request's prompt, its weight may be 0."""
 
     value: Number
-    """The mass of the nucleus, or the least ratio to the likeliest token; from 0 to 1."""
+    """The mass of the nucleus or the least ratio to the likeliest token, from 0 to 1; for `top_k`
+    how many."""
 
 
 class MemberFields(Fields):
@@ -122,7 +126,9 @@ RecipeComposition: TypeAlias = Annotated[
     | DExperts
     | Contrastive
     | ClassifierFreeGuidance
-    | ContextAware,
+    | ContextAware
+    | ValueAugmented
+    | Copilot,
     Field(discriminator="recipe"),
 ]
 

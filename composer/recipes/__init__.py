@@ -8,9 +8,11 @@ from composer.recipes import (
     classifier_free_guidance,
     context_aware,
     contrastive,
+    copilot,
     dexperts,
     emulated_fine_tuning,
     proxy_tuning,
+    value_augmented,
 )
 from composer.recipes.recipe import Filters, Recipe, Terms
 
@@ -24,4 +26,6 @@ RECIPES: tuple[Recipe[Any], ...] = (
     contrastive.RECIPE,
     classifier_free_guidance.RECIPE,
     context_aware.RECIPE,
+    value_augmented.RECIPE,
+    copilot.RECIPE,
 )

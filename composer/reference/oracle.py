@@ -154,6 +154,8 @@ def kept(f: Filter, logits: torch.Tensor) -> torch.Tensor:
     """
     if f.kind is FilterKind.PLAUSIBILITY:
         return logits >= logits.max(dim=-1, keepdim=True).values + math.log(f.value)
+    if f.kind is FilterKind.TOP_K:
+        return logits >= logits.topk(min(int(f.value), logits.shape[-1])).values[..., -1:]
     probs, order = logits.softmax(-1).sort(dim=-1, descending=True)
     before = probs.cumsum(-1) - probs
     return torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, before < f.value)

@@ -10,11 +10,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from composer.kernel import FILTERED, Composition, Group, outside_nucleus
+from composer.kernel import FILTERED, Composition, Group, outside_nucleus, outside_top
 from composer.plan import Filter, FilterKind
 from composer.reference.oracle import kept
 
 CPU = torch.device("cpu")
+VALUES = {
+    FilterKind.TOP_P: (0.05, 0.5, 0.9),
+    FilterKind.PLAUSIBILITY: (0.05, 0.5, 0.9),
+    FilterKind.TOP_K: (1.0, 7.0, 20.0, 49.0, 50.0, 1e6),
+}
 
 
 def expected(logits: torch.Tensor, group: Group) -> torch.Tensor:
@@ -26,6 +31,8 @@ def expected(logits: torch.Tensor, group: Group) -> torch.Tensor:
         member = rows[f.member].masked_fill(forbidden, -math.inf)
         if f.kind is FilterKind.PLAUSIBILITY:
             keep = member >= member.max() + math.log(f.value)
+        elif f.kind is FilterKind.TOP_K:
+            keep = member >= member.sort(descending=True).values[min(int(f.value), 50) - 1]
         else:
             probs, order = member.softmax(0).sort(descending=True)
             keep = torch.zeros_like(forbidden)
@@ -48,7 +55,7 @@ def batches(draw: st.DrawFn) -> tuple[torch.Tensor, list[Group]]:
         own = tuple(rows.pop() for _ in range(size))
         weights = tuple(rng.choice([1.0, -1.0, 0.3, 2.5, -0.7]) for _ in own)
         filters = tuple(
-            Filter(kind, rng.randrange(size), rng.choice([0.05, 0.5, 0.9]))
+            Filter(kind, rng.randrange(size), rng.choice(VALUES[kind]))
             for kind in FilterKind
             if rng.random() < 0.4
         )
@@ -135,7 +142,8 @@ def test_rows_of_an_auxiliary_model(v: int, kind: FilterKind | None) -> None:
     base = torch.randn(3, V, generator=generator)
     own = torch.randn(4, v, generator=generator, dtype=torch.bfloat16)
     base[1, 5] = -math.inf
-    filters = (Filter(kind, 2, 0.3),) if kind else ()
+    value = 5.0 if kind is FilterKind.TOP_K else 0.3
+    filters = (Filter(kind, 2, value),) if kind else ()
     weights = (1.0, 0.8, -0.8, 0.5)
     group = Group((1, 3, 0, 2), weights, filters, models=(0, 1, 1, 0))
     known = min(v, V)
@@ -168,3 +176,36 @@ def test_tokens_reach_the_rows_of_auxiliary_models() -> None:
     assert base.flatten().tolist() == [7, 7, 9]
     assert one.flatten().tolist() == [7, 9, 0]
     assert two.flatten().tolist() == [9]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from([1, 2, 20, 199, 200, 1000]))
+def test_the_likeliest_tokens_are_those_of_a_sort(seed: int, k: int) -> None:
+    """Of either sign, tiny, huge, zero of both signs, and forbidden."""
+    generator = torch.Generator().manual_seed(seed)
+    scale = 10.0 ** torch.randint(-40, 30, (1, 200), generator=generator)
+    logits = torch.randn(1, 200, generator=generator) * scale
+    logits[0, :6] = torch.tensor([0.0, -0.0, -math.inf, 1e-45, -1e-45, 3e38])
+    inside = ~outside_top(logits, torch.tensor([[float(k)]]))
+    assert torch.equal(inside, logits >= logits.sort(descending=True).values[:, min(k, 200) - 1])
+
+
+def test_rows_keep_as_many_tokens_as_each_asks_for() -> None:
+    logits = torch.randn(3, 100)
+    assert (~outside_top(logits, torch.tensor([[1.0], [20.0], [99.0]]))).sum(1).tolist() == [
+        1,
+        20,
+        99,
+    ]
+
+
+def test_of_equal_tokens_the_top_keeps_all() -> None:
+    logits = torch.tensor([[2.0, 1.0, 1.0, 1.0, 0.0]])
+    assert outside_top(logits, torch.tensor([[2.0]])).tolist() == [[False] * 4 + [True]]
+
+
+def test_fewer_allowed_tokens_than_the_top_asks_for_all_stay() -> None:
+    logits = torch.tensor([[3.0, 2.0, 1.0, 0.0]])
+    logits[0, 1:3] = -math.inf  # a grammar
+    Composition([Group((0,), (1.0,), (Filter(FilterKind.TOP_K, 0, 3.0),))], CPU).compose(logits)
+    assert logits[0].tolist() == [3.0, -math.inf, -math.inf, 0.0]

@@ -30,7 +30,7 @@ from composer.prompts import (
     WithoutText,
 )
 
-TOP_P, PLAUSIBILITY = FilterKind.TOP_P, FilterKind.PLAUSIBILITY
+TOP_P, PLAUSIBILITY, TOP_K = FilterKind.TOP_P, FilterKind.PLAUSIBILITY, FilterKind.TOP_K
 
 Term = tuple[Member, float]
 Terms = list[Term]
@@ -113,9 +113,10 @@ def test_what_cancels_vanishes(terms: Terms, member: Member, weight: float) -> N
 @given(st.data(), TERMS)
 def test_normalize_is_idempotent(data: st.DataObject, terms: Terms) -> None:
     judges = [member.model for member, _ in terms if member.prompt == RequestPrompt()]
+    judge = st.sampled_from(judges)
     filters = st.builds(
-        NamedFilter, st.sampled_from(FilterKind), st.sampled_from(judges), st.floats(0.1, 1)
-    )
+        NamedFilter, st.sampled_from([TOP_P, PLAUSIBILITY]), judge, st.floats(0.1, 1)
+    ) | st.builds(NamedFilter, st.just(TOP_K), judge, st.integers(1, 50))
     plan = normalize(terms, data.draw(st.lists(filters, max_size=5)), limits=ROOMY)
     again = normalize(
         zip(plan.members, plan.weights, strict=True),
@@ -208,6 +209,8 @@ def test_the_weight_of_a_member_kept_for_its_filter_is_zero(rounding: float) -> 
         ([(PLAUSIBILITY, 0.1), (TOP_P, 0.9)], [(PLAUSIBILITY, 0.1), (TOP_P, 0.9)]),
         ([(TOP_P, 1.0), (PLAUSIBILITY, 0.0)], []),
         ([(PLAUSIBILITY, 1.0)], [(PLAUSIBILITY, 1.0)]),
+        ([(TOP_K, 20.0), (TOP_K, 5.0)], [(TOP_K, 5.0)]),
+        ([(TOP_P, 0.9), (TOP_K, 20.0)], [(TOP_K, 20.0), (TOP_P, 0.9)]),
     ],
 )
 def test_of_filters_the_strictest_stays(
@@ -281,6 +284,11 @@ def test_error(terms: Terms, error: type[CompositionError], message: str) -> Non
         (TOP_P, "base", math.nan, "the top_p filter on 'base' has the value nan; give a number"),
         (PLAUSIBILITY, "base", -0.1, "the plausibility filter on 'base' has the value -0.1; give"),
         (PLAUSIBILITY, "base", 2.0, "the plausibility filter on 'base' has the value 2; give a n"),
+        (TOP_K, "base", 0.0, "the top_k filter on 'base' has the value 0; give a whole number fr"),
+        (TOP_K, "base", 2.5, "the top_k filter on 'base' has the value 2.5; give a whole number"),
+        (TOP_K, "base", 1e7, "the top_k filter on 'base' has the value 10000000; give a whole nu"),
+        (TOP_K, "base", math.nan, "the top_k filter on 'base' has the value nan; give a whole nu"),
+        (TOP_K, "base", math.inf, "the top_k filter on 'base' has the value inf; give a whole nu"),
         (
             TOP_P,
             "polite",

@@ -158,6 +158,20 @@ def test_context_aware() -> None:
     assert result.filters == ()
 
 
+def test_value_augmented() -> None:
+    values = [{"model": "small", "beta": 0.5}, {"model": "rude", "beta": -2.0}]
+    result = plan("value_augmented", base="big", values=values, top_k=3)
+    expected = [b + 0.5 * s - 2.0 * r for b, s, r in by_token("big", "small", "rude")]
+    assert composed(result) == pytest.approx(expected)
+    assert result.filters == (Filter(FilterKind.TOP_K, result.members.index(Member("big")), 3),)
+
+
+def test_copilot() -> None:
+    result = plan("copilot", base="big", copilot="small", weight=0.3)
+    assert composed(result) == pytest.approx([b + 0.3 * s for b, s in by_token("big", "small")])
+    assert result.filters == ()
+
+
 @pytest.mark.parametrize(
     ("recipe", "least", "formula", "filters"),
     [
@@ -188,6 +202,13 @@ def test_context_aware() -> None:
         ),
         ("classifier_free_guidance", {}, "1.5*base - 0.5*base[last token]", []),
         ("context_aware", {"context": "c"}, '1.5*base - 0.5*base[without "c"]', []),
+        (
+            "value_augmented",
+            {"values": [{"model": "small"}]},
+            "base + small",
+            [("top_k", "base", 20)],
+        ),
+        ("copilot", {"copilot": "small"}, "base + small", []),
     ],
 )
 def test_defaults_are_those_of_the_papers(
@@ -207,6 +228,7 @@ def test_defaults_are_those_of_the_papers(
         ("contrastive", {"amateur": "small", "beta": 0, "plausibility": 0}, "base"),
         ("classifier_free_guidance", {"guidance_scale": 1}, "base"),
         ("context_aware", {"context": "c", "alpha": 0}, "base"),
+        ("copilot", {"copilot": "small", "weight": 0}, "base"),
     ],
 )
 def test_without_strength_a_recipe_is_the_model_alone(
@@ -225,6 +247,8 @@ def test_the_list() -> None:
         "contrastive",
         "classifier_free_guidance",
         "context_aware",
+        "value_augmented",
+        "copilot",
     ]
 
 

@@ -146,7 +146,7 @@ SCHEMA_ERRORS: list[tuple[object, str, str]] = [
     ),
     # filters
     ({"formula": "base", "filters": {}}, ".filters", " is an object with no fields; it should be"),
-    (filtered(kind="topp"), ".filters[0].kind", " is 'topp'; it should be 'top_p' or 'plausibil"),
+    (filtered(kind="topp"), ".filters[0].kind", " is 'topp'; it should be 'top_p', 'plausibi"),
     (filtered(value=True), ".filters[0].value", " is true; it should be a valid number."),
     (filtered(member=0), ".filters[0].member", " is not a field; remove it. The fields are: k"),
     ({"formula": "base", "a\nb": 1}, r"['a\nb']", " is not a field; remove it. The fields are"),

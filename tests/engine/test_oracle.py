@@ -37,6 +37,11 @@ def shapes(engine: WatchedEngine) -> dict[str, Job]:
             (Row(1.0), Row(2.0, polite), Row(-2.0, rude)),
             (Filter(FilterKind.TOP_P, 0, 0.9),),
         ),
+        "top-k": Job(
+            PROMPT,
+            (Row(1.0), Row(3.0, polite), Row(-3.0, rude)),
+            (Filter(FilterKind.TOP_K, 0, 5),),
+        ),
         "two filters": Job(
             PROMPT,
             (Row(1.0), Row(2.0, polite), Row(-2.0, rude)),
@@ -59,6 +64,7 @@ SHAPES = (
     "scaled",
     "plausibility",
     "nucleus",
+    "top-k",
     "two filters",
     "five rows",
 )

@@ -1,0 +1,46 @@
+"""Copilot: a small model that was trained to correct the base's logits.
+
+`base + weight*copilot`. In Zou et al. 2025 the copilot learns what the base (their pilot) gets
+wrong while that is fine-tuned, and its output is added to the pilot's with a weight lambda. Theirs
+reads the pilot's hidden states; here it is a model of its own, which reads the tokens only and must
+have been trained to be added to the base.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from composer.fields import Fields, ModelName, Number
+from composer.plan import BASE, Member
+from composer.recipes.recipe import Filters, Recipe, Terms
+
+
+class Copilot(Fields):
+    """base + weight*copilot"""
+
+    recipe: Literal["copilot"]
+    """Name of the method."""
+
+    base: ModelName = BASE
+    """The model to correct."""
+
+    copilot: ModelName
+    """A model whose logits are corrections."""
+
+    weight: Number = 1.0
+    """How much of the correction to add."""
+
+
+def build(fields: Copilot) -> tuple[Terms, Filters]:
+    return ((Member(fields.base), 1.0), (Member(fields.copilot), fields.weight)), ()
+
+
+RECIPE = Recipe(
+    name="copilot",
+    title="Copilot",
+    citation='After Zou et al. 2025, "Transformer Copilot: Learning from The Mistake Log in LLM '
+    'Fine-tuning", arXiv:2505.16270',
+    formula="base + weight*copilot",
+    fields=Copilot,
+    build=build,
+)

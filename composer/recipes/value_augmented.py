@@ -1,0 +1,62 @@
+"""Value-augmented sampling: a value model tells the base which token leads to more reward.
+
+`z = base + sum_i beta_i*value_i`, among the base's likeliest tokens (Han et al. 2024, section 4;
+`vas_trainer.py` of idanshen/Value-Augmented-Sampling takes 20). There the values are centred over
+these tokens; that adds the same number to all tokens that can be chosen, and so changes nothing.
+Several values, each with its own beta, weigh rewards against each other at test time.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from composer.fields import Fields, ModelName, Number
+from composer.plan import BASE, MOST_KEPT, FilterKind, Member, NamedFilter
+from composer.recipes.recipe import Filters, Recipe, Terms
+
+
+class Value(Fields):
+    """A model of one reward, and its strength."""
+
+    model: ModelName
+    """A model whose logits are values: the reward to expect after each token."""
+
+    beta: Number = 1.0
+    """Strength; negative avoids the reward."""
+
+
+class ValueAugmented(Fields):
+    """base + sum_i beta_i*value_i, among the top-k of base"""
+
+    recipe: Literal["value_augmented"]
+    """Name of the method."""
+
+    base: ModelName = BASE
+    """The model to steer."""
+
+    values: Annotated[list[Value], Field(min_length=1)]
+    """What to steer it with."""
+
+    top_k: Annotated[int, Field(strict=True, ge=1, le=MOST_KEPT)] = 20
+    """Only so many of the base's likeliest tokens can be chosen."""
+
+
+def build(fields: ValueAugmented) -> tuple[Terms, Filters]:
+    terms = (
+        (Member(fields.base), 1.0),
+        *((Member(value.model), value.beta) for value in fields.values),
+    )
+    return terms, (NamedFilter(FilterKind.TOP_K, fields.base, fields.top_k),)
+
+
+RECIPE = Recipe(
+    name="value_augmented",
+    title="Value-augmented sampling",
+    citation='Han et al. 2024, "Value Augmented Sampling for Language Model Alignment and '
+    'Personalization", arXiv:2405.06639',
+    formula="base + sum_i beta_i*value_i, among the top-k of base",
+    fields=ValueAugmented,
+    build=build,
+)
