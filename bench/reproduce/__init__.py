@@ -1,0 +1,1 @@
+"""Findings of papers, reproduced in miniature on the zoo."""

@@ -1,0 +1,157 @@
+"""Held-out exercises of the zoo, answered by the engine: by a model, or by a sum of logits."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+
+from transformers import PreTrainedTokenizerFast
+
+import zoo
+from adapters.factors import AdapterReader
+from adapters.merge import MergeMember, MergeSpec, merge
+from bench.reproduce.settings import EXACT, Setting
+from composer.compiled import LoadedAdapter, Row
+from composer.formula import Sum
+from composer.vllm.inprocess import Engine, Job
+from zoo.evaluate import NEW_TOKENS
+from zoo.tasks import Example, Task, tasks
+
+BASE = "base"
+TRAINING = 0
+"""The seed that stands for exercises of the training split; others are evaluation splits."""
+
+MAX_RANK = 64  # of an adapter in the engine: four of the zoo's side by side
+
+
+@dataclass(frozen=True, slots=True)
+class Sitting:
+    """Exercises of one task, and the sum of logits that answers them."""
+
+    task: str
+    solver: Sum
+    examples: Sequence[Example]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was asked, what was answered, and whether that is right to the letter."""
+
+    question: str
+    text: str
+    right: bool
+
+
+class Exam:
+    """An engine with the zoo's adapters, to which merged ones are added for a while.
+
+    Use it with `with`: the folders of merged adapters are removed at the end.
+    """
+
+    def __init__(self) -> None:
+        self._engine = Engine(zoo.BASE, zoo.ADAPTERS, max_lora_rank=MAX_RANK, max_num_seqs=128)
+        self._tokenizer = PreTrainedTokenizerFast.from_pretrained(zoo.BASE)
+        self._number = len(self._engine.adapters)
+        self._merged: dict[tuple[Setting, Sum, int], str] = {}
+        self._folder = tempfile.TemporaryDirectory()
+
+    def __enter__(self) -> Exam:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._folder.cleanup()
+
+    def sit(self, sittings: Iterable[Sitting]) -> list[list[Answer]]:
+        """The answers in each, greedily. All are found in one batch.
+
+        Adapters that `merged` made may be used until here; then they are forgotten.
+        """
+        sittings = list(sittings)
+        jobs = [self._job(sitting.solver, e) for sitting in sittings for e in sitting.examples]
+        tokens = iter(self._engine.answers(jobs))
+        found = [
+            [self._answer(tasks()[sitting.task], e, next(tokens)) for e in sitting.examples]
+            for sitting in sittings
+        ]
+        self._forget()
+        return found
+
+    def merged(self, setting: Setting, formula: Sum, seed: int) -> str:
+        """The name of an adapter made of the zoo's, with the formula's weights."""
+        key = (setting, formula, seed if "seed" in setting.known else 0)
+        if key not in self._merged:
+            self._number += 1
+            name = f"merged{self._number}"
+            folder = Path(self._folder.name) / name
+            _merge(setting, formula, seed, folder)
+            self._engine.adapters[name] = LoadedAdapter(name, self._number, str(folder))
+            self._merged[key] = name
+        return self._merged[key]
+
+    def _forget(self) -> None:
+        for name in self._merged.values():
+            del self._engine.adapters[name]
+        self._merged.clear()
+        self._folder.cleanup()
+        self._folder = tempfile.TemporaryDirectory()
+
+    def _job(self, solver: Sum, example: Example) -> Job:
+        prompt = self._tokenizer.apply_chat_template(
+            list(example.messages), add_generation_prompt=True, return_dict=False
+        )
+        rows = tuple(
+            Row(weight, None if name == BASE else self._engine.adapters[name])
+            for name, weight in solver
+        )
+        params = {"max_tokens": NEW_TOKENS, "ignore_eos": False}
+        if len(rows) == 1:  # alone, its weight changes no greedy answer
+            return Job(tuple(prompt), adapter=rows[0].adapter, params=params)
+        return Job(tuple(prompt), rows, params=params)
+
+    def _answer(self, task: Task, example: Example, tokens: Sequence[int]) -> Answer:
+        ended = tokens[-1] == self._tokenizer.eos_token_id
+        text = str(self._tokenizer.decode(list(tokens[:-1] if ended else tokens)))
+        question = example.messages[-1]["content"]
+        return Answer(question, text, task.correct(example, text, ended))
+
+
+@cache
+def exercises(task: str, seed: int, count: int) -> Sequence[Example]:
+    """`count` exercises: held-out ones by the seed, or for `TRAINING` some of the training split.
+
+    Training exercises are what the adapter learned from, without manners and system prompts.
+    """
+    if seed != TRAINING:
+        return tasks()[task].evaluation(count, seed)
+    rng = random.Random(f"{task} training")
+    return [tasks()[task].sample(rng, False) for _ in range(count)]
+
+
+def _merge(setting: Setting, formula: Sum, seed: int, folder: Path) -> None:
+    """Merge the zoo's adapters by `setting` into a folder.
+
+    A method for one adapter gets the exact sum of several.
+    """
+    weights = [(name, setting.scale * weight) for name, weight in formula]
+    if setting.entry.most == 1 and len(weights) > 1:
+        _merge(EXACT, formula, seed, folder / "sum")
+        readers, weights = [AdapterReader(folder / "sum")], [("sum", setting.scale)]
+    else:
+        readers = [AdapterReader(zoo.ADAPTERS[name]) for name, _ in weights]
+    parameters: dict[str, float | None] = dict(setting.parameters)
+    if "seed" in setting.known:
+        parameters["seed"] = seed
+    members = tuple(MergeMember(name, weight) for name, weight in weights)
+    spec = MergeSpec(setting.method, members, setting.rank(len(formula)), parameters)
+    folder.mkdir(parents=True, exist_ok=True)
+    merge(spec, readers, folder)

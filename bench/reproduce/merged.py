@@ -1,0 +1,86 @@
+"""`python -m bench.reproduce.merged`: skills merged in weight space against decoded together.
+
+Prints one table of task accuracies, and writes it into README.md beside this file. With options
+that make it smaller it only prints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.environment import prepare
+from bench.reproduce.cases import CASES
+
+README = Path(__file__).resolve().parent / "README.md"
+BEGIN, END = "<!-- merged -->\n", "<!-- /merged -->"
+EXAMPLES, SEEDS, TRAINING = 60, (1, 2, 3), 30
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.reproduce.merged", description=__doc__ and __doc__.partition(":")[2]
+    )
+    parser.add_argument("--examples", type=int, default=EXAMPLES, help="of each task and seed")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="from 1")
+    parser.add_argument("--cases", nargs="+", metavar="CASE", help="two, manners, four")
+    parser.add_argument("--no-choice", action="store_true", help="no search for parameters")
+    given = parser.parse_args(arguments)
+    if given.examples < 1 or min(given.seeds) < 1:
+        parser.error("--examples and --seeds are whole numbers from 1")
+    known = {case.name: case for case in CASES}
+    if unknown := set(given.cases or ()) - known.keys():
+        parser.error(
+            f"there is no case {', '.join(sorted(unknown))}; it is one of: {', '.join(known)}"
+        )
+    prepare()
+    text = study(
+        given.cases or list(known), given.seeds, given.examples, choosing=not given.no_choice
+    )
+    print(text, flush=True)
+    whole = (given.examples, tuple(given.seeds), given.cases) == (EXAMPLES, SEEDS, None)
+    if whole and not given.no_choice:
+        write(text)
+    return 0
+
+
+def study(cases: Sequence[str], seeds: Sequence[int], examples: int, *, choosing: bool) -> str:
+    """Measure the named cases; the table and its notes as Markdown."""
+    from bench.reproduce import contest, report  # after prepare(): they import torch and vLLM
+    from bench.reproduce.exam import Exam
+
+    start = time.monotonic()
+    chosen = [case for case in CASES if case.name in cases]
+    rows = contest.contestants(choosing=choosing)
+    found: dict[str, dict[str, contest.Measured | None]] = {row.name: {} for row in rows}
+    with Exam() as exam:
+        for case in chosen:
+            for row in rows:
+                print(f"{case.name}: {row.name}", file=sys.stderr, flush=True)
+                found[row.name][case.name] = contest.measure(
+                    exam, row, case, seeds, examples, TRAINING
+                )
+    numbers = ", ".join(map(str, seeds))
+    minutes = (time.monotonic() - start) / 60
+    parts = [
+        report.summary(rows, chosen, found),
+        report.results_table(rows, chosen, found),
+        f"{examples} held-out exercises of each task for each seed ({numbers}); mean, ± standard "
+        f"deviation over the seeds. {minutes:.0f} minutes. {report.delta_sizes()}",
+        report.notes(rows, chosen, found),
+    ]
+    return "\n\n".join(parts)
+
+
+def write(text: str, readme: Path = README) -> None:
+    """Put the text between the markers."""
+    before, rest = readme.read_text(encoding="utf-8").split(BEGIN)
+    _, after = rest.split(END)
+    readme.write_text(f"{before}{BEGIN}{text}\n{END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""Merged against decoded: a slice of it with the real engine, and what is in its README."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from adapters.merge import METHODS
+from bench.reproduce.merged import BEGIN, END, README, main, write
+from bench.reproduce.settings import candidates, documented
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SLICE = ("--examples", "2", "--seeds", "1", "--cases", "two", "--no-choice")
+
+
+def rows_of(text: str) -> dict[str, list[str]]:
+    """The Markdown table in a text: cells by the name of the row."""
+    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
+    return {name: cells for name, *cells in lines}
+
+
+@pytest.mark.engine
+def test_a_slice_from_end_to_end() -> None:
+    before = README.read_bytes()
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.reproduce.merged", *SLICE],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = rows_of(done.stdout)
+    assert rows["answers, %"] == ["two: arithmetic", "two: sort", "two: mean"]
+    assert {f"`{method.name}`" for method in METHODS} < rows.keys()
+    assert {"sum of logits", "sum of differences"} < rows.keys()
+    assert rows["base"] == ["0", "0", "0"]
+    arithmetic, sort, mean = (int(cell) for cell in rows["each task's own adapter"])
+    assert (arithmetic, mean) == (100, (100 + sort) // 2)
+    means = re.search(r"own adapter: two (\d+) / (\d+) / (\d+) \(`", done.stdout)
+    assert means, done.stdout
+    assert all(int(value) > 0 for value in means.groups()), "an answer to two exercises of each"
+    assert README.read_bytes() == before, "only a whole run may write"
+
+
+def test_the_readme_has_every_method_and_every_way_to_decode() -> None:
+    shown = README.read_text(encoding="utf-8").split(BEGIN)[1].split(END)[0]
+    rows = rows_of(shown)
+    wanted = {f"`{method.name}`" for method in METHODS} | {"sum of logits", "sum of differences"}
+    assert wanted < rows.keys(), "run python -m bench.reproduce.merged"
+    width = len(rows["answers, %"])
+    assert width == 3 + 3 + 5
+    for name, cells in rows.items():
+        assert len(cells) == width, name
+        if name not in ("answers, %", "---"):
+            assert all(re.fullmatch(r"-|\d+ ±\d+", cell) for cell in cells), name
+    # Its weights add up to 1, so that base + sum_k w_k (l_k - base) is the sum itself.
+    assert rows["sum of differences"][3:6] == rows["sum of logits"][3:6]
+
+
+def test_writing_keeps_what_is_around_the_markers(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"# Title\n\n{BEGIN}old\n{END}\n\nafter\n", encoding="utf-8")
+    write("| new |", readme)
+    assert readme.read_text(encoding="utf-8") == f"# Title\n\n{BEGIN}| new |\n{END}\n\nafter\n"
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_every_method_has_its_settings(method: object) -> None:
+    name = getattr(method, "name", "")
+    tried = candidates(name)
+    assert tried[0] == documented(name)
+    assert len(set(tried)) == len(tried)
+    for setting in tried:
+        assert {key for key, _ in setting.parameters} <= setting.known
+        required = {p.name for p in setting.entry.parameters if p.required}
+        assert required <= {key for key, _ in setting.parameters}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--examples", "0"], "whole numbers from 1"),
+        (["--seeds", "0"], "whole numbers from 1"),
+        (["--cases", "three"], "no case three; it is one of: two, manners, four"),
+    ],
+)
+def test_what_is_refused(given: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(given)
+    assert said in capsys.readouterr().err
