@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import zoo
 from bench.claim import Result
 from bench.measure import show, table
 from bench.server import serving
@@ -22,7 +23,8 @@ def measure() -> Result:
 def start() -> tuple[float, float]:
     """Seconds from the start of the process to readiness, and to the first composed answer."""
     began = time.monotonic()
-    with serving() as client:
+    small = ",".join(f"{name}={path}" for name, path in zoo.SMALL_ADAPTERS.items())
+    with serving(options=("--auxiliary", f"small={zoo.SMALL},{small}")) as client:
         ready = time.monotonic() - began
         body = {"model": FORMULA, "prompt": "Once upon a", "max_tokens": 8, "temperature": 0}
         answer = client.post("/v1/completions", json=body)

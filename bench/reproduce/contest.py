@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
 
-from adapters.merge import METHODS
+from adapters.merge import METHODS, Method
 from bench.reproduce.cases import Case
 from bench.reproduce.exam import BASE, TRAINING, Answer, Exam, Sitting, exercises
 from bench.reproduce.settings import SCALES, Setting, candidates, documented
@@ -58,15 +58,15 @@ class Measured:
         return [sum(column) / len(column) for column in zip(*self.shares.values(), strict=True)]
 
 
-def contestants(*, choosing: bool = True) -> list[Contestant]:
-    """All rows, in the order of the table; `choosing`: also those with parameters chosen."""
+def contestants(methods: Sequence[Method] = METHODS, *, choosing: bool = True) -> list[Contestant]:
+    """The rows, in the order of the table; `choosing`: also those with parameters chosen."""
     found = [
         Contestant("base", Kind.MODEL, lambda case: [Way(BASE, lambda *_: ((BASE, 1.0),))]),
         Contestant("each task's own adapter", Kind.MODEL, lambda case: [Way("own", _own)]),
     ]
     if choosing:
         found.insert(1, Contestant("one adapter for all tasks, chosen", Kind.MODEL, _singles))
-    for method in METHODS:
+    for method in methods:
         tried = candidates(method.name)
         found.append(_merged(f"`{method.name}`", [documented(method.name)]))
         if choosing and len(tried) > 1:

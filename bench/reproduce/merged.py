@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.environment import prepare
-from bench.reproduce.cases import CASES
+from bench.reproduce.cases import CASES, Case
 
 README = Path(__file__).resolve().parent / "README.md"
 BEGIN, END = "<!-- merged -->\n", "<!-- /merged -->"
@@ -28,36 +28,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="from 1")
     parser.add_argument("--cases", nargs="+", metavar="CASE", help="two, manners, four")
     parser.add_argument("--no-choice", action="store_true", help="no search for parameters")
+    parser.add_argument("--methods", nargs="+", metavar="METHOD", help="only these merges")
     given = parser.parse_args(arguments)
     if given.examples < 1 or min(given.seeds) < 1:
         parser.error("--examples and --seeds are whole numbers from 1")
-    known = {case.name: case for case in CASES}
-    if unknown := set(given.cases or ()) - known.keys():
-        parser.error(
-            f"there is no case {', '.join(sorted(unknown))}; it is one of: {', '.join(known)}"
-        )
+    if unknown := set(given.cases or ()) - {case.name for case in CASES}:
+        names = ", ".join(case.name for case in CASES)
+        parser.error(f"there is no case {', '.join(sorted(unknown))}; it is one of: {names}")
     prepare()
-    text = study(
-        given.cases or list(known), given.seeds, given.examples, choosing=not given.no_choice
-    )
+    from adapters.merge import METHODS  # after prepare(): it imports torch
+
+    methods = [m.name for m in METHODS if given.methods is None or m.name in given.methods]
+    if unknown := set(given.methods or ()) - set(methods):
+        names = ", ".join(method.name for method in METHODS)
+        parser.error(f"there is no method {', '.join(sorted(unknown))}; it is one of: {names}")
+    cases = [case for case in CASES if given.cases is None or case.name in given.cases]
+    text = study(cases, methods, given.seeds, given.examples, choosing=not given.no_choice)
     print(text, flush=True)
-    whole = (given.examples, tuple(given.seeds), given.cases) == (EXAMPLES, SEEDS, None)
-    if whole and not given.no_choice:
+    smaller = given.cases or given.methods or given.no_choice
+    if not smaller and (given.examples, tuple(given.seeds)) == (EXAMPLES, SEEDS):
         write(text)
     return 0
 
 
-def study(cases: Sequence[str], seeds: Sequence[int], examples: int, *, choosing: bool) -> str:
-    """Measure the named cases; the table and its notes as Markdown."""
+def study(
+    cases: Sequence[Case],
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    examples: int,
+    *,
+    choosing: bool,
+) -> str:
+    """Measure these cases and methods; the table and its notes as Markdown."""
+    from adapters.merge import METHODS
     from bench.reproduce import contest, report  # after prepare(): they import torch and vLLM
     from bench.reproduce.exam import Exam
 
     start = time.monotonic()
-    chosen = [case for case in CASES if case.name in cases]
-    rows = contest.contestants(choosing=choosing)
+    rows = contest.contestants([m for m in METHODS if m.name in methods], choosing=choosing)
     found: dict[str, dict[str, contest.Measured | None]] = {row.name: {} for row in rows}
     with Exam() as exam:
-        for case in chosen:
+        for case in cases:
             for row in rows:
                 print(f"{case.name}: {row.name}", file=sys.stderr, flush=True)
                 found[row.name][case.name] = contest.measure(
@@ -66,11 +77,11 @@ def study(cases: Sequence[str], seeds: Sequence[int], examples: int, *, choosing
     numbers = ", ".join(map(str, seeds))
     minutes = (time.monotonic() - start) / 60
     parts = [
-        report.summary(rows, chosen, found),
-        report.results_table(rows, chosen, found),
+        report.summary(rows, cases, found),
+        report.results_table(rows, cases, found),
         f"{examples} held-out exercises of each task for each seed ({numbers}); mean, ± standard "
         f"deviation over the seeds. {minutes:.0f} minutes. {report.delta_sizes()}",
-        report.notes(rows, chosen, found),
+        report.notes(rows, cases, found),
     ]
     return "\n\n".join(parts)
 
