@@ -17,7 +17,9 @@ from typing import Any
 import httpx
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from tests.server.live import LiveServer, serving
 
@@ -420,6 +422,28 @@ def test_a_merge_becomes_a_generation(
     assert "soup" in error(admin.http.put("/v1/adapters/merged", json=bad), 400)
     unknown = {"merge": spec | {"adapters": [{"adapter": "nobody", "weight": 1}]}}
     assert "nobody" in error(admin.http.put("/v1/adapters/merged", json=unknown), 404)
+
+
+def test_a_full_fine_tune_and_a_patch_become_generations(
+    admin: Admin, root: Path, zoo_base: Path, error: Callable[[httpx.Response, int], str]
+) -> None:
+    """The fine-tune is the base with `polite` merged into its weights."""
+    model: Any = AutoModelForCausalLM.from_pretrained(zoo_base, dtype=torch.float32)
+    merged = PeftModel.from_pretrained(model, str(root / "polite")).merge_and_unload()
+    merged.save_pretrained(root / "tuned")
+    for file in zoo_base.glob("tokenizer*"):
+        shutil.copy(file, root / "tuned")
+    extract = {"extract": {"tuned": "tuned", "rank": 16}}
+    made = admin.http.put("/v1/adapters/extracted", json=extract)
+    assert made.status_code == 201, made.text
+    assert admin.says("extracted") == POLITE
+    patched = admin.http.put("/v1/adapters/patched", json={"patch": {"source": "rude"}})
+    assert patched.status_code == 201, patched.text
+    assert admin.says("patched") == RUDE
+    outside = {"extract": {"tuned": "../tuned", "rank": 16}}
+    assert "no folder below" in error(admin.http.put("/v1/adapters/extracted", json=outside), 400)
+    unknown = {"extract": {"tuned": "tuned", "rank": 16, "colour": "red"}}
+    assert "colour" in error(admin.http.put("/v1/adapters/extracted", json=unknown), 400)
 
 
 # ---- several servers, one store
