@@ -71,6 +71,8 @@ class AdapterLoader:
         self._patience_s = patience_s
         self._loads: dict[int, _Load] = {}  # least recently asked for first
         self._retired: dict[int, None] = {}  # in the order of their retirement
+        # Calls that found no room, the first first, and when they last asked.
+        self._line: dict[tuple[int, ...], float] = {}
         self._read: Callable[[LoRARequest], LoRAModel] = manager._load_adapter
         self._apply: Callable[[set[LoRARequest]], None] = manager._apply_adapters
         manager._load_adapter = self._take
@@ -88,9 +90,12 @@ class AdapterLoader:
         """Start loading, or see how far it is; those in memory are not in the answer.
 
         All of one call start together or not at all, so that two compositions never wait for each
-        other's room. A failure is told once and forgotten.
+        other's room, and calls that found no room start in the order in which they first asked. A
+        failure is told once and forgotten.
         """
         unready, missing = [], []
+        wanted = list(wanted)
+        call = tuple(request.lora_int_id for request in wanted)
         for request in wanted:
             id = request.lora_int_id
             self._retired.pop(id, None)
@@ -105,11 +110,25 @@ class AdapterLoader:
                     unready.append((id, ""))
             else:
                 unready.append((id, problem))
-        if missing and self._has_room():
+        if not missing:
+            self._line.pop(call, None)
+        elif not (self._is_next(call) and self._has_room()):
+            self._line[call] = time.monotonic()  # keeps the place that it has
+        else:
+            self._line.pop(call, None)
             for request in missing:
                 future = self._pool.submit(self._load, request)
                 self._loads[request.lora_int_id] = _Load(request, future, time.monotonic())
         return unready + [(request.lora_int_id, "") for request in missing]
+
+    def _is_next(self, call: tuple[int, ...]) -> bool:
+        """Whether no other call has waited longer for room, or those that did were given up."""
+        late = time.monotonic() - self._patience_s
+        for other, asked in list(self._line.items()):
+            if other == call or asked > late:
+                return other == call
+            del self._line[other]
+        return True
 
     def _has_room(self) -> bool:
         late = time.monotonic() - self._patience_s

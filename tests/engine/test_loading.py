@@ -53,6 +53,7 @@ def engine(loaded_engine: WatchedEngine) -> WatchedEngine:
     for load in loader._loads.values():
         load.future.exception()  # waits
     loader._loads.clear()
+    loader._line.clear()
     loader._retired.clear()
     for id in loaded_engine.resident():
         loaded_engine.core.remove_lora(id)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import random
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -227,10 +228,10 @@ def test_a_composition_of_all_slots_does_not_starve(
 
     for _ in range(20):
         step()
-    polls = 0
+    end = time.monotonic() + 30  # polls of an idle engine are faster than any disk
     while prefetched and engine.prefetch(group):
         step()
-        assert (polls := polls + 1) < 500
+        assert time.monotonic() < end
     queued = len(engine.scheduler.waiting)
     rows = tuple(Row(0.5, adapter) for adapter in group)
     name = engine.add(Job(tokens(rng, 20), rows, params={"max_tokens": 4}))
