@@ -10,7 +10,7 @@ import hmac
 import json
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, HTTPException, Request
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -83,6 +83,7 @@ def make_admin(service: AdapterService, uploads: Uploads) -> FastAPI:
     admin.add_exception_handler(ComposerError, _answer_error)
     admin.add_exception_handler(404, _answer_missing)
     admin.add_exception_handler(405, _answer_missing)
+    admin.add_exception_handler(400, _answer_unread)
     store = service.store
 
     def entry(version: Version) -> dict[str, Any]:
@@ -246,6 +247,12 @@ async def _answer_error(_: Request, error: Exception) -> Response:
     if not isinstance(error, ComposerError):
         raise error
     return _error(error)
+
+
+async def _answer_unread(_: Request, error: Exception) -> Response:
+    """Starlette cannot read the body, a form say."""
+    problem = error.detail if isinstance(error, HTTPException) else str(error)
+    return _error(ServerError(f"the body cannot be read: {problem} Send a well-formed one."))
 
 
 async def _answer_missing(request: Request, _: Exception) -> Response:

@@ -77,7 +77,7 @@ async def assemble(app: FastAPI, engine: Engine, parts: Parts) -> AdapterService
     )
     if settings.admin_key is not None:
         weights = WeightSpace(parts.adapters, settings.sources, parts.base)
-        uploads = Uploads(settings.sources, weights, parts.adapters.root / "staging")
+        uploads = Uploads(settings.sources, weights, parts.adapters)
         door = Middleware(
             AdminDoor,
             admin=make_admin(service, uploads),

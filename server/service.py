@@ -104,6 +104,7 @@ class AdapterService:
         self, alias: str, *, to: int | None, expected: int | None, actor: str
     ) -> Version:
         """Let the alias stand for an earlier version of it: the one before, or number `to`."""
+        self._check_name(alias)
         if expected is None:
             present = self.store.history(alias)[-1]
             expected = present.number if present.digest is not None else 0
@@ -176,7 +177,9 @@ class AdapterService:
             stored = await run_in_threadpool(self.store.stored, version.digest)
             with self._prepare(alias, stored) as lease:
                 generation = lease.generations[alias]
-                if load:
+                served = self.registry.get(alias)
+                # A new policy of what is served holds at once, whatever loading would say.
+                if load and (served is None or served.generation != generation):
                     await self.loader.ensure([generation])
                 self.registry.point(generation, version.policy, version.number)
             self.failures.pop(alias, None)
@@ -270,7 +273,7 @@ class AdapterService:
     def _finish(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("An adapter was not retired", exc_info=error)
+            logger.error("Work on adapters beside the requests ended", exc_info=error)
 
 
 def _latest(versions: Iterable[Version]) -> Iterable[Version]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
-from adapters import CONFIG, WEIGHTS, Policy, SourceRules, fetch, unpack
+from adapters import CONFIG, WEIGHTS, Policy, SourceRules, Store, fetch, unpack
 from composer.errors import quoted
 from server.errors import InvalidJsonError, ServerError
 from server.service import Fetch
@@ -34,12 +33,12 @@ class Upload:
 
 
 class Uploads:
-    """Reads requests to publish; files that come with them wait in `folder`."""
+    """Reads requests to publish; files that come with them wait in the staging of `store`."""
 
-    def __init__(self, rules: SourceRules, weights: WeightSpace, folder: Path) -> None:
+    def __init__(self, rules: SourceRules, weights: WeightSpace, store: Store) -> None:
         self._rules = rules
         self._weights = weights
-        self._folder = folder
+        self._store = store
 
     def from_source(self, source: str) -> Fetch:
         """Fetches a folder, an archive or a repository that the rules allow."""
@@ -56,11 +55,16 @@ class Uploads:
         if kind == "application/json":
             yield await self._from_json(request)
             return
-        with tempfile.TemporaryDirectory(dir=self._folder, prefix="upload-") as name:
+        # A folder of the store's own: others take folders without an owner for leftovers.
+        staging = ExitStack()
+        folder = await run_in_threadpool(staging.enter_context, self._store.staging())
+        try:
             if kind == "multipart/form-data":
-                yield await self._from_form(request, Path(name))
+                yield await self._from_form(request, folder)
             else:
-                yield await self._from_archive(request, Path(name) / "archive", kind)
+                yield await self._from_archive(request, folder / "archive", kind)
+        finally:
+            await run_in_threadpool(staging.close)
 
     async def _from_json(self, request: Request) -> Upload:
         try:

@@ -1,7 +1,7 @@
 """Adapters computed from others: merged, extracted from a full fine-tune, or carried to this base.
 
-Each runs in a process of its own, which computes for minutes without slowing an answer, and can be
-ended. It reads and writes folders; what comes out is published like any other adapter.
+Each runs in a process of its own, so that minutes of computing do not hold up the event loop. It
+reads and writes folders; what comes out is published like any other adapter.
 """
 
 from __future__ import annotations

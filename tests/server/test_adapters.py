@@ -21,6 +21,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from adapters import Store
 from tests.server.live import LiveServer, serving
 
 KEY = "a key for administrators"
@@ -333,6 +334,30 @@ def test_an_archive_with_a_policy(admin: Admin, root: Path) -> None:
     made = admin.http.put("/v1/adapters/zipped", files=files, data=policy)
     assert made.status_code == 201, made.text
     assert made.json()["policy"]["compositions"] is False
+
+
+def test_an_upload_outlives_the_start_of_another_server(admin: Admin, root: Path) -> None:
+    """Which sweeps the store of what dead processes left."""
+    data = archive(root / "rude", "zip")
+
+    half = len(data) // 2  # more than any buffer on the way
+
+    def parts() -> Iterator[bytes]:
+        yield data[:half]
+        deadline = time.monotonic() + 20
+        while not any(f.stat().st_size for f in (root.parent / "store").glob("staging/**/archive")):
+            assert time.monotonic() < deadline, "the upload does not arrive"
+        Store(root.parent / "store")
+        yield data[half:]
+
+    made = admin.http.put("/v1/adapters/slow", content=parts())
+    assert made.status_code == 201, made.text
+
+
+def test_a_broken_form(admin: Admin, error: Callable[[httpx.Response, int], str]) -> None:
+    headers = {"Content-Type": "multipart/form-data"}
+    sent = admin.http.put("/v1/adapters/never", content=b"no form", headers=headers)
+    assert "cannot be read" in error(sent, 400)
 
 
 def test_what_is_no_adapter(
