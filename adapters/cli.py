@@ -62,7 +62,8 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
         type=_positive,
         default=5,
         metavar="N",
-        help="versions of each alias whose contents stay; default: %(default)s",
+        help="versions of each alias whose contents stay, more than 1 while servers use them: "
+        "requests may still run with a replaced one; default: %(default)s",
     )
 
     merge = _command(subparsers, "merge", commands.merge, "one adapter from several", output=True)

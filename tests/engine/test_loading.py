@@ -210,6 +210,21 @@ def test_loads_that_wait_are_bounded(engine: WatchedEngine, own_oracle: Oracle) 
     assert in_process() == set(engine.resident())
 
 
+def test_calls_without_room_start_in_the_order_in_which_they_asked(
+    engine: WatchedEngine, own_oracle: Oracle
+) -> None:
+    adapters = list(engine.adapters.values())
+    engine.load(adapters[:SLOTS])
+    first, second = adapters[SLOTS], adapters[SLOTS + 1]
+    engine.prefetch([first])
+    engine.prefetch([second])
+    assert_right(engine, own_oracle, ask(adapters[0]))  # takes its load: room for one
+    engine.prefetch([second])
+    assert second.id not in engine.resident()
+    engine.prefetch([first])
+    assert first.id in engine.resident()
+
+
 def test_a_load_that_nobody_takes_makes_room(
     engine: WatchedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
