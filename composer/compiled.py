@@ -54,17 +54,92 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class Mixture:
+    """How the rows are mixed: `p = sum_k pi_k softmax(l_k)`; the weight of a row is its prior.
+
+    Three rules vote on `pi`, by shares that sum to one (a vote of routers, as in Mixture of
+    Routers): the prior itself; the posterior `P`, how well each row explains the text so far
+    (DEMix, Gururangan et al. 2021, section 4; c-BTM, 2023); and the confidence `C`.
+
+        P_k ~ prior_k exp(s_k),   s_k <- forgetting * s_k + log p_k(x) after every token x,
+              then P <- (1 - K floor) P + floor
+        C_k ~ prior_k exp(-H(p_k) / temperature),   H the entropy in nats
+
+    With `prompt`, `s` starts from the prompt, whose tokens but the first count as those of the
+    answer do; otherwise from zero.
+    """
+
+    fixed: float = 1.0
+    posterior: float = 0.0
+    confidence: float = 0.0
+    forgetting: float = 1.0
+    floor: float = 0.0
+    prompt: bool = True
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        shares = (self.fixed, self.posterior, self.confidence)
+        if not (min(shares) >= 0 and abs(sum(shares) - 1) < 1e-6):
+            raise ValueError(f"the shares {shares} of a mixture's rules do not sum to one")
+        if not (0 < self.forgetting <= 1 and 0 <= self.floor < 1 and self.temperature > 0):
+            raise ValueError(f"a parameter of {self} is out of range")
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """One row whose adapter is chosen anew for every token, on one KV cache, as in MeteoRA.
+
+    With a gate: the prompt but its last token is computed under `candidates[start]`; every later
+    token under the candidate whose class the gate gives the largest logit, judged by the last
+    hidden state of the token before. The present candidate stays unless another's logit exceeds
+    its own by more than `stickiness`.
+
+    With `triggers`, token ids: the prompt is computed under `candidates[start]`, and every trigger
+    in the answer hands over to the next candidate, as input already; the last one stays.
+    """
+
+    candidates: tuple[LoadedAdapter | None, ...]  # None: the base alone
+    start: int = 0
+    gate: str | None = None  # path of a gate's file
+    classes: tuple[int, ...] = ()  # row of the gate's matrix for each candidate
+    stickiness: float = 0.0
+    triggers: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < len(self.candidates):
+            raise ValueError(f"candidate {self.start} of {len(self.candidates)} cannot start")
+        if (self.gate is None) == (not self.triggers):
+            raise ValueError("a switch needs either a gate or triggers")
+        if self.gate is not None and len(self.classes) != len(self.candidates):
+            raise ValueError("a gate needs a class for every candidate")
+
+
+@dataclass(frozen=True, slots=True)
 class CompiledPlan:
     """Rows in the order of the plan's members; row 0 is the leader.
 
     The leader runs on the base model and reads the request's prompt: it is the request that vLLM
-    knows (`CompiledPlan.led` finds or adds one). Filters point at rows by index.
+    knows (`CompiledPlan.led` finds or adds one). Filters point at rows by index. With `mixture` the
+    rows are mixed instead of summed; with `switch` there is one row. `report` is a name by which
+    the weights that a router gave can be asked for after the answer, with `explain` those of every
+    token.
     """
 
     rows: tuple[Row, ...]
     filters: tuple[Filter, ...] = ()
+    mixture: Mixture | None = None
+    switch: Switch | None = None
+    report: str | None = None
+    explain: bool = False
 
     def __post_init__(self) -> None:
+        if self.switch is not None:
+            if len(self.rows) != 1 or self.filters or self.mixture is not None:
+                raise ValueError("a switch has one row and nothing else")
+            if self.switch.candidates[self.switch.start] != self.rows[0].adapter:
+                raise ValueError("the row of a switch begins with another adapter than its start")
+        if self.mixture is not None and any(not row.weight >= 0 for row in self.rows):
+            raise ValueError("the prior of a row is negative")
         if not self.rows:
             raise ValueError("a compiled plan needs at least one row")
         if self.rows[0].prompt_token_ids is not None:

@@ -276,7 +276,9 @@ def test_a_reader_that_leaves(files: Files) -> None:
 def test_an_interruption_leaves_nothing(files: Files, tmp_path: Path) -> None:
     """The signal comes when the hidden folder is there, which is while the result is computed."""
     program = (
-        "import os, signal, sys; from adapters import cli, patch; "
+        # Where the tests run in the background of a shell, children inherit that SIGINT is ignored.
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from adapters import cli, patch; "
         "patch.shutil.copyfile = lambda *a: os.kill(os.getpid(), signal.SIGINT); "
         "sys.exit(cli.main(sys.argv[1:]))"
     )
