@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from composer.plan import Filter, FilterKind
@@ -83,6 +83,16 @@ class Mixture:
             raise ValueError(f"the shares {shares} of a mixture's rules do not sum to one")
         if not (0 < self.forgetting <= 1 and 0 <= self.floor < 1 and self.temperature > 0):
             raise ValueError(f"a parameter of {self} is out of range")
+
+    @property
+    def is_routed(self) -> bool:
+        """Whether the weights change from token to token."""
+        return self.fixed < 1
+
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether the likelihood of the prompt counts."""
+        return self.posterior > 0 and self.prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,37 +168,61 @@ class CompiledPlan:
             if not 0 <= f.member < len(self.rows):
                 raise ValueError(f"filter {f.kind} names row {f.member} of {len(self.rows)}")
 
+    @property
+    def is_routed(self) -> bool:
+        """Whether something is to be reported of it: weights that come about while decoding."""
+        return self.switch is not None or (self.mixture is not None and self.mixture.is_routed)
+
     @staticmethod
-    def led(rows: Sequence[Row], filters: Sequence[Filter] = ()) -> CompiledPlan:
+    def led(
+        rows: Sequence[Row],
+        filters: Sequence[Filter] = (),
+        mixture: Mixture | None = None,
+        report: str | None = None,
+        explain: bool = False,
+    ) -> CompiledPlan:
         """The plan of these rows with a row in front that may lead.
 
         The first such row moves there. If there is none, as in `small:chat - small`, a row of the
         base model with weight 0 is added: one more row to compute and to keep in the KV cache.
+        `CompiledPlan.order` tells where the rows went.
         """
-        order = list(range(len(rows)))
+        order = CompiledPlan.order(rows)
+        moved = tuple(Filter(f.kind, order.index(f.member), f.value) for f in filters)
+        led = tuple(Row(0.0) if k is None else rows[k] for k in order)
+        return CompiledPlan(led, moved, mixture, None, report, explain)
+
+    @staticmethod
+    def order(rows: Sequence[Row]) -> list[int | None]:
+        """The rows in the order that `led` brings them into; None stands for the added one."""
+        order: list[int | None] = list(range(len(rows)))
         leader = next((k for k, row in enumerate(rows) if row.may_lead), None)
-        if leader is None:
-            moved = [Filter(f.kind, f.member + 1, f.value) for f in filters]
-            return CompiledPlan((Row(0.0), *rows), tuple(moved))
-        order.insert(0, order.pop(leader))
-        moved = [Filter(f.kind, order.index(f.member), f.value) for f in filters]
-        return CompiledPlan(tuple(rows[k] for k in order), tuple(moved))
+        order.insert(0, order.pop(leader) if leader is not None else None)
+        return order
 
     def to_extra_args(self) -> dict[str, str]:
         """The plan as `SamplingParams.extra_args` carry it."""
-        rows = [
-            {
-                "weight": row.weight,
-                "adapter": [row.adapter.name, row.adapter.id, row.adapter.path]
-                if row.adapter
-                else None,
-                "prompt": list(row.prompt_token_ids) if row.prompt_token_ids is not None else None,
-                "model": row.model,
-            }
-            for row in self.rows
-        ]
-        filters = [[f.kind.value, f.member, f.value] for f in self.filters]
-        return {ENGINE_ARG: json.dumps({"rows": rows, "filters": filters}, separators=(",", ":"))}
+        value = {
+            "rows": [
+                {
+                    "weight": row.weight,
+                    "adapter": _listed(row.adapter),
+                    "prompt": row.prompt_token_ids,
+                    "model": row.model,
+                }
+                for row in self.rows
+            ],
+            "filters": [[f.kind.value, f.member, f.value] for f in self.filters],
+            "mixture": asdict(self.mixture) if self.mixture else None,
+            "switch": self.switch
+            and {
+                **{f.name: getattr(self.switch, f.name) for f in fields(self.switch)},
+                "candidates": list(map(_listed, self.switch.candidates)),
+            },
+            "report": self.report,
+            "explain": self.explain,
+        }
+        return {ENGINE_ARG: json.dumps(value, separators=(",", ":"))}
 
     @staticmethod
     def from_extra_args(extra_args: Mapping[str, Any] | None) -> CompiledPlan | None:
@@ -205,7 +239,7 @@ class CompiledPlan:
             rows = tuple(
                 Row(
                     weight=float(row["weight"]),
-                    adapter=LoadedAdapter(*row["adapter"]) if row["adapter"] else None,
+                    adapter=_loaded(row["adapter"]),
                     prompt_token_ids=tuple(map(int, row["prompt"]))
                     if row["prompt"] is not None
                     else None,
@@ -214,6 +248,24 @@ class CompiledPlan:
                 for row in value["rows"]
             )
             filters = tuple(Filter(FilterKind(k), int(m), float(v)) for k, m, v in value["filters"])
+            mixture = value["mixture"] and Mixture(**value["mixture"])
+            switch = value["switch"] and Switch(
+                **value["switch"]
+                | {
+                    "candidates": tuple(map(_loaded, value["switch"]["candidates"])),
+                    "classes": tuple(value["switch"]["classes"]),
+                    "triggers": tuple(value["switch"]["triggers"]),
+                }
+            )
+            report, explain = value["report"], bool(value["explain"])
         except (TypeError, KeyError, json.JSONDecodeError) as error:
             raise ValueError(f"'{ENGINE_ARG}' is not a compiled plan: {error}") from error
-        return CompiledPlan(rows, filters)
+        return CompiledPlan(rows, filters, mixture or None, switch or None, report, explain)
+
+
+def _listed(adapter: LoadedAdapter | None) -> list[str | int] | None:
+    return [adapter.name, adapter.id, adapter.path] if adapter else None
+
+
+def _loaded(value: Sequence[Any] | None) -> LoadedAdapter | None:
+    return LoadedAdapter(*value) if value else None

@@ -9,16 +9,16 @@ the logits (`python -m bench.claims kernel_memory`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch.nn.functional import pad
 
+from composer.groups import Group, picked, together
+from composer.mixing import Mixing
 from composer.plan import Filter, FilterKind
-
-_K = TypeVar("_K", bound=tuple[Any, ...])
 
 FILTERED = 1e4
 """How far below the others a filtered token is put, in logits.
@@ -27,24 +27,6 @@ Its probability is exactly zero in float32, as with minus infinity; but where ba
 `min_tokens` or a grammar forbid every token that the filter kept, the filtered ones keep their
 order and the sampler never sees a row without a possible token (which would be NaN).
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Where the rows of one group stand; row 0 is the leader.
-
-    Row `rows[k]` is one of the batch of model `models[k]`: 0 is the base, where every leader is,
-    1 and up the auxiliary models. Empty means that all are rows of the base.
-    """
-
-    rows: tuple[int, ...]
-    weights: tuple[float, ...]
-    filters: tuple[Filter, ...] = ()
-    models: tuple[int, ...] = ()
-
-    def model(self, k: int) -> int:
-        """The model of the member at position `k`."""
-        return self.models[k] if self.models else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +67,7 @@ class Composition:
     """
 
     def __init__(self, groups: Sequence[Group], device: torch.device, pin_memory: bool = False):
-        def tensor(values: Sequence[float], dtype: torch.dtype) -> torch.Tensor:
+        def tensor(values: Sequence[Any], dtype: torch.dtype) -> torch.Tensor:
             host = torch.tensor(values, dtype=dtype, pin_memory=pin_memory)
             return host.to(device, non_blocking=True)
 
@@ -95,16 +77,17 @@ class Composition:
         def column(values: Sequence[float]) -> torch.Tensor:
             return tensor(values, torch.float32).unsqueeze(1)
 
-        self._leaders = index([group.rows[0] for group in groups])
-        self._leader_weights = column([group.weights[0] for group in groups])
+        summed = [group for group in groups if group.mixture is None]
+        self._leaders = index([group.rows[0] for group in summed])
+        self._leader_weights = column([group.weights[0] for group in summed])
         members = [
             ((k, group.model(k)), (group.rows[0], group.rows[k], group.weights[k]))
-            for group in groups
+            for group in summed
             for k in range(1, len(group.rows))
         ]
         self._members = [
             _Members(model, index(leaders), index(rows), column(weights))
-            for (_, model), (leaders, rows, weights) in _together(members)
+            for (_, model), (leaders, rows, weights) in together(members)
         ]
         filters = [
             ((f.kind, group.model(f.member)), (group.rows[0], group.rows[f.member], f.value))
@@ -113,12 +96,21 @@ class Composition:
         ]
         self._filters = [
             _Filters(kind, model, index(leaders), index(rows), column(values))
-            for (kind, model), (leaders, rows, values) in _together(filters)
+            for (kind, model), (leaders, rows, values) in together(filters)
         ]
-        companions = [((model,), (row, leader)) for (_, model), (leader, row, _) in members]
+        mixed = [group for group in groups if group.mixture is not None]
+        fixed = [g for g in mixed if g.mixture is not None and not g.mixture.is_routed]
+        routed = [g for g in mixed if g not in fixed]
+        self._fixed = Mixing(fixed, tensor) if fixed else None
+        self.routed = Mixing(routed, tensor) if routed else None
+        companions = [
+            ((group.model(k),), (group.rows[k], group.rows[0]))
+            for group in groups
+            for k in range(1, len(group.rows))
+        ]
         self._companions = [
             _Companions(model, index(rows), index(leaders))
-            for (model,), (rows, leaders) in _together(companions)
+            for (model,), (rows, leaders) in together(companions)
         ]
 
     def compose(self, logits: torch.Tensor, *auxiliary: torch.Tensor | None) -> None:
@@ -137,20 +129,28 @@ class Composition:
         logits_of = (logits, *auxiliary)
         # Filters look at the rows as they came, so they are judged before anything changes.
         dropped = [(f.leaders, self._dropped(f, logits, logits_of[f.model])) for f in self._filters]
+        for mixing in (self._fixed, self.routed):
+            if mixing is not None:
+                mixing.mix(logits_of)
+        if len(self._leaders):
+            self._sum(logits, logits_of)
+        for rows, drop in dropped:
+            logits.index_add_(0, rows, drop.to(logits.dtype), alpha=-FILTERED)
+
+    def _sum(self, logits: torch.Tensor, logits_of: Sequence[torch.Tensor | None]) -> None:
+        """Write `sum_k w_k l_k` over the leaders' rows of the groups that are sums."""
         leaders = logits.index_select(0, self._leaders)  # [G, V]
         forbidden = leaders == -math.inf  # [G, V] bool
         logits.index_copy_(0, self._leaders, leaders.mul_(self._leader_weights))
         del leaders
         for member in self._members:
-            term = _picked(logits_of[member.model], member.rows).mul_(member.weights)  # [M, v]
+            term = picked(logits_of[member.model], member.rows).mul_(member.weights)  # [M, v]
             known = min(term.shape[1], logits.shape[1])
             logits[:, :known].index_add_(0, member.leaders, term[:, :known])
             if known < logits.shape[1]:
                 unknown = term.new_full((len(term), logits.shape[1] - known), -FILTERED)
                 logits[:, known:].index_add_(0, member.leaders, unknown)
             del term
-        for rows, drop in dropped:
-            logits.index_add_(0, rows, drop.to(logits.dtype), alpha=-FILTERED)
         composed = logits.index_select(0, self._leaders).masked_fill_(forbidden, -math.inf)
         logits.index_copy_(0, self._leaders, composed)
 
@@ -174,7 +174,7 @@ class Composition:
         `own` `[A, v]` are the logits of the members' model, which knows no tokens beyond `v`.
         """
         forbidden = logits.index_select(0, filters.leaders) == -math.inf  # [F, V] bool
-        member = _picked(own, filters.rows)[:, : logits.shape[1]]  # [F, v]
+        member = picked(own, filters.rows)[:, : logits.shape[1]]  # [F, v]
         if member.shape[1] < logits.shape[1]:
             member = pad(member, (0, logits.shape[1] - member.shape[1]), value=-math.inf)
         member = member.masked_fill_(forbidden, -math.inf)  # [F, V]
@@ -187,20 +187,6 @@ class Composition:
             return outside_top(member, filters.values)
         weights = member.sub_(largest).exp_()
         return outside_nucleus(weights.div_(weights.sum(dim=1, keepdim=True)), filters.values)
-
-
-def _picked(logits: torch.Tensor | None, rows: torch.Tensor) -> torch.Tensor:
-    """A float32 copy of some rows of a model's logits: `[A, v]` -> `[M, v]`."""
-    assert logits is not None, "a group has rows of a model that does not run"
-    return logits.index_select(0, rows).to(torch.float32)
-
-
-def _together(items: Iterable[tuple[_K, tuple[Any, ...]]]) -> list[tuple[_K, tuple[Any, ...]]]:
-    """Pairs of a key and values -> every key, in order, with a list for each of the values."""
-    found: dict[_K, list[tuple[Any, ...]]] = {}
-    for key, values in items:
-        found.setdefault(key, []).append(values)
-    return [(key, tuple(zip(*found[key], strict=True))) for key in sorted(found)]
 
 
 def outside_nucleus(probs: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,8 @@ from torch.utils._pytree import tree_leaves
 
 from bench.claim import Result
 from bench.measure import show, table
-from composer.kernel import Composition, Group
+from composer.groups import Group
+from composer.kernel import Composition
 from composer.plan import Filter, FilterKind
 
 VOCABULARY = 32_000

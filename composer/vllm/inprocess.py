@@ -16,7 +16,7 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.llm_engine import LLMEngine
 from vllm.v1.request import Request
 
-from composer.compiled import CompiledPlan, LoadedAdapter, Row
+from composer.compiled import CompiledPlan, LoadedAdapter, Mixture, Row, Switch
 from composer.plan import Filter
 from composer.reference.oracle import OracleRow, Weights
 from composer.vllm.auxiliary import Auxiliary
@@ -40,6 +40,10 @@ class Job:
     rows: tuple[Row, ...] | None = None
     filters: tuple[Filter, ...] = ()
     adapter: LoadedAdapter | None = None  # of a plain request
+    mixture: Mixture | None = None
+    switch: Switch | None = None  # in place of rows
+    report: str | None = None
+    explain: bool = False
     params: dict[str, Any] = field(default_factory=dict)
 
     def sampling_params(self) -> SamplingParams:
@@ -51,11 +55,23 @@ class Job:
             "output_kind": RequestOutputKind.FINAL_ONLY,
             **self.params,
         }
-        extra = CompiledPlan(self.rows, self.filters).to_extra_args() if self.rows else None
-        return SamplingParams(**given, extra_args=extra)
+        return SamplingParams(**given, extra_args=self._extra_args())
+
+    def _extra_args(self) -> dict[str, str] | None:
+        rows = self.rows
+        if self.switch is not None:
+            rows = (Row(1.0, self.switch.candidates[self.switch.start]),)
+        if rows is None:
+            return None
+        plan = CompiledPlan(
+            rows, self.filters, self.mixture, self.switch, self.report, self.explain
+        )
+        return plan.to_extra_args()
 
     def lora(self) -> LoRARequest | None:
         adapter = self.rows[0].adapter if self.rows else self.adapter
+        if self.switch is not None:
+            adapter = self.switch.candidates[self.switch.start]
         return LoRARequest(adapter.name, adapter.id, adapter.path) if adapter else None
 
     def oracle_rows(self) -> list[OracleRow]:
@@ -197,6 +213,11 @@ class Engine:
         [ids] = self.core.collective_rpc("resident_adapters")
         return list(ids)
 
+    def report(self, ticket: str) -> list[dict[str, list[Any]]]:
+        """What routers did in the answers to the job of that `report`."""
+        [found] = self.core.collective_rpc("routing_report", args=(ticket,))
+        return list(found)
+
     def answers(self, jobs: Sequence[Job]) -> list[list[int]]:
         return [list(out.outputs[0].token_ids) for out in self.run(jobs)]
 
@@ -211,11 +232,14 @@ class Engine:
             self.step()
 
     def _left_in_the_worker(self) -> list[str]:
-        """Requests of auxiliary models that their runners have not forgotten."""
+        """Routed requests, and those of auxiliary models, that the worker has not forgotten."""
         auxiliaries = getattr(self.worker, "auxiliaries", None)
-        if not auxiliaries:
+        if auxiliaries is None:  # vLLM's own worker
             return []
-        found = [f"route of {name}" for name in auxiliaries.model_of]
+        found = [f"mixture {name}" for name in self.worker.mixtures.left()]
+        if self.worker.switches is not None:
+            found += [f"switch {name}" for name in self.worker.switches.left()]
+        found += [f"route of {name}" for name in auxiliaries.model_of]
         for one in auxiliaries.runners:
             found += [f"row {name}" for name in one.runner.requests]
             found += [f"batch row {name}" for name in one.runner.input_batch.req_id_to_index]

@@ -58,6 +58,8 @@ class GroupLimits:
             own = row.prompt_token_ids
             prompts[row.model].append(leader.num_prompt_tokens if own is None else len(own))
             adapters[row.model].update({row.adapter.id} if row.adapter else ())
+        if plan.switch is not None:
+            adapters[None].update(one.id for one in plan.switch.candidates if one is not None)
         for model in prompts:
             longest = self._bounded(longest, model, prompts[model], len(adapters[model]))
         return longest

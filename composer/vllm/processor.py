@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from vllm.config import VllmConfig
@@ -17,7 +18,8 @@ from vllm.sampling_params import SamplingParams
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
 from composer.compiled import CompiledPlan
-from composer.kernel import Composition, Group
+from composer.groups import Group
+from composer.kernel import Composition
 from composer.vllm.rows import RowTag
 
 
@@ -31,6 +33,11 @@ class CompositionProcessor(LogitsProcessor):
         self._changes = 0  # how often the tags have changed
         self._built: Sequence[int | None] = ()  # the changes of all batches at the last rebuild
         self._composition: Composition | None = None
+
+    @property
+    def tags(self) -> Mapping[int, RowTag]:
+        """The rows of groups, by their place in the batch."""
+        return self._tags
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
@@ -107,7 +114,13 @@ def _complete_groups(batches: Sequence[Mapping[int, RowTag]]) -> list[Group]:
     groups = []
     for tag in leaders:
         own = places[tag.group]
-        if len(own) == tag.size:
+        if len(own) == tag.size and tag.switch is None:
             rows, models = zip(*(own[k] for k in range(tag.size)), strict=True)
-            groups.append(Group(rows, tag.weights, tag.filters, models))
+            groups.append(Group(rows, tag.weights, tag.filters, models, tag.mixture, tag.group))
     return groups
+
+
+def processor_of(runner: Any) -> CompositionProcessor:
+    """The one that listens to a model runner's batch."""
+    processors = runner.input_batch.logitsprocs.non_argmax_invariant
+    return next(p for p in processors if isinstance(p, CompositionProcessor))

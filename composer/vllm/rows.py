@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, TypeAlias
 
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import SamplingParams
+from vllm.v1.core.kv_cache_utils import BlockHash
 from vllm.v1.request import Request, RequestStatus
 
-from composer.compiled import ENGINE_ARG, CompiledPlan
+from composer.compiled import ENGINE_ARG, CompiledPlan, Mixture, Switch
 from composer.plan import Filter
 
 ROW_ARG = "composition_row"
@@ -23,7 +25,8 @@ Slot: TypeAlias = tuple[str | None, int]
 
 @dataclass(frozen=True, slots=True)
 class RowTag:
-    """What the worker must know of a row. Weights and filters travel with the leader only.
+    """What the worker must know of a row. Weights, filters and the last three travel with the
+    leader only.
 
     `model` is the auxiliary model that computes the row; None is the base.
     """
@@ -32,8 +35,12 @@ class RowTag:
     index: int
     size: int
     model: str | None = None
+    mixture: Mixture | None = None
     weights: tuple[float, ...] = ()
     filters: tuple[Filter, ...] = ()
+    switch: Switch | None = None
+    report: str | None = None
+    explain: bool = False
 
     @staticmethod
     def of(params: SamplingParams | None) -> RowTag | None:
@@ -66,6 +73,8 @@ class RowGroup:
     rows: tuple[Request, ...]
     adapters: frozenset[Slot]
     models: frozenset[str | None]  # that compute its rows; None is the base, always among them
+    # Whether the last token of the prompt has a step of its own, however short the prompt is.
+    stops: bool = False
     admitted: bool = False
     released: bool = False
 
@@ -108,10 +117,11 @@ def tokens_left(row: Request) -> int:
     return row.num_tokens + placeholders - row.num_computed_tokens
 
 
-def expand(leader: Request, plan: CompiledPlan, max_tokens: int) -> RowGroup:
+def expand(leader: Request, plan: CompiledPlan, max_tokens: int, block_tokens: int) -> RowGroup:
     """The rows that compute `plan` for the request that vLLM knows as `leader`.
 
-    `max_tokens` is common to all rows, so that the length limit ends them in the same step. The
+    `max_tokens` is common to all rows, so that the length limit ends them in the same step;
+    `block_tokens` is the size of the blocks that the prefix cache has keys for. The
     companions sample nothing of their own (the sampler overwrites their tokens), and stop at
     nothing: the leader ends the group.
     """
@@ -120,19 +130,33 @@ def expand(leader: Request, plan: CompiledPlan, max_tokens: int) -> RowGroup:
     assert leader.prompt_token_ids is not None
     size = len(plan.rows)
     weights = tuple(row.weight for row in plan.rows)
+    mixture, switch = plan.mixture, plan.switch
+    # The likelihood of a prompt must be computed, whether or not its KV cache is there.
+    anew = params.skip_reading_prefix_cache or (mixture is not None and mixture.reads_prompt)
     # The parameters are shared by the n answers to one request, hence the copy.
     params = copy.copy(params)
     params.extra_args = {k: v for k, v in (params.extra_args or {}).items() if k != ENGINE_ARG}
     params.extra_args[ROW_ARG] = RowTag(
-        leader.request_id, 0, size, weights=weights, filters=plan.filters
+        leader.request_id,
+        0,
+        size,
+        mixture=mixture,
+        weights=weights,
+        filters=plan.filters,
+        switch=switch,
+        report=plan.report,
+        explain=plan.explain,
     )
     leader.sampling_params = params
     leader.max_tokens = max_tokens
+    leader.skip_reading_prefix_cache = bool(anew)
+    if switch is not None:
+        keep_answer_private(leader, block_tokens)
 
     rows = [leader]
     for index, row in enumerate(plan.rows[1:], start=1):
         adapter = row.adapter
-        tag = RowTag(leader.request_id, index, size, row.model)
+        tag = RowTag(leader.request_id, index, size, row.model, mixture)
         rows.append(
             Request(
                 request_id=f"{leader.request_id}#{index}",
@@ -146,7 +170,7 @@ def expand(leader: Request, plan: CompiledPlan, max_tokens: int) -> RowGroup:
                     max_tokens=max_tokens,
                     ignore_eos=True,
                     detokenize=False,
-                    skip_reading_prefix_cache=params.skip_reading_prefix_cache,
+                    skip_reading_prefix_cache=anew,
                     extra_args={ROW_ARG: tag},
                 ),
                 pooling_params=None,
@@ -160,5 +184,37 @@ def expand(leader: Request, plan: CompiledPlan, max_tokens: int) -> RowGroup:
                 block_hasher=leader._block_hasher,
             )
         )
-    adapters = frozenset(slot for row in rows if (slot := slot_of(row)) is not None)
-    return RowGroup(tuple(rows), adapters, frozenset(row.model for row in plan.rows))
+    adapters = {slot for row in rows if (slot := slot_of(row)) is not None}
+    if switch is not None:
+        adapters.update((None, one.id) for one in switch.candidates if one is not None)
+    return RowGroup(
+        tuple(rows),
+        frozenset(adapters),
+        frozenset(row.model for row in plan.rows),
+        stops=switch is not None and switch.gate is not None,
+    )
+
+
+def keep_answer_private(request: Request, block_tokens: int) -> None:
+    """Let nobody else find the blocks that hold the last token of the prompt and the answer.
+
+    Which adapter computed a token of an answer depends on the router; vLLM's keys tell of one
+    adapter per request. The blocks before are those of a plain request to that adapter. After a
+    preemption the request finds its own again.
+    """
+    hasher, salt = request._block_hasher, request.request_id.encode()
+    if hasher is None:  # the prefix cache is off
+        return
+    shared = (request.num_prompt_tokens - 1) // block_tokens
+
+    def private(row: Request) -> list[BlockHash]:
+        first = len(row.block_hashes)
+        hashes = hasher(row)
+        return [
+            own if first + place < shared else BlockHash(sha256(salt + own).digest())
+            for place, own in enumerate(hashes)
+        ]
+
+    request.block_hashes.clear()
+    request._block_hasher = private
+    request.update_block_hashes()

@@ -16,7 +16,7 @@ from vllm.v1.sample.sampler import Sampler
 from composer.vllm.auxiliary import Auxiliary
 from composer.vllm.configs import engine_config, kv_cache
 from composer.vllm.parts import RunnerOutput, merge, split
-from composer.vllm.processor import CompositionProcessor
+from composer.vllm.processor import CompositionProcessor, processor_of
 from composer.vllm.rows import RowTag
 
 
@@ -85,8 +85,7 @@ class AuxiliaryRunner:
     @property
     def processor(self) -> CompositionProcessor:
         """Where its rows stand in its batch."""
-        processors = self.runner.input_batch.logitsprocs.non_argmax_invariant
-        return next(p for p in processors if isinstance(p, CompositionProcessor))
+        return processor_of(self.runner)
 
     def owns(self, model_of: Mapping[str, str]) -> Callable[[str], bool]:
         """Whether a request id is one of its rows."""

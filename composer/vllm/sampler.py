@@ -12,7 +12,9 @@ from vllm.v1.sample.sampler import Sampler
 
 from composer.vllm.generators import RewindableGenerator
 from composer.vllm.processor import CompositionProcessor
+from composer.vllm.routing import MixtureRouting
 from composer.vllm.runners import AuxiliaryRunner, no_tokens
+from composer.vllm.switching import Switches
 
 
 class ComposingSampler(Sampler):
@@ -20,10 +22,14 @@ class ComposingSampler(Sampler):
 
     So logprobs, penalties, temperature and truncation all see the composed distribution, and every
     row of a group continues with the same token whatever the sampling parameters are. Auxiliary
-    models have run before, and take their tokens afterwards.
+    models have run before, and take their tokens afterwards. Routers learn of the tokens.
     """
 
     auxiliaries: Sequence[AuxiliaryRunner] = ()
+    runner: Any
+    mixtures: MixtureRouting
+    switches: Switches | None = None
+    hidden: torch.Tensor | None = None  # [R, H], the last of each row, set before each step
 
     def forward(
         self,
@@ -43,12 +49,26 @@ class ComposingSampler(Sampler):
                     [one.processor if one.logits is not None else None for one in self.auxiliaries]
                 )
         if composition is None:
-            return super().forward(logits, sampling_metadata, *args, **kwargs)
+            output = super().forward(logits, sampling_metadata, *args, **kwargs)
+            self._switch(output)
+            return output
         logits = logits.to(torch.float32)  # vLLM's next step anyway
+        if (routed := composition.routed) is not None:
+            turns = self.mixtures.turns(routed.names, self.runner)
+            routed.begin(turns, self.mixtures.states)
         composition.compose(logits, *auxiliary)
         output = super().forward(logits, sampling_metadata, *args, **kwargs)
+        if routed is not None:
+            routed.follow(output.sampled_token_ids)
+            self.mixtures.note(routed.names, turns, routed.weights)
+        self._switch(output)
         tokens = [no_tokens(rows) if rows is not None else None for rows in auxiliary]
         composition.share_tokens(output.sampled_token_ids, *tokens)
         for one, own in zip(self.auxiliaries, tokens, strict=True):
             one.runner.sampler.tokens = own
         return output
+
+    def _switch(self, output: SamplerOutput) -> None:
+        hidden, self.hidden = self.hidden, None
+        if self.switches is not None and hidden is not None:
+            self.switches.choose(hidden, output.sampled_token_ids)

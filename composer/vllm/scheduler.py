@@ -107,7 +107,8 @@ class _Gangs(Scheduler):
         if plan is None:
             return
         try:
-            group = expand(request, plan, self._limits.longest_answer(request, plan))
+            longest = self._limits.longest_answer(request, plan)
+            group = expand(request, plan, longest, self.hash_block_size)
         except CompositionError as error:
             # The front end checks this too and answers 400. Here only the one request may fail.
             logger.error("Refused composed request %s: %s", request.request_id, error)
@@ -363,7 +364,8 @@ class _Gangs(Scheduler):
             rows[model_of(row)].append(row)
         # Hits in the prefix cache are not counted on here: they may be evicted within the step.
         group.released = (
-            sum(row.num_tokens for row in group.rows) <= step.unreserved
+            not group.stops
+            and sum(row.num_tokens for row in group.rows) <= step.unreserved
             and all(self._models[model].room.holds(own) for model, own in rows.items())
             and self.scheduler_config.long_prefill_token_threshold == 0
         )

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
+import torch
 from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
 from vllm.v1.core.sched.output import GrammarOutput, SchedulerOutput
@@ -15,8 +16,10 @@ from composer.vllm.auxiliary import from_additional_config
 from composer.vllm.generators import RewindableGenerator
 from composer.vllm.loading import AdapterLoader, Unready
 from composer.vllm.memory import room_beside
+from composer.vllm.routing import MixtureRouting
 from composer.vllm.runners import AuxiliaryRunner, AuxiliaryRunners
 from composer.vllm.sampler import ComposingSampler
+from composer.vllm.switching import Switches
 
 if current_platform.is_cpu():
     from vllm.v1.worker.cpu_worker import CPUWorker as PlatformWorker
@@ -54,6 +57,9 @@ class ComposerWorker(PlatformWorker):
         # they read them. Ours does not, and a plain request must cost what it costs without us.
         runner.input_batch.logitsprocs_need_output_token_ids = False
         runner.sampler.auxiliaries = self.auxiliaries.runners
+        runner.sampler.runner = runner
+        self.mixtures = runner.sampler.mixtures = MixtureRouting(self.device)
+        self.switches: Switches | None = None  # without LoRA nothing can be switched
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         super().load_model(*args, **kwargs)
@@ -80,8 +86,15 @@ class ComposerWorker(PlatformWorker):
         super().initialize_from_config(kv_cache_config)
         for one in self.auxiliaries.runners:
             one.initialize_kv_cache(kv_cache_config)
+        # Now, because vLLM may have made a new batch for the block size of the cache.
+        if self.model_runner.lora_config is not None:
+            self.switches = self.model_runner.sampler.switches = Switches(self.model_runner)
 
     def execute_model(self, scheduler_output: SchedulerOutput, *args: Any, **kwargs: Any) -> Any:
+        self.mixtures.forget(scheduler_output.finished_req_ids)
+        if self.switches is not None:
+            self.switches.forget(scheduler_output.finished_req_ids)
+            self.switches.add(scheduler_output.scheduled_new_reqs)
         if self.auxiliaries:
             scheduler_output = self.auxiliaries.execute(scheduler_output, self.model_runner)
         output = super().execute_model(scheduler_output, *args, **kwargs)
@@ -92,9 +105,21 @@ class ComposerWorker(PlatformWorker):
         # None: there is something to sample. The base model alone may have nothing.
         return None if self.auxiliaries.running else output
 
+    @torch.inference_mode()
     def sample_tokens(self, grammar_output: GrammarOutput | None) -> Any:
+        vocabulary = self.model_config.get_vocab_size()
+        for runner in self._runners.values():
+            self.mixtures.read_prompts(runner, vocabulary)
+        state = self.model_runner.execute_model_state
+        self.model_runner.sampler.hidden = state.sample_hidden_states if state is not None else None
         output = super().sample_tokens(grammar_output)
         return self.auxiliaries.finish(output) if self.auxiliaries.running else output
+
+    def routing_report(self, ticket: str, tokens: int | None = None) -> list[dict[str, list[Any]]]:
+        """What routers did in each answer to the request that carried `ticket`, once; empty if
+        nobody knows of it. See `MixtureRouting.report` and `Switches.report`."""
+        found = self.mixtures.report(ticket, tokens)
+        return found or (self.switches.report(ticket, tokens) if self.switches is not None else [])
 
     def prefetch_adapters(
         self, adapters: Iterable[tuple[str, int, str]], model: str | None = None
@@ -137,7 +162,15 @@ class ComposerWorker(PlatformWorker):
 
     def _sweep(self) -> None:
         for model, loader in self._loaders.items():
-            loader.sweep(partial(_adapters_in_use, self._runners[model]))
+            loader.sweep(partial(self._adapters_in_use, model))
+
+    def _adapters_in_use(self, model: str | None) -> set[int]:
+        """Those of all requests that a model runner knows, preempted ones included."""
+        requests = self._runners[model].requests.values()
+        used = {r.lora_request.lora_int_id for r in requests if r.lora_request is not None}
+        if model is None and self.switches is not None:
+            used |= self.switches.adapters()
+        return used
 
     def _make_rewindable(self, request_id: str) -> None:
         """Replace the generator of a seeded request before it is first drawn from."""
@@ -153,9 +186,3 @@ class ComposerWorker(PlatformWorker):
 
 def _called(model: str | None) -> str:
     return "the base model" if model is None else f"the auxiliary model '{model}'"
-
-
-def _adapters_in_use(runner: Any) -> set[int]:
-    """Those of all requests that a model runner knows, preempted ones included."""
-    requests = runner.requests.values()
-    return {r.lora_request.lora_int_id for r in requests if r.lora_request is not None}

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from composer.kernel import FILTERED, Composition, Group, outside_nucleus, outside_top
+from composer.groups import Group
+from composer.kernel import FILTERED, Composition, outside_nucleus, outside_top
 from composer.plan import Filter, FilterKind
 from composer.reference.oracle import kept
 

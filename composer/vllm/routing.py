@@ -1,0 +1,170 @@
+"""Mixtures in the engine: where each group is, what it has read, and which weights it had."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import torch
+
+from composer.mixing import DEPTH, MixtureStates, Turn
+from composer.vllm.processor import processor_of
+from composer.vllm.rows import RowTag
+
+Report: TypeAlias = dict[str, list[Any]]
+"""`weights`: the mean of pi over the answer; `tokens`: pi of every token, if it was asked for."""
+
+CHUNK = 128
+"""Tokens of a prompt whose logits are in memory at once."""
+
+REMEMBERED = 1024
+"""Reports of answers that are complete and that nobody has asked for."""
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A group whose weights change from token to token."""
+
+    slot: int
+    size: int
+    read: list[int]  # tokens of the prompt that each row has counted
+    report: str | None = None
+    explain: bool = False
+    answered: int = 0
+    weights: dict[int, torch.Tensor] = field(default_factory=dict)  # by token, if to be explained
+
+
+@dataclass(frozen=True, slots=True)
+class _Account:
+    """What is left of a group for a report."""
+
+    totals: torch.Tensor  # [DEPTH, K] float64: the sum of pi before the last tokens
+    answered: int
+    weights: dict[int, torch.Tensor] | None
+
+    def report(self, tokens: int | None) -> Report:
+        count = self.answered
+        if tokens is not None and 0 < count - tokens < DEPTH:
+            count = tokens
+        mean = self.totals[count % DEPTH] / max(count, 1)
+        size = len(mean)
+        steps = range(count) if self.weights is not None else ()
+        explained = [self.weights[step][:size].tolist() for step in steps if self.weights]
+        return {"weights": mean.tolist(), "tokens": explained}
+
+
+class MixtureRouting:
+    """All mixtures of a worker whose weights change. Groups are named by their leaders."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._states = MixtureStates(device)
+        self._entries: dict[str, _Entry] = {}
+        self._accounts: OrderedDict[str, list[tuple[str, _Account]]] = OrderedDict()
+
+    @property
+    def states(self) -> MixtureStates:
+        return self._states
+
+    def forget(self, finished: Iterable[str]) -> None:
+        """Requests that have left the engine."""
+        if not self._entries:
+            return
+        for name in finished:
+            if (entry := self._entries.pop(name, None)) is not None:
+                if entry.report is not None:
+                    self._keep(entry.report, name, self._account(entry))
+                self._states.give_back(entry.slot)
+
+    def read_prompts(self, runner: Any, vocabulary: int) -> None:
+        """Count the tokens of prompts that a model has just computed, for rows that ask for it.
+
+        `vocabulary`: tokens of the base model; what a model knows beyond them does not count.
+        """
+        state = runner.execute_model_state
+        if state is None:
+            return
+        for row, tag in processor_of(runner).tags.items():
+            if tag.mixture is not None and tag.mixture.reads_prompt:
+                self._read(runner, state, row, tag, vocabulary)
+
+    def _read(self, runner: Any, state: Any, row: int, tag: RowTag, vocabulary: int) -> None:
+        batch = runner.input_batch
+        entry = self._entry(tag)
+        computed = int(batch.num_computed_tokens_cpu[row])
+        first, behind = runner.query_start_loc.np[row : row + 2].tolist()
+        begin = max(computed, entry.read[tag.index])
+        end = min(computed + behind - first, int(batch.num_prompt_tokens[row]) - 1)
+        if begin >= end:
+            return  # a part of the answer, or read before a preemption
+        assert begin == entry.read[tag.index], "a part of a prompt was never computed"
+        assert tag.mixture is not None
+        targets = torch.from_numpy(batch.token_ids_cpu[row, begin + 1 : end + 1].astype("int64"))
+        hidden = state.hidden_states[first + begin - computed : first + end - computed]
+        for own, ids in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True):
+            logits = runner.model.compute_logits(own)[:, :vocabulary].float()
+            ids = ids.to(logits.device, non_blocking=True).unsqueeze(1)
+            log_probs = logits.log_softmax(1).gather(1, ids).squeeze(1)
+            self._states.read_prompt(entry.slot, tag.index, log_probs, tag.mixture.forgetting)
+        entry.read[tag.index] = end
+
+    def turns(self, names: Sequence[str], runner: Any) -> list[Turn]:
+        """Where each group is in the step in progress, from the batch of the base model."""
+        batch = runner.input_batch
+        tags = processor_of(runner).tags
+        turns = []
+        for name in names:
+            row = batch.req_id_to_index[name]
+            entry = self._entry(tags[row])
+            first, behind = runner.query_start_loc.np[row : row + 2].tolist()
+            known = int(batch.num_computed_tokens_cpu[row]) + behind - first
+            position = known - int(batch.num_prompt_tokens[row])
+            sampled = not runner.discard_request_mask.np[row]
+            turns.append(Turn(entry.slot, max(position, 0), sampled))
+        return turns
+
+    def note(self, names: Sequence[str], turns: Sequence[Turn], weights: torch.Tensor) -> None:
+        """Remember the weights of a step, `[G, K]`, in the order of the names."""
+        for index, (name, turn) in enumerate(zip(names, turns, strict=True)):
+            if turn.sampled:
+                entry = self._entries[name]
+                entry.answered = turn.position + 1
+                if entry.explain:
+                    entry.weights[turn.position] = weights[index]
+
+    def report(self, ticket: str, tokens: int | None = None) -> list[Report]:
+        """What the answers to one request had for weights, in the order of their names; forgets it.
+
+        `tokens`: the length of the answer, if there is one. Under async scheduling the engine may
+        be one token ahead of it.
+        """
+        found = self._accounts.pop(ticket, [])
+        for name, entry in self._entries.items():
+            if entry.report == ticket:
+                found.append((name, self._account(entry)))
+                entry.report = None
+        in_order = sorted(found, key=lambda named: named[0])
+        return [account.report(tokens) for _, account in in_order]
+
+    def left(self) -> list[str]:
+        """Groups that are still known."""
+        return list(self._entries)
+
+    def _entry(self, tag: RowTag) -> _Entry:
+        entry = self._entries.get(tag.group)
+        if entry is None:
+            slot = self._states.take(tag.size)
+            entry = self._entries[tag.group] = _Entry(slot, tag.size, [0] * tag.size)
+        if tag.index == 0 and entry.answered == 0:
+            entry.report, entry.explain = tag.report, tag.explain
+        return entry
+
+    def _account(self, entry: _Entry) -> _Account:
+        totals = self._states.totals(entry.slot, entry.size)
+        return _Account(totals, entry.answered, entry.weights if entry.explain else None)
+
+    def _keep(self, ticket: str, name: str, account: _Account) -> None:
+        self._accounts.setdefault(ticket, []).append((name, account))
+        while len(self._accounts) > REMEMBERED:
+            self._accounts.popitem(last=False)
