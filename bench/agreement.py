@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from composer.reference.oracle import TIE, Oracle
+from safetensors.torch import load_file
+
+from composer.reference.mixture import mixed_mismatches
+from composer.reference.oracle import TIE, Mismatch, Oracle, leaving
+from composer.reference.switching import (
+    LinearGate,
+    gated,
+    switched_mismatches,
+    trigger_choices,
+)
 from composer.vllm.inprocess import Engine, Job
 
 PRESSURE: dict[str, Any] = {
@@ -95,7 +104,27 @@ def count_mismatches(
     """Requests whose greedy answer differs from the oracle's, and near-ties that were allowed."""
     wrong = ties = 0
     for job, answer in zip(jobs, answers, strict=True):
-        found = oracle.mismatches(job.oracle_rows(), job.filters, answer)
+        found = mismatches(oracle, job, answer)
         wrong += any(m.gap >= TIE for m in found)
         ties += sum(m.gap < TIE for m in found)
     return wrong, ties
+
+
+def mismatches(oracle: Oracle, job: Job, answer: Sequence[int]) -> list[Mismatch]:
+    """Where a greedy answer to any kind of request leaves the oracle's."""
+    if job.mixture is not None:
+        return mixed_mismatches(oracle, job.oracle_rows(), job.mixture, answer, job.filters)
+    if job.switch is None:
+        return oracle.mismatches(job.oracle_rows(), job.filters, answer)
+    switch = job.switch
+    names = [one.name if one is not None else None for one in switch.candidates]
+    if switch.gate is None:
+        choices = trigger_choices(len(names), switch.triggers, job.prompt, answer, switch.start)
+        return switched_mismatches(oracle, job.prompt, answer, names, choices)
+    tensors, classes = load_file(switch.gate), list(switch.classes)
+    gate = LinearGate(tensors["weight"][classes], tensors["bias"][classes], switch.stickiness)
+    result = gated(oracle, job.prompt, answer, names, gate, switch.start)
+    found = leaving(result.logits, answer)
+    # Where the gate could have chosen otherwise, everything after it may differ as well.
+    close = min(result.margins) < TIE
+    return [replace(one, gap=0.0) for one in found] if close else found

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import atexit
 import random
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import torch
+from safetensors.torch import save_file
+from transformers import AutoConfig
+
+import zoo
 from bench.measure import cpu_seconds
-from composer.compiled import CompiledPlan, Row
+from composer.compiled import CompiledPlan, LoadedAdapter, Mixture, Row, Switch
 from composer.plan import Filter, FilterKind
 from composer.vllm.inprocess import Engine, Job
 
 VOCABULARY = 1024  # of the zoo
+GATE_CLASSES = 4  # of the random gate
 
 KINDS = (
     "plain",
@@ -27,6 +37,9 @@ KINDS = (
     "nucleus",
     "plausibility",
     "two filters",
+    "mixture",
+    "gate",
+    "sequence",
 )
 """What `random_job` sends. All greedy: a sampled answer cannot be compared with the oracle's."""
 
@@ -36,6 +49,12 @@ def proxy_tuning(engine: Engine, prompt: tuple[int, ...], max_tokens: int) -> Jo
     polite, rude = engine.adapters["polite"], engine.adapters["rude"]
     rows = (Row(1.0), Row(0.8, polite), Row(-0.8, rude))
     return Job(prompt, rows, params={"max_tokens": max_tokens})
+
+
+def mixture(engine: Engine, prompt: tuple[int, ...], max_tokens: int, router: Mixture) -> Job:
+    """Three adapters, equally likely before anything is known."""
+    rows = tuple(Row(1 / 3, engine.adapters[name]) for name in ("chat", "polite", "velan"))
+    return Job(prompt, rows, mixture=router, params={"max_tokens": max_tokens})
 
 
 def auxiliary_job(rng: random.Random, engine: Engine) -> Job:
@@ -71,6 +90,63 @@ def auxiliary_job(rng: random.Random, engine: Engine) -> Job:
     return Job(prompt, plan.rows, plan.filters, params=params)
 
 
+def random_experts(
+    rng: random.Random, one: LoadedAdapter | None, two: LoadedAdapter | None
+) -> tuple[Row, ...]:
+    """Two or three rows with their prior."""
+    return rng.choice(
+        [
+            (Row(0.5, one), Row(0.5, two)),
+            (Row(0.9), Row(0.1, two)),
+            (Row(0.2), Row(0.3, one), Row(0.5, two)),
+        ]
+    )
+
+
+def random_router(rng: random.Random) -> Mixture:
+    """Every rule, alone and with others."""
+    return rng.choice(
+        [
+            Mixture(),
+            Mixture(fixed=0.0, posterior=1.0),
+            Mixture(fixed=0.0, posterior=1.0, forgetting=0.5, floor=0.1),
+            Mixture(fixed=0.0, posterior=1.0, forgetting=0.9, prompt=False),
+            Mixture(fixed=0.0, confidence=1.0, temperature=0.5),
+            Mixture(fixed=0.25, posterior=0.25, confidence=0.5, forgetting=0.8),
+        ]
+    )
+
+
+def random_switch(
+    rng: random.Random, kind: str, candidates: Sequence[LoadedAdapter | None]
+) -> Switch:
+    """A gate, or a sequence that a sixth of all tokens moves on."""
+    candidates = tuple(rng.sample(list(candidates), len(candidates)))
+    if kind == "sequence":
+        triggers = range(rng.randrange(6), VOCABULARY, 6)
+        return Switch(candidates, triggers=tuple(triggers))
+    return Switch(
+        candidates,
+        start=rng.randrange(len(candidates)),
+        gate=str(random_gate()),
+        classes=tuple(rng.sample(range(GATE_CLASSES), len(candidates))),
+        stickiness=rng.choice([0.0, 5.0]),
+    )
+
+
+@cache
+def random_gate() -> Path:
+    """A gate for the zoo's base model that knows nothing: it changes the adapter often."""
+    folder = TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    width = AutoConfig.from_pretrained(zoo.BASE).hidden_size
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(GATE_CLASSES, width, generator=generator)
+    path = Path(folder.name) / "gate.safetensors"
+    save_file({"weight": weight, "bias": torch.zeros(GATE_CLASSES)}, path)
+    return path
+
+
 def prompts(count: int, tokens: int, vocabulary: int, seed: int) -> list[tuple[int, ...]]:
     """Random prompts of equal length; special tokens are left out."""
     rng = random.Random(seed)
@@ -104,6 +180,10 @@ def random_job(rng: random.Random, engine: Engine) -> Job:
         return Job(prompt, params=params)
     if kind == "adapter":
         return Job(prompt, adapter=one, params=params)
+    if kind == "mixture":
+        return Job(prompt, random_experts(rng, one, two), mixture=random_router(rng), params=params)
+    if kind in ("gate", "sequence") and adapters:
+        return Job(prompt, switch=random_switch(rng, kind, [None, one, two]), params=params)
     three = (Row(1.0), Row(1.3, one), Row(-1.0, two))
     nucleus = Filter(FilterKind.TOP_P, 0, rng.choice([0.5, 0.9]))
     plausible = Filter(FilterKind.PLAUSIBILITY, 1, rng.choice([0.01, 0.1]))

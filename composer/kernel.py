@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 
 from composer.groups import Group, picked, together
 from composer.mixing import Mixing
-from composer.plan import Filter, FilterKind
+from composer.plan import FilterKind
 
 FILTERED = 1e4
 """How far below the others a filtered token is put, in logits.

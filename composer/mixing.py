@@ -24,6 +24,14 @@ DEPTH = 4
 may throw the newest token away and compute the step again."""
 
 
+IMPOSSIBLE = -1e4
+"""Least log-probability that counts, so that forgetting can heal an expert that held a token
+impossible."""
+
+TOGETHER = 16
+"""Groups that are mixed at once: bounds the memory beside one copy of all rows."""
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """One group in one step."""
@@ -53,7 +61,7 @@ class MixtureStates:
 
     @property
     def values(self) -> torch.Tensor:
-        """`[slots * DEPTH, 2, K]` float64, a view: `s` and the sum of `pi` by slot and state."""
+        """`[slots * DEPTH, 2, K]` float64, a view: `s`, the sum of `pi`; by slot and state."""
         return self._values.flatten(0, 1)
 
     def take(self, size: int) -> int:
@@ -85,11 +93,10 @@ class MixtureStates:
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """The rows at one position, and of one model, of all groups that are that long."""
+    """The rows of all groups that one model computes."""
 
-    k: int
     model: int
-    groups: torch.Tensor  # [M] int64
+    places: torch.Tensor  # [M] int64, of `[G * K]`
     rows: torch.Tensor  # [M] int64, rows of the model's batch
 
 
@@ -112,25 +119,28 @@ class Mixing:
         self._tensor = tensor
         self._leaders = tensor([group.rows[0] for group in groups], torch.int64)
         self._prior = tensor([filled(group.weights) for group in groups], torch.float32)  # [G, K]
-        self._experts = self._prior > 0  # a leader that was only added is none
+        self._log_prior = self._prior.log()
+        # An added leader, which is no expert, has the prior 0.
+        counts = [sum(weight > 0 for weight in group.weights) for group in groups]
+        self._rules = rules
         self._fixed = column([rule.fixed for rule in rules])  # [G, 1], as those that follow
         self._posterior = column([rule.posterior for rule in rules])
         self._confidence = column([rule.confidence for rule in rules])
         self._forgetting = column([rule.forgetting for rule in rules])
-        self._floor = column([rule.floor for rule in rules])
+        self._floor = (self._prior > 0) * column([rule.floor for rule in rules])  # [G, K]
+        self._rest = 1 - column(counts) * column([rule.floor for rule in rules])
         self._temperature = column([rule.temperature for rule in rules])
-        self._is_routed = any(rule.is_routed for rule in rules)
-        rows = [
-            ((k, group.model(k)), (index, group.rows[k]))
+        places = [
+            ((group.model(k),), (index * size + k, group.rows[k]))
             for index, group in enumerate(groups)
             for k in range(len(group.rows))
         ]
         self._rows = [
-            _Rows(k, model, tensor(places, torch.int64), tensor(own, torch.int64))
-            for (k, model), (places, own) in together(rows)
+            _Rows(model, tensor(own, torch.int64), tensor(rows, torch.int64))
+            for (model,), (own, rows) in together(places)
         ]
         self._states: MixtureStates | None = None
-        self._log_probs: list[torch.Tensor] = []  # of the step in progress, as `_rows`
+        self._now = self._logits = self._mass = torch.empty(0)  # of the step in progress
         self.weights = self._prior  # [G, K] float32: pi of the step in progress
 
     def begin(self, turns: Sequence[Turn], states: MixtureStates) -> None:
@@ -140,7 +150,9 @@ class Mixing:
             turn.slot * DEPTH + (turn.position + 1) % DEPTH if turn.sampled else 0 for turn in turns
         ]
         self._states = states
-        self._before, self._after = self._tensor([before, after], torch.int64)
+        index, self._after = self._tensor([before, after], torch.int64)
+        # [G, 2, K] float64: s, and the sum of pi.
+        self._now = states.values.index_select(0, index)[:, :, : self._prior.shape[1]]
 
     def mix(self, logits_of: Sequence[torch.Tensor | None]) -> None:
         """Write `log p` over every leader's row.
@@ -154,64 +166,60 @@ class Mixing:
         """
         logits = logits_of[0]
         assert logits is not None
-        forbidden = logits.index_select(0, self._leaders) == -math.inf  # [G, V] bool
-        if self._is_routed:
-            self._log_probs = [self._log_softmax(rows, logits_of, forbidden) for rows in self._rows]
-            self.weights = self._weigh()
-        mixed = torch.full(forbidden.shape, -math.inf, device=logits.device)
-        log_weights = self.weights.log()
-        for place, rows in enumerate(self._rows):
-            term = (
-                self._log_probs[place]
-                if self._is_routed
-                else self._log_softmax(rows, logits_of, forbidden)
-            )
-            term = term + log_weights[rows.groups, rows.k].unsqueeze(1)
-            mixed[rows.groups] = torch.logaddexp(mixed[rows.groups], term)
-        logits.index_copy_(0, self._leaders, mixed)
+        own = self._gathered(logits_of)  # [G, K, V]
+        # Finite also for an expert that knows none of the tokens that are allowed.
+        mass = own.logsumexp(2).clamp(min=-1e30)  # [G, K]
+        if self._states is not None:
+            self.weights = self._weigh(own, mass)
+        shift = (self.weights.log() - mass).unsqueeze(2)
+        for index in range(0, len(own), TOGETHER):
+            part = slice(index, index + TOGETHER)
+            mixed = (own[part] + shift[part]).logsumexp(1)  # [TOGETHER, V]
+            logits.index_copy_(0, self._leaders[part], mixed)
+        if self._states is not None:
+            self._logits, self._mass = own, mass
 
     def follow(self, token_ids: torch.Tensor) -> None:
         """Let the states know the tokens that were sampled, `[R, 1]` of any integer type."""
-        if self._states is None:
-            return
-        states, self._states = self._states.values, None
-        own = token_ids.index_select(0, self._leaders).long()  # [G, 1]
-        score = torch.zeros_like(self._prior)  # [G, K]
-        for rows, log_probs in zip(self._rows, self._log_probs, strict=True):
-            # Kept finite, so that forgetting can heal an expert that held a token impossible.
-            found = log_probs.gather(1, own[rows.groups]).squeeze(1).clamp(min=-1e4)
-            score[rows.groups, rows.k] = found
-        self._log_probs = []
-        size = score.shape[1]
-        s, total = states[self._before, 0, :size], states[self._before, 1, :size]
-        states[self._after, 0, :size] = self._forgetting * s + score
-        states[self._after, 1, :size] = total + self.weights
+        assert self._states is not None, "no step has begun"
+        token = token_ids.index_select(0, self._leaders).long()  # [G, 1]
+        token = token.unsqueeze(1).expand(-1, self._prior.shape[1], 1)
+        score = self._logits.gather(2, token).squeeze(2) - self._mass  # [G, K]
+        s = self._forgetting * self._now[:, 0] + score.clamp(min=IMPOSSIBLE)
+        after = torch.stack([s, self._now[:, 1] + self.weights], 1)
+        self._states.values[:, :, : s.shape[1]].index_copy_(0, self._after, after)
+        self._states, self._logits = None, torch.empty(0)
 
-    def _weigh(self) -> torch.Tensor:
+    def _weigh(self, logits: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
         """`[G, K]` float32: pi of every row."""
-        assert self._states is not None
-        size = self._prior.shape[1]
-        s = self._states.values[self._before, 0, :size]
-        log_prior = self._prior.log()
-        posterior = (log_prior + s).softmax(1).float()
-        # The floor is for experts; the share of the others grows with what it takes.
-        count = self._experts.sum(1, keepdim=True)
-        posterior = (1 - count * self._floor) * posterior + self._floor * self._experts
-        entropy = torch.zeros_like(self._prior)
-        for rows, log_probs in zip(self._rows, self._log_probs, strict=True):
-            entropy[rows.groups, rows.k] = torch.special.entr(log_probs.exp()).sum(1)
-        confidence = (log_prior - entropy / self._temperature).softmax(1)
-        return (
-            self._fixed * self._prior + self._posterior * posterior + self._confidence * confidence
-        )
+        weights = self._fixed * self._prior
+        if any(rule.posterior for rule in self._rules):
+            posterior = (self._log_prior + self._now[:, 0]).softmax(1).float()
+            weights += self._posterior * (self._rest * posterior + self._floor)
+        if any(rule.confidence for rule in self._rules):
+            entropy = [
+                torch.special.entr((own - lse.unsqueeze(1)).exp()).sum(1)  # [K]
+                for own, lse in zip(logits, mass, strict=True)
+            ]
+            surprise = torch.stack(entropy) / self._temperature
+            weights += self._confidence * (self._log_prior - surprise).softmax(1)
+        return weights
 
-    @staticmethod
-    def _log_softmax(
-        rows: _Rows, logits_of: Sequence[torch.Tensor | None], forbidden: torch.Tensor
-    ) -> torch.Tensor:
-        """`[M, V]` float32: what each expert says, among the tokens that are allowed."""
-        vocabulary = forbidden.shape[1]
-        own = picked(logits_of[rows.model], rows.rows)[:, :vocabulary]
-        if own.shape[1] < vocabulary:
-            own = pad(own, (0, vocabulary - own.shape[1]), value=-math.inf)
-        return own.masked_fill(forbidden[rows.groups], -math.inf).log_softmax(1)
+    def _gathered(self, logits_of: Sequence[torch.Tensor | None]) -> torch.Tensor:
+        """`[G, K, V]` float32: what each expert says, among the tokens that are allowed.
+
+        What a smaller vocabulary lacks is minus infinity; where a group is shorter than K, anything
+        finite stands, which has no weight.
+        """
+        base = logits_of[0]
+        assert base is not None
+        (groups, size), vocabulary = self._prior.shape, base.shape[1]
+        found = base.new_zeros(groups * size, vocabulary)
+        for rows in self._rows:
+            own = picked(logits_of[rows.model], rows.rows)[:, :vocabulary]
+            if own.shape[1] < vocabulary:
+                own = pad(own, (0, vocabulary - own.shape[1]), value=-math.inf)
+            found.index_copy_(0, rows.places, own)
+        found = found.view(groups, size, vocabulary)
+        forbidden = base.index_select(0, self._leaders) == -math.inf  # [G, V]
+        return found.masked_fill_(forbidden.unsqueeze(1), -math.inf)

@@ -26,6 +26,27 @@ CLAIMS: tuple[Claim, ...] = (
         1.08,
     ),
     Claim(
+        "mixture_tax",
+        "CPU time of mixtures of three adapters, whatever the router, relative to the same rows as "
+        "plain requests",
+        Sense.AT_MOST,
+        1.08,
+    ),
+    Claim(
+        "one_row_tax",
+        "CPU time of requests whose adapter a gate chooses for every token, relative to requests "
+        "to one adapter each",
+        Sense.AT_MOST,
+        1.08,
+    ),
+    Claim(
+        "routing",
+        "Share of held-out prompts of the zoo that the prompt router gives to the adapter they are "
+        "for, by 40 examples of each",
+        Sense.AT_LEAST,
+        0.95,
+    ),
+    Claim(
         "composed_throughput",
         "Tokens per CPU second of 16 concurrent composed requests relative to a loop over three "
         "models with transformers and a KV cache",

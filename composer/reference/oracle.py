@@ -1,18 +1,22 @@
-"""Composed logits by transformers and PEFT, without a KV cache."""
+"""Composed logits by transformers and PEFT.
+
+Without a KV cache, unless adapters take turns on one sequence, where it is part of the answer.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 from peft import PeftModel
 from torch.nn.functional import pad
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, DynamicCache
 
 from composer.kernel import FILTERED
 from composer.plan import Filter, FilterKind
@@ -65,17 +69,49 @@ class Oracle:
         self, adapter: str | None, tokens: Sequence[int], model: str | None = None
     ) -> torch.Tensor:
         """`[T, V]` float32: what one member predicts after each of `tokens`."""
-        ids = torch.tensor([list(tokens)])
-        alone = nullcontext()
+        with self._under(adapter, model) as own:
+            logits: torch.Tensor = own(torch.tensor([list(tokens)])).logits[0]
+        return logits.float()
+
+    def stream(self) -> Stream:
+        """A sequence on the base model whose adapter may change from token to token."""
+        return Stream(self._under)
+
+    def switched(
+        self, prompt: Sequence[int], answer: Sequence[int], choices: Sequence[str | None]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """One sequence on one KV cache, each token computed under an adapter of its own.
+
+        Args:
+            prompt: token ids.
+            answer: token ids.
+            choices: `[len(prompt) + len(answer)]`: the adapter that computes each position, None
+                for the model alone.
+
+        Returns:
+            logits `[len(answer) + 1, V]` float32, before and after each token of the answer, and
+            the last hidden states `[len(prompt) + len(answer), H]` float32, which `lm_head` reads.
+        """
+        stream = self.stream()
+        tokens = [*prompt, *answer]
+        parts = []
+        for adapter, run in groupby(zip(choices, tokens, strict=True), key=lambda pair: pair[0]):
+            parts.append(stream.read(adapter, [token for _, token in run]))
+        logits, hidden = (torch.cat(part) for part in zip(*parts, strict=True))
+        return logits[len(prompt) - 1 :], hidden
+
+    @contextmanager
+    def _under(self, adapter: str | None, model: str | None = None) -> Iterator[Any]:
+        """A model, computing with one of its adapters or with none."""
         own = self._models[model]
+        alone = nullcontext()
         if isinstance(own, PeftModel):
             if adapter is None:
                 alone = own.disable_adapter()
             else:
                 own.set_adapter(adapter)
         with alone:
-            logits: torch.Tensor = own(ids).logits[0]
-        return logits.float()
+            yield own
 
     def composed(
         self, rows: Sequence[OracleRow], filters: Sequence[Filter], answer: Sequence[int]
@@ -107,14 +143,7 @@ class Oracle:
 
         Near-ties (`TIE`) are in the list as well, with their gap: the caller counts them.
         """
-        z = self.composed(rows, filters, answer)
-        found = []
-        for position, token in enumerate(answer):
-            expected = int(z[position].argmax())
-            if token != expected:
-                gap = float(z[position, expected] - z[position, token])
-                found.append(Mismatch(position, token, expected, gap))
-        return found
+        return leaving(self.composed(rows, filters, answer), answer)
 
     def greedy(
         self,
@@ -128,6 +157,40 @@ class Oracle:
         while len(answer) < max_tokens and (not answer or answer[-1] != stop):
             answer.append(int(self.composed(rows, filters, answer)[-1].argmax()))
         return answer
+
+
+class Stream:
+    """A sequence that is read piece by piece, with a KV cache, each piece under an adapter."""
+
+    def __init__(self, under: Callable[[str | None], AbstractContextManager[Any]]) -> None:
+        self._under = under
+        self._cache = DynamicCache()
+
+    @torch.inference_mode()
+    def read(self, adapter: str | None, tokens: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits `[T, V]` and last hidden states `[T, H]`, float32, after each of the next tokens.
+
+        Their keys and values stay in the cache as this adapter computed them.
+        """
+        with self._under(adapter) as model:
+            out = model(
+                torch.tensor([list(tokens)]),
+                past_key_values=self._cache,
+                use_cache=True,
+                output_hidden_states=True,
+            )
+        return out.logits[0].float(), out.hidden_states[-1][0].float()
+
+
+def leaving(z: torch.Tensor, answer: Sequence[int]) -> list[Mismatch]:
+    """Where a greedy answer is not the likeliest by `z` `[len(answer) + 1, V]`."""
+    found = []
+    for position, token in enumerate(answer):
+        expected = int(z[position].argmax())
+        if token != expected:
+            gap = float(z[position, expected] - z[position, token])
+            found.append(Mismatch(position, token, expected, gap))
+    return found
 
 
 def _load(path: str | Path, adapters: Mapping[str, str | Path]) -> Any:

@@ -41,13 +41,15 @@ class AdapterwisePunica(PunicaWrapperCPU):
         super().__init__(*args, **kwargs)
         self._manager = manager
         self._tokens = Rows()
+        self._names: dict[type, list[str]] = {}  # of the layers of a kind
         self._embedding = self._head = False  # whether an adapter of the batch changes them
 
     def update_metadata(
         self, mapping: Any, lora_index_to_id: list[int | None], *args: Any, **kwargs: Any
     ) -> None:
-        """Called when the rows of the batch change, or the adapters in the slots."""
-        super().update_metadata(mapping, lora_index_to_id, *args, **kwargs)
+        """Called when the adapters of the batch's rows change, or those in the slots."""
+        self._update_base_metadata(mapping, lora_index_to_id, *args, **kwargs)
+        self.is_prefill = False  # what vLLM prepares for prefills is read by nobody here
         self._tokens = Rows.of(self.token_lora_indices)
         ids = [lora_index_to_id[slot] for slot in self._tokens.all_slots()]
         self._embedding = self._changes(ids, VocabParallelEmbeddingWithLoRA)
@@ -56,7 +58,10 @@ class AdapterwisePunica(PunicaWrapperCPU):
     def _changes(self, ids: Sequence[int | None], kind: type) -> bool:
         """Whether one of the adapters has factors for a layer of this kind; few do."""
         manager = self._manager
-        names = [name for name, layer in manager.modules.items() if isinstance(layer, kind)]
+        if kind not in self._names:
+            named = manager.modules.items()
+            self._names[kind] = [name for name, layer in named if isinstance(layer, kind)]
+        names = self._names[kind]
         adapters = [manager.get_adapter(id) for id in ids]
         return any(manager._get_lora_layer_weights(a, name) for a in adapters for name in names)
 

@@ -40,11 +40,11 @@ class Job:
     rows: tuple[Row, ...] | None = None
     filters: tuple[Filter, ...] = ()
     adapter: LoadedAdapter | None = None  # of a plain request
+    params: dict[str, Any] = field(default_factory=dict)
     mixture: Mixture | None = None
     switch: Switch | None = None  # in place of rows
     report: str | None = None
     explain: bool = False
-    params: dict[str, Any] = field(default_factory=dict)
 
     def sampling_params(self) -> SamplingParams:
         """Greedy, 16 tokens, no early end, one output at the end; unless `params` say otherwise."""

@@ -124,3 +124,15 @@ def processor_of(runner: Any) -> CompositionProcessor:
     """The one that listens to a model runner's batch."""
     processors = runner.input_batch.logitsprocs.non_argmax_invariant
     return next(p for p in processors if isinstance(p, CompositionProcessor))
+
+
+def step_of(runner: Any) -> tuple[list[int], list[int], list[bool]]:
+    """Of the step in progress, for every row of the batch: tokens computed before, where its tokens
+    begin among those of the step (and at last where they end), and whether what it samples is
+    thrown away, because it has not read its prompt."""
+    count = runner.input_batch.num_reqs
+    return (
+        runner.input_batch.num_computed_tokens_cpu[:count].tolist(),
+        runner.query_start_loc.np[: count + 1].tolist(),
+        runner.discard_request_mask.np[:count].tolist(),
+    )

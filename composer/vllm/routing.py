@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
+from torch.nn.functional import pad
 
 from composer.mixing import DEPTH, MixtureStates, Turn
-from composer.vllm.processor import processor_of
+from composer.vllm.processor import processor_of, step_of
 from composer.vllm.rows import RowTag
 
 Report: TypeAlias = dict[str, list[Any]]
@@ -87,7 +89,10 @@ class MixtureRouting:
             return
         for row, tag in processor_of(runner).tags.items():
             if tag.mixture is not None and tag.mixture.reads_prompt:
-                self._read(runner, state, row, tag, vocabulary)
+                entry = self._entry(tag)
+                # A row that decodes has nothing left to read.
+                if entry.read[tag.index] < runner.input_batch.num_prompt_tokens[row] - 1:
+                    self._read(runner, state, row, tag, vocabulary)
 
     def _read(self, runner: Any, state: Any, row: int, tag: RowTag, vocabulary: int) -> None:
         batch = runner.input_batch
@@ -104,6 +109,8 @@ class MixtureRouting:
         hidden = state.hidden_states[first + begin - computed : first + end - computed]
         for own, ids in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True):
             logits = runner.model.compute_logits(own)[:, :vocabulary].float()
+            if logits.shape[1] < vocabulary:  # an auxiliary model that knows fewer tokens
+                logits = pad(logits, (0, vocabulary - logits.shape[1]), value=-math.inf)
             ids = ids.to(logits.device, non_blocking=True).unsqueeze(1)
             log_probs = logits.log_softmax(1).gather(1, ids).squeeze(1)
             self._states.read_prompt(entry.slot, tag.index, log_probs, tag.mixture.forgetting)
@@ -113,15 +120,13 @@ class MixtureRouting:
         """Where each group is in the step in progress, from the batch of the base model."""
         batch = runner.input_batch
         tags = processor_of(runner).tags
+        computed, starts, discarded = step_of(runner)
         turns = []
         for name in names:
             row = batch.req_id_to_index[name]
-            entry = self._entry(tags[row])
-            first, behind = runner.query_start_loc.np[row : row + 2].tolist()
-            known = int(batch.num_computed_tokens_cpu[row]) + behind - first
+            known = computed[row] + starts[row + 1] - starts[row]
             position = known - int(batch.num_prompt_tokens[row])
-            sampled = not runner.discard_request_mask.np[row]
-            turns.append(Turn(entry.slot, max(position, 0), sampled))
+            turns.append(Turn(self._entry(tags[row]).slot, max(position, 0), not discarded[row]))
         return turns
 
     def note(self, names: Sequence[str], turns: Sequence[Turn], weights: torch.Tensor) -> None:

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from vllm.lora.request import LoRARequest
 
 from composer.compiled import Switch
-from composer.vllm.processor import processor_of
+from composer.vllm.processor import processor_of, step_of
 from composer.vllm.rows import RowTag
 
 LoRAInputs: TypeAlias = tuple[tuple[int, ...], tuple[int, ...], set[LoRARequest]]
@@ -37,7 +37,7 @@ class _Row:
     """A request that switches. Candidates are meant by their place in the list."""
 
     switch: Switch
-    ids: np.ndarray  # [C] int64: lora_int_id of each candidate, 0 for the base
+    ids: list[int]  # lora_int_id of each candidate, 0 for the base
     requests: list[LoRARequest]
     prompt: int  # tokens
     chosen: dict[int, int] = field(
@@ -50,9 +50,9 @@ class _Row:
         """The candidate that computes the token at a position."""
         return self.chosen.get(position, self.switch.start)
 
-    def computed_by(self, first: int, behind: int) -> np.ndarray:
-        """`[behind - first]` int64: the lora_int_id for each of these positions."""
-        return self.ids[[self.at(position) for position in range(first, behind)]]
+    def computed_by(self, first: int, behind: int) -> list[int]:
+        """`[behind - first]`: the lora_int_id for each of these positions."""
+        return [self.ids[self.at(position)] for position in range(first, behind)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class Switches:
             if tag is None or tag.switch is None:
                 continue
             candidates = tag.switch.candidates
-            ids = np.array([one.id if one is not None else 0 for one in candidates])
+            ids = [one.id if one is not None else 0 for one in candidates]
             own = [LoRARequest(c.name, c.id, c.path) for c in candidates if c is not None]
             prompt = len(new.prompt_token_ids)
             row = _Row(tag.switch, ids, own, prompt, report=tag.report)
@@ -131,15 +131,17 @@ class Switches:
                     by_id[request.lora_int_id] = request
                     self._added.add(request.lora_int_id)
         own = batch.request_lora_mapping[: batch.num_reqs]
-        tokens, last = own.repeat(scheduled), own.copy()
-        behind = scheduled.cumsum()
+        tokens: list[int] = own.repeat(scheduled).tolist()
+        last: list[int] = own.tolist()
+        counts, ends = scheduled.tolist(), scheduled.cumsum().tolist()
+        computed = batch.num_computed_tokens_cpu[: batch.num_reqs].tolist()
         for name, row in present:
             index = batch.req_id_to_index[name]
-            first = int(batch.num_computed_tokens_cpu[index])
-            ids = row.computed_by(first, first + int(scheduled[index]))
-            tokens[behind[index] - len(ids) : behind[index]] = ids
+            ids = row.computed_by(computed[index], computed[index] + counts[index])
+            tokens[ends[index] - len(ids) : ends[index]] = ids
             last[index] = ids[-1]
-        return tuple(last.repeat(sampled)), tuple(tokens), set(by_id.values())
+        # Every row of the batch samples one token: there is no speculative decoding here.
+        return tuple(last), tuple(tokens), set(by_id.values())
 
     def choose(self, hidden: torch.Tensor, token_ids: torch.Tensor) -> None:
         """After the step: choose for the next token of every row that switches.
@@ -148,20 +150,21 @@ class Switches:
             hidden: `[R, H]`, the last hidden state of each row of the batch.
             token_ids: `[R, 1]`, what was sampled.
         """
-        runner, batch = self._runner, self._runner.input_batch
+        if not self._rows:
+            return
+        runner = self._runner
+        computed, starts, discarded = step_of(runner)
         by_gate: dict[str | None, list[tuple[int, _Row, int]]] = {}
         for index, tag in processor_of(runner).tags.items():
             if tag.switch is None:
                 continue
             row = self._rows[tag.group]
-            first, behind = runner.query_start_loc.np[index : index + 2].tolist()
-            position = int(batch.num_computed_tokens_cpu[index]) + behind - first
-            sampled = not runner.discard_request_mask.np[index]
-            if sampled:
+            position = computed[index] + starts[index + 1] - starts[index]
+            if not discarded[index]:
                 row.answered = position - row.prompt + 1
-            barrier = tag.switch.gate is not None and position == row.prompt - 1
-            if sampled or (barrier and position not in row.chosen):
-                by_gate.setdefault(tag.switch.gate, []).append((index, row, position))
+            elif tag.switch.gate is None or position != row.prompt - 1 or position in row.chosen:
+                continue  # still reading
+            by_gate.setdefault(tag.switch.gate, []).append((index, row, position))
         if not by_gate:
             return
         self._settle()
@@ -171,7 +174,7 @@ class Switches:
             for gate, own in by_gate.items()
         ]
         chosen = torch.cat(parts)
-        host = torch.empty(chosen.shape, dtype=chosen.dtype, pin_memory=runner.pin_memory)
+        host = torch.empty(chosen.shape, dtype=chosen.dtype, pin_memory=chosen.is_cuda)
         host.copy_(chosen, non_blocking=True)
         ready = None
         if chosen.device.type != "cpu":
@@ -184,17 +187,27 @@ class Switches:
     ) -> torch.Tensor:
         """`[M]` int64: the candidate with the largest logit, or the present one if it is close."""
         weight, bias = self.gate(path)
-        device = hidden.device
-        indices = torch.tensor([index for index, _, _ in own], device=device)
-        logits = hidden.index_select(0, indices).float() @ weight.T + bias  # [M, classes]
         size = max(len(row.ids) for _, row, _ in own)
-        classes = [[*row.switch.classes, *[0] * (size - len(row.ids))] for _, row, _ in own]
-        absent = [[c >= len(row.ids) for c in range(size)] for _, row, _ in own]
-        present = torch.tensor([[row.at(position - 1)] for _, row, position in own], device=device)
-        bonus = torch.tensor([[row.switch.stickiness] for _, row, _ in own], device=device)
-        logits = logits.gather(1, torch.tensor(classes, device=device))  # [M, C]
-        logits = logits.masked_fill(torch.tensor(absent, device=device), -torch.inf)
-        return logits.scatter_add(1, present, bonus.float()).argmax(1)
+        # Candidates of shorter lists are repeated: the first of equal ones is chosen.
+        table = [
+            [index, row.at(position - 1), *row.switch.classes]
+            + [row.switch.classes[0]] * (size - len(row.ids))
+            for index, row, position in own
+        ]
+        numbers = self._to_device(table, torch.int64)  # [M, 2 + C]
+        logits = hidden.index_select(0, numbers[:, 0]).float() @ weight.T + bias  # [M, classes]
+        logits = logits.gather(1, numbers[:, 2:])  # [M, C]
+        best, chosen = logits.max(1)
+        present = numbers[:, 1]
+        stickiness = self._to_device([row.switch.stickiness for _, row, _ in own], torch.float32)
+        own_logit = logits.gather(1, present.unsqueeze(1)).squeeze(1)
+        return torch.where(best > own_logit + stickiness, chosen, present)
+
+    def _to_device(self, values: Sequence[Any], dtype: torch.dtype) -> torch.Tensor:
+        """Does not wait for the device."""
+        device = self._runner.device
+        host = torch.tensor(values, dtype=dtype, pin_memory=device.type == "cuda")
+        return host.to(device, non_blocking=True)
 
     def _by_trigger(
         self, own: Sequence[tuple[int, _Row, int]], token_ids: torch.Tensor
@@ -204,7 +217,7 @@ class Switches:
         for index, row, position in own:
             now = row.at(position - 1)
             after = min(now + 1, len(row.ids) - 1)
-            triggers = torch.tensor(row.switch.triggers, device=token_ids.device)
+            triggers = self._to_device(row.switch.triggers, torch.int64)
             is_trigger = (token_ids[index].long() == triggers).any()
             chosen.append(now + (after - now) * is_trigger.long())
         return torch.stack(chosen)

@@ -18,9 +18,7 @@ import pytest
 import torch
 
 from bench.streams import without_streams
-from bench.workload import auxiliary_job
-from composer.compiled import Row
-from composer.plan import Filter, FilterKind
+from bench.workload import random_job
 from composer.reference.oracle import Oracle
 from tests.engine.harness import Job, WatchedEngine
 
@@ -69,43 +67,6 @@ def asynchronous(zoo_base: Path, zoo_adapters: dict[str, Path]) -> Iterator[Watc
 @pytest.fixture(scope="session")
 def make_job() -> Callable[[random.Random, WatchedEngine], Job]:
     return random_job
-
-
-def random_job(rng: random.Random, engine: WatchedEngine) -> Job:
-    """A request of any kind: plain, single adapter, or any shape of composition."""
-    if engine.auxiliary_adapters and rng.random() < 0.5:
-        return auxiliary_job(rng, engine)
-
-    def tokens(*lengths: int) -> tuple[int, ...]:
-        return tuple(rng.randrange(10, 500) for _ in range(rng.choice(lengths)))
-
-    prompt = tokens(1, 2, 31, 32, 33, 64, 65, 100)
-    one, two = rng.sample(sorted(engine.adapters.values(), key=lambda a: a.id), 2)
-    params = {"max_tokens": rng.choice([1, 5, 16, 40])}
-    kind = rng.choice(
-        ["plain", "adapter", "scaled", "two", "three", "negative", "last token", "filter"]
-    )
-    if kind == "plain":
-        return Job(prompt, params=params)
-    if kind == "adapter":
-        return Job(prompt, adapter=one, params=params)
-    filters: tuple[Filter, ...] = ()
-    rows: tuple[Row, ...]
-    if kind == "scaled":
-        rows = (Row(2.0, one),)
-    elif kind == "two":
-        rows = (Row(1.0), Row(0.7, one))
-    elif kind == "three":
-        rows = (Row(1.0), Row(1.3, one), Row(-1.0, two))
-    elif kind == "negative":
-        rows = (Row(1.5, one), Row(-0.5, one, tokens(1, 2, 40, 90)))
-    elif kind == "last token":
-        rows = (Row(1.5), Row(-0.5, None, prompt[-1:]))
-    else:
-        rows = (Row(1.0), Row(2.0, one), Row(-2.0, two))
-        top_p, plausible = Filter(FilterKind.TOP_P, 0, 0.9), Filter(FilterKind.PLAUSIBILITY, 1, 0.1)
-        filters = (rng.choice([top_p, plausible]),)
-    return Job(prompt, rows, filters, params=params)
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,51 @@
+"""What mixing costs beside the rows that are mixed."""
+
+from __future__ import annotations
+
+import zoo
+from bench.claim import Result
+from bench.measure import RATIO, Paired, paired, settle, show, table
+from bench.workload import VOCABULARY, mixture, prompts, seconds_per_token
+from composer.compiled import Mixture
+from composer.vllm.inprocess import Engine
+
+CONCURRENT = (1, 4, 16)  # routed requests at once; the value is the worst of them
+ROUNDS = {1: 40, 4: 20, 16: 10}
+PROMPT_TOKENS = 32
+ANSWER_TOKENS = 16
+ROUTERS = {
+    "fixed": Mixture(),
+    "posterior": Mixture(fixed=0.0, posterior=1.0, forgetting=0.9),
+    "posterior, prompt not read": Mixture(fixed=0.0, posterior=1.0, forgetting=0.9, prompt=False),
+    "confidence": Mixture(fixed=0.0, confidence=1.0),
+}
+
+
+def compare(engine: Engine, router: Mixture, concurrent: int) -> Paired:
+    """Mixtures of three adapters against the same rows as plain requests of vLLM's multi-LoRA."""
+    texts = prompts(concurrent, PROMPT_TOKENS, VOCABULARY, seed=concurrent)
+    mixed = [mixture(engine, text, ANSWER_TOKENS, router) for text in texts]
+    separate = [row for job in mixed for row in job.separate()]
+    tokens = len(separate) * ANSWER_TOKENS
+    for jobs in (mixed, separate):
+        seconds_per_token(engine, jobs, tokens)  # warms up
+    settle()
+    return paired(
+        lambda: seconds_per_token(engine, mixed, tokens),
+        lambda: seconds_per_token(engine, separate, tokens),
+        ROUNDS[concurrent],
+    )
+
+
+def measure() -> Result:
+    """Value: the ratio of CPU seconds, median over rounds, worst over routers and batch sizes."""
+    engine = Engine(zoo.BASE, zoo.ADAPTERS)
+    found = {
+        (name, concurrent): compare(engine, router, concurrent)
+        for name, router in ROUTERS.items()
+        for concurrent in CONCURRENT
+    }
+    show("mixture(chat, polite, velan), three rows; CPU microseconds per token and row:")
+    header = ("router", "requests", "mixed", "same rows, plain requests", *RATIO)
+    show(table(header, [(*key, *one.microseconds()) for key, one in found.items()]))
+    return Result(max(one.ratio.median for one in found.values()))

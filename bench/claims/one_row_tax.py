@@ -1,0 +1,49 @@
+"""What it costs to choose the adapter of every token anew."""
+
+from __future__ import annotations
+
+import zoo
+from bench.claim import Result
+from bench.measure import RATIO, Paired, paired, settle, show, table
+from bench.workload import VOCABULARY, prompts, random_gate, seconds_per_token
+from composer.compiled import Switch
+from composer.vllm.inprocess import Engine, Job
+
+CONCURRENT = (1, 4, 16)  # routed requests at once; the value is the worst of them
+ROUNDS = {1: 30, 4: 16, 16: 8}
+PROMPT_TOKENS = 32
+ANSWER_TOKENS = 64
+CANDIDATES = ("chat", "polite", "velan")
+
+
+def compare(engine: Engine, concurrent: int) -> Paired:
+    """Requests that a gate routes token by token against requests to one adapter each."""
+    adapters = [engine.adapters[name] for name in CANDIDATES]
+    texts = prompts(concurrent, PROMPT_TOKENS, VOCABULARY, seed=concurrent)
+    # It changes the adapter often, which is the dearest case.
+    switch = Switch(tuple(adapters), gate=str(random_gate()), classes=(0, 1, 2))
+    params = {"max_tokens": ANSWER_TOKENS}
+    routed = [Job(text, switch=switch, params=params) for text in texts]
+    plain = [
+        Job(text, adapter=adapters[index % len(adapters)], params=params)
+        for index, text in enumerate(texts)
+    ]
+    tokens = concurrent * ANSWER_TOKENS
+    for jobs in (routed, plain):
+        seconds_per_token(engine, jobs, tokens)  # warms up
+    settle()
+    return paired(
+        lambda: seconds_per_token(engine, routed, tokens),
+        lambda: seconds_per_token(engine, plain, tokens),
+        ROUNDS[concurrent],
+    )
+
+
+def measure() -> Result:
+    """Value: the ratio of CPU seconds, median over rounds, worst over the batch sizes."""
+    engine = Engine(zoo.BASE, zoo.ADAPTERS)
+    found = {concurrent: compare(engine, concurrent) for concurrent in CONCURRENT}
+    show("A gate between three adapters, one row; CPU microseconds per token:")
+    header = ("requests", "routed token by token", "one adapter each", *RATIO)
+    show(table(header, [(n, *one.microseconds()) for n, one in found.items()]))
+    return Result(max(one.ratio.median for one in found.values()))
