@@ -81,6 +81,9 @@ class WatchedEngine(Engine):
         active = [r for r in scheduler.running if r.request_id in scheduled or tokens_left(r)]
         for model, limits in scheduler._models.items():
             slots = {slot for row in active if (slot := slot_of(row)) is not None}
+            for row in active:  # a row that switches has a slot for each candidate
+                if (group := scheduler._group_of.get(row.request_id)) is not None:
+                    slots |= group.adapters
             assert len([slot for slot in slots if slot[0] == model]) <= limits.adapters
         assert len(scheduler.running) <= scheduler.max_num_running_reqs
         return output

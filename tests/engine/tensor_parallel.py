@@ -10,7 +10,8 @@ from pathlib import Path
 from vllm import LLM
 
 import zoo
-from composer.compiled import LoadedAdapter, Row
+from bench.workload import random_gate
+from composer.compiled import LoadedAdapter, Mixture, Row, Switch
 from composer.vllm.auxiliary import Auxiliary
 from composer.vllm.inprocess import BLOCK_TOKENS, Job
 from composer.vllm.options import engine_options
@@ -25,6 +26,12 @@ JOBS = (
     Job(PROMPT, (Row(1.0), Row(0.8, POLITE), Row(-0.3, CHAT))),
     Job(PROMPT, (Row(1.0), Row(0.8, SMALL_POLITE, None, "small"), Row(-0.8, None, None, "small"))),
     Job(PROMPT, (Row(1.0, CHAT), Row(0.8, SMALL_RUDE, PROMPT[:9], "small"), Row(0.5, POLITE))),
+    Job(
+        PROMPT,
+        (Row(0.4), Row(0.3, POLITE), Row(0.3, SMALL_POLITE, None, "small")),
+        mixture=Mixture(fixed=0.5, posterior=0.5, forgetting=0.5),
+    ),
+    Job(PROMPT, switch=Switch((None, CHAT, POLITE), gate=str(random_gate()), classes=(0, 1, 2))),
 )
 
 
