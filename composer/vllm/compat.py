@@ -85,7 +85,9 @@ RELIES_ON: dict[str, tuple[str, ...]] = {
     "v1/request.py": (
         "self.num_output_placeholders",
         "self.num_stale_output_tokens",
-        "self._block_hasher",
+        "self._block_hasher: Callable[[Request], list[BlockHash]] | None",
+        "def update_block_hashes(self)",
+        "self.skip_reading_prefix_cache = ",
         "self.max_tokens",
     ),
     "v1/sample/sampler.py": ("class Sampler(nn.Module)", "use_fp64_gumbel", "logprobs_mode"),
@@ -163,11 +165,6 @@ RELIES_ON: dict[str, tuple[str, ...]] = {
     "v1/worker/lora_model_runner_mixin.py": (
         "self.lora_manager = LRUCacheWorkerLoRAManager(",
         "input_batch.make_lora_inputs(num_scheduled_tokens, num_sampled_tokens)",
-    ),
-    "v1/request.py": (
-        "self._block_hasher: Callable[[Request], list[BlockHash]] | None",
-        "def update_block_hashes(self)",
-        "self.skip_reading_prefix_cache = ",
     ),
     "lora/punica_wrapper/punica_base.py": ("def _update_base_metadata(", "self.is_prefill"),
     "v1/worker/gpu_worker.py": (
