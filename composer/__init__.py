@@ -1,4 +1,4 @@
-"""What a composition computes: formulas, recipes, plans. No engine, no HTTP, no tensors.
+"""What a composition computes: formulas, recipes, routers, plans. No engine, no HTTP, no tensors.
 
 `composer.vllm` and `composer.reference`, which need an engine, and `composer.kernel`, which needs
 tensors, are imported by name only.

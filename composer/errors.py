@@ -72,7 +72,7 @@ class UnknownModelError(CompositionError):
         nearest = _nearest(name, known)
         advice = f"; did you mean {quoted(nearest)}?" if nearest else "."
         super().__init__(
-            f"model {quoted(name)} is not served here{advice} Use one of: {_listing(known)}.",
+            f"model {quoted(name)} is not served here{advice} Use one of: {listing(known)}.",
             param=param,
         )
         self.name = name
@@ -144,7 +144,8 @@ def _nearest(name: str, known: Collection[str]) -> str | None:
     return nearest_name(name, known) or (longer[0] if longer else None)
 
 
-def _listing(known: Collection[str]) -> str:
+def listing(known: Collection[str]) -> str:
+    """Names as messages show them: sorted, quoted, and only so many."""
     names = sorted(known)
     shown = ", ".join(quoted(name) for name in names[:MAX_NAMES_SHOWN])
     more = len(names) - MAX_NAMES_SHOWN

@@ -20,6 +20,7 @@ ModelName = Annotated[str, Field(min_length=1)]
 
 # Strict, for otherwise pydantic takes true for 1 and "0.8" for 0.8.
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Flag = Annotated[bool, Field(strict=True)]
 TokenId = Annotated[int, Field(strict=True, ge=0)]
 
 

@@ -22,6 +22,7 @@ from composer.errors import (
 )
 from composer.formula import format_number, format_sum
 from composer.lexer import quote_name
+from composer.mixture import MixturePlan, Rules, normalized
 from composer.prompts import REQUEST, Prompt, RequestPrompt, describe, label, sort_key
 
 BASE = "base"
@@ -91,11 +92,17 @@ DEFAULT_LIMITS = Limits()
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A composition in normal form; `normalize` makes it. `weights[k]` belongs to `members[k]`."""
+    """A composition in normal form; `normalize` makes it. `weights[k]` belongs to `members[k]`.
+
+    With a mixture the weights are the prior of the experts, which sum to one: what the request says
+    about it, and all the same where it depends on the prompt, until `composer.routing.route` has
+    read that.
+    """
 
     members: tuple[Member, ...]
     weights: tuple[float, ...]
     filters: tuple[Filter, ...] = ()
+    mixture: MixturePlan | None = None
 
     @property
     def leader(self) -> int:
@@ -108,29 +115,41 @@ class Plan:
     @property
     def rows(self) -> int:
         """How many rows of the engine's batch the plan takes."""
-        return len(self.members)
+        return _rows(len(self.members), self.mixture)
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """The models of the members; in the order of the request, and perhaps one several times,
+        where they take turns on one row."""
+        if self.mixture is None or isinstance(self.mixture.router, Rules):
+            return tuple(member.model for member in self.members)
+        return self.mixture.router.experts
 
     @property
     def is_plain(self) -> bool:
         """Whether an ordinary request for the one model computes the same."""
         return (
-            self.rows == 1
+            len(self.members) == 1
             and self.weights == (1.0,)
             and not self.filters
             and isinstance(self.members[0].prompt, RequestPrompt)
         )
 
     def formula(self) -> str:
-        """The canonical text, e.g. `base + 0.8*polite - 0.8*rude`.
+        """The canonical text, e.g. `base + 0.8*polite - 0.8*rude`, or `mixture(chat, velan)`, and
+        `switch(chat, velan)` where they take turns on one row.
 
-        It parses back to the same plan where every member reads the request's prompt and there
+        A sum parses back to the same plan where every member reads the request's prompt and there
         are no filters; other prompts are shown in brackets, which formulas cannot say.
         """
+        if self.mixture is not None:
+            kind = "switch" if self.mixture.switches else "mixture"
+            return f"{kind}({', '.join(map(quote_name, self.candidates))})"
         return format_sum(zip(map(str, self.members), self.weights, strict=True))
 
     def to_dict(self) -> dict[str, Any]:
         """The description in responses, JSON-able."""
-        return {
+        description = {
             "formula": self.formula(),
             "members": [
                 {"model": member.model, "weight": weight, "prompt": describe(member.prompt)}
@@ -141,11 +160,13 @@ class Plan:
                 for f in self.filters
             ],
         }
+        return description | ({"mixture": self.mixture.to_dict()} if self.mixture else {})
 
 
 def normalize(
     terms: Iterable[tuple[Member, float]],
     filters: Iterable[NamedFilter] = (),
+    mixture: MixturePlan | None = None,
     *,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Plan:
@@ -155,6 +176,9 @@ def normalize(
     first, then by prompt. A member that a filter looks at stays even where its weight is zero,
     because the filter needs its logits. Of several filters of one kind on one member the
     strictest remains, which implies the others.
+
+    With a mixture the weights of the terms are the prior of its experts. Its limit of members holds
+    for those that run, of many experts the best `top_k`.
 
     Raises:
         CompositionError: a weight or filter value out of range, too many members, nothing left, or
@@ -167,9 +191,10 @@ def normalize(
     members = sorted(significant | judges, key=_order)
     if not significant:
         raise _empty(weights)
-    if len(members) > limits.max_members:
+    running = len(members) if mixture and mixture.switches else _rows(len(members), mixture)
+    if running > limits.max_members:
         raise TooManyMembersError(
-            f"the composition has {len(members)} different members; at most {limits.max_members} "
+            f"the composition has {running} different members; at most {limits.max_members} "
             "are allowed. Remove the ones with the smallest weights."
         )
     if not isinstance(members[0].prompt, RequestPrompt):
@@ -177,9 +202,10 @@ def normalize(
             f"no member reads the request's prompt, only {_listing(members)}. "
             "Add a member without a prompt of its own and with a weight other than 0."
         )
+    kept = {member: weights[member] if member in significant else 0.0 for member in members}
     return Plan(
         members=tuple(members),
-        weights=tuple(weights[m] if m in significant else 0.0 for m in members),
+        weights=tuple((normalized(kept) if mixture else kept).values()),
         filters=tuple(
             sorted(
                 (
@@ -189,7 +215,14 @@ def normalize(
                 key=lambda f: (f.member, f.kind),
             )
         ),
+        mixture=mixture,
     )
+
+
+def _rows(members: int, mixture: MixturePlan | None) -> int:
+    if mixture is None:
+        return members
+    return 1 if mixture.switches else min(members, mixture.top_k or members)
 
 
 def _merged(terms: Iterable[tuple[Member, float]], limits: Limits) -> dict[Member, float]:

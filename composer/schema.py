@@ -68,9 +68,16 @@ def _translated(
 
 
 def _path(detail: ErrorDetails, value: object) -> _Path:
-    """Where in `value` the error is, without the names of types that pydantic puts in between."""
+    """Where in `value` the error is, without the names of types that pydantic puts in between.
+
+    Of an object with a `kind` that is the kind itself, which may also be the name of a field.
+    """
     path: list[str | int] = []
+    of_kind: object = None  # the object whose kind has been passed
     for key in detail["loc"]:
+        if isinstance(value, Mapping) and value is not of_kind and key == value.get("kind"):
+            of_kind = value
+            continue
         if isinstance(value, Mapping) and key in value:
             value = value[str(key)]
         elif isinstance(value, Sequence) and isinstance(key, int):

@@ -1,11 +1,15 @@
 """The JSON field `composition`: what a client may write, and how it becomes a plan.
 
-Four ways to say the same:
+Four ways to say the same sum:
 
     "base + 0.8*(polite - base)"
     {"formula": "base + 0.8*(polite - base)"}
     {"recipe": "proxy_tuning", "expert": "polite", "alpha": 0.8}
     {"members": [{"model": "base", "weight": 0.2}, {"model": "polite", "weight": 0.8}]}
+
+Mixtures of probabilities are a recipe:
+
+    {"recipe": "mixture", "experts": ["polite", "rude"], "router": "posterior"}
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ from composer.errors import (
 )
 from composer.fields import Fields, Message, ModelName, Number, TokenId, pairs
 from composer.formula import parse
+from composer.mixture import MixturePlan
 from composer.plan import DEFAULT_LIMITS, FilterKind, Limits, Member, NamedFilter, Plan, normalize
 from composer.prompts import REQUEST, MessagesPrompt, Prompt, TextPrompt, TokensPrompt
 from composer.recipes import RECIPES, Filters, Recipe, Terms
@@ -33,6 +38,7 @@ from composer.recipes.contrastive import Contrastive
 from composer.recipes.copilot import Copilot
 from composer.recipes.dexperts import DExperts
 from composer.recipes.emulated_fine_tuning import EmulatedFineTuning
+from composer.recipes.mixture import Mixture
 from composer.recipes.proxy_tuning import ProxyTuning
 from composer.recipes.value_augmented import ValueAugmented
 from composer.schema import shown, validate
@@ -128,7 +134,8 @@ RecipeComposition: TypeAlias = Annotated[
     | ClassifierFreeGuidance
     | ContextAware
     | ValueAugmented
-    | Copilot,
+    | Copilot
+    | Mixture,
     Field(discriminator="recipe"),
 ]
 
@@ -155,19 +162,19 @@ def parse_composition(
         CompositionError: and nothing else, whatever the value.
     """
     try:
-        terms, filters = _read(value, param)
+        terms, filters, mixture = _read(value, param)
         for name in [member.model for member, _ in terms] + [f.model for f in filters]:
             if name not in known:
                 raise UnknownModelError(name, known)
-        return normalize(terms, filters, limits=limits)
+        return normalize(terms, filters, mixture, limits=limits)
     except CompositionError as error:
         error.param = error.param or param
         raise
 
 
-def _read(value: object, param: str) -> tuple[Terms, Filters]:
+def _read(value: object, param: str) -> tuple[Terms, Filters, MixturePlan | None]:
     if isinstance(value, str):
-        return _formula_terms(value), ()
+        return _formula_terms(value), (), None
     if not isinstance(value, Mapping):
         raise CompositionSchemaError(
             f"{param} is {shown(value)}; give a formula such as {_EXAMPLE}, or an object with "
@@ -176,14 +183,15 @@ def _read(value: object, param: str) -> tuple[Terms, Filters]:
     match [key for key in ("formula", "recipe", "members") if key in value]:
         case ["formula"]:
             by_formula = validate(FormulaComposition, value, param)
-            return _formula_terms(by_formula.formula), _named(by_formula.filters)
+            return _formula_terms(by_formula.formula), _named(by_formula.filters), None
         case ["recipe"]:
             recipe = _recipe(value["recipe"], param)
-            return recipe.build(validate(recipe.fields, value, param))
+            fields = validate(recipe.fields, value, param)
+            return *recipe.build(fields), recipe.mixture(fields) if recipe.mixture else None
         case ["members"]:
             by_members = validate(MembersComposition, value, param)
             terms = tuple((m.member(), m.weight) for m in by_members.members)
-            return terms, _named(by_members.filters)
+            return terms, _named(by_members.filters), None
         case _:
             raise CompositionSchemaError(
                 f"{param} is {shown(value)}; give exactly one of 'formula', 'recipe' and "

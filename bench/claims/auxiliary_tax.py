@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import zoo
 from bench.claim import Result
-from bench.measure import RATIO, Paired, paired, settle, show, table
+from bench.measure import RATIO, Paired, cpu_seconds, paired, settle, show, table
 from bench.workload import VOCABULARY, prompts, seconds_per_token
 from composer.compiled import Row
 from composer.vllm.inprocess import Engine, Job
@@ -22,8 +24,12 @@ def proxy_tuning(engine: Engine, prompt: tuple[int, ...]) -> Job:
     return Job(prompt, rows, params={"max_tokens": ANSWER_TOKENS})
 
 
-def compare(engine: Engine, small: Engine, concurrent: int) -> Paired:
-    """Composed requests against their rows as plain requests to an engine of either model."""
+def compare(engine: Engine, small: Engine, concurrent: int) -> tuple[Paired, Paired]:
+    """Composed requests against their rows as plain requests to an engine of either model: one
+    engine after the other, and step by step in turn.
+
+    In turn, as composing must, the models push each other out of the processor's caches.
+    """
     texts = prompts(concurrent, PROMPT_TOKENS, VOCABULARY, seed=concurrent)
     composed = [proxy_tuning(engine, text) for text in texts]
     plain = [job for one in composed for job in one.separate_by_model()[None]]
@@ -38,10 +44,26 @@ def compare(engine: Engine, small: Engine, concurrent: int) -> Paired:
             small, plain_small, tokens
         )
 
-    for side in (together, apart):
+    def in_turn() -> float:
+        engine.forget_prefixes()
+        small.forget_prefixes()
+        return cpu_seconds(lambda: alternate({small: plain_small, engine: plain})) / tokens
+
+    for side in (together, apart, in_turn):
         side()  # warms up
     settle()
-    return paired(together, apart, ROUNDS[concurrent])
+    rounds = ROUNDS[concurrent]
+    return paired(together, apart, rounds), paired(together, in_turn, rounds // 2)
+
+
+def alternate(jobs: Mapping[Engine, Sequence[Job]]) -> None:
+    """Run the jobs of several engines, a step of each in turn."""
+    for engine, own in jobs.items():
+        for job in own:
+            engine.add(job)
+    while busy := [one for one in jobs if one.engine.has_unfinished_requests()]:
+        for engine in busy:
+            engine.step()
 
 
 def measure() -> Result:
@@ -52,5 +74,7 @@ def measure() -> Result:
     found = {concurrent: compare(engine, small, concurrent) for concurrent in CONCURRENT}
     show("base + 0.8*(small:polite - small), three rows; CPU microseconds per token and row:")
     header = ("composed requests", "composed", "plain requests to two engines", *RATIO)
-    show(table(header, [(n, *one.microseconds()) for n, one in found.items()]))
-    return Result(max(one.ratio.median for one in found.values()))
+    show(table(header, [(n, *one.microseconds()) for n, (one, _) in found.items()]))
+    show("\nThe same, where the two engines take turns step by step:")
+    show(table(header, [(n, *one.microseconds()) for n, (_, one) in found.items()]))
+    return Result(max(one.ratio.median for one, _ in found.values()))

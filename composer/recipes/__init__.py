@@ -1,4 +1,4 @@
-"""Published methods of the linear family, as data. A new one is a file and a line in RECIPES."""
+"""Published methods, as data. A new one is a file and a line in RECIPES."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from composer.recipes import (
     copilot,
     dexperts,
     emulated_fine_tuning,
+    mixture,
     proxy_tuning,
     value_augmented,
 )
@@ -28,4 +29,5 @@ RECIPES: tuple[Recipe[Any], ...] = (
     context_aware.RECIPE,
     value_augmented.RECIPE,
     copilot.RECIPE,
+    mixture.RECIPE,
 )

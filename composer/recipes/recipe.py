@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
 
 from composer.fields import Fields
+from composer.mixture import MixturePlan
 from composer.plan import Member, NamedFilter
 
 Terms: TypeAlias = tuple[tuple[Member, float], ...]
@@ -21,7 +22,8 @@ class Recipe(Generic[F]):
 
     `formula` is for readers, in the names of the fields. `fields` is the JSON object that asks for
     the method; its defaults are the paper's. `build` gives terms and filters that are not yet in
-    normal form: two terms may be equal, and weights may be zero.
+    normal form: two terms may be equal, and weights may be zero. `mixture` tells how the terms are
+    mixed where they are not added; their weights are then the prior.
     """
 
     name: str
@@ -30,3 +32,4 @@ class Recipe(Generic[F]):
     formula: str
     fields: type[F]
     build: Callable[[F], tuple[Terms, Filters]]
+    mixture: Callable[[F], MixturePlan] | None = None

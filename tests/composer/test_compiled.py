@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from composer.compiled import ENGINE_ARG, CompiledPlan, LoadedAdapter, Row
+from composer.compiled import ENGINE_ARG, CompiledPlan, LoadedAdapter, Mixture, Row, Switch
 from composer.plan import Filter, FilterKind
 
 WEIGHTS = st.floats(allow_nan=False, allow_infinity=False)
@@ -29,7 +30,41 @@ def plans(draw: st.DrawFn) -> CompiledPlan:
     return CompiledPlan(rows, tuple(draw(st.lists(filters, max_size=3))))
 
 
-@given(plans())
+@st.composite
+def mixtures(draw: st.DrawFn) -> CompiledPlan:
+    plan = draw(plans())
+    share = draw(st.floats(0, 1))
+    mixture = Mixture(
+        fixed=share,
+        posterior=(1 - share) / 2,
+        confidence=(1 - share) / 2,
+        forgetting=draw(st.floats(0.01, 1)),
+        floor=draw(st.floats(0, 0.9)),
+        prompt=draw(st.booleans()),
+        temperature=draw(st.floats(0.01, 9)),
+    )
+    rows = tuple(replace(row, weight=abs(row.weight)) for row in plan.rows)
+    return CompiledPlan(
+        rows, plan.filters, mixture, None, draw(st.none() | st.text()), draw(st.booleans())
+    )
+
+
+@st.composite
+def switches(draw: st.DrawFn) -> CompiledPlan:
+    candidates = tuple(draw(st.lists(ADAPTERS, min_size=1, max_size=4)))
+    start = draw(st.integers(0, len(candidates) - 1))
+    if draw(st.booleans()):
+        classes = tuple(draw(st.integers(0, 9)) for _ in candidates)
+        sticky = draw(st.floats(0, 9))
+        switch = Switch(candidates, start, "gate.safetensors", classes, stickiness=sticky)
+    else:
+        triggers = draw(st.lists(st.integers(0), min_size=1, max_size=3))
+        switch = Switch(candidates, start, triggers=tuple(triggers))
+    row = Row(1.0, candidates[start])
+    return CompiledPlan((row,), (), None, switch, draw(st.none() | st.text()), draw(st.booleans()))
+
+
+@given(plans() | mixtures() | switches())
 def test_round_trip(plan: CompiledPlan) -> None:
     extra_args = plan.to_extra_args()
     assert list(extra_args) == [ENGINE_ARG]
@@ -100,6 +135,62 @@ def test_an_impossible_plan_is_an_error(
         CompiledPlan(rows, filters)
 
 
+ONE = LoadedAdapter("one@0", 1, "/one")
+TRIGGERED = Switch((None, ONE), triggers=(5,))
+
+
+@pytest.mark.parametrize(
+    ("rows", "fields", "message"),
+    [
+        ((Row(-0.5), Row(1.5)), {"mixture": Mixture()}, "the prior of a row is negative"),
+        ((LEADER, LEADER), {"switch": TRIGGERED}, "a switch has one row and nothing else"),
+        (
+            (LEADER,),
+            {"switch": TRIGGERED, "mixture": Mixture()},
+            "a switch has one row and nothing else",
+        ),
+        ((Row(1.0, ONE),), {"switch": TRIGGERED}, "begins with another adapter than its start"),
+    ],
+)
+def test_an_impossible_mixture_or_switch_is_an_error(
+    rows: tuple[Row, ...], fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        CompiledPlan(rows, **fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"fixed": 0.5},
+        {"fixed": 1.5, "posterior": -0.5},
+        {"forgetting": 0.0},
+        {"forgetting": 1.1},
+        {"floor": -0.1},
+        {"floor": 1.0},
+        {"temperature": 0.0},
+    ],
+)
+def test_an_impossible_rule_is_an_error(fields: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"do not sum to one|is out of range"):
+        Mixture(**fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"start": 2, "triggers": (5,)}, "candidate 2 of 2 cannot start"),
+        ({"start": -1, "triggers": (5,)}, "candidate -1 of 2 cannot start"),
+        ({}, "either a gate or triggers"),
+        ({"gate": "g", "classes": (0, 1), "triggers": (5,)}, "either a gate or triggers"),
+        ({"gate": "g", "classes": (0,)}, "a class for every candidate"),
+    ],
+)
+def test_an_impossible_switch_is_an_error(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Switch((None, ONE), **fields)
+
+
 def test_a_row_that_may_lead_is_moved_to_the_front() -> None:
     small, own, base = Row(0.8, None, None, "small"), Row(0.5, None, (5,)), Row(1.0)
     filters = [Filter(FilterKind.TOP_P, k, 0.9) for k in range(3)]
@@ -114,3 +205,6 @@ def test_without_one_the_base_leads_and_adds_nothing() -> None:
     plan = CompiledPlan.led(rows, [Filter(FilterKind.TOP_P, 1, 0.9)])
     assert plan.rows == (Row(0.0), *rows)
     assert plan.rows[plan.filters[0].member] == rows[1]
+    assert CompiledPlan.order(rows) == [None, 0, 1]
+    assert CompiledPlan.order(plan.rows) == [0, 1, 2]
+    assert CompiledPlan.order(plan.rows[1:] + plan.rows[:1]) == [2, 0, 1]

@@ -9,6 +9,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import TypeAdapter
 
+from composer.mixture import Given, MixturePlan, Rules
 from composer.plan import Filter, FilterKind, Member, Plan
 from composer.prompts import LastToken, MessagesPrompt, RequestPrompt, TextPrompt, WithoutText
 from composer.recipes import RECIPES, Recipe
@@ -172,6 +173,18 @@ def test_copilot() -> None:
     assert result.filters == ()
 
 
+def test_mixture() -> None:
+    """Its weights are the prior; the router's formulas are for tests/composer/test_reference.py."""
+    weights = {"rude": 1, "base": 3}
+    router = {"kind": "fixed", "weights": weights}
+    result = plan("mixture", experts=["rude", "base"], router=router)
+    assert result.members == (Member("base"), Member("rude"))
+    assert result.weights == (0.75, 0.25)
+    given = Rules(((Given((("base", 0.75), ("rude", 0.25))), 1.0),))
+    assert result.mixture == MixturePlan(given)
+    assert result.filters == ()
+
+
 @pytest.mark.parametrize(
     ("recipe", "least", "formula", "filters"),
     [
@@ -209,6 +222,7 @@ def test_copilot() -> None:
             [("top_k", "base", 20)],
         ),
         ("copilot", {"copilot": "small"}, "base + small", []),
+        ("mixture", {"experts": ["polite", "base"]}, "mixture(base, polite)", []),
     ],
 )
 def test_defaults_are_those_of_the_papers(
@@ -249,6 +263,7 @@ def test_the_list() -> None:
         "context_aware",
         "value_augmented",
         "copilot",
+        "mixture",
     ]
 
 

@@ -1,0 +1,120 @@
+"""Mixture of experts: the probabilities of several models, weighed by a router.
+
+`p = sum_k pi_k softmax(l_k)`, as DEMix (Gururangan et al. 2021, section 4.1) and c-BTM (2023) mix
+whole language models. With `gate` and `sequence` one row takes the experts in turn, as in MeteoRA.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from composer.errors import CompositionSchemaError, quoted
+from composer.fields import Fields, Flag, ModelName
+from composer.formula import format_number
+from composer.mixture import MixturePlan, Router, Rules, Sequence, normalized
+from composer.plan import NEGLIGIBLE, Member
+from composer.recipes.recipe import Filters, Recipe, Terms
+from composer.routers.fixed import FixedRouter, uniform_or
+from composer.routers.reading import AnyRouter, router_of
+
+
+class Mixture(Fields):
+    """sum_k pi_k*softmax(expert_k), pi from the router"""
+
+    recipe: Literal["mixture"]
+    """Name of the method."""
+
+    experts: Annotated[list[ModelName], Field(min_length=1)]
+    """The models to mix."""
+
+    router: AnyRouter = FixedRouter()
+    """What weighs the experts, or the kind of router alone, such as `"posterior"`."""
+
+    top_k: Annotated[int, Field(strict=True, ge=1)] | None = None
+    """Only so many experts run: those that weigh most before the answer begins."""
+
+    explain: Flag = False
+    """Whether the response tells the weights of every token, too."""
+
+
+def build(fields: Mixture) -> tuple[Terms, Filters]:
+    """The experts with their prior, as far as it is known before the prompt is."""
+    _, prior = _read(fields)
+    return tuple((Member(name), weight) for name, weight in prior.items()), ()
+
+
+def mixture(fields: Mixture) -> MixturePlan:
+    router, _ = _read(fields)
+    return MixturePlan(router, fields.top_k, fields.explain)
+
+
+def _read(fields: Mixture) -> tuple[Router, dict[str, float]]:
+    """The router in normal form, and the prior of the experts that count.
+
+    Raises:
+        CompositionError: the router does not go with the experts, or `top_k` with either.
+    """
+    experts = fields.experts
+    router = router_of(fields.router, experts)
+    twice = next((name for name, count in Counter(experts).items() if count > 1), None)
+    if twice is not None and not isinstance(router, Sequence):
+        raise CompositionSchemaError(
+            f"the expert {quoted(twice)} is listed twice. List every expert once; how much it "
+            "counts is for the router to say."
+        )
+    prior = dict.fromkeys(experts, 1 / len(experts))
+    if not isinstance(router, Rules):
+        if fields.top_k is not None:
+            raise CompositionSchemaError(
+                f"top_k is {fields.top_k}, but the {fields.router.kind} router runs one row and "
+                "weighs nothing. Leave top_k out."
+            )
+        return router, prior
+    _check_top_k(fields.top_k, router, len(experts))
+    if not router.reads_text:
+        prior = router.resolved(experts, {})
+        left = {name: weight for name, weight in prior.items() if weight >= NEGLIGIBLE}
+        if len(left) < len(prior):
+            prior = normalized(left)
+            router = replace(router, prior=((uniform_or(prior), 1.0),))
+    _check_floor(router, min(len(prior), fields.top_k or len(prior)))
+    return router, prior
+
+
+def _check_top_k(top_k: int | None, router: Rules, count: int) -> None:
+    if top_k is not None and top_k > count:
+        raise CompositionSchemaError(
+            f"top_k is {top_k}, and the mixture has {count} "
+            f"{'expert' if count == 1 else 'experts'}. Give at most {count}, or leave it out.",
+        )
+    if top_k is not None and top_k < count and router.prior == Rules().prior:
+        raise CompositionSchemaError(
+            f"top_k is {top_k} of {count} experts, but before the answer begins they all weigh the "
+            'same. Use the router "prompt", give weights, or give the router a prior, e.g. '
+            '"prior": "prompt".'
+        )
+
+
+def _check_floor(router: Rules, count: int) -> None:
+    if router.floor * count >= 1:
+        raise CompositionSchemaError(
+            f"the floor is {format_number(router.floor)}, which {count} experts cannot all have. "
+            f"Give a number below 1/{count}."
+        )
+
+
+RECIPE = Recipe(
+    name="mixture",
+    title="Mixture of experts",
+    citation='Gururangan et al. 2021, "DEMix Layers: Disentangling Domains for Modular Language '
+    'Modeling", arXiv:2108.05036; Gururangan et al. 2023, "Scaling Expert Language Models with '
+    'Unsupervised Domain Discovery", arXiv:2303.14177',
+    formula="sum_k pi_k*softmax(expert_k), pi from the router",
+    fields=Mixture,
+    build=build,
+    mixture=mixture,
+)

@@ -1,0 +1,174 @@
+"""Gates are trained on what they will see: the zoo's adapters, told apart by their own answers."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import zoo
+from adapters.inspection import inspect
+from clients.cli import main
+from composer.gates import BASE, GateError, fingerprint, load_gate
+from composer.training.examples import read_examples
+from composer.training.fit import fit
+from composer.training.gate import HELD_OUT, train_gate
+from composer.training.states import HiddenStates
+from zoo.tasks import tasks
+
+NAMES = ("count", "sort")
+TOKENIZER = AutoTokenizer.from_pretrained(zoo.BASE)
+
+
+def write_examples(folder: Path, name: str, count: int) -> Path:
+    """Questions and answers of a task."""
+    rng = random.Random(name)
+    lines = []
+    for _ in range(count):
+        example = tasks()[name].sample(rng, False)
+        line = {"messages": example.messages, "answer": example.answer}
+        lines.append(json.dumps(line))
+    path = folder / f"{name}.jsonl"
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
+    folder = tmp_path_factory.mktemp("examples")
+    return {name: write_examples(folder, name, 25) for name in NAMES}
+
+
+def test_the_command_from_end_to_end(
+    files: Mapping[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "gate.safetensors"
+    words = ["router", "train", "--base", str(zoo.BASE), "--output", str(output)]
+    words += ["--adapters", *(f"{name}={zoo.ADAPTERS[name]}" for name in NAMES)]
+    words += ["--examples", *(f"{name}={path}" for name, path in files.items())]
+    assert main(words) == 0
+    gate = load_gate(output)
+    gate.check_base(fingerprint(zoo.BASE), 256)
+    assert gate.classes == (BASE, *NAMES)
+    digests = {name: inspect(zoo.ADAPTERS[name], name).digest for name in NAMES}
+    assert gate.digests == {BASE: None, **digests}
+    assert float(gate.metadata["accuracy"]) > 0.95
+    said = capsys.readouterr().out
+    assert "count: " in said
+    assert gate.digest in said
+    assert main(words) == 0
+    assert load_gate(output).digest == gate.digest, "the same examples give the same gate"
+
+
+def test_states_are_what_the_output_layer_reads(files: Mapping[str, Path]) -> None:
+    """Of the positions that choose adapters for the answer, also where rows are filled up."""
+    examples = read_examples(files["sort"], TOKENIZER, 3, 100)
+    reader = HiddenStates(zoo.BASE, {"sort": zoo.ADAPTERS["sort"]})
+    model = AutoModelForCausalLM.from_pretrained(zoo.BASE, dtype=torch.float32)
+    told: list[int] = []
+    found = dict(reader.under(None, examples, told.append))
+    assert sum(told) == len(found) == 3
+    assert any(
+        not torch.equal(states, found[i])
+        for i, states in reader.under("sort", examples, told.append)
+    )
+    for i, example in enumerate(examples):
+        with torch.inference_mode():
+            logits = model(torch.tensor([example.tokens])).logits[0]
+            given = model.lm_head(found[i])
+        expected = logits[example.answer - 2 : len(example.tokens) - 2]
+        torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_fit_finds_what_separates() -> None:
+    """Classes of unequal size and features of unequal scale; a class without states stays out."""
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.tensor([0] * 900 + [2] * 60)
+    states = torch.randn(960, 5, generator=generator) * torch.tensor([1, 1, 1, 1, 1000.0])
+    states[labels == 2, 1] += 8
+    linear = fit(states, labels, 3, lambda done: None)
+    right = linear(states).argmax(-1) == labels
+    assert float(right[labels == 0].float().mean()) > 0.98
+    assert float(right[labels == 2].float().mean()) > 0.98
+
+
+def test_a_base_without_examples_is_never_chosen(files: Mapping[str, Path]) -> None:
+    examples = {name: read_examples(files[name], TOKENIZER, 10, 100) for name in NAMES}
+    paths = {name: zoo.ADAPTERS[name] for name in NAMES}
+    steps: list[tuple[int, int]] = []
+    trained = train_gate(
+        zoo.BASE, paths, {}, examples, lambda done, total, what: steps.append((done, total))
+    )
+    hidden = np.random.default_rng(0).normal(size=(50, 256)).astype(np.float32)
+    assert trained.gate.logits(hidden).argmax(-1).min() == 1
+    assert steps[-1][0] == steps[-1][1], "the bar ends full"
+    assert trained.gate.digests == {BASE: None, "count": None, "sort": None}
+    held = sum(len(e.positions()) for name in NAMES for e in examples[name]) * 3 // HELD_OUT
+    assert 0.5 * held < trained.held_out < 2 * held
+
+
+LINES = (
+    "Sort d b a c",
+    '{"prompt": "<|bos|>Sort d", "answer": " b a c"}',
+    '{"messages": [{"role": "user", "content": "Sort d"}], "answer": "d c"}',
+    '{"messages": [{"role": "user", "content": "d"}], "prefix": "a b", "answer": " c d"}',
+    '{"messages": [{"role": "user", "content": "d"}, {"role": "assistant", "content": "a b"}]}',
+)
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_examples(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "texts"
+    path.write_text(f"{line}\n\n{line}\n")
+    one, other = read_examples(path, TOKENIZER, 5, 100)
+    assert one == other
+    whole = TOKENIZER.decode(one.tokens)
+    answer = TOKENIZER.decode(one.tokens[one.answer :])
+    assert whole.endswith(answer)
+    given = json.loads(line) if line.startswith("{") else {"answer": line}
+    wanted = given.get("answer") or given["messages"][-1]["content"]
+    assert answer == wanted
+    assert one.positions() == range(max(one.answer - 2, 0), len(one.tokens) - 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "has 0 examples"),
+        ("Sort d b a c", "has 1 examples"),
+        ("{x", "line 1 begins like JSON"),
+        ('{"answer": "a b c d"}', "needs either 'prompt' or 'messages'"),
+        ('{"prompt": "a", "answer": ""}', "has no text for 'answer'"),
+        ('{"prompt": "a", "answer": "b", "label": 3}', "unknown field 'label'"),
+        ('{"prompt": "a", "prefix": "x", "answer": "b"}', "has a 'prefix' beside 'prompt'"),
+        ('{"messages": "a", "answer": "b"}', "no list of objects"),
+        ('{"messages": [{"role": "user", "content": "a"}]}', "no last message of the assistant"),
+        ('{"messages": [{"role": "x", "content": "a"}], "answer": "b"}', "chat template"),
+        ("a", "no answer within 100 tokens"),
+    ],
+)
+def test_examples_that_are_refused(text: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "texts"
+    path.write_text(text)
+    with pytest.raises(GateError, match=said):
+        read_examples(path, TOKENIZER, 5, 100)
+
+
+def test_what_is_refused_by_the_command(
+    files: Mapping[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["router", "train", "--base", str(zoo.BASE), "--output", str(tmp_path / "g")]
+    words += ["--adapters", f"sort={zoo.ADAPTERS['sort']}", "--examples"]
+    assert main([*words, f"count={files['count']}"]) == 1
+    assert "adapter 'sort' has no examples" in capsys.readouterr().err
+    assert main([*words, f"sort={tmp_path / 'missing'}"]) == 1
+    assert "missing" in capsys.readouterr().err
+    assert main([*words, *(f"sort={files['sort']}" for _ in range(2))]) == 2
+    assert "twice" in capsys.readouterr().err
+    assert not (tmp_path / "g").exists()
