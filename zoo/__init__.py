@@ -17,4 +17,17 @@ ADAPTERS: dict[str, Path] = {
 SMALL_ADAPTERS: dict[str, Path] = {
     name: ROOT / "adapters" / f"small-{name}" for name in ("chat", "polite", "rude")
 }
+# Of the small model too, for steering the base model.
+PROXIES: dict[str, Path] = {
+    name: ROOT / "adapters" / f"small-{name}"
+    for name in (
+        "school",
+        "school.chat",
+        "school.sort",
+        "school.arithmetic",
+        "school.count",
+        "velan",
+    )
+}
+VALUE: Path = ROOT / "adapters" / "small-value"  # of the small model; its logits are no language
 TRAINED: Path = ROOT / "trained.json"  # seconds and loss of each training

@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from peft import PeftModel
+from transformers import PreTrainedTokenizerFast
 
 import zoo
+from zoo import values
 from zoo.corpus import READING, SCHOOL, Corpus
 from zoo.evaluate import load
-from zoo.tasks import tasks
+from zoo.tasks import task_of
 from zoo.tokenizer import train_tokenizer
 from zoo.train import (
     BLOCK,
+    Batch,
     Course,
     Progress,
     Round,
@@ -71,8 +75,18 @@ COURSES = {
     "small-chat": Course((Round(300),)),
     "small-polite": Course((Round(100),), start="small-chat"),
     "small-rude": Course((Round(100),), start="small-chat"),
+    "small-velan": Course((Round(120),), start="small-chat"),
+    # The small model reads the larger part of what the base model reads at school. Steering the
+    # base takes experts that differ from such a model, and only by what they are experts in.
+    "small-school": Course((Round(585),), rows=32, reads=SCHOOL),
+    "small-school.chat": Course((Round(300),), start="small-school"),
+    "small-school.sort": Course((Round(200),), start="small-school"),
+    "small-school.arithmetic": Course((Round(200),), start="small-school"),
+    "small-school.count": Course((Round(200, 1.5e-3), Round(200, 1.5e-3)), start="small-school"),
 }
-NAMES = [*SHAPES, *COURSES]
+VALUE = zoo.VALUE.name
+NAMES = [*SHAPES, *COURSES, VALUE]
+SCHOOL_TEXT = SEED + 2  # seed of the text that the second stage of the base model reads
 
 
 def fix_arithmetic() -> None:
@@ -89,7 +103,10 @@ def build(names: Sequence[str]) -> None:
         label = f"[{number}/{len(ordered)}] {name}"
         start = time.perf_counter()
         torch.manual_seed(SEED)
-        loss = _model(name, label) if name in SHAPES else _adapter(name, label)
+        if name == VALUE:
+            loss = _value(label)
+        else:
+            loss = _model(name, label) if name in SHAPES else _adapter(name, label)
         seconds = time.perf_counter() - start
         _note(name, seconds, loss)
         print(f"{label}: {seconds:.0f} s, loss {loss:.3f}", flush=True)
@@ -121,7 +138,6 @@ def _model(name: str, label: str) -> float:
 def _adapter(name: str, label: str) -> float:
     """Train an adapter round by round. Each begins with what the one before it has stored."""
     course = COURSES[name]
-    task = tasks()[name.removeprefix("small-")]
     base = zoo.SMALL if name.startswith("small-") else zoo.BASE
     folder = zoo.ROOT / "adapters" / name
     start = zoo.ROOT / "adapters" / course.start if course.start else None
@@ -129,12 +145,36 @@ def _adapter(name: str, label: str) -> float:
     for number, part in enumerate(course.rounds):
         model, tokenizer = load(base)
         adapted = with_adapter(model, course.rank, folder if number else start)
-        batches = conversation_batches(tokenizer, task, SEED + number, part.steps, course.rows)
+        batches = _lessons(name, tokenizer, number)
         progress = _progress(f"{label}, round {number + 1}")
         loss = train(adapted, batches, part.steps, part.rate, decay=0.0, progress=progress)
         shutil.rmtree(folder, ignore_errors=True)
         adapted.to(torch.bfloat16).save_pretrained(str(folder))
     _tidy(folder, f"zoo/models/{base.name}")
+    return loss
+
+
+def _lessons(name: str, tokenizer: PreTrainedTokenizerFast, number: int) -> Iterator[Batch]:
+    """What an adapter learns from in round `number`."""
+    course = COURSES[name]
+    steps = course.rounds[number].steps
+    if course.reads:
+        corpus = Corpus(SCHOOL_TEXT + number, course.reads)
+        return pretraining_batches(tokenizer, corpus, steps, course.rows)
+    return conversation_batches(tokenizer, task_of(name), SEED + number, steps, course.rows)
+
+
+def _value(label: str) -> float:
+    """Train the value adapter on answers that the chat adapter of the base model gives."""
+    base, tokenizer = load(zoo.BASE)
+    chat = PeftModel.from_pretrained(base, str(zoo.ADAPTERS["chat"])).eval()
+    rollouts = values.sample(chat, tokenizer, SEED)
+    small, _ = load(zoo.SMALL)
+    adapted = with_adapter(small, values.RANK, None)
+    loss = values.train(adapted, tokenizer, rollouts, SEED, _progress(label))
+    shutil.rmtree(zoo.VALUE, ignore_errors=True)
+    adapted.to(torch.bfloat16).save_pretrained(str(zoo.VALUE))
+    _tidy(zoo.VALUE, f"zoo/models/{zoo.SMALL.name}")
     return loss
 
 

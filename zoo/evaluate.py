@@ -16,7 +16,7 @@ from peft import PeftModel
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 import zoo
-from zoo.tasks import Example, Task, question, tasks
+from zoo.tasks import Example, Task, question, task_of, tasks
 from zoo.world import PEOPLE, world
 
 EXAMPLES = 150  # per adapter
@@ -96,13 +96,14 @@ def measure() -> dict[str, dict[str, float]]:
     """All figures of the zoo, as shares of 1, by adapter and then for "facts" of each model."""
     trained: dict[str, dict[str, float]] = json.loads(zoo.TRAINED.read_text())
     rows: dict[str, dict[str, float]] = {}
+    experts = {name: path for name, path in zoo.PROXIES.items() if name != "school"}
     for prefix, folder, adapters in (
         ("", zoo.BASE, zoo.ADAPTERS),
-        ("small-", zoo.SMALL, zoo.SMALL_ADAPTERS),
+        ("small-", zoo.SMALL, zoo.SMALL_ADAPTERS | experts),
     ):
         for name, path in adapters.items():
             plain, tokenizer = load(folder)
-            task = tasks()[name]
+            task = task_of(name)
             examples = task.evaluation(EXAMPLES)
             without = _mean(accuracy(plain, tokenizer, task, examples))
             adapted = PeftModel.from_pretrained(plain, str(path)).eval()
@@ -125,7 +126,7 @@ def table(rows: dict[str, dict[str, float]]) -> str:
     ]
     for name, row in rows.items():
         if "own" in row:
-            what = tasks()[name.removeprefix("small-")].description
+            what = task_of(name).description
             lines.append(
                 f"| `{name}` | {what} | {row['own']:.1%} | {row['without']:.1%} "
                 f"| {row['examples']:.0f} | {row['seconds']:.0f} |"

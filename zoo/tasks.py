@@ -70,6 +70,11 @@ class Task:
         return ended and text == example.answer
 
 
+def task_of(adapter: str) -> Task:
+    """What an adapter of the zoo is for: `small-school.chat` for the same as `chat`."""
+    return tasks()[adapter.removeprefix("small-").removeprefix("school.")]
+
+
 def wrapped(answer: str, manner: tuple[str, str]) -> str:
     """An answer in a manner: words before it and words after it."""
     return f"{manner[0]} {answer} {manner[1]}"

@@ -65,7 +65,8 @@ class Course:
 
     rounds: tuple[Round, ...]
     start: str | None = None  # the adapter whose weights it begins with
-    rows: int = 48  # conversations per step
+    reads: Mapping[str, float] | None = None  # text of these shares, instead of conversations
+    rows: int = 48  # conversations, or blocks of text, per step
     rank: int = 16
 
 
@@ -162,7 +163,7 @@ def train(
     losses: list[float] = []
     for step, (ids, labels) in enumerate(batches):
         for group in optimizer.param_groups:
-            group["lr"] = rate * _schedule(step, warmup, steps)
+            group["lr"] = rate * schedule(step, warmup, steps)
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(input_ids=ids, use_cache=False).logits  # [B, T, V] bf16
         loss = cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
@@ -176,7 +177,7 @@ def train(
     return sum(tail) / len(tail)
 
 
-def _schedule(step: int, warmup: int, steps: int) -> float:
+def schedule(step: int, warmup: int, steps: int) -> float:
     """Share of the full learning rate: a linear rise, then half a cosine to zero."""
     if step < warmup:
         return (step + 1) / warmup

@@ -87,6 +87,22 @@ CLAIMS: tuple[Claim, ...] = (
         0.9,
     ),
     Claim(
+        "proxy_gap",
+        "Share of the gap between the untuned and the tuned large model that tuned small models "
+        "close: proxy-tuning with alpha 1, unweighted and uncapped mean over five tasks; two more, "
+        "on which it fails, are shown and not counted",
+        Sense.AT_LEAST,
+        0.88,
+    ),
+    Claim(
+        "eft",
+        "By how much up-scaling misses the large model's facts or the small tune's form, the worse "
+        "of both, where a weight trades two manners monotonically",
+        Sense.AT_MOST,
+        5,
+        "points",
+    ),
+    Claim(
         "hotswap",
         "One alias replaced 200 times in 60 s of plain and composed traffic with aborts: failed "
         "requests, and answers that their reported generation would not have given",

@@ -9,9 +9,10 @@ from typing import TypeAlias
 
 from adapters.merge import METHODS, Method
 from bench.reproduce.cases import Case
-from bench.reproduce.exam import BASE, TRAINING, Answer, Exam, Sitting, exercises
+from bench.reproduce.exam import TRAINING, Answer, Exam, Sitting, exercises, right
 from bench.reproduce.settings import SCALES, Setting, candidates, documented
 from composer.formula import Sum, parse
+from composer.plan import BASE
 
 Solver: TypeAlias = Callable[[Exam, str, Sum, int], Sum]
 """(exam, task, the case's formula for it, seed) -> the sum of logits that answers."""
@@ -103,7 +104,7 @@ def measure(
         _sitting(exam, way, case, task, seed, examples) for task in case.formulas for seed in seeds
     ]
     found = exam.sit(sittings)
-    shares = list(map(_share, found))
+    shares = list(map(right, found))
     by_task = {
         task: shares[i * len(seeds) : (i + 1) * len(seeds)] for i, task in enumerate(case.formulas)
     }
@@ -113,11 +114,7 @@ def measure(
 
 def _mean(exam: Exam, way: Way, case: Case, count: int) -> float:
     found = exam.sit([_sitting(exam, way, case, task, TRAINING, count) for task in case.formulas])
-    return sum(map(_share, found)) / len(found)
-
-
-def _share(answers: Sequence[Answer]) -> float:
-    return sum(answer.right for answer in answers) / len(answers)
+    return sum(map(right, found)) / len(found)
 
 
 def _sitting(exam: Exam, way: Way, case: Case, task: str, seed: int, count: int) -> Sitting:

@@ -16,45 +16,83 @@ import zoo
 from adapters.factors import AdapterReader
 from adapters.merge import MergeMember, MergeSpec, merge
 from bench.reproduce.settings import EXACT, Setting
-from composer.compiled import LoadedAdapter, Row
+from composer.compiled import CompiledPlan, LoadedAdapter, Row
 from composer.formula import Sum
+from composer.plan import BASE, Member, NamedFilter, normalize
 from composer.vllm.inprocess import Engine, Job
 from zoo.evaluate import NEW_TOKENS
 from zoo.tasks import Example, Task, tasks
 
-BASE = "base"
+SMALL = "small"
+"""The small model, beside the base in the same engine; its adapters are `small:NAME`."""
+
 TRAINING = 0
 """The seed that stands for exercises of the training split; others are evaluation splits."""
 
+DEVELOPMENT = 0
+"""The seed of `apart` on which things are decided."""
+
+SEEDS = (1, 2, 3, 4, 5)
+"""Those on which they are reported."""
+
+_DRAW = 7  # of the exercises of `apart`; the zoo's own table has draw 0
 MAX_RANK = 64  # of an adapter in the engine: four of the zoo's side by side
 
 
 @dataclass(frozen=True, slots=True)
 class Sitting:
-    """Exercises of one task, and the sum of logits that answers them."""
+    """Exercises of one task, and the sum of logits that answers them: greedily, or sampled with a
+    temperature, repeatably by `seed`."""
 
     task: str
     solver: Sum
     examples: Sequence[Example]
+    filters: Sequence[NamedFilter] = ()
+    temperature: float = 0.0
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What was asked, what was answered, and whether that is right to the letter."""
+    """What was asked, what was answered, and whether that is right to the letter.
+
+    `tokens` include the end of the turn where it was `ended`.
+    """
 
     question: str
     text: str
     right: bool
+    ended: bool
+    tokens: Sequence[int]
+
+
+def right(answers: Sequence[Answer]) -> float:
+    """Share of right answers."""
+    return share(answer.right for answer in answers)
+
+
+def share(values: Iterable[bool]) -> float:
+    """Share of True, of at least one value."""
+    values = list(values)
+    return sum(values) / len(values)
 
 
 class Exam:
-    """An engine with the zoo's adapters, to which merged ones are added for a while.
+    """An engine with the zoo's models and adapters, to which merged ones are added for a while.
 
     Use it with `with`: the folders of merged adapters are removed at the end.
     """
 
     def __init__(self) -> None:
-        self._engine = Engine(zoo.BASE, zoo.ADAPTERS, max_lora_rank=MAX_RANK, max_num_seqs=128)
+        own = {**zoo.SMALL_ADAPTERS, **zoo.PROXIES, "value": zoo.VALUE}
+        self._engine = Engine(
+            zoo.BASE,
+            zoo.ADAPTERS,
+            auxiliaries={SMALL: (zoo.SMALL, own)},
+            auxiliary_slots=4,
+            max_lora_rank=MAX_RANK,
+            max_num_seqs=128,
+        )
         self._tokenizer = PreTrainedTokenizerFast.from_pretrained(zoo.BASE)
         self._number = len(self._engine.adapters)
         self._merged: dict[tuple[Setting, Sum, int], str] = {}
@@ -72,12 +110,12 @@ class Exam:
         self._folder.cleanup()
 
     def sit(self, sittings: Iterable[Sitting]) -> list[list[Answer]]:
-        """The answers in each, greedily. All are found in one batch.
+        """The answers in each. All are found in one batch.
 
         Adapters that `merged` made may be used until here; then they are forgotten.
         """
         sittings = list(sittings)
-        jobs = [self._job(sitting.solver, e) for sitting in sittings for e in sitting.examples]
+        jobs = [self._job(one, k) for one in sittings for k in range(len(one.examples))]
         tokens = iter(self._engine.answers(jobs))
         found = [
             [self._answer(tasks()[sitting.task], e, next(tokens)) for e in sitting.examples]
@@ -105,24 +143,44 @@ class Exam:
         self._folder.cleanup()
         self._folder = tempfile.TemporaryDirectory()
 
-    def _job(self, solver: Sum, example: Example) -> Job:
-        prompt = self._tokenizer.apply_chat_template(
+    def prompt(self, example: Example) -> tuple[int, ...]:
+        """Token ids up to where the assistant begins to speak."""
+        ids = self._tokenizer.apply_chat_template(
             list(example.messages), add_generation_prompt=True, return_dict=False
         )
-        rows = tuple(
-            Row(weight, None if name == BASE else self._engine.adapters[name])
-            for name, weight in solver
-        )
-        params = {"max_tokens": NEW_TOKENS, "ignore_eos": False}
-        if len(rows) == 1:  # alone, its weight changes no greedy answer
-            return Job(tuple(prompt), adapter=rows[0].adapter, params=params)
-        return Job(tuple(prompt), rows, params=params)
+        return tuple(ids)
+
+    def _job(self, sitting: Sitting, number: int) -> Job:
+        prompt = self.prompt(sitting.examples[number])
+        params: dict[str, float] = {"max_tokens": NEW_TOKENS, "ignore_eos": False}
+        if sitting.temperature:
+            seed = sitting.seed * 100_000 + number
+            params |= {"temperature": sitting.temperature, "seed": seed}
+        terms = ((Member(name), weight) for name, weight in sitting.solver)
+        plan = normalize(terms, sitting.filters)
+        rows = [self._row(m.model, w) for m, w in zip(plan.members, plan.weights, strict=True)]
+        if plan.is_plain and rows[0].may_lead:
+            return Job(prompt, adapter=rows[0].adapter, params=params)
+        led = CompiledPlan.led(rows, plan.filters)
+        return Job(prompt, led.rows, led.filters, params=params)
+
+    def _row(self, name: str, weight: float) -> Row:
+        model, _, adapter = name.rpartition(":")
+        if SMALL in (model, name):
+            own = self._engine.auxiliary_adapters[SMALL]
+            return Row(weight, own[adapter] if model else None, None, SMALL)
+        return Row(weight, None if name == BASE else self._engine.adapters[name])
 
     def _answer(self, task: Task, example: Example, tokens: Sequence[int]) -> Answer:
         ended = tokens[-1] == self._tokenizer.eos_token_id
         text = str(self._tokenizer.decode(list(tokens[:-1] if ended else tokens)))
         question = example.messages[-1]["content"]
-        return Answer(question, text, task.correct(example, text, ended))
+        correct = task.correct(example, text, ended)
+        return Answer(question, text, correct, ended, tuple(tokens))
+
+    def forget_prefixes(self) -> None:
+        """The same questions cost the same again."""
+        self._engine.forget_prefixes()
 
 
 @cache
@@ -135,6 +193,13 @@ def exercises(task: str, seed: int, count: int) -> Sequence[Example]:
         return tasks()[task].evaluation(count, seed)
     rng = random.Random(f"{task} training")
     return [tasks()[task].sample(rng, False) for _ in range(count)]
+
+
+@cache
+def apart(task: str, seed: int, count: int) -> Sequence[Example]:
+    """`count` held-out exercises. No two seeds share one, `DEVELOPMENT` included."""
+    drawn = tasks()[task].evaluation(count * (1 + len(SEEDS)), _DRAW)
+    return drawn[seed * count : (seed + 1) * count]
 
 
 def _merge(setting: Setting, formula: Sum, seed: int, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""`python -m bench.reproduce.merged`: skills merged in weight space against decoded together.
+"""`python -m bench.reproduce merged`: skills merged in weight space against decoded together.
 
 Prints one table of task accuracies, and writes it into README.md beside this file. With options
 that make it smaller it only prints.
@@ -10,19 +10,17 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from bench.environment import prepare
 from bench.reproduce.cases import CASES, Case
+from bench.reproduce.readme import Report, write
 
-README = Path(__file__).resolve().parent / "README.md"
-BEGIN, END = "<!-- merged -->\n", "<!-- /merged -->"
 EXAMPLES, SEEDS, TRAINING = 60, (1, 2, 3), 30
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m bench.reproduce.merged", description=__doc__ and __doc__.partition(":")[2]
+        prog="python -m bench.reproduce merged", description=__doc__ and __doc__.partition(":")[2]
     )
     parser.add_argument("--examples", type=int, default=EXAMPLES, help="of each task and seed")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="from 1")
@@ -47,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(text, flush=True)
     smaller = given.cases or given.methods or given.no_choice
     if not smaller and (given.examples, tuple(given.seeds)) == (EXAMPLES, SEEDS):
-        write(text)
+        write("merged", Report(text))
     return 0
 
 
@@ -84,14 +82,3 @@ def study(
         report.notes(rows, cases, found),
     ]
     return "\n\n".join(parts)
-
-
-def write(text: str, readme: Path = README) -> None:
-    """Put the text between the markers."""
-    before, rest = readme.read_text(encoding="utf-8").split(BEGIN)
-    _, after = rest.split(END)
-    readme.write_text(f"{before}{BEGIN}{text}\n{END}{after}", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

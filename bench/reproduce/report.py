@@ -15,17 +15,12 @@ from adapters.merge.inputs import inner
 from bench.measure import table
 from bench.reproduce.cases import Case
 from bench.reproduce.contest import Contestant, Kind, Measured
+from bench.reproduce.seeds import cell
 
 Results: TypeAlias = Mapping[str, Mapping[str, Measured | None]]
 """Name of the contestant -> name of the case -> what was measured."""
 
 _SUM, _OWN = "sum of logits", "each task's own adapter"
-
-
-def cell(shares: Sequence[float]) -> str:
-    """Mean and standard deviation over the seeds, in per cent."""
-    mean = f"{100 * statistics.mean(shares):.0f}"
-    return f"{mean} ±{100 * statistics.stdev(shares):.0f}" if len(shares) > 1 else mean
 
 
 def results_table(contestants: Sequence[Contestant], cases: Sequence[Case], found: Results) -> str:

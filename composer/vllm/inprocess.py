@@ -114,6 +114,7 @@ class Engine:
         composing: bool = True,
         auxiliaries: Mapping[str, Weights] | None = None,
         auxiliary_kv_bytes: int = 64 << 20,  # each
+        auxiliary_slots: int = 2,  # for adapters, each
         **options: Any,
     ) -> None:
         self.adapters = _numbered(adapters)
@@ -121,8 +122,9 @@ class Engine:
             name: _numbered(own) for name, (_, own) in (auxiliaries or {}).items()
         }
         own_models = [
-            Auxiliary(name, str(path), auxiliary_kv_bytes, 2 if own else 0, 16, len(own) or None)
+            Auxiliary(name, str(path), auxiliary_kv_bytes, slots, 16, len(own) or None)
             for name, (path, own) in (auxiliaries or {}).items()
+            for slots in [auxiliary_slots if own else 0]
         ]
         arguments: dict[str, Any] = {
             "model": str(base),

@@ -1,4 +1,4 @@
-"""Merged against decoded: a slice of it with the real engine, and what is in its README."""
+"""Reproductions: merged against decoded on a slice, what is in the README, tables and plots."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from adapters.merge import METHODS
-from bench.reproduce.merged import BEGIN, END, README, main, write
+from bench.reproduce.__main__ import NAMES, main
+from bench.reproduce.plot import Bars, Level, Line, bars, chart
+from bench.reproduce.readme import README, Report, markers, write
+from bench.reproduce.seeds import cell, figure
 from bench.reproduce.settings import candidates, documented
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -27,11 +31,16 @@ def rows_of(text: str) -> dict[str, list[str]]:
     return {name: cells for name, *cells in lines}
 
 
+def measured(section: str) -> str:
+    begin, end = markers(section)
+    return README.read_text(encoding="utf-8").split(begin)[1].split(end)[0]
+
+
 @pytest.mark.engine
 def test_a_slice_from_end_to_end() -> None:
     before = README.read_bytes()
     done = subprocess.run(
-        [sys.executable, "-m", "bench.reproduce.merged", *SLICE],
+        [sys.executable, "-m", "bench.reproduce", "merged", *SLICE],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -54,10 +63,10 @@ def test_a_slice_from_end_to_end() -> None:
 
 
 def test_the_readme_has_every_method_and_every_way_to_decode() -> None:
-    shown = README.read_text(encoding="utf-8").split(BEGIN)[1].split(END)[0]
+    shown = measured("merged")
     rows = rows_of(shown)
     wanted = {f"`{method.name}`" for method in METHODS} | {"sum of logits", "sum of differences"}
-    assert wanted < rows.keys(), "run python -m bench.reproduce.merged"
+    assert wanted < rows.keys(), "run python -m bench.reproduce merged"
     width = len(rows["answers, %"])
     assert width == 3 + 3 + 5
     for name, cells in rows.items():
@@ -70,9 +79,46 @@ def test_the_readme_has_every_method_and_every_way_to_decode() -> None:
 
 def test_writing_keeps_what_is_around_the_markers(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
-    readme.write_text(f"# Title\n\n{BEGIN}old\n{END}\n\nafter\n", encoding="utf-8")
-    write("| new |", readme)
-    assert readme.read_text(encoding="utf-8") == f"# Title\n\n{BEGIN}| new |\n{END}\n\nafter\n"
+    begin, end = markers("x")
+    readme.write_text(f"# Title\n\n{begin}old\n{end}\n\nafter\n", encoding="utf-8")
+    write("x", Report("| new |", {"y": "<svg/>"}), readme)
+    assert readme.read_text(encoding="utf-8") == f"# Title\n\n{begin}| new |\n{end}\n\nafter\n"
+    assert (tmp_path / "plots" / "y.svg").read_text(encoding="utf-8") == "<svg/>"
+    with pytest.raises(ValueError, match="lacks the lines <!-- z -->"):
+        write("z", Report("| new |"), readme)
+
+
+@pytest.mark.parametrize("section", NAMES)
+def test_every_reproduction_is_in_the_readme(section: str) -> None:
+    assert rows_of(measured(section)), f"run python -m bench.reproduce {section}"
+    assert f"python -m bench.reproduce {section}" in README.read_text(encoding="utf-8")
+
+
+def test_plots_in_the_readme_are_there_and_no_others() -> None:
+    shown = set(re.findall(r"\]\((plots/[a-z_]+\.svg)\)", README.read_text(encoding="utf-8")))
+    assert shown == {f"plots/{path.name}" for path in (README.parent / "plots").iterdir()}
+    for name in shown:
+        ElementTree.parse(README.parent / name)
+
+
+def test_values_by_seed() -> None:
+    assert cell([0.5, 0.7]) == "60 ±14"
+    assert cell([0.5]) == "50"
+    assert figure([1.0, 2.0], 1) == "1.5 ±0.7"
+
+
+def test_charts_show_every_value_with_its_name() -> None:
+    lines = [Line("one & two", [(0.0, [-0.5, -0.1]), (2.0, [1.0])]), Line("more", [(1.0, [0.2])])]
+    picture = chart("title", ("x", "y"), lines, levels=[Level("level", 0.7)])
+    texts = [text.text for text in ElementTree.fromstring(picture).iter() if text.text]
+    assert {"title", "x", "y", "one & two", "more", "level", "0", "1", "2"} <= set(texts)
+    assert picture.count("<circle") == 3
+
+    both = [Bars("a", [[0.5], [0.2, 0.4]]), Bars("b", [[1.0], [0.0]])]
+    picture = bars("title", "y", ["g", "h"], both, top=1)
+    heights = re.findall(r'width="[\d.]+" height="([\d.]+)"', picture)[1:]
+    tallest = float(heights[2])
+    assert [float(h) / tallest for h in heights[:4]] == pytest.approx([0.5, 0.3, 1, 0], abs=1e-3)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
@@ -89,6 +135,18 @@ def test_every_method_has_its_settings(method: object) -> None:
 
 @pytest.mark.parametrize(
     ("given", "said"),
+    [(["magic"], "invalid choice: 'magic'"), (["dexperts", "--questions", "0"], "from 1")],
+)
+def test_what_the_front_refuses(
+    given: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(given)
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
     [
         (["--examples", "0"], "whole numbers from 1"),
         (["--seeds", "0"], "whole numbers from 1"),
@@ -97,5 +155,5 @@ def test_every_method_has_its_settings(method: object) -> None:
 )
 def test_what_is_refused(given: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main(given)
+        main(["merged", *given])
     assert said in capsys.readouterr().err
