@@ -1,5 +1,5 @@
 # make help lists the targets. PYTHON, VENV and EXTRA say how the environment is made;
-# MODEL, ADAPTERS, HOST, PORT and ARGS what the server serves.
+# MODEL, ADAPTERS, EXAMPLES, HOST, PORT and ARGS what the server serves.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,8 +11,12 @@ MODEL ?= zoo/models/base
 ADAPTERS ?= $(subst $(space),$(comma),$(foreach folder,$(ZOO_ADAPTERS),$(notdir $(folder))=$(folder)))
 # name=path,adapter=path,...: a further model with the same tokenizer; the zoo's beside its base
 AUXILIARY ?= $(if $(filter zoo/models/base,$(MODEL)),small=zoo/models/small$(subst $(space),,$(foreach \
-  folder,$(sort $(patsubst %/adapter_config.json,%,$(wildcard zoo/adapters/small-*/adapter_config.json))),\
+  folder,$(filter-out zoo/adapters/small-school% zoo/adapters/small-value,$(sort $(patsubst \
+  %/adapter_config.json,%,$(wildcard zoo/adapters/small-*/adapter_config.json)))),\
   $(comma)$(patsubst small-%,%,$(notdir $(folder)))=$(folder))))
+# name=file,name=file: prompts by which the model `auto` chooses an adapter; those of the zoo
+EXAMPLES ?= $(if $(filter file,$(origin ADAPTERS)),$(if $(filter zoo/models/base,$(MODEL)),$(subst $(space),$(comma),$(foreach \
+  file,$(sort $(wildcard zoo/examples/*.txt)),$(basename $(notdir $(file)))=$(file)))))
 HOST ?= 127.0.0.1
 PORT ?= 8000
 # where the server keeps stored compositions
@@ -45,7 +49,7 @@ setup-dev: ## install it with the test and lint tools
 
 serve: setup ## install if necessary, then serve the zoo on http://127.0.0.1:8000
 	$(RUN) -m server --model $(MODEL) $(if $(ADAPTERS),--adapters $(ADAPTERS)) \
-	  $(if $(AUXILIARY),--auxiliary $(AUXILIARY) )--host $(HOST) --port $(PORT) --compositions-file $(COMPOSITIONS) \
+	  $(if $(EXAMPLES),--examples $(EXAMPLES) )$(if $(AUXILIARY),--auxiliary $(AUXILIARY) )--host $(HOST) --port $(PORT) --compositions-file $(COMPOSITIONS) \
 	  $(if $(STORE),--adapter-store $(STORE) )$(ARGS)
 
 test: setup-dev ## install if necessary, then run the tests

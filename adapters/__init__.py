@@ -11,6 +11,7 @@ from adapters.errors import (
     AdapterStoreError,
     MergeError,
     PolicyError,
+    ProfileError,
     SourceError,
     SourceUnavailableError,
     VersionConflictError,
@@ -20,6 +21,7 @@ from adapters.generation import ALIAS, BASE, Generation, model_of
 from adapters.inspection import inspect
 from adapters.objects import StoredAdapter
 from adapters.policy import Policy
+from adapters.profile import UNSAID, Profile
 from adapters.registry import Lease, Registry, Served
 from adapters.shapes import ModelShapes
 from adapters.sources import SourceRules, fetch
@@ -30,6 +32,7 @@ __all__ = [
     "ALIAS",
     "BASE",
     "CONFIG",
+    "UNSAID",
     "WEIGHTS",
     "Action",
     "AdapterError",
@@ -41,6 +44,8 @@ __all__ = [
     "ModelShapes",
     "Policy",
     "PolicyError",
+    "Profile",
+    "ProfileError",
     "Registry",
     "Served",
     "SourceError",

@@ -3,6 +3,7 @@
     ComposerError
     ├── AdapterError             the adapter cannot be served: HTTP 400
     ├── PolicyError              the policy has a wrong field or type: HTTP 400
+    ├── ProfileError             the same of the examples and the description: HTTP 400
     ├── SourceError              the source may not be read, or is no adapter: HTTP 400
     ├── MergeError               the merge or extraction cannot be computed: HTTP 400
     ├── AdapterNotFoundError     no such adapter, version or content: HTTP 404
@@ -37,6 +38,12 @@ class PolicyError(ComposerError):
     """A policy has an unknown field, or a value of the wrong type."""
 
     code = "invalid_policy"
+
+
+class ProfileError(ComposerError):
+    """A profile has an unknown field, a value of the wrong type, or too much text."""
+
+    code = "invalid_profile"
 
 
 class SourceError(ComposerError):

@@ -74,6 +74,7 @@ def rollback_target(history: Sequence[Version], to: int | None) -> Version:
 
 
 def contents(history: Iterable[Version], last: int) -> frozenset[str]:
-    """What the `last` versions stand for, changes of policy not counted."""
-    digests = [version.digest for version in history if version.action is not Action.POLICY]
+    """What the `last` versions stand for, changes of policy and profile not counted."""
+    same = (Action.POLICY, Action.PROFILE)
+    digests = [version.digest for version in history if version.action not in same]
     return frozenset(digest for digest in digests[-last:] if digest is not None)

@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from adapters.disk import locked, store_errors, sync, write_all
-from adapters.errors import AdapterStoreError, PolicyError
+from adapters.errors import AdapterStoreError, PolicyError, ProfileError
 from adapters.version import Version
 
 
@@ -160,7 +160,7 @@ class Journal:
     def _parse(self, line: bytes, sequence: int) -> Version:
         try:
             version = Version.from_json(json.loads(line))
-        except (ValueError, RecursionError, PolicyError) as error:
+        except (ValueError, RecursionError, PolicyError, ProfileError) as error:
             raise self._damaged(sequence, str(error)) from error
         if version.sequence != sequence:
             raise self._damaged(sequence, f"it says that it is line {version.sequence}")

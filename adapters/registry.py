@@ -17,15 +17,17 @@ from types import TracebackType
 
 from adapters.generation import Generation, engine_name
 from adapters.policy import Policy
+from adapters.profile import UNSAID, Profile
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What an alias stands for: a generation, under the policy of a version of the alias."""
+    """What an alias stands for: a generation, and what a version of the alias says about it."""
 
     generation: Generation
     policy: Policy
     version: int
+    profile: Profile = UNSAID
 
 
 class Lease:
@@ -110,7 +112,9 @@ class Registry:
         """Whether an alias stands for it or a lease holds it."""
         return generation.engine_name in self._live
 
-    def point(self, generation: Generation, policy: Policy, version: int) -> bool:
+    def point(
+        self, generation: Generation, policy: Policy, version: int, profile: Profile = UNSAID
+    ) -> bool:
         """Let the alias stand for a generation that a lease holds; requests get it from now on.
 
         Returns False, and changes nothing, where a later version of the alias is known already.
@@ -120,7 +124,7 @@ class Registry:
             return False
         self._versions[alias] = version
         before = self._served.get(alias)
-        self._served[alias] = Served(generation, policy, version)
+        self._served[alias] = Served(generation, policy, version, profile)
         if before is not None:
             self._let_go(before.generation)
         return True

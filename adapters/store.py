@@ -26,6 +26,7 @@ from adapters.inspection import inspect
 from adapters.journal import Journal
 from adapters.objects import Objects, StoredAdapter, check_plain_files
 from adapters.policy import Policy
+from adapters.profile import UNSAID, Profile
 from adapters.shapes import ModelShapes
 from adapters.staging import Staging
 from adapters.version import Action, Version
@@ -116,9 +117,10 @@ class Store:
     def prune(self, keep: int) -> tuple[str, ...]:
         """Delete contents that no alias needs, and return their digests, sorted.
 
-        Kept are what the last `keep` versions of each alias stand for, changes of policy not
-        counted, and what somebody is about to publish. An engine may have to read an adapter again
-        while a request still uses a replaced version, so keep more than 1 under traffic.
+        Kept are what the last `keep` versions of each alias stand for, changes of policy and
+        profile not counted, and what somebody is about to publish. An engine may have to read an
+        adapter again while a request still uses a replaced version, so keep more than 1 under
+        traffic.
         """
         if keep < 1:
             raise ValueError(f"keep is {keep}; keep at least 1 version, the present one")
@@ -146,11 +148,13 @@ class Store:
         actor: str,
         origin: Mapping[str, object],
         policy: Policy | None = None,
+        profile: Profile = UNSAID,
     ) -> Version:
         """Let `alias` stand for a committed content.
 
         `expected` is the number that the alias must have now, 0 where it must not exist. Without
-        `policy` the alias keeps its own, also over a deletion; a new alias has `Policy()`.
+        `policy` the alias keeps its own, also over a deletion; a new alias has `Policy()`. What
+        `profile` does not say, it keeps likewise.
 
         Raises:
             AdapterError: the name cannot be an alias.
@@ -163,7 +167,8 @@ class Store:
             self._objects.verify(digest)
             if policy is None:
                 policy = history[-1].policy if history else Policy()
-            return self._append(alias, Action.PUBLISH, digest, policy, actor, origin)
+            profile = profile.over(history[-1].profile if history else UNSAID)
+            return self._append(alias, Action.PUBLISH, digest, policy, profile, actor, origin)
 
     def rollback(
         self, alias: str, *, to: int | None = None, expected: int | None = None, actor: str
@@ -181,9 +186,16 @@ class Store:
             target = self.rollback_target(alias, to)
             assert target.digest is not None, "a target has content"
             self._objects.verify(target.digest)
-            policy = self.history(alias)[-1].policy
-            origin = {"rollback_to": target.number}
-            return self._append(alias, Action.ROLLBACK, target.digest, policy, actor, origin)
+            last = self.history(alias)[-1]
+            return self._append(
+                alias,
+                Action.ROLLBACK,
+                target.digest,
+                last.policy,
+                last.profile,
+                actor,
+                {"rollback_to": target.number},
+            )
 
     def rollback_target(self, alias: str, to: int | None = None) -> Version:
         """The version that `rollback` would return to now. Raises what it would raise."""
@@ -198,7 +210,9 @@ class Store:
         """
         with self._changing(alias, expected):
             present = self.current(alias)
-            return self._append(alias, Action.DELETE, None, present.policy, actor, {})
+            return self._append(
+                alias, Action.DELETE, None, present.policy, present.profile, actor, {}
+            )
 
     def set_policy(
         self, alias: str, policy: Policy, *, expected: int | None = None, actor: str
@@ -211,7 +225,24 @@ class Store:
         """
         with self._changing(alias, expected):
             present = self.current(alias)
-            return self._append(alias, Action.POLICY, present.digest, policy, actor, {})
+            return self._append(
+                alias, Action.POLICY, present.digest, policy, present.profile, actor, {}
+            )
+
+    def set_profile(
+        self, alias: str, profile: Profile, *, expected: int | None = None, actor: str
+    ) -> Version:
+        """Replace the profile of `alias`.
+
+        Raises:
+            AdapterNotFoundError: no such alias.
+            VersionConflictError: the alias is not at `expected`.
+        """
+        with self._changing(alias, expected):
+            present = self.current(alias)
+            return self._append(
+                alias, Action.PROFILE, present.digest, present.policy, profile, actor, {}
+            )
 
     def current(self, alias: str) -> Version:
         """The present version of `alias`. Raises `AdapterNotFoundError`."""
@@ -265,12 +296,13 @@ class Store:
         action: Action,
         digest: str | None,
         policy: Policy,
+        profile: Profile,
         actor: str,
         origin: Mapping[str, object],
     ) -> Version:
         time = self._clock().isoformat(timespec="milliseconds")
         return self._journal.append(
-            Version(0, alias, 0, action, digest, policy, time, actor, origin)
+            Version(0, alias, 0, action, digest, policy, time, actor, origin, profile)
         )
 
     def _unknown(self, alias: str) -> AdapterNotFoundError:

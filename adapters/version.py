@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from adapters.generation import ALIAS
 from adapters.policy import Policy
+from adapters.profile import UNSAID, Profile
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 """sha256 of the content of an adapter."""
@@ -24,6 +25,7 @@ class Action(StrEnum):
     ROLLBACK = "rollback"
     DELETE = "delete"
     POLICY = "policy"
+    PROFILE = "profile"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,9 @@ class Version:
     origin: Mapping[str, object] = field(hash=False)
     """Where the content came from: `{"source": …}`, `{"merge": …}`, `{"rollback_to": 3}`."""
 
+    profile: Profile = UNSAID
+    """What the adapter is for."""
+
     def to_json(self) -> dict[str, object]:
         """The object that `from_json` reads."""
         return {
@@ -66,6 +71,7 @@ class Version:
             "time": self.time,
             "actor": self.actor,
             "origin": dict(self.origin),
+            "profile": self.profile.to_json(),
         }
 
     @classmethod
@@ -75,9 +81,10 @@ class Version:
         Raises:
             ValueError: a field is missing, unknown, or has a wrong value.
             PolicyError: the same of the policy.
+            ProfileError: the same of the profile, which may be missing: there were none at first.
         """
         names = {entry.name for entry in fields(cls)}
-        if not isinstance(value, dict) or value.keys() != names:
+        if not isinstance(value, dict) or value.keys() | {"profile"} != names:
             raise ValueError(f"it is no object with the fields {', '.join(sorted(names))}")
         action = Action(_typed(value, "action", str))
         digest = None if action is Action.DELETE else _typed(value, "digest", str)
@@ -95,6 +102,7 @@ class Version:
             time=_typed(value, "time", str),
             actor=_typed(value, "actor", str),
             origin=_typed(value, "origin", dict),
+            profile=Profile.from_json(value.get("profile", {})),
         )
 
 

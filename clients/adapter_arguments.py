@@ -27,7 +27,7 @@ def add_adapters(
     adapters = commands.add_parser(
         "adapters",
         help="what the server serves, for administrators; adapters on this disk",
-        description="list to policy ask a server; the others work on this machine's disk.",
+        description="list to profile ask a server; the others work on this machine's disk.",
     )
     actions = adapters.add_subparsers(required=True, metavar="ACTION")
     _add_remote(actions)
@@ -71,12 +71,13 @@ def _add_remote(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         ("delete", adapter_commands.delete, "stop serving an adapter; its history stays"),
         ("history", adapter_commands.history, "every version of an alias"),
         ("policy", adapter_commands.policy, "show or change who may use an adapter, and how"),
+        ("profile", adapter_commands.profile, "show or change what routers know of an adapter"),
     ):
         action = actions.add_parser(name, help=help_, description=help_, parents=[shared])
         action.set_defaults(run=run)
         if name != "list":
             action.add_argument("alias", metavar="ALIAS")
-        if name in ("publish", "rollback", "delete", "policy"):
+        if name in ("publish", "rollback", "delete", "policy", "profile"):
             condition = action.add_mutually_exclusive_group()
             condition.add_argument(
                 "--if-match", type=int, metavar="N", help="only if the alias is at version N"
@@ -88,6 +89,8 @@ def _add_remote(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
             action.add_argument("--to", type=int, metavar="N", help="default: the one before")
         if name in ("publish", "policy"):
             _add_policy(action)
+        if name in ("publish", "profile"):
+            _add_profile(action)
 
 
 def _add_content(action: argparse.ArgumentParser) -> None:
@@ -118,6 +121,13 @@ def _add_policy(action: argparse.ArgumentParser) -> None:
         "and replaces those before",
     )
     keys.add_argument("--any-key", action="store_true", help="everybody may use it")
+
+
+def _add_profile(action: argparse.ArgumentParser) -> None:
+    action.add_argument(
+        "--examples", type=Path, metavar="FILE", help="prompts that it is to answer, one a line"
+    )
+    action.add_argument("--description", metavar="TEXT", help="what it is for, in a few words")
 
 
 def _add_local(

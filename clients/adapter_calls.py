@@ -7,7 +7,7 @@ version that the alias must be at; where it is at another one, the call raises C
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -54,6 +54,8 @@ def put_adapter(
     extract: Mapping[str, object] | None = None,
     patch: Mapping[str, object] | None = None,
     policy: Policy | None = None,
+    examples: Sequence[str] | None = None,
+    description: str | None = None,
     if_match: int | None = None,
     if_none_match: bool = False,
 ) -> Call[Adapter]:
@@ -66,11 +68,13 @@ def put_adapter(
     Args:
         source: a folder or an archive below the server's root, a Hugging Face id, a URL.
         files: a folder here, whose adapter_config.json and adapter_model.safetensors are sent.
-        archive: a .zip, .tar or .tar.gz here with these two files; takes no policy.
+        archive: a .zip, .tar or .tar.gz here with these two files; takes no policy and no texts.
         merge: adapters of the server and how to merge them; see `adapters.merge`.
         extract: a full fine-tune to take an adapter from; see `adapters.extract`.
         patch: an adapter of an earlier version of the base; see `adapters.patch`.
         policy: who may use it, and how; None leaves it as it is, or open if the alias is new.
+        examples: prompts that it is to answer, for routers; None leaves those that it has.
+        description: what it is for, in a few words; None leaves it as it is.
         if_none_match: only if the alias stands for nothing now.
 
     Raises:
@@ -86,7 +90,8 @@ def put_adapter(
     if if_none_match and if_match is not None:
         raise ValueError("if_match and if_none_match contradict each other; give one")
     headers = {"If-None-Match": "*"} if if_none_match else _condition(if_match)
-    rules = {} if policy is None else {"policy": _json(policy)}
+    rules: dict[str, object] = {} if policy is None else {"policy": _json(policy)}
+    rules |= _profile(examples, description)
     body: dict[str, object] | None = None
     upload: Form | RawFile | None = None
     if files is not None:
@@ -94,7 +99,9 @@ def put_adapter(
         upload = Form(fields, [_existing(files / name) for name in FILES])
     elif archive is not None:
         if rules:
-            raise ValueError("an archive takes no policy; unpack it and send the folder")
+            raise ValueError(
+                f"an archive takes no {', '.join(rules)}; unpack it and send the folder"
+            )
         kind = _MEDIA_TYPES.get(archive.suffix.lower(), "application/octet-stream")
         upload = RawFile(_existing(archive), kind)
     else:
@@ -120,6 +127,26 @@ def set_policy(alias: str, policy: Policy, *, if_match: int | None = None) -> Ca
     """PUT /adapters/{alias}/policy: replace the whole policy. What is left out is allowed."""
     headers = _condition(if_match)
     return Call("PUT", _path(alias, "policy"), _json(policy), reader(Adapter), headers=headers)
+
+
+def set_profile(
+    alias: str,
+    *,
+    examples: Sequence[str] | None = None,
+    description: str | None = None,
+    if_match: int | None = None,
+) -> Call[Adapter]:
+    """PUT /adapters/{alias}/profile: replace the whole profile. What is left out is not said."""
+    body = _profile(examples, description)
+    headers = _condition(if_match)
+    return Call("PUT", _path(alias, "profile"), body, reader(Adapter), headers=headers)
+
+
+def _profile(examples: Sequence[str] | None, description: str | None) -> dict[str, object]:
+    if isinstance(examples, str):
+        raise ValueError("examples is one text; give a list of texts")
+    fields = {"examples": examples and list(examples), "description": description}
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _path(alias: str, *more: str) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 
 from clients import errors
 from clients.arguments import UsageError
 from clients.client import Client
-from clients.models import Adapter, AdapterPolicy, Wire
+from clients.models import Adapter, AdapterPolicy, AdapterProfile, Wire
 from clients.tables import print_table
 
 _SHOWN = 12
@@ -44,6 +45,7 @@ def show(client: Client, arguments: argparse.Namespace) -> None:
         ("origin", _line(entry.origin)),
         ("served", _served(entry)),
         *_policy_rows(entry.policy),
+        *_profile_rows(entry.profile),
     ]
     if (report := entry.adapter) is not None:
         rows += [
@@ -77,6 +79,8 @@ def publish(client: Client, arguments: argparse.Namespace) -> None:
         extract=arguments.extract,
         patch=arguments.patch,
         policy=policy,
+        examples=_examples(arguments.examples),
+        description=arguments.description,
         if_match=if_match,
         if_none_match=arguments.new,
     )
@@ -116,6 +120,30 @@ def policy(client: Client, arguments: argparse.Namespace) -> None:
         _changed(client.set_policy(arguments.alias, changed, if_match=if_match), arguments)
     elif not _printed(entry.policy, arguments):
         print_table(_policy_rows(entry.policy))
+
+
+def profile(client: Client, arguments: argparse.Namespace) -> None:
+    """Show the profile, or change what the options name and leave the rest."""
+    entry = client.get_adapter(arguments.alias)
+    examples, description = _examples(arguments.examples), arguments.description
+    if examples is not None or description is not None:
+        present = entry.profile
+        changed = client.set_profile(
+            arguments.alias,
+            examples=present.examples if examples is None else examples,
+            description=present.description if description is None else description,
+            if_match=entry.number if arguments.if_match is None else arguments.if_match,
+        )
+        _changed(changed, arguments)
+    elif not _printed(entry.profile, arguments):
+        print_table(_profile_rows(entry.profile))
+
+
+def _examples(file: Path | None) -> list[str] | None:
+    """The lines of the file that are not empty."""
+    if file is None:
+        return None
+    return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def _changes(arguments: argparse.Namespace) -> dict[str, object]:
@@ -163,6 +191,15 @@ def _policy_rows(policy: AdapterPolicy) -> list[tuple[str, str]]:
         ("compositions", "yes" if policy.compositions else "no"),
         ("negative", "yes" if policy.negative else "no"),
         ("keys", "any" if policy.keys is None else " ".join(policy.keys) or "none"),
+    ]
+
+
+def _profile_rows(profile: AdapterProfile) -> list[tuple[str, str]]:
+    examples = profile.examples or ()
+    shown = f", such as {_line(examples[0])}" if examples else ""
+    return [
+        ("description", " ".join((profile.description or "-").split())),
+        ("examples", f"{len(examples)}{shown}"),
     ]
 
 

@@ -25,6 +25,7 @@ def chat(
     *,
     model: str = "base",
     composition: Composition | None = None,
+    compare: bool | None = None,
     max_tokens: int | None = None,
     temperature: float | None = None,
     top_p: float | None = None,
@@ -39,8 +40,10 @@ def chat(
 
     Args:
         messages: {"role": ..., "content": ...} in order, or the text of one user message.
-        model: the base model, an adapter, a stored composition or a formula.
+        model: the base model, an adapter, a stored composition, a formula, or "auto": the server
+            chooses the adapter.
         composition: what to compute instead of one model; see Composition.
+        compare: ask each model of the composition alone as well; not for streams.
         logprobs: log-probabilities of the answer's tokens and of this many alternatives each.
         extra: further fields of the body, of OpenAI's API or vLLM's.
     """
@@ -52,6 +55,7 @@ def chat(
             "messages": list(messages),
             "model": model,
             "composition": composition,
+            "compare": compare,
             "max_tokens": max_tokens,
             "temperature": temperature,
             "top_p": top_p,
@@ -71,6 +75,7 @@ def complete(
     *,
     model: str = "base",
     composition: Composition | None = None,
+    compare: bool | None = None,
     max_tokens: int | None = None,
     temperature: float | None = None,
     top_p: float | None = None,
@@ -87,6 +92,7 @@ def complete(
             "prompt": prompt if isinstance(prompt, str) else list(prompt),
             "model": model,
             "composition": composition,
+            "compare": compare,
             "max_tokens": max_tokens,
             "temperature": temperature,
             "top_p": top_p,

@@ -2,7 +2,8 @@
 
 Exit codes: 0 done; 1 the server refused the request (4xx); 2 wrong command line, or a file that it
 names cannot be read; 3 the server cannot be reached; 4 the server failed (5xx, a broken stream);
-130 interrupted. `adapters` inspect, merge, extract, unpack and patch: see adapters/cli.py.
+130 interrupted. `adapters` inspect, merge, extract, unpack and patch: see adapters/cli.py;
+`router`: see clients/router_commands.py.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from clients import commands, errors
 from clients.adapter_arguments import add_adapters, admin_client
 from clients.arguments import UsageError, add_composition, assignment
 from clients.client import Client
+from clients.router_commands import add_router
 
 REFUSED, USAGE, UNREACHABLE, FAILED, INTERRUPTED = 1, 2, 3, 4, 130
 
@@ -79,9 +81,17 @@ def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
 
     chat = commands_.add_parser("chat", help="ask one question, or talk if none is given")
     chat.add_argument("question", nargs="?", help="'-' reads it from the standard input")
-    chat.add_argument("--model", default="base", help="base, an adapter or a stored composition")
+    chat.add_argument(
+        "--model", default="base", help="base, an adapter, a stored composition, a formula or auto"
+    )
     add_composition(chat)
     chat.add_argument("--system", help="the system message")
+    chat.add_argument(
+        "--routing", action="store_true", help="tell the weights of the experts, on standard error"
+    )
+    chat.add_argument(
+        "--compare", action="store_true", help="print what each expert answers alone, too"
+    )
     chat.add_argument("--stream", action="store_true", help="print the answer while it is made")
     chat.add_argument("--json", action="store_true", help="print the server's whole answer")
     chat.add_argument("--max-tokens", type=int)
@@ -118,6 +128,7 @@ def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
             add_composition(action)
 
     add_adapters(commands_, words)
+    add_router(commands_)
     return parser
 
 

@@ -87,6 +87,7 @@ class Client:
     rollback_adapter = sends(adapter_calls.rollback_adapter)
     delete_adapter = sends(adapter_calls.delete_adapter)
     set_policy = sends(adapter_calls.set_policy)
+    set_profile = sends(adapter_calls.set_profile)
 
     def close(self) -> None:
         self._http.close()
@@ -165,6 +166,7 @@ class AsyncClient:
     rollback_adapter = awaits(adapter_calls.rollback_adapter)
     delete_adapter = awaits(adapter_calls.delete_adapter)
     set_policy = awaits(adapter_calls.set_policy)
+    set_profile = awaits(adapter_calls.set_profile)
 
     async def close(self) -> None:
         await self._http.aclose()

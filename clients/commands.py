@@ -11,7 +11,7 @@ from clients import calls
 from clients.arguments import UsageError, composition_of
 from clients.call import Generation
 from clients.client import Client
-from clients.models import ChatChunk, ChatCompletion
+from clients.models import ChatChunk, ChatCompletion, CompositionInfo
 from clients.tables import print_table
 
 Messages = list[Mapping[str, object]]
@@ -35,8 +35,9 @@ def chat(client: Client, arguments: argparse.Namespace) -> None:
 
 
 def _converse(client: Client, arguments: argparse.Namespace, messages: Messages) -> None:
-    if arguments.json:
-        raise UsageError("--json needs a question")
+    for option in ("json", "compare"):
+        if getattr(arguments, option):
+            raise UsageError(f"--{option} needs a question")
     arguments.stream = True
     print("Ctrl-D ends the conversation.", file=sys.stderr)
     while True:
@@ -54,21 +55,50 @@ def _converse(client: Client, arguments: argparse.Namespace, messages: Messages)
 
 def _answer(client: Client, arguments: argparse.Namespace, messages: Messages) -> str:
     """Print the answer and return its text."""
+    if arguments.compare and arguments.stream:
+        raise UsageError("--compare does not go with --stream")
     call = _chat_call(arguments, messages)
     if not arguments.stream:
         answer = client.send(call)
         print(answer.model_dump_json(exclude_unset=True) if arguments.json else answer.text)
+        if arguments.compare and not arguments.json:
+            _tell_comparison(answer)
+        if arguments.routing:
+            _tell_routing(answer.composition)
         return answer.text
-    parts = []
+    parts, composition = [], None
     for chunk in client.stream(call):
         parts.append(chunk.text)
+        composition = chunk.composition or composition
         if arguments.json:
             print(chunk.model_dump_json(exclude_unset=True), flush=True)
         else:
             print(chunk.text, end="", flush=True)
     if not arguments.json:
         print()
+    if arguments.routing:
+        _tell_routing(composition)
     return "".join(parts)
+
+
+def _tell_comparison(answer: ChatCompletion) -> None:
+    for name, alone in (answer.comparison or {}).items():
+        said = alone.text if alone.error is None else f"error: {alone.error.get('message')}"
+        print(f"{name} alone: {said}")
+
+
+def _tell_routing(composition: CompositionInfo | None) -> None:
+    """The experts by their weight, the largest first."""
+    sys.stdout.flush()  # what comes first, is read first
+    routing = composition.routing if composition is not None else None
+    if routing is None:
+        print("composer: nothing was routed", file=sys.stderr)
+        return
+    ranked = sorted(routing.weights.items(), key=lambda pair: -pair[1])
+    shown = ", ".join(f"{name} {weight:.3f}" for name, weight in ranked)
+    print(f"composer: weights: {shown}", file=sys.stderr)
+    for name in routing.missing:
+        print(f"composer: the expert {name} is gone", file=sys.stderr)
 
 
 def _chat_call(
@@ -78,6 +108,7 @@ def _chat_call(
         messages,
         model=arguments.model,
         composition=composition_of(arguments),
+        compare=arguments.compare or None,
         max_tokens=arguments.max_tokens,
         temperature=arguments.temperature,
         top_p=arguments.top_p,

@@ -19,11 +19,35 @@ class Usage(Wire):
     total_tokens: int
 
 
+class RoutedAnswer(Wire):
+    """What a router did in one answer.
+
+    `weights`: the mean weight of each expert; where one row switches between them, the share of the
+    tokens that each computed. `tokens`, if the composition says `"explain": true`: the weights of
+    every token, or the expert that computed it.
+    """
+
+    weights: dict[str, float]
+    tokens: tuple[str | dict[str, float], ...] = ()
+
+
+class RoutingInfo(RoutedAnswer):
+    """The mean over all answers, and each one of `answers` if there are more than one. `missing`
+    are experts that a gate knows and that are gone."""
+
+    answers: tuple[RoutedAnswer, ...] = ()
+    missing: tuple[str, ...] = ()
+
+
 class CompositionInfo(Wire):
-    """What the server computed: the plan in normal form and how many rows of the batch it took."""
+    """What the server computed: the plan in normal form and how many rows of the batch it took.
+
+    `routing` where it was a mixture; in a stream, the last chunk has it.
+    """
 
     plan: dict[str, JsonValue]
     rows: int
+    routing: RoutingInfo | None = None
 
 
 class TopLogprob(Wire):
@@ -83,6 +107,32 @@ class CompletionChoice(Wire):
     logprobs: CompletionLogprobs | None = None
 
 
+class ChatAlone(Wire):
+    """What one model answers alone (`compare`), or its error in the server's words."""
+
+    choices: tuple[ChatChoice, ...] = ()
+    usage: Usage | None = None
+    error: dict[str, JsonValue] | None = None
+
+    @property
+    def text(self) -> str:
+        """The first choice's content; empty if it has none."""
+        return (self.choices[0].message.content or "") if self.choices else ""
+
+
+class CompletionAlone(Wire):
+    """The same of a text completion."""
+
+    choices: tuple[CompletionChoice, ...] = ()
+    usage: Usage | None = None
+    error: dict[str, JsonValue] | None = None
+
+    @property
+    def text(self) -> str:
+        """The first choice's text."""
+        return self.choices[0].text if self.choices else ""
+
+
 class Answer(Wire):
     """What all answers and chunks share.
 
@@ -100,7 +150,10 @@ class Answer(Wire):
 
 
 class ChatCompletion(Answer):
+    """`comparison`: what each expert answers alone, by its name, if `compare` asked for it."""
+
     choices: tuple[ChatChoice, ...]
+    comparison: dict[str, ChatAlone] | None = None
 
     @property
     def text(self) -> str:
@@ -118,7 +171,10 @@ class ChatChunk(Answer):
 
 
 class Completion(Answer):
+    """`comparison` as in `ChatCompletion`."""
+
     choices: tuple[CompletionChoice, ...]
+    comparison: dict[str, CompletionAlone] | None = None
 
     @property
     def text(self) -> str:
@@ -166,6 +222,16 @@ class AdapterPolicy(Wire):
     """API keys that may use it, as "sha256:" and the hash in hex; None: everybody."""
 
 
+class AdapterProfile(Wire):
+    """What an adapter is for. Routers that read the prompt compare it with these texts."""
+
+    examples: tuple[str, ...] | None = None
+    """Prompts that it is to answer."""
+
+    description: str | None = None
+    """What it is for, in a few words; counts where there are no examples."""
+
+
 class AdapterReport(Wire):
     """What inspection found in the two files of an adapter."""
 
@@ -192,6 +258,7 @@ class AdapterVersion(Wire):
     action: str
     digest: str | None = None
     policy: AdapterPolicy
+    profile: AdapterProfile = AdapterProfile()
     time: str
     actor: str
     origin: dict[str, JsonValue] = {}

@@ -10,13 +10,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from adapters import ModelShapes, Store
+from adapters import ModelShapes, Profile, Store
 from composer.errors import ComposerError
+from composer.plan import BASE
 from composer.vllm.options import prepare_environment
 from server.auxiliary import find_auxiliaries
 from server.base_model import find_folder
 from server.flags import Needs
-from server.given import publish_given
+from server.gates import LoadedGate, load_gates
+from server.given import publish_given, read_examples
 from server.settings import Settings
 from server.store import CompositionStore
 
@@ -52,15 +54,19 @@ def _serve(settings: Settings) -> None:
     shapes = ModelShapes.read(folder)
     auxiliaries = find_auxiliaries(settings.auxiliaries, folder, settings.vllm_flags)
     compositions = CompositionStore(settings.compositions_file)
+    profiles = _read_profiles(settings)
+    gates = load_gates(settings.routers, folder)
     with _adapter_store(settings) as store:
-        publish_given(store, settings.adapters, shapes)
+        publish_given(store, settings.adapters, shapes, profiles)
         for one in auxiliaries:
-            publish_given(store, one.given.adapters, one.shapes)
+            publish_given(store, one.given.adapters, one.shapes, profiles)
         aliases = store.aliases()
         for alias in aliases:
             _say_adapter(store, alias)
         if not aliases:
             _say("no adapters; --adapters name=path adds them")
+        for gate in gates:
+            _say_gate(gate, aliases)
         for name in set(compositions.names()) & set(aliases):
             _say(f"the adapter {name} hides the stored composition of that name")
         where = settings.compositions_file or "in memory"
@@ -71,7 +77,8 @@ def _serve(settings: Settings) -> None:
         from server import app, openai
 
         ranks = {a: store.stored(str(store.current(a).digest)).report.rank for a in aliases}
-        parts = app.Parts(settings, folder, shapes, auxiliaries, store, compositions)
+        models = {name: one for name, one in profiles.items() if name not in aliases}
+        parts = app.Parts(settings, folder, shapes, auxiliaries, store, compositions, gates, models)
         openai.run(
             settings,
             Needs(shapes, ranks, settings.admin_key is not None, auxiliaries),
@@ -79,6 +86,28 @@ def _serve(settings: Settings) -> None:
             on_ready=lambda url: _say_ready(url, aliases, time.monotonic() - start),
             say=_say,
         )
+
+
+def _read_profiles(settings: Settings) -> dict[str, Profile]:
+    """The examples of the command line, by the name of what they are for.
+
+    Raises:
+        ValueError: a file cannot be read, or nothing has that name here.
+    """
+    profiles: dict[str, Profile] = {}
+    known = {BASE, *(alias for alias, _ in settings.adapters)}
+    for one in settings.auxiliaries:
+        known |= {one.name, *(alias for alias, _ in one.adapters)}
+    for name, file in settings.examples:
+        if name not in known:
+            raise ValueError(
+                f"--examples {name}={file}: the command line gives no model of that name. Give it "
+                "with --adapters, or publish the adapter with its examples."
+            )
+        if name in profiles:
+            raise ValueError(f"--examples gives '{name}' twice. Put its examples into one file.")
+        profiles[name] = read_examples(name, file)
+    return profiles
 
 
 @contextmanager
@@ -119,6 +148,13 @@ def _say_adapter(store: Store, alias: str) -> None:
     )
     for warning in report.warnings:
         _say(f"adapter {alias}: {warning}")
+
+
+def _say_gate(one: LoadedGate, aliases: Sequence[str]) -> None:
+    _say(f"gate {one.name}: chooses among {', '.join(one.gate.classes)}")
+    for name in one.gate.classes:
+        if name != BASE and name not in aliases:
+            _say(f"gate {one.name}: no adapter is called {name}; publish it, or ask for the others")
 
 
 def _say_ready(url: str, adapters: Sequence[str], seconds: float) -> None:

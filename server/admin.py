@@ -15,7 +15,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from adapters import AdapterNotFoundError, Policy, Version
+from adapters import AdapterNotFoundError, Policy, Profile, Version
 from composer.errors import ComposerError, quoted
 from server.errors import (
     BodyTooLargeError,
@@ -26,7 +26,7 @@ from server.errors import (
     status_of,
 )
 from server.service import AdapterService
-from server.uploads import Uploads
+from server.uploads import Uploads, take_profile
 
 PREFIX = "/v1/adapters"
 _VLLM_ROUTES = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
@@ -132,6 +132,7 @@ def make_admin(service: AdapterService, uploads: Uploads) -> FastAPI:
                 expected=_expected(request),
                 actor=_actor(request),
                 policy=upload.policy,
+                profile=upload.profile,
             )
         return answer(version, 201 if version.number == 1 else 200)
 
@@ -142,6 +143,16 @@ def make_admin(service: AdapterService, uploads: Uploads) -> FastAPI:
         return answer(
             await service.set_policy(
                 alias, policy, expected=_expected(request), actor=_actor(request)
+            )
+        )
+
+    @admin.put(PREFIX + "/{alias}/profile")
+    async def put_profile(alias: str, request: Request) -> JSONResponse:
+        """Say what an adapter is for, so that routers find it."""
+        profile = Profile.from_json(await _object(request))
+        return answer(
+            await service.set_profile(
+                alias, profile, expected=_expected(request), actor=_actor(request)
             )
         )
 
@@ -174,8 +185,8 @@ def make_admin(service: AdapterService, uploads: Uploads) -> FastAPI:
                 "Set 'load_inplace' to true to replace it.",
                 param="lora_name",
             )
-        fetch = uploads.from_source(source)
-        await service.publish(alias, fetch, expected=None, actor=_actor(request))
+        fetch, profile = uploads.from_source(source), take_profile(body)
+        await service.publish(alias, fetch, expected=None, actor=_actor(request), profile=profile)
         return PlainTextResponse(f"Success: LoRA adapter '{alias}' added successfully.")
 
     @admin.post("/v1/unload_lora_adapter")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -10,7 +11,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from adapters import ModelShapes, Store
+from adapters import ModelShapes, Profile, Store
 from composer.errors import ComposerError
 from composer.plan import BASE
 from server.admin import AdminDoor, make_admin
@@ -18,9 +19,11 @@ from server.auxiliary import AuxiliaryModel
 from server.engine import Engine
 from server.errors import error_body, status_of
 from server.front import Front
+from server.gates import Gates, LoadedGate
 from server.loading import Loader
 from server.resolve import Resolver
 from server.routes import make_router
+from server.routing import AUTO, Routing
 from server.service import AdapterService
 from server.settings import Settings
 from server.store import CompositionStore
@@ -41,6 +44,9 @@ class Parts:
     auxiliaries: tuple[AuxiliaryModel, ...]
     adapters: Store
     compositions: CompositionStore
+    gates: tuple[LoadedGate, ...] = ()
+    profiles: Mapping[str, Profile] = field(default_factory=dict)
+    """Of the models: what routers know of the base and of auxiliary models."""
 
 
 async def assemble(app: FastAPI, engine: Engine, parts: Parts) -> AdapterService:
@@ -57,7 +63,8 @@ async def assemble(app: FastAPI, engine: Engine, parts: Parts) -> AdapterService
         shapes[one.given.name], folders[one.given.name] = one.shapes, one.folder
 
     def taken(name: str) -> bool:
-        return name == BASE or name in engine.base_names or name in store or name in templates
+        others = (BASE, AUTO, *engine.base_names)
+        return name in others or name in store or name in templates
 
     verify = against_peft(engine, folders) if settings.verify_adapters else None
     loader = Loader(engine, parts.adapters, shapes, verify)
@@ -65,7 +72,9 @@ async def assemble(app: FastAPI, engine: Engine, parts: Parts) -> AdapterService
     given = (settings.adapters, *(one.given.adapters for one in parts.auxiliaries))
     await service.start({alias for adapters in given for alias, _ in adapters})
     registry = service.registry
-    resolver = Resolver(engine, registry, loader, store, settings.limits, templates)
+    gates, default = Gates(parts.gates), settings.default_router
+    routing = Routing(engine, registry, gates, parts.profiles, default)
+    resolver = Resolver(engine, registry, loader, store, settings.limits, routing, templates)
     router = make_router(engine, registry, store, resolver)
     # Ours come first: of two routes for one path, the first answers.
     app.router.routes[:0] = router.routes

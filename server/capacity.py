@@ -22,7 +22,8 @@ class RowNeed:
     """The auxiliary model that computes it; None is the base."""
 
     prompt_tokens: int
-    adapter: str | None = None
+    adapters: tuple[str, ...] = ()
+    """What it runs under; several where it switches between them."""
 
 
 def check_group(
@@ -62,7 +63,7 @@ def _check_model(rows: Sequence[RowNeed], answer: int, capacity: Capacity, whose
                 "Shorten its prompt or ask for fewer tokens.",
                 param="composition",
             )
-    adapters = len({row.adapter for row in rows} - {None})
+    adapters = len({name for row in rows for name in row.adapters})
     if adapters > capacity.adapters:
         raise GroupTooLargeError(
             f"the composition uses {adapters} adapters{whose} at once; the server holds "

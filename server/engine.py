@@ -73,6 +73,19 @@ class Probe:
     """In which the engine computes: `float32`, `bfloat16`, ..."""
 
 
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """What a router did in one answer.
+
+    `weights`: of each row the mean of its weight over the answer, of each candidate of a switch the
+    share of the tokens that it computed. `tokens`, where it was asked for: the weights of every
+    token, or the index of the candidate that computed it.
+    """
+
+    weights: tuple[float, ...]
+    tokens: tuple[tuple[float, ...] | int, ...] = ()
+
+
 class RefusedError(Exception):
     """vLLM refuses the request; `response` is its own answer, which the client gets unchanged."""
 
@@ -139,8 +152,15 @@ class Engine(Protocol):
             PromptOverflowError: the prompt does not fit the context.
         """
 
+    async def weighed(self, ticket: str, length: int | None = None) -> tuple[Weighed, ...]:
+        """What a router did in each answer to the request whose plan had this ticket; only once.
+        Empty where the weights never change. `length`: tokens of the answer, if it is one."""
+
     def check_tokens(self, tokens: Tokens) -> None:
         """Raises `ValueError` where an id is not in the vocabulary."""
+
+    def detokenize(self, tokens: Tokens) -> str:
+        """The text of tokens that are in the vocabulary."""
 
     def base_cards(self) -> list[Body]:
         """vLLM's entries of `/v1/models` for the base model."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -16,6 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from composer.compiled import ENGINE_ARG
 from composer.errors import ComposerError, UnsupportedError
+from server.access import FIELD
+from server.comparison import Comparison, collected
 from server.engine import Body, Kind, RefusedError
 from server.errors import (
     BodyTooLargeError,
@@ -24,7 +27,7 @@ from server.errors import (
     error_body,
     status_of,
 )
-from server.resolve import FIELD, Resolution, Resolver
+from server.resolve import COMPARE, Resolution, Resolver
 from server.rewrite import AnswerSender
 
 logger = logging.getLogger(__name__)
@@ -68,16 +71,41 @@ class Front:
             await self._app(scope, _replay(data, receive), send)
             return
         with resolution.lease:
-            data = json.dumps(resolution.body, ensure_ascii=False).encode("utf-8", "surrogatepass")
-            scope = {**scope, "headers": _with_length(scope["headers"], len(data))}
-            sender = AnswerSender(send, resolution.decoration)
-            try:
-                await self._app(scope, _replay(data, receive), sender)
-            except Exception:
-                if not sender.streaming:
-                    raise
-                logger.exception("A stream failed after its first byte")
-                await sender.fail()
+            if not resolution.alone:
+                await self._send(scope, receive, send, resolution)
+                return
+
+            async def ask(body: Body, gone: Receive) -> dict[str, Any]:
+                return await self._ask(scope, gone, body)
+
+            same = {k: v for k, v in json.loads(data).items() if k not in (FIELD, COMPARE)}
+            async with Comparison(ask, same, resolution.alone) as others:
+                decoration = replace(resolution.decoration, compared=others.answers)
+                await self._send(scope, receive, send, replace(resolution, decoration=decoration))
+
+    async def _send(
+        self, scope: Scope, receive: Receive, send: Send, resolution: Resolution
+    ) -> None:
+        """Have vLLM answer a resolved request."""
+        data, scope = _written(resolution.body, scope)
+        sender = AnswerSender(send, resolution.decoration)
+        try:
+            await self._app(scope, _replay(data, receive), sender)
+        except Exception:
+            if not sender.streaming:
+                raise
+            logger.exception("A stream failed after its first byte")
+            await sender.fail()
+
+    async def _ask(self, scope: Scope, receive: Receive, body: Body) -> dict[str, Any]:
+        """What a request of the same kind, to a single model, is answered."""
+        resolution = await self._resolver.resolve(_COMPOSING[_path(scope)], body, _api_key(scope))
+        if resolution is None:
+            data, scope = _written(body, scope)
+            return await collected(self._app, scope, _replay(data, receive))
+        with resolution.lease:
+            data, scope = _written(resolution.body, scope)
+            return await collected(self._app, scope, _replay(data, receive))
 
     async def _resolve(self, scope: Scope, data: bytes) -> Resolution | None:
         kind = _COMPOSING.get(_path(scope))
@@ -106,6 +134,12 @@ class Front:
                 )
             if not message.get("more_body", False):
                 return bytes(data)
+
+
+def _written(body: Body, scope: Scope) -> tuple[bytes, Scope]:
+    """A request as vLLM reads it."""
+    data = json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    return data, {**scope, "headers": _with_length(scope["headers"], len(data))}
 
 
 def _api_key(scope: Scope) -> str | None:

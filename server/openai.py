@@ -11,6 +11,7 @@ import asyncio
 import copy
 import math
 import os
+import re
 import time
 import typing
 from argparse import Namespace
@@ -64,6 +65,7 @@ from server.engine import (
     RefusedError,
     Rendered,
     Tokens,
+    Weighed,
 )
 from server.flags import Needs, Platform, auxiliary_options, read_flags, set_engine_options
 from server.settings import MIB, Settings
@@ -187,6 +189,16 @@ class VllmEngine:
         except VLLMValidationError as error:
             raise ValueError(str(error)) from error
 
+    async def weighed(self, ticket: str, length: int | None = None) -> tuple[Weighed, ...]:
+        # Of several workers those know it that sample.
+        replies = await self._call("routing_report", ticket, length)
+        found: list[dict[str, Any]] = next(filter(None, replies), [])
+        found = sorted(found, key=lambda one: _place(one.get("name", "")))
+        return tuple(Weighed(tuple(one["weights"]), _by_token(one["tokens"])) for one in found)
+
+    def detokenize(self, tokens: Tokens) -> str:
+        return str(self._renderer.renderer.get_tokenizer().decode(list(tokens)))
+
     async def open(self, kind: Kind, body: Body) -> Rendered:
         request = await self._read(kind, body)
         _refuse_unsupported(request)
@@ -241,6 +253,22 @@ class VllmEngine:
     def _nobody(self) -> Request:
         # vLLM's error handlers look at the application of a request, and at nothing else.
         return Request({"type": "http", "app": self.app})
+
+
+_NAME = re.compile(r"(?:(\d+)_)?.*?(?:-(\d+))?(?:-[0-9a-f]{8})?")
+"""vLLM's name of a request in the engine: place among the `n` of its prompt, the id that it has
+outside, place of its prompt, and something random."""
+
+
+def _place(name: str) -> tuple[int, int]:
+    """Where an answer stands among all answers to a request: by prompt, then by number."""
+    match = _NAME.fullmatch(name)
+    number, prompt = match.groups() if match else (None, None)
+    return int(prompt or 0), int(number or 0)
+
+
+def _by_token(told: list[Any]) -> tuple[tuple[float, ...] | int, ...]:
+    return tuple(tuple(one) if isinstance(one, list) else int(one) for one in told)
 
 
 def _entry(generation: Generation) -> tuple[str, int, str]:

@@ -1,39 +1,39 @@
 """From a request that composes to the request that vLLM runs.
 
-`model` may be the base, an adapter, a stored composition or a formula; the field `composition`
-takes everything else. The outcome names one model of vLLM's and carries the compiled plan.
+`model` may be the base, an adapter, a stored composition, a formula or `auto`; the field
+`composition` takes everything else. The outcome names one model of vLLM's and carries the compiled
+plan.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
-from typing import NoReturn
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
 
-from adapters import Generation, Lease, Policy, Registry, model_of
-from composer.compiled import CompiledPlan, LoadedAdapter, Row
+from adapters import Generation, Lease, Registry, model_of
 from composer.errors import (
-    ComposerError,
+    CompositionError,
     CompositionSchemaError,
     FormulaSyntaxError,
     UnknownModelError,
     UnsupportedError,
     quoted,
 )
-from composer.plan import BASE, Limits, Member, Plan
-from composer.prompts import RequestPrompt
+from composer.plan import BASE, Limits, Plan
 from composer.wire import parse_composition
-from server.capacity import RowNeed, check_group
+from server.access import FIELD, Access, MemberNames
+from server.binding import Binder, Bound
+from server.decoration import Decoration, Routed
 from server.engine import Body, Engine, Kind
-from server.errors import AdapterForbiddenError, AdapterUnavailableError
 from server.loading import Loader
-from server.members import member_tokens
-from server.rewrite import Decoration
+from server.report import RoutingReport
+from server.routing import AUTO, Routing
 from server.store import CompositionStore
 
-FIELD = "composition"
-"""The field of the request, which vLLM never sees."""
+COMPARE = "compare"
+"""The field that asks for each expert alone as well."""
 
 _FORMULA_CHARACTERS = frozenset(" +*()'")  # names may hold - and /
 
@@ -47,29 +47,13 @@ class Resolution:
     """What becomes of a request.
 
     The adapters in `lease` stay loaded until it is released, which is for whoever got this to do.
+    `alone` are the models that are to answer the same request, each on its own.
     """
 
     body: Body
     decoration: Decoration
     lease: Lease
-
-
-class MemberNames(Collection[str]):
-    """What members may be called: the models, and the adapters as they are at any moment."""
-
-    def __init__(self, registry: Registry, models: Collection[str]) -> None:
-        self._registry = registry
-        self._models = (BASE, *models)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._models or name in self._registry
-
-    def __iter__(self) -> Iterator[str]:
-        yield from self._models
-        yield from self._registry
-
-    def __len__(self) -> int:
-        return len(self._models) + len(self._registry)
+    alone: tuple[str, ...] = ()
 
 
 class Resolver:
@@ -82,22 +66,25 @@ class Resolver:
         loader: Loader,
         store: CompositionStore,
         limits: Limits,
+        routing: Routing,
         templates: Mapping[str, str | None],
     ) -> None:
         """`templates`: auxiliary models, and the chat templates of those that have their own."""
         self.member_names = MemberNames(registry, templates)
-        self._templates = templates
+        self._access = Access(registry, loader, templates)
+        self.routing = routing
+        # Gates know adapters that are gone; whether that matters is for the request to say.
+        self._with_gates = MemberNames(registry, templates, routing.gates.classes)
+        self._binder = Binder(engine, routing, templates)
         self._engine = engine
         self._registry = registry
-        self._loader = loader
         self._store = store
         self._limits = limits
 
     def parse(self, composition: object, param: str = FIELD) -> Plan:
         """Read a composition. Raises `CompositionError`."""
-        return parse_composition(
-            composition, known=self.member_names, limits=self._limits, param=param
-        )
+        known = self._with_gates if _asks_gate(composition) else self.member_names
+        return parse_composition(composition, known=known, limits=self._limits, param=param)
 
     async def resolve(
         self, kind: Kind | None, body: Body, api_key: str | None = None
@@ -121,13 +108,15 @@ class Resolver:
         asked = model or self._engine.base_names[0]
         if kind is None or composition is None:
             if asked in self._engine.base_names:
+                _refuse_compare(kind, body)
                 return None
             if asked in self._registry and model_of(asked) is None:
+                _refuse_compare(kind, body)
                 return await self._alone(kind, body, asked, api_key)
             if kind is None:
                 self._refuse_engine_name(asked)
                 return None
-            plan = self._named(asked)
+            plan = self._named(asked, api_key)
         else:
             if asked not in self._engine.base_names:
                 raise CompositionSchemaError(
@@ -136,14 +125,18 @@ class Resolver:
                     param="model",
                 )
             plan = self.parse(composition)
-        return await self._composed(kind, body, asked, plan, api_key)
+        try:
+            return await self._composed(kind, body, asked, plan, api_key)
+        except CompositionError as error:
+            error.param = error.param or FIELD
+            raise
 
     async def _alone(
         self, kind: Kind | None, body: Body, alias: str, api_key: str | None
     ) -> Resolution:
         """A request to one adapter, on any of vLLM's routes."""
-        self._check_policy(alias, api_key)
-        lease = await self._lease({alias})
+        self._access.check(alias, api_key)
+        lease = await self._access.lease({alias})
         generation = lease.generations[alias]
         told = _digests(lease) if kind is not None else None
         rewritten = body | {"model": generation.engine_name}
@@ -152,20 +145,55 @@ class Resolver:
     async def _composed(
         self, kind: Kind, body: Body, asked: str, plan: Plan, api_key: str | None
     ) -> Resolution:
-        self._check_policies(plan, api_key)
-        lease = await self._lease({m.model for m in plan.members if m.model in self._registry})
+        settled, missing = await self.routing.settle(kind, body, plan)
+        alone = await self._compared(kind, body, plan) if _wants_compare(body) else ()
+        self._access.check_plan(plan, api_key, missing)
+        lease = await self._access.lease(
+            {m.model for m in settled.members if m.model in self._registry}
+        )
         try:
-            rewritten = await self._rewrite(kind, body, plan, lease.generations)
+            rewritten, bound = await self._rewrite(kind, body, settled, lease.generations)
         except BaseException:
             lease.release()
             raise
-        told = {"plan": plan.to_dict(), "rows": plan.rows}
-        return Resolution(rewritten, Decoration(asked, told, _digests(lease)), lease)
+        told = {"plan": settled.to_dict(), "rows": settled.rows}
+        routed = self._routed(settled, bound, missing)
+        return Resolution(rewritten, Decoration(asked, told, _digests(lease), routed), lease, alone)
 
-    def _named(self, model: str) -> Plan:
-        """The plan that a `model` stands for: a stored composition or a formula."""
+    def _routed(self, plan: Plan, bound: Bound | None, missing: tuple[str, ...]) -> Routed | None:
+        """What tells, after the answer, how it was routed; None for a sum."""
+        if plan.mixture is None:
+            return None
+        names = [member.model for member in plan.members]
+        prior = dict(zip(names, plan.weights, strict=True))
+        report = RoutingReport(tuple(names), prior, missing=missing)
+        if bound is not None:
+            ticket, explain = bound.compiled.report, plan.mixture.explain
+            report = replace(report, names=bound.names, ticket=ticket, explain=explain)
+
+        async def routed(length: int | None) -> dict[str, Any]:
+            return await report.told(self._engine, length)
+
+        return routed
+
+    async def _compared(self, kind: Kind, body: Body, plan: Plan) -> tuple[str, ...]:
+        """The models to be compared: those of the composition, of many experts the best."""
+        if body.get("stream"):
+            raise UnsupportedError(
+                f"'{COMPARE}' does not go with a stream. Leave one of them out.", param=COMPARE
+            )
+        best, _ = await self.routing.settle(
+            kind, body, self.routing.best(plan, self._limits.max_members)
+        )
+        return tuple(dict.fromkeys(best.candidates))
+
+    def _named(self, model: str, api_key: str | None) -> Plan:
+        """The plan that a `model` stands for: a stored composition, the default router or a
+        formula."""
         if model in self._store:
             return self.parse(self._store.get(model), param="model")
+        if model == AUTO:
+            return self.parse(self.routing.auto(api_key), param="model")
         try:
             return self.parse(model, param="model")
         except (FormulaSyntaxError, UnknownModelError):
@@ -181,116 +209,53 @@ class Resolver:
         if _ENGINE_NAME.fullmatch(model):
             self._refuse_unknown(model)
 
-    # ---- adapters
-
-    async def _lease(self, aliases: Collection[str]) -> Lease:
-        lease = self._registry.lease(aliases)
-        try:
-            await self._loader.ensure(lease.generations.values())
-        except ComposerError as error:
-            lease.release()
-            raise AdapterUnavailableError(
-                f"an adapter of this request cannot be loaded: {error.message}", param="model"
-            ) from error
-        except BaseException:
-            lease.release()
-            raise
-        return lease
-
-    def _check_policies(self, plan: Plan, api_key: str | None) -> None:
-        for member, weight in zip(plan.members, plan.weights, strict=True):
-            if member.model == BASE or member.model in self._templates:
-                continue
-            policy = self._check_policy(member.model, api_key)
-            if not policy.compositions and not plan.is_plain:
-                raise AdapterForbiddenError(
-                    f"the adapter {quoted(member.model)} may not be used in compositions. "
-                    f'Ask it alone: "model": "{member.model}".',
-                    param=FIELD,
-                )
-            if not policy.negative and weight < 0:
-                raise AdapterForbiddenError(
-                    f"the adapter {quoted(member.model)} has the weight {weight:g} in this "
-                    "composition, and may not have a negative one. Give it a positive weight.",
-                    param=FIELD,
-                )
-
-    def _check_policy(self, alias: str, api_key: str | None) -> Policy:
-        served = self._registry.get(alias)
-        if served is None:
-            raise UnknownModelError(alias, self.member_names, param=FIELD)
-        if not served.policy.allows_key(api_key):
-            raise AdapterForbiddenError(
-                f"the adapter {quoted(alias)} is not open to this API key. Ask its operator.",
-                param="model",
-            )
-        return served.policy
-
     # ---- the rewritten request
 
     async def _rewrite(
         self, kind: Kind, body: Body, plan: Plan, generations: Mapping[str, Generation]
-    ) -> Body:
-        rewritten = {k: v for k, v in body.items() if k != FIELD}
+    ) -> tuple[Body, Bound | None]:
+        """The request for vLLM, and what of it is composed."""
+        rewritten = {k: v for k, v in body.items() if k not in (FIELD, COMPARE)}
         name = plan.members[plan.leader].model
         generation = generations.get(name)
-        if plan.is_plain and self._model_of(name) is None:
+        if plan.is_plain and self._binder.model_of(name) is None:
             rewritten["model"] = generation.engine_name if generation else self._base
-            return rewritten
-        compiled = await self._compile(kind, rewritten | {"model": self._base}, plan, generations)
-        leader = compiled.rows[0].adapter
+            return rewritten, None
+        bound = await self._binder.bind(kind, rewritten | {"model": self._base}, plan, generations)
+        leader = bound.compiled.rows[0].adapter
         rewritten["model"] = leader.name if leader else self._base
-        rewritten["vllm_xargs"] = {**(body.get("vllm_xargs") or {}), **compiled.to_extra_args()}
-        return rewritten
+        extra = bound.compiled.to_extra_args()
+        rewritten["vllm_xargs"] = {**(body.get("vllm_xargs") or {}), **extra}
+        return rewritten, bound
 
     @property
     def _base(self) -> str:
         return self._engine.base_names[0]
 
-    def _model_of(self, name: str) -> str | None:
-        """The auxiliary model that computes a member; None is the base."""
-        return name if name in self._templates else model_of(name)
 
-    async def _compile(
-        self, kind: Kind, body: Body, plan: Plan, generations: Mapping[str, Generation]
-    ) -> CompiledPlan:
-        """Bind the members to models, adapters and tokens, and see that the group can run."""
-        rendered = await self._engine.open(kind, body)
-        request = max(rendered.prompts, key=len)
-        if len(rendered.prompts) > 1 and not self._reads_request_only(kind, plan):
-            raise UnsupportedError(
-                f"the request has {len(rendered.prompts)} prompts, and a member reads a prompt "
-                "of its own. Send the prompts one by one.",
-                param="prompt",
-            )
-        rows, needs = [], []
-        for member, weight in zip(plan.members, plan.weights, strict=True):
-            model = self._model_of(member.model)
-            template = self._templates.get(model) if model is not None else None
-            prompt = await member_tokens(self._engine, kind, body, member, request, template)
-            adapter = _loaded(generations.get(member.model))
-            rows.append(Row(weight, adapter, prompt, model))
-            name = adapter.name if adapter else None
-            tokens = len(request if prompt is None else prompt)
-            needs.append(RowNeed(member, model, tokens, name))
-        compiled = CompiledPlan.led(rows, plan.filters)
-        if len(compiled.rows) > len(rows):  # a row of the base model leads
-            needs.append(RowNeed(Member(BASE), None, len(request)))
-        check_group(needs, rendered.max_tokens, self._engine.capacities)
-        return compiled
-
-    def _reads_request_only(self, kind: Kind, plan: Plan) -> bool:
-        """Whether all members read the very tokens of the request."""
-        models = (self._model_of(member.model) for member in plan.members)
-        own = kind is Kind.CHAT and any(self._templates.get(m) for m in models if m is not None)
-        return not own and all(isinstance(m.prompt, RequestPrompt) for m in plan.members)
+def _asks_gate(composition: object) -> bool:
+    """Whether a composition, not read yet, is routed by a gate."""
+    router = composition.get("router") if isinstance(composition, Mapping) else None
+    return (router.get("kind") if isinstance(router, Mapping) else router) == "gate"
 
 
-def _loaded(generation: Generation | None) -> LoadedAdapter | None:
-    """The adapter as the engine knows it; None for the base."""
-    if generation is None:
-        return None
-    return LoadedAdapter(generation.engine_name, generation.number, str(generation.path))
+def _wants_compare(body: Body) -> bool:
+    """Raises `CompositionSchemaError` where the field is neither true nor false."""
+    wanted = body.get(COMPARE)
+    if wanted is not None and not isinstance(wanted, bool):
+        raise CompositionSchemaError(
+            f"'{COMPARE}' is {quoted(repr(wanted))}. Give true or false.", param=COMPARE
+        )
+    return bool(wanted)
+
+
+def _refuse_compare(kind: Kind | None, body: Body) -> None:
+    if kind is not None and _wants_compare(body):
+        raise UnsupportedError(
+            f"'{COMPARE}' asks for each expert alone, and the request asks one model alone. "
+            f"Give a '{FIELD}', or leave it out.",
+            param=COMPARE,
+        )
 
 
 def _digests(lease: Lease) -> dict[str, str]:

@@ -9,51 +9,24 @@ from __future__ import annotations
 import json
 import logging
 import re
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 from starlette.types import Message, Send
 
 from composer.errors import EngineFault
+from server.decoration import Decoration
 from server.errors import error_body
 
 logger = logging.getLogger(__name__)
 
 _EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _DATA = b"data:"
+_DONE = b"[DONE]"
 
-
-class Decoration:
-    """What the answers of one request say about it.
-
-    `model` as it was asked for; `composition` where it was one; `adapters`, alias to digest, where
-    the answer is to tell which generations computed it.
-    """
-
-    def __init__(
-        self,
-        model: str,
-        composition: dict[str, Any] | None,
-        adapters: dict[str, str] | None = None,
-    ) -> None:
-        self.model = model
-        self.composition = composition
-        self.adapters = adapters
-
-    def whole(self, answer: dict[str, Any]) -> dict[str, Any]:
-        """A complete answer."""
-        return self._named(answer, tell=True)
-
-    def chunk(self, chunk: dict[str, Any], *, first: bool) -> dict[str, Any]:
-        """A chunk of a stream: the first one and the closing usage tell how it was computed."""
-        return self._named(chunk, tell=first or (chunk.get("choices") == [] and "usage" in chunk))
-
-    def _named(self, answer: dict[str, Any], *, tell: bool) -> dict[str, Any]:
-        answer = {k: self.model if k == "model" else v for k, v in answer.items()}
-        if tell and self.composition is not None:
-            answer["composition"] = self.composition
-        if tell and self.adapters:
-            answer["adapters"] = self.adapters
-        return answer
+Told: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
+"""What a chunk becomes."""
 
 
 class EventStream:
@@ -62,42 +35,103 @@ class EventStream:
     Only complete events are looked at, and as bytes, so neither a character nor an event is
     harmed by where the pieces end. What is not a JSON object passes as it is: `[DONE]`, comments,
     and error events.
+
+    The last chunk tells what the router did. That is the closing usage, where the client wants it;
+    else a chunk that finishes an answer and that nothing follows, so these wait for what comes.
     """
 
     def __init__(self, decoration: Decoration) -> None:
         self._decoration = decoration
         self._pending = b""
         self._first = True
+        self._answers: set[int] = set()  # the index of each
+        self._waiting: tuple[_Event, Told] | None = None
 
-    def feed(self, data: bytes) -> bytes:
+    async def feed(self, data: bytes) -> bytes:
         """The events that `data` completes."""
         self._pending += data
         out = b""
         start = 0
         for end in _EVENT_END.finditer(self._pending):
-            out += self._event(self._pending[start : end.start()]) + end[0]
+            out += await self._event(self._pending[start : end.start()], end[0])
             start = end.end()
         self._pending = self._pending[start:]
         return out
 
-    def close(self) -> bytes:
+    async def close(self) -> bytes:
         """What is left when the stream ends."""
         rest, self._pending = self._pending, b""
-        return self._event(rest) if rest else b""
+        return self._released() + (await self._event(rest, b"") if rest else b"")
 
-    def _event(self, event: bytes) -> bytes:
-        lines = event.splitlines()
-        data = [line.removeprefix(_DATA) for line in lines if line.startswith(_DATA)]
-        try:
-            chunk = json.loads(b"\n".join(data)) if data else None
-        except ValueError:
-            return event
-        if not isinstance(chunk, dict) or "error" in chunk:
-            return event
-        chunk = self._decoration.chunk(chunk, first=self._first)
+    async def _event(self, data: bytes, end: bytes) -> bytes:
+        event = _Event.read(data, end)
+        if event is None:
+            if _DONE in data and self._waiting is not None:
+                waiting, self._waiting = self._waiting[0], None
+                return await self._last(waiting) + data + end
+            return self._released() + data + end
+        out = self._released()
+        told = self._decoration.first if self._first else self._decoration.named
         self._first = False
-        others = [line for line in lines if not line.startswith(_DATA)]
-        return b"\n".join([*others, _DATA + b" " + _dump(chunk)])
+        self._answers |= event.answers
+        if event.is_usage:
+            return out + await self._last(event)
+        if self._decoration.routed is not None and event.finishes:
+            self._waiting = event, told
+            return out
+        return out + event.write(told(event.chunk))
+
+    async def _last(self, event: _Event) -> bytes:
+        single = len(self._answers) == 1
+        return event.write(await self._decoration.last(event.chunk, single=single))
+
+    def _released(self) -> bytes:
+        if self._waiting is None:
+            return b""
+        (event, told), self._waiting = self._waiting, None
+        return event.write(told(event.chunk))
+
+
+@dataclass(frozen=True, slots=True)
+class _Event:
+    """An event that carries a chunk, and what else it has."""
+
+    chunk: dict[str, Any]
+    others: tuple[bytes, ...]
+    end: bytes
+
+    @classmethod
+    def read(cls, data: bytes, end: bytes) -> _Event | None:
+        """None where it carries no chunk."""
+        lines = data.splitlines()
+        payload = [line.removeprefix(_DATA) for line in lines if line.startswith(_DATA)]
+        try:
+            chunk = json.loads(b"\n".join(payload)) if payload else None
+        except ValueError:
+            return None
+        if not isinstance(chunk, dict) or "error" in chunk:
+            return None
+        return cls(chunk, tuple(line for line in lines if not line.startswith(_DATA)), end)
+
+    @property
+    def is_usage(self) -> bool:
+        """Whether it is the one that closes a stream."""
+        return self.chunk.get("choices") == [] and "usage" in self.chunk
+
+    @property
+    def answers(self) -> set[int]:
+        """Which answers it belongs to."""
+        return {choice.get("index", 0) for choice in self.chunk.get("choices") or []}
+
+    @property
+    def finishes(self) -> bool:
+        """Whether an answer ends with it."""
+        choices = self.chunk.get("choices") or []
+        return any(choice.get("finish_reason") is not None for choice in choices)
+
+    def write(self, chunk: dict[str, Any]) -> bytes:
+        """The event with `chunk` in the place of its own."""
+        return b"\n".join([*self.others, _DATA + b" " + dump(chunk)]) + self.end
 
 
 class AnswerSender:
@@ -132,7 +166,7 @@ class AnswerSender:
     async def fail(self) -> None:
         """End a stream whose source failed: an error event instead of a cut connection."""
         fault = EngineFault("the server failed while it was answering. Ask again.")
-        event = b"data: " + _dump(error_body(fault)) + b"\n\n"
+        event = b"data: " + dump(error_body(fault)) + b"\n\n"
         await self._send({"type": "http.response.body", "body": event, "more_body": False})
 
     async def _begin(self, message: Message) -> None:
@@ -146,21 +180,23 @@ class AnswerSender:
 
     async def _send_events(self, stream: EventStream, message: Message) -> None:
         more = message.get("more_body", False)
-        events = stream.feed(message.get("body", b""))
+        events = await stream.feed(message.get("body", b""))
         if not more:
-            events += stream.close()
+            events += await stream.close()
         if events or not more:
             await self._send({"type": "http.response.body", "body": events, "more_body": more})
 
     async def _send_whole(self, start: Message) -> None:
         answer = json.loads(self._body)
-        body = _dump(self._decoration.whole(answer)) if isinstance(answer, dict) else self._body
+        body = self._body
+        if isinstance(answer, dict):
+            body = dump(await self._decoration.whole(answer))
         headers = [(k, v) for k, v in start["headers"] if k.lower() != b"content-length"]
         headers.append((b"content-length", str(len(body)).encode()))
         await self._send({**start, "headers": headers})
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-def _dump(value: dict[str, Any]) -> bytes:
-    # As vLLM writes JSON: no spaces, characters as they are.
+def dump(value: dict[str, Any]) -> bytes:
+    """As vLLM writes JSON: no spaces, characters as they are."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

@@ -15,11 +15,15 @@ from composer.plan import BASE
 from server.engine import Body, Engine
 from server.errors import InvalidJsonError, NameTakenError
 from server.resolve import Resolver
+from server.routing import AUTO, Routing
 from server.store import CompositionStore, Json, check_name
 
 
-def model_list(engine: Engine, registry: Registry, store: CompositionStore) -> Body:
-    """What `model` may be: the base, adapters, stored compositions; formulas are not listed."""
+def model_list(
+    engine: Engine, registry: Registry, store: CompositionStore, routing: Routing
+) -> Body:
+    """What `model` may be: the base, adapters, stored compositions, and `auto` where there is
+    something to route to; formulas are not listed."""
     adapters = [
         {
             "id": alias,
@@ -60,7 +64,18 @@ def model_list(engine: Engine, registry: Registry, store: CompositionStore) -> B
         for name, capacity in engine.capacities.items()
         if name is not None
     ]
-    return {"object": "list", "data": [*engine.base_cards(), *models, *adapters, *compositions]}
+    auto = {
+        "id": AUTO,
+        "object": "model",
+        "created": engine.started,
+        "owned_by": "router",
+        "root": AUTO,
+        "parent": BASE,
+        "router": routing.default,
+    }
+    routers = [auto] if routing.serves_auto else []
+    data = [*engine.base_cards(), *models, *adapters, *compositions, *routers]
+    return {"object": "list", "data": data}
 
 
 def make_router(
@@ -81,7 +96,7 @@ def make_router(
     @router.get("/v1/models")
     async def list_models() -> dict[str, Any]:
         """List the base model, the adapters and the stored compositions."""
-        return model_list(engine, registry, store)
+        return model_list(engine, registry, store, resolver.routing)
 
     @router.get("/v1/compositions")
     async def list_compositions() -> dict[str, Any]:
@@ -97,9 +112,9 @@ def make_router(
     async def put_composition(name: str, request: Request) -> JSONResponse:
         """Store the composition in the body under a name that `model` may then be."""
         check_name(name)
-        if name in engine.base_names or name in resolver.member_names:
+        if name == AUTO or name in engine.base_names or name in resolver.member_names:
             raise NameTakenError(
-                f"'{name}' already names the base model or an adapter. Choose another name.",
+                f"'{name}' already names the base model, an adapter or the router. Choose another.",
                 param="name",
             )
         try:

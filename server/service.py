@@ -15,12 +15,14 @@ from pathlib import Path
 from starlette.concurrency import run_in_threadpool
 
 from adapters import (
+    UNSAID,
     AdapterError,
     AdapterNotFoundError,
     Generation,
     Lease,
     ModelShapes,
     Policy,
+    Profile,
     Registry,
     Store,
     StoredAdapter,
@@ -76,6 +78,7 @@ class AdapterService:
         expected: int | None,
         actor: str,
         policy: Policy | None = None,
+        profile: Profile = UNSAID,
     ) -> Version:
         """Publish an adapter, or replace the one that the alias stands for.
 
@@ -97,6 +100,7 @@ class AdapterService:
                     actor=actor,
                     origin=stored.origin,
                     policy=policy,
+                    profile=profile,
                 ),
             )
 
@@ -122,6 +126,16 @@ class AdapterService:
         """Who may use the adapter, and how; requests in flight are not affected."""
         version = await run_in_threadpool(
             lambda: self.store.set_policy(alias, policy, expected=expected, actor=actor)
+        )
+        await self._apply(version, load=True)
+        return version
+
+    async def set_profile(
+        self, alias: str, profile: Profile, *, expected: int | None, actor: str
+    ) -> Version:
+        """What the adapter is for; requests in flight are not affected."""
+        version = await run_in_threadpool(
+            lambda: self.store.set_profile(alias, profile, expected=expected, actor=actor)
         )
         await self._apply(version, load=True)
         return version
@@ -181,7 +195,7 @@ class AdapterService:
                 # A new policy of what is served holds at once, whatever loading would say.
                 if load and (served is None or served.generation != generation):
                     await self.loader.ensure([generation])
-                self.registry.point(generation, version.policy, version.number)
+                self.registry.point(generation, version.policy, version.number, version.profile)
             self.failures.pop(alias, None)
         except ComposerError as error:
             self.failures[alias] = error.message
@@ -216,7 +230,7 @@ class AdapterService:
             generation = lease.generations[alias]
             await self.loader.ensure([generation])
             version = await run_in_threadpool(record)
-            self.registry.point(generation, version.policy, version.number)
+            self.registry.point(generation, version.policy, version.number, version.profile)
         self.failures.pop(alias, None)
         return version
 
@@ -242,7 +256,7 @@ class AdapterService:
             )
         if self._taken(alias):
             raise NameTakenError(
-                f"{quoted(alias)} already names the base model or a stored composition. "
+                f"{quoted(alias)} already names the base model, a stored composition or 'auto'. "
                 "Choose another name.",
                 param="alias",
             )

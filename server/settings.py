@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from adapters import SourceRules
+from composer.errors import CompositionError
 from composer.plan import Limits
+from composer.wire import parse_composition
 from server.auxiliary import AuxiliaryGiven
 
 MIB = 2**20
 _SHORTEST_KEY = 16
+_MOST_EXPERTS = 1000
+
+DEFAULT_ROUTER: Mapping[str, object] = {"kind": "prompt", "top_k": 1}
+"""Of the model `auto`: the one adapter whose examples look most like the request."""
+
+MIXTURE_OPTIONS = ("top_k", "explain")
+"""What of a mixture may stand beside the fields of the default router."""
 
 _DESCRIPTION = """\
 Serve a base model, its LoRA adapters and every linear combination of them through the OpenAI API.
@@ -37,6 +47,15 @@ class Settings:
     sources: SourceRules
     admin_key: str | None
     verify_adapters: bool
+    examples: tuple[tuple[str, Path], ...]
+    """Files with the examples of what has this name, for routers that read the prompt."""
+
+    routers: tuple[tuple[str, Path], ...]
+    """Files of gates, by name."""
+
+    default_router: Mapping[str, object]
+    """Of the model `auto`, with the `top_k` of its mixture."""
+
     auxiliaries: tuple[AuxiliaryGiven, ...]
     auxiliary_memory_bytes: int | None
     """For the KV cache of each auxiliary model; None: as the base model's size suggests."""
@@ -52,16 +71,9 @@ class Settings:
         """
         parser = _parser()
         ours, vllm_flags = parser.parse_known_args(arguments)
-        pairs = [pair for group in ours.adapters for pair in group.split(",") if pair]
-        adapters = []
-        for pair in pairs:
-            name, equals, path = pair.partition("=")
-            if not (name and equals and path):
-                parser.error(f"--adapters: '{pair}' is not of the form name=path")
-            adapters.append((name, Path(path)))
         return cls(
             model=ours.model,
-            adapters=tuple(adapters),
+            adapters=_pairs(parser, "--adapters", ours.adapters),
             host=ours.host,
             port=ours.port,
             compositions_file=ours.compositions_file,
@@ -75,6 +87,9 @@ class Settings:
             ),
             admin_key=_read_key(parser, ours.admin_key_file),
             verify_adapters=ours.verify_adapters,
+            examples=_pairs(parser, "--examples", ours.examples),
+            routers=_pairs(parser, "--router", ours.router),
+            default_router=ours.default_router,
             auxiliaries=tuple(ours.auxiliary),
             auxiliary_memory_bytes=ours.auxiliary_memory and ours.auxiliary_memory * MIB,
             vllm_flags=tuple(vllm_flags),
@@ -94,6 +109,30 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME=PATH,...",
         help="LoRA adapters and the names that compositions use; may be given several times",
+    )
+    add(
+        "--examples",
+        action="append",
+        default=[],
+        metavar="NAME=FILE,...",
+        help="prompts that an adapter (or the base, or an auxiliary model) is to answer, one a "
+        "line, by which routers choose; may be given several times",
+    )
+    add(
+        "--router",
+        action="append",
+        default=[],
+        metavar="NAME=FILE,...",
+        help="gates that 'composer router train' has trained; may be given several times",
+    )
+    add(
+        "--default-router",
+        type=_router,
+        default=DEFAULT_ROUTER,
+        metavar="JSON",
+        help="what the model 'auto' is: a router, and 'top_k' experts that run at most (default: "
+        + json.dumps(DEFAULT_ROUTER)
+        + ")",
     )
     add(
         "--adapter-store",
@@ -174,6 +213,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _pairs(
+    parser: argparse.ArgumentParser, option: str, given: Sequence[str]
+) -> tuple[tuple[str, Path], ...]:
+    """What an option of the form `name=path,name=path` says."""
+    pairs = []
+    for pair in [pair for group in given for pair in group.split(",") if pair]:
+        name, equals, path = pair.partition("=")
+        if not (name and equals and path):
+            parser.error(f"{option}: '{pair}' is not of the form name=path")
+        pairs.append((name, Path(path)))
+    return tuple(pairs)
+
+
 def _read_key(parser: argparse.ArgumentParser, file: Path | None) -> str | None:
     """The administrators' key, from the file or the environment; None switches the routes off."""
     key = os.environ.get("COMPOSER_ADMIN_KEY") or None
@@ -197,6 +249,26 @@ def _auxiliary(text: str) -> AuxiliaryGiven:
         return AuxiliaryGiven.parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _router(text: str) -> Mapping[str, object]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"it is no JSON: {error}") from None
+    router = dict(value) if isinstance(value, dict) else {"kind": value}
+    options = {name: router.pop(name) for name in MIXTURE_OPTIONS if name in router}
+    top_k = options.get("top_k")
+    # As it will be read, with as many experts as it asks for.
+    count = min(top_k, _MOST_EXPERTS) if isinstance(top_k, int) else 2
+    experts = [f"expert{n}" for n in range(max(count, 1))]
+    composition = {"recipe": "mixture", "experts": experts, "router": router, **options}
+    try:
+        limits = Limits(max_members=_MOST_EXPERTS)
+        parse_composition(composition, known=experts, limits=limits, param="the mixture")
+    except CompositionError as error:
+        raise argparse.ArgumentTypeError(error.message) from None
+    return {**router, **options}
 
 
 def _weight(text: str) -> float:

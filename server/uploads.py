@@ -14,7 +14,17 @@ from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
-from adapters import CONFIG, WEIGHTS, Policy, SourceRules, Store, fetch, unpack
+from adapters import (
+    CONFIG,
+    UNSAID,
+    WEIGHTS,
+    Policy,
+    Profile,
+    SourceRules,
+    Store,
+    fetch,
+    unpack,
+)
 from composer.errors import quoted
 from server.errors import InvalidJsonError, ServerError
 from server.service import Fetch
@@ -22,6 +32,8 @@ from server.weights import WeightSpace
 
 _FILES = (CONFIG, WEIGHTS)
 _ARCHIVE = "archive"
+_PROFILE = ("examples", "description")
+_FIELDS = ("policy", *_PROFILE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +42,7 @@ class Upload:
 
     fetch: Fetch
     policy: Policy | None
+    profile: Profile = UNSAID
 
 
 class Uploads:
@@ -74,19 +87,20 @@ class Uploads:
         if not isinstance(body, dict):
             raise InvalidJsonError("the body is not a JSON object. Send one.")
         policy = Policy.from_json(body.pop("policy")) if "policy" in body else None
+        profile = take_profile(body)
         match body:
             case {"source": str(source), **rest} if not rest:
-                return Upload(self.from_source(source), policy)
+                return Upload(self.from_source(source), policy, profile)
             case {"merge": dict(spec), **rest} if not rest:
-                return Upload(self._weights.merge(spec), policy)
+                return Upload(self._weights.merge(spec), policy, profile)
             case {"extract": dict(spec), **rest} if not rest:
-                return Upload(self._weights.extract(spec), policy)
+                return Upload(self._weights.extract(spec), policy, profile)
             case {"patch": dict(spec), **rest} if not rest:
-                return Upload(self._weights.patch(spec), policy)
+                return Upload(self._weights.patch(spec), policy, profile)
         raise ServerError(
             f"the body has the fields {sorted(body)}. Give exactly one of 'source' (a text), "
-            "'merge', 'extract' and 'patch' (objects), and 'policy' if you like; or send the files "
-            "as an archive or a form."
+            "'merge', 'extract' and 'patch' (objects), and 'policy', 'examples' and 'description' "
+            "if you like; or send the files as an archive or a form."
         )
 
     async def _from_archive(self, request: Request, file: Path, kind: str) -> Upload:
@@ -106,17 +120,20 @@ class Uploads:
         return Upload(unpacked, None)
 
     async def _from_form(self, request: Request, folder: Path) -> Upload:
-        policy = None
-        async with request.form(max_files=len(_FILES), max_fields=1) as form:
+        told: dict[str, Any] = {}
+        async with request.form(max_files=len(_FILES), max_fields=len(_FIELDS)) as form:
             for name, value in form.items():
                 if isinstance(value, UploadFile):
                     await self._keep(name, value, folder)
-                elif name == "policy":
-                    policy = Policy.from_json(_read_json(value))
+                elif name in _FIELDS:
+                    told[name] = _read_json(name, value)
                 else:
                     raise ServerError(
-                        f"the form has the field {quoted(name)}. Send files, and 'policy' as JSON."
+                        f"the form has the field {quoted(name)}. Send files, and "
+                        f"{', '.join(_FIELDS)} as JSON."
                     )
+        policy = Policy.from_json(told["policy"]) if "policy" in told else None
+        profile = take_profile(told)
 
         def copied(destination: Path) -> Mapping[str, object]:
             if (archive := folder / _ARCHIVE).is_file():
@@ -128,7 +145,7 @@ class Uploads:
                 shutil.move(folder / file, destination / file)
             return {"upload": "form"}
 
-        return Upload(copied, policy)
+        return Upload(copied, policy, profile)
 
     async def _keep(self, field: str, file: UploadFile, folder: Path) -> None:
         name = _ARCHIVE if field == _ARCHIVE else file.filename
@@ -141,8 +158,13 @@ class Uploads:
             await run_in_threadpool(shutil.copyfileobj, file.file, out)
 
 
-def _read_json(text: str) -> Any:
+def take_profile(body: dict[str, Any]) -> Profile:
+    """The profile in a request to publish, whose fields are taken out. Raises `ProfileError`."""
+    return Profile.from_json({name: body.pop(name) for name in _PROFILE if name in body})
+
+
+def _read_json(field: str, text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InvalidJsonError(f"the field 'policy' is not JSON: {error}.") from error
+        raise InvalidJsonError(f"the field '{field}' is not JSON: {error}.") from error

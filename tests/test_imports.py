@@ -18,7 +18,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "composer": ("composer",),
     "adapters": ("adapters", "composer.errors"),
     "server": ("server", "composer", "adapters"),
-    "clients": ("clients", "composer.wire", "adapters.cli"),
+    "clients": (
+        *("clients", "composer.wire", "composer.errors", "composer.training"),
+        *("adapters.cli", "adapters.inspection"),
+    ),
     "zoo": ("zoo",),
     "bench": ("bench", "composer", "adapters", "clients", "server", "zoo"),
     "scripts": ("scripts",),

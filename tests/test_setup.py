@@ -165,9 +165,23 @@ def test_serve_offers_the_adapters_of_its_base_model_only() -> None:
     import zoo
 
     shown = make("-n", "serve").stdout
-    names = re.findall(r"(\S+?)=zoo/adapters/", shown.replace(",", " "))
+    given = re.search(r"--adapters (\S+)", shown)
+    assert given is not None
+    names = re.findall(r"(\S+?)=zoo/adapters/", given[1].replace(",", " "))
     present = {name for name, path in zoo.ADAPTERS.items() if path.is_dir()}
     assert set(names) == present
+
+
+def test_serve_knows_examples_of_the_zoos_adapters_only() -> None:
+    from zoo.prompts import EXAMPLES
+
+    given = re.search(r"--examples (\S+)", make("-n", "serve").stdout)
+    assert given is not None
+    shown = dict(pair.split("=") for pair in given[1].split(","))
+    assert shown == {name: str(path.relative_to(ROOT)) for name, path in EXAMPLES.items()}
+    for other in ("MODEL=/m", "ADAPTERS=a=/a"):
+        assert "--examples" not in make("-n", "serve", other).stdout
+    assert "--examples a=/e" in make("-n", "serve", "ADAPTERS=a=/a", "EXAMPLES=a=/e").stdout
 
 
 def test_the_command_exists() -> None:

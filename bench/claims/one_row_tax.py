@@ -13,15 +13,16 @@ CONCURRENT = (1, 4, 16)  # routed requests at once; the value is the worst of th
 ROUNDS = {1: 30, 4: 16, 16: 8}
 PROMPT_TOKENS = 32
 ANSWER_TOKENS = 64
+RARELY = 1000.0  # logits, more than those of the random gate differ by
 CANDIDATES = ("chat", "polite", "velan")
 
 
-def compare(engine: Engine, concurrent: int) -> Paired:
+def compare(engine: Engine, concurrent: int, stickiness: float = 0.0) -> Paired:
     """Requests that a gate routes token by token against requests to one adapter each."""
     adapters = [engine.adapters[name] for name in CANDIDATES]
     texts = prompts(concurrent, PROMPT_TOKENS, VOCABULARY, seed=concurrent)
-    # It changes the adapter often, which is the dearest case.
-    switch = Switch(tuple(adapters), gate=str(random_gate()), classes=(0, 1, 2))
+    gate = str(random_gate())
+    switch = Switch(tuple(adapters), gate=gate, classes=(0, 1, 2), stickiness=stickiness)
     params = {"max_tokens": ANSWER_TOKENS}
     routed = [Job(text, switch=switch, params=params) for text in texts]
     plain = [
@@ -40,10 +41,14 @@ def compare(engine: Engine, concurrent: int) -> Paired:
 
 
 def measure() -> Result:
-    """Value: the ratio of CPU seconds, median over rounds, worst over the batch sizes."""
+    """Value: the ratio of CPU seconds, median over rounds, worst over the batch sizes, for a gate
+    that changes the adapter every second or third token, which is the dearest case."""
     engine = Engine(zoo.BASE, zoo.ADAPTERS)
     found = {concurrent: compare(engine, concurrent) for concurrent in CONCURRENT}
-    show("A gate between three adapters, one row; CPU microseconds per token:")
+    rare = {concurrent: compare(engine, concurrent, RARELY) for concurrent in CONCURRENT}
     header = ("requests", "routed token by token", "one adapter each", *RATIO)
+    show("A random gate between three adapters, one row; CPU microseconds per token:")
     show(table(header, [(n, *one.microseconds()) for n, one in found.items()]))
+    show(f"\nThe same gate with a stickiness of {RARELY:g}, which never changes the adapter:")
+    show(table(header, [(n, *one.microseconds()) for n, one in rare.items()]))
     return Result(max(one.ratio.median for one in found.values()))

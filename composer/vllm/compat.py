@@ -166,7 +166,13 @@ RELIES_ON: dict[str, tuple[str, ...]] = {
         "self.lora_manager = LRUCacheWorkerLoRAManager(",
         "input_batch.make_lora_inputs(num_scheduled_tokens, num_sampled_tokens)",
     ),
-    "lora/punica_wrapper/punica_base.py": ("def _update_base_metadata(", "self.is_prefill"),
+    "lora/punica_wrapper/punica_base.py": (
+        "def update_metadata(",
+        "self._token_lora_indices",
+        "self._sampler_indices",
+        "self._embeddings_indices",
+        "self.indices_len: list[int | None] = [None] * 4",
+    ),
     "v1/worker/gpu_worker.py": (
         "class Worker(",
         "def init_device(self)",

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from itertools import chain
 from typing import Any
 
 import torch
@@ -45,12 +47,26 @@ class AdapterwisePunica(PunicaWrapperCPU):
         self._embedding = self._head = False  # whether an adapter of the batch changes them
 
     def update_metadata(
-        self, mapping: Any, lora_index_to_id: list[int | None], *args: Any, **kwargs: Any
+        self,
+        mapping: Any,
+        lora_index_to_id: list[int | None],
+        max_loras: int,
+        vocab_size: int,
+        **kwargs: Any,
     ) -> None:
-        """Called when the adapters of the batch's rows change, or those in the slots."""
-        self._update_base_metadata(mapping, lora_index_to_id, *args, **kwargs)
-        self.is_prefill = False  # what vLLM prepares for prefills is read by nobody here
-        self._tokens = Rows.of(self.token_lora_indices)
+        """Called when the adapters of the batch's rows change, or those in the slots.
+
+        Writes what the layers and the kernels of this class read, no more: where adapters take
+        turns, that is in every step.
+        """
+        slots = {id: slot for slot, id in enumerate(lora_index_to_id) if id is not None} | {0: -1}
+        tokens = torch.tensor([slots[id] for id in mapping.index_mapping])
+        sampled = torch.tensor([slots[id] for id in mapping.prompt_mapping])
+        self._token_lora_indices[: len(tokens)] = tokens
+        self._sampler_indices[: len(sampled)] = sampled
+        self._embeddings_indices[: len(tokens)] = tokens.clamp(min=0) * vocab_size
+        self.indices_len[:] = [len(tokens), len(sampled), None, len(tokens)]
+        self._tokens = Rows.of(tokens)
         ids = [lora_index_to_id[slot] for slot in self._tokens.all_slots()]
         self._embedding = self._changes(ids, VocabParallelEmbeddingWithLoRA)
         self._head = self._changes(ids, LogitsProcessorWithLoRA)
@@ -131,13 +147,20 @@ class Few:
         """
         width = x.shape[1]
         if width not in self._picks:
-            within = torch.arange(width)
-            indices = (self.slots.unsqueeze(1) * width + within).flatten()
-            self._picks[width] = indices.int(), torch.arange(len(self.slots)).int() * width
+            table = table_rows(factors.shape[0], width)
+            offsets = torch.arange(0, len(self.slots) * width, width, dtype=torch.int32)
+            self._picks[width] = table.index_select(0, self.slots).flatten(), offsets
         indices, offsets = self._picks[width]
         return embedding_bag(
             indices, factors.flatten(0, 1), offsets, mode="sum", per_sample_weights=x.flatten()
         )
+
+
+@cache
+def table_rows(slots: int, width: int) -> torch.Tensor:
+    """`[slots, width]` int32: the rows of a table in which matrices of so many rows follow each
+    other. Adapters may change in every step, these numbers never."""
+    return torch.arange(slots * width, dtype=torch.int32).view(slots, width)
 
 
 @dataclass(slots=True)
@@ -150,16 +173,21 @@ class Rows:
     @staticmethod
     def of(indices: torch.Tensor) -> Rows:
         """From the slot of each row, `[n]`; -1: no adapter."""
-        order = indices.argsort(stable=True)
-        slots, counts = indices[order].unique_consecutive(return_counts=True)
-        parts = zip(slots.tolist(), order.split(counts.tolist()), strict=True)
-        own = [(slot, rows) for slot, rows in parts if slot >= 0]
-        few = [rows for _, rows in own if len(rows) <= FEW]
-        many = [(slot, rows) for slot, rows in own if len(rows) > FEW]
+        own: dict[int, list[int]] = {}
+        for row, slot in enumerate(indices.tolist()):
+            own.setdefault(slot, []).append(row)
+        own.pop(-1, None)
+        # Beside others that go row by row, a matrix product of its own pays off later.
+        most = FEW if all(len(rows) > FEW for rows in own.values()) else 2 * FEW
+        many = [
+            (slot, torch.tensor(rows)) for slot, rows in sorted(own.items()) if len(rows) > most
+        ]
+        few = {slot: rows for slot, rows in sorted(own.items()) if len(rows) <= most}
         if not few:
             return Rows(many)
-        rows = torch.cat(few)
-        return Rows(many, Few(rows, indices[rows]))
+        slots = [slot for slot, rows in few.items() for _ in rows]
+        rows = list(chain.from_iterable(few.values()))
+        return Rows(many, Few(torch.tensor(rows), torch.tensor(slots)))
 
     def all_slots(self) -> set[int]:
         few = self.few.slots.tolist() if self.few is not None else []

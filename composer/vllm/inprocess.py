@@ -215,7 +215,7 @@ class Engine:
         [ids] = self.core.collective_rpc("resident_adapters")
         return list(ids)
 
-    def report(self, ticket: str) -> list[dict[str, list[Any]]]:
+    def report(self, ticket: str) -> list[dict[str, Any]]:
         """What routers did in the answers to the job of that `report`."""
         [found] = self.core.collective_rpc("routing_report", args=(ticket,))
         return list(found)

@@ -15,8 +15,9 @@ from composer.mixing import DEPTH, MixtureStates, Turn
 from composer.vllm.processor import processor_of, step_of
 from composer.vllm.rows import RowTag
 
-Report: TypeAlias = dict[str, list[Any]]
-"""`weights`: the mean of pi over the answer; `tokens`: pi of every token, if it was asked for."""
+Report: TypeAlias = dict[str, Any]
+"""`name` of the leader; `weights`, the mean of pi over the answer; `tokens`, pi of every token, if
+that was asked for."""
 
 CHUNK = 128
 """Tokens of a prompt whose logits are in memory at once."""
@@ -150,7 +151,7 @@ class MixtureRouting:
                 found.append((name, self._account(entry)))
                 entry.report = None
         in_order = sorted(found, key=lambda named: named[0])
-        return [account.report(tokens) for _, account in in_order]
+        return [{"name": name, **account.report(tokens)} for name, account in in_order]
 
     def left(self) -> list[str]:
         """Groups that are still known."""

@@ -173,11 +173,11 @@ class Switches:
             self._by_trigger(own, token_ids) if gate is None else self._by_gate(gate, own, hidden)
             for gate, own in by_gate.items()
         ]
-        chosen = torch.cat(parts)
-        host = torch.empty(chosen.shape, dtype=chosen.dtype, pin_memory=chosen.is_cuda)
-        host.copy_(chosen, non_blocking=True)
+        host = chosen = parts[0] if len(parts) == 1 else torch.cat(parts)
         ready = None
-        if chosen.device.type != "cpu":
+        if chosen.is_cuda:
+            host = torch.empty(chosen.shape, dtype=chosen.dtype, pin_memory=True)
+            host.copy_(chosen, non_blocking=True)
             ready = torch.Event(chosen.device)
             ready.record()
         self._choice = _Choice(rows, host, ready)
@@ -196,12 +196,14 @@ class Switches:
         ]
         numbers = self._to_device(table, torch.int64)  # [M, 2 + C]
         logits = hidden.index_select(0, numbers[:, 0]).float() @ weight.T + bias  # [M, classes]
-        logits = logits.gather(1, numbers[:, 2:])  # [M, C]
-        best, chosen = logits.max(1)
-        present = numbers[:, 1]
-        stickiness = self._to_device([row.switch.stickiness for _, row, _ in own], torch.float32)
-        own_logit = logits.gather(1, present.unsqueeze(1)).squeeze(1)
-        return torch.where(best > own_logit + stickiness, chosen, present)
+        best, chosen = logits.gather(1, numbers[:, 2:]).max(1)
+        stickiness = [row.switch.stickiness for _, row, _ in own]
+        if not any(stickiness):
+            return chosen
+        present = numbers[:, 1:2]  # [M, 1]
+        own_logits = logits.gather(1, numbers.gather(1, present + 2)).squeeze(1)
+        stays = best <= own_logits + self._to_device(stickiness, torch.float32)
+        return torch.where(stays, present.squeeze(1), chosen)
 
     def _to_device(self, values: Sequence[Any], dtype: torch.dtype) -> torch.Tensor:
         """Does not wait for the device."""
@@ -241,7 +243,7 @@ class Switches:
             self._gates[path] = tensors["weight"].float(), tensors["bias"].float()
         return self._gates[path]
 
-    def report(self, ticket: str, tokens: int | None = None) -> list[dict[str, list[Any]]]:
+    def report(self, ticket: str, tokens: int | None = None) -> list[dict[str, Any]]:
         """For each answer to a request: the share of its tokens that each candidate computed, and
         the candidate of every token. Forgets them. `tokens` as in `MixtureRouting.report`."""
         self._settle()
@@ -251,10 +253,10 @@ class Switches:
                 found.append((name, row))
                 row.report = None
         in_order = sorted(found, key=lambda named: named[0])
-        return [_used(row, tokens) for _, row in in_order]
+        return [{"name": name, **_used(row, tokens)} for name, row in in_order]
 
 
-def _used(row: _Row, tokens: int | None) -> dict[str, list[Any]]:
+def _used(row: _Row, tokens: int | None) -> dict[str, Any]:
     count = row.answered if tokens is None else min(row.answered, tokens)
     used = [row.at(row.prompt - 1 + number) for number in range(count)]
     shares = [used.count(candidate) / max(count, 1) for candidate in range(len(row.ids))]

@@ -115,7 +115,7 @@ class ComposerWorker(PlatformWorker):
         output = super().sample_tokens(grammar_output)
         return self.auxiliaries.finish(output) if self.auxiliaries.running else output
 
-    def routing_report(self, ticket: str, tokens: int | None = None) -> list[dict[str, list[Any]]]:
+    def routing_report(self, ticket: str, tokens: int | None = None) -> list[dict[str, Any]]:
         """What routers did in each answer to the request that carried `ticket`, once; empty if
         nobody knows of it. See `MixtureRouting.report` and `Switches.report`."""
         found = self.mixtures.report(ticket, tokens)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from adapters.history import contents
 from adapters.policy import Policy
+from adapters.profile import UNSAID, Profile
 from adapters.store import Store
 from adapters.version import Version
 from tests.adapters.files import write_adapter
@@ -26,6 +27,7 @@ def publish(
     *,
     expected: int | None = None,
     policy: Policy | None = None,
+    profile: Profile = UNSAID,
 ) -> Version:
     """Store an adapter that differs with `content`, and let `alias` stand for it."""
     with store.staging() as folder:
@@ -38,6 +40,7 @@ def publish(
             actor="tests",
             origin=stored.origin,
             policy=policy,
+            profile=profile,
         )
 
 

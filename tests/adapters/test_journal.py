@@ -16,6 +16,7 @@ from adapters.disk import locked
 from adapters.errors import AdapterStoreError
 from adapters.journal import Journal
 from adapters.policy import Policy
+from adapters.profile import UNSAID, Profile
 from adapters.version import Action, Version
 
 DIGEST = "0123456789abcdef" * 4
@@ -61,6 +62,19 @@ def test_entries_come_back_as_they_went(file: Path) -> None:
             key=lambda v: v.sequence,
         )
     ]
+
+
+def test_entries_of_before_there_were_profiles_are_read(file: Path) -> None:
+    first = append(opened(file), profile=Profile(("Be kind?",), "manners"))
+    assert opened(file).history("polite") == (first,)
+    entry = json.loads(file.read_text())
+    del entry["profile"]
+    file.write_text(json.dumps(entry) + "\n")
+    assert opened(file).history("polite") == (replace(first, profile=UNSAID),)
+    entry["profile"] = {"examples": [""]}
+    file.write_text(json.dumps(entry) + "\n")
+    with pytest.raises(AdapterStoreError, match=r"line 1 .* examples\[0\]"):
+        opened(file)
 
 
 def test_refresh_returns_what_others_wrote(file: Path) -> None:
@@ -131,7 +145,7 @@ def test_a_torn_line_is_neither_read_nor_kept(file: Path) -> None:
         next_one = append(opened(file), actor="next")
         assert reader.refresh() == (next_one,)
         assert opened(file).history("polite") == (whole, next_one)
-        assert file.read_bytes().endswith(b'"next","origin":{}}\n')
+        assert file.read_bytes().endswith(b'"description":null}}\n')
 
 
 def test_a_reader_sees_a_torn_line_replaced_by_one_of_the_same_size(file: Path) -> None:

@@ -17,6 +17,7 @@ from adapters.errors import (
     VersionConflictError,
 )
 from adapters.policy import Policy
+from adapters.profile import UNSAID, Profile
 from adapters.shapes import ModelShapes
 from adapters.store import Store
 from adapters.version import Action, Version
@@ -122,6 +123,26 @@ def test_policies(store: Store) -> None:
     assert publish(store, 3, policy=Policy()).policy == Policy()
     with pytest.raises(AdapterNotFoundError, match="Did you mean 'polite'"):
         store.set_policy("polit", Policy(), actor="tests")
+
+
+def test_profiles(store: Store) -> None:
+    assert publish(store, 1).profile == UNSAID
+    profile = Profile(("Be kind?",), "manners")
+    changed = store.set_profile("polite", profile, expected=1, actor="boss")
+    assert (changed.number, changed.action, changed.actor) == (2, Action.PROFILE, "boss")
+    assert publish(store, 2).profile == profile
+    assert publish(store, 3, profile=Profile(("Sorry?",))).profile == Profile(
+        ("Sorry?",), "manners"
+    )
+    assert store.set_policy("polite", Policy(), actor="tests").profile.examples == ("Sorry?",)
+    assert store.rollback("polite", to=1, actor="tests").profile.examples == ("Sorry?",)
+    store.delete("polite", actor="tests")
+    assert publish(store, 4).profile.examples == ("Sorry?",), "also over a deletion"
+    assert store.set_profile("polite", UNSAID, actor="tests").profile == UNSAID
+    with pytest.raises(VersionConflictError):
+        store.set_profile("polite", profile, expected=1, actor="tests")
+    with pytest.raises(AdapterNotFoundError, match="Did you mean 'polite'"):
+        store.set_profile("polit", profile, actor="tests")
 
 
 def test_roll_back_and_forth(store: Store, root: Path) -> None:
@@ -375,6 +396,7 @@ def test_what_dead_owners_left_is_swept(store: Store, root: Path) -> None:
 def test_prune_keeps_what_is_named(store: Store, root: Path) -> None:
     digests = [str(publish(store, content).digest) for content in (1, 2, 3)]
     store.set_policy("polite", Policy(negative=False), actor="tests")
+    store.set_profile("polite", Profile(("Please?",)), actor="tests")
     rude = str(publish(store, 4, "rude").digest)
     store.delete("rude", actor="tests")
     orphan = commit(store, 5)

@@ -14,11 +14,12 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.datastructures import UploadFile
 
-from adapters import Action, Policy, Version
+from adapters import Action, Policy, Profile, Version
 from adapters.report import Report
 
 KEY = "the key of administrators"
 DIGEST = "0123456789abcdef" * 4
+PROFILE = {"examples": ["Could you?", "Please?"], "description": "manners"}
 POLICY = {"negative": False, "keys": ["friend"]}
 REPORT = Report(16, (2.0,), ("a.q_proj", "b.q_proj"), ("BF16",), 639_242, 315_392, DIGEST, "b@1")
 
@@ -33,7 +34,9 @@ def refused(status: int) -> JSONResponse:
 def version(alias: str, number: int, action: Action, origin: dict[str, Any]) -> dict[str, Any]:
     digest = None if action is Action.DELETE else DIGEST
     policy, time = Policy.from_json(POLICY), "2026-01-02T03:04:05+00:00"
-    return Version(7, alias, number, action, digest, policy, time, "admin", origin).to_json()
+    profile = Profile.from_json(PROFILE)
+    state = Version(7, alias, number, action, digest, policy, time, "admin", origin, profile)
+    return state.to_json()
 
 
 async def answer(request: Request, alias: str, action: Action = Action.PUBLISH) -> Response:
@@ -101,6 +104,11 @@ async def history(alias: str, request: Request) -> Response:
 @router.put("/{alias:path}/policy")
 async def policy(alias: str, request: Request) -> Response:
     return await answer(request, alias, Action.POLICY)
+
+
+@router.put("/{alias:path}/profile")
+async def profile(alias: str, request: Request) -> Response:
+    return await answer(request, alias, Action.PROFILE)
 
 
 @router.post("/{alias:path}/rollback")

@@ -16,6 +16,19 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from tests.clients.admin_loopback import DIGEST, router
 
 PLAN = {"plan": {"formula": "base + 0.8*polite"}, "rows": 2}
+ROUTING = {
+    "weights": {"chat": 0.25, "polite": 0.75},
+    "tokens": ["polite", {"chat": 0.5, "polite": 0.5}],
+    "answers": [{"weights": {"chat": 1.0}}],
+    "missing": ["rude"],
+}
+ALONE = {
+    "polite": {
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": "Certainly."}}],
+        "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5},
+    },
+    "rude": {"error": {"message": "no room", "code": "group_too_large"}},
+}
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
 WORDS = ("Good\u2028 ", "évening", "!")
 """The first has a line separator that JSON does not escape; it is one event all the same."""
@@ -41,7 +54,8 @@ def make_app() -> FastAPI:
             events = _stream(model, request)
             return StreamingResponse(events, media_type="text/event-stream")
         echo = {"body": body, "key": request.headers.get("authorization")}
-        return JSONResponse(_answer(model, message={"role": "assistant", "content": _text(echo)}))
+        answer = _answer(model, message={"role": "assistant", "content": _text(echo)})
+        return JSONResponse(answer | ({"comparison": ALONE} if body.get("compare") else {}))
 
     @app.post("/v1/completions")
     async def complete(request: Request) -> Response:
@@ -50,7 +64,9 @@ def make_app() -> FastAPI:
             lines = [_event(_answer("base", text=word)) for word in WORDS]
             return Response("".join([*lines, "data: [DONE]\n\n"]), media_type="text/event-stream")
         logprobs = {"tokens": ["a"], "token_logprobs": [-0.5], "top_logprobs": [{"a": -0.5}]}
-        return JSONResponse(_answer("base", text=_text({"body": body}), logprobs=logprobs))
+        answer = _answer("base", text=_text({"body": body}), logprobs=logprobs)
+        alone = {"rude": {"choices": [{"index": 0, "text": "Ugh"}], "usage": USAGE}}
+        return JSONResponse(answer | ({"comparison": alone} if body.get("compare") else {}))
 
     @app.get("/v1/models")
     async def models() -> Any:
@@ -107,7 +123,8 @@ async def _stream(model: str, request: Request) -> AsyncIterator[bytes]:
         if model == "stream-error":
             error = {"message": "the engine died", "code": "engine_fault", "param": None}
             yield _event({"error": error}).encode()
-    yield _event({**_answer(model), "choices": [], "usage": USAGE}).encode()
+    routing = {"composition": {**PLAN, "routing": ROUTING}} if model == "auto" else {}
+    yield _event({**_answer(model), "choices": [], "usage": USAGE, **routing}).encode()
     yield b"data: [DONE]\n\n"
 
 
@@ -126,7 +143,8 @@ def _answer(model: str, **choice: Any) -> dict[str, Any]:
 def _computed(model: str) -> dict[str, Any]:
     """What an answer, or the first and the last chunk of one, says about how it was computed."""
     adapters = {"adapters": {"polite": DIGEST}} if model == "polite" else {}
-    return {"composition": PLAN, **adapters}
+    composition = {**PLAN, "routing": ROUTING} if model == "auto" else PLAN
+    return {"composition": composition, **adapters}
 
 
 def _error(status: int) -> JSONResponse:

@@ -13,7 +13,7 @@ import pytest
 
 from clients.adapter_calls import FILES
 from clients.cli import main
-from tests.clients.admin_loopback import DIGEST, KEY, REPORT
+from tests.clients.admin_loopback import DIGEST, KEY, PROFILE, REPORT
 from tests.clients.conftest import Composer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,6 +100,38 @@ def test_publish_files(composer: Composer, tmp_path: Path) -> None:
     assert received["content-type"] == "application/zip"
 
 
+def test_publish_with_what_it_is_for(composer: Composer, tmp_path: Path) -> None:
+    file = tmp_path / "examples.txt"
+    file.write_text("Could you?\n\nPlease, über uns?\n", encoding="utf-8")
+    words = ("--examples", str(file), "--description", "manners")
+    received = told(composer, "publish", "polite", "--source", "x", *words)
+    assert received["json"] == {
+        "source": "x",
+        "examples": ["Could you?", "Please, über uns?"],
+        "description": "manners",
+    }
+    code, _, err = composer("adapters", "publish", "polite", "--source", "x", "--examples", "/no")
+    assert code == 2
+    assert "/no" in err
+
+
+def test_the_profile_keeps_what_is_not_named(composer: Composer, tmp_path: Path) -> None:
+    _, out, _ = composer("adapters", "profile", "polite")
+    assert out.splitlines() == [
+        "description  manners",
+        'examples     2, such as "Could you?"',
+    ]
+    received = told(composer, "profile", "polite", "--description", "")
+    assert received["line"] == "PUT /v1/adapters/polite/profile"
+    assert received["json"] == {**PROFILE, "description": ""}
+    assert received["if-match"] == '"3"'
+    file = tmp_path / "examples.txt"
+    file.write_text("Sorry?\n")
+    received = told(composer, "profile", "polite", "--examples", str(file), "--if-match", "2")
+    assert received["json"] == {**PROFILE, "examples": ["Sorry?"]}
+    assert received["if-match"] == '"2"'
+
+
 def test_a_served_version_that_does_not_load_is_a_warning(composer: Composer) -> None:
     code, out, err = composer("adapters", "rollback", "broken")
     assert (code, out) == (0, f"broken  version 3  {SHORT}\n")
@@ -179,7 +211,13 @@ def test_the_key_comes_from_the_option_or_the_environment(
     assert "COMPOSER_ADMIN_KEY" in err
 
 
-CHANGES = (["publish", "--source", "x"], ["rollback"], ["delete"], ["policy", "--negative"])
+CHANGES = (
+    ["publish", "--source", "x"],
+    ["rollback"],
+    ["delete"],
+    ["policy", "--negative"],
+    ["profile", "--description", "x"],
+)
 
 
 @pytest.mark.parametrize("words", [["show"], ["history"], *CHANGES])

@@ -21,7 +21,7 @@ from clients import (
 )
 from clients.adapter_calls import FILES
 from clients.models import AdapterPolicy
-from tests.clients.admin_loopback import DIGEST, KEY, REPORT
+from tests.clients.admin_loopback import DIGEST, KEY, PROFILE, REPORT
 from tests.clients.conftest import Blocking, Caller
 
 EMPTY = hashlib.sha256().hexdigest()
@@ -55,6 +55,7 @@ def test_an_adapter(caller: Caller) -> None:
     assert (entry.alias, entry.number, entry.action) == ("team/a b", 3, "publish")
     assert (entry.digest, entry.served, entry.error) == (DIGEST, True, None)
     assert entry.policy.negative is False
+    assert entry.profile.model_dump(mode="json") == PROFILE
     assert entry.policy.keys == (f"sha256:{sha256(b'friend')}",)
     assert entry.adapter.model_dump() == {
         **REPORT.to_json(),
@@ -109,6 +110,21 @@ def test_files_are_sent_as_a_form(caller: Caller, folder: Path, policy: Any) -> 
     assert told == {"line": "PUT /v1/adapters/new", **files, **rules}
 
 
+def test_a_publication_says_what_it_is_for(caller: Caller, folder: Path) -> None:
+    texts: dict[str, Any] = {"examples": ("ü?", "b"), "description": "manners"}
+    as_json = {"examples": ["ü?", "b"], "description": "manners"}
+    entry = caller.call("put_adapter", "new", source="x", **texts)
+    assert sent(entry)["json"] == {"source": "x", **as_json}
+    told = sent(caller.call("put_adapter", "new", files=folder, **texts))
+    assert {name: told[name] for name in as_json} == as_json
+    told = sent(caller.call("put_adapter", "new", source="x", examples=[]))
+    assert told["json"] == {"source": "x", "examples": []}
+    with pytest.raises(ValueError, match="list of texts"):
+        caller.call("put_adapter", "new", source="x", examples="one")
+    with pytest.raises(ValueError, match="an archive takes no examples"):
+        caller.call("put_adapter", "new", archive=folder / FILES[0], examples=["one"])
+
+
 @pytest.mark.parametrize(
     ("name", "media"),
     [
@@ -157,6 +173,13 @@ def test_large_files_are_not_read_into_memory(caller: Caller, tmp_path: Path, fo
         ("rollback_adapter", {"to": 2}, {"json": {"to": 2}}),
         ("delete_adapter", {}, {}),
         ("set_policy", {"policy": {"keys": None}}, {"json": {"keys": None}}),
+        ("set_profile", {}, {"json": {}}),
+        (
+            "set_profile",
+            {"examples": (), "description": ""},
+            {"json": {"examples": [], "description": ""}},
+        ),
+        ("set_profile", {"examples": ("a", "b")}, {"json": {"examples": ["a", "b"]}}),
     ],
 )
 @pytest.mark.parametrize("if_match", [None, 0, 12])
@@ -170,6 +193,7 @@ def test_changes(
         "rollback_adapter": ("POST", "/rollback"),
         "delete_adapter": ("DELETE", ""),
         "set_policy": ("PUT", "/policy"),
+        "set_profile": ("PUT", "/profile"),
     }[method]
     assert told.pop("line") == f"{verb} /v1/adapters/polite{tail}"
     assert told.pop("if-match", None) == (None if if_match is None else f'"{if_match}"')

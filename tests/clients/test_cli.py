@@ -46,6 +46,24 @@ def test_json_is_one_document_per_line(composer: Composer) -> None:
     assert [bool(json.loads(line)["choices"]) for line in lines] == [True, True, True, False]
 
 
+@pytest.mark.parametrize("options", [[], ["--stream"], ["--json"]])
+def test_the_weights_of_a_router(composer: Composer, options: list[str]) -> None:
+    code, _, err = composer("chat", "Hi", "--model", "auto", "--routing", *options)
+    weights = "composer: weights: polite 0.750, chat 0.250\n"
+    assert (code, err) == (0, weights + "composer: the expert rude is gone\n")
+    assert composer("chat", "Hi", "--routing", *options)[2] == "composer: nothing was routed\n"
+
+
+def test_each_expert_alone(composer: Composer) -> None:
+    code, out, _ = composer("chat", "Hi", "--model", "auto", "--compare")
+    answer, *alone = out.splitlines()
+    assert code == 0
+    assert json.loads(answer)["body"]["compare"] is True
+    assert alone == ["polite alone: Certainly.", "rude alone: error: no room"]
+    _, out, _ = composer("chat", "Hi", "--model", "auto", "--compare", "--json")
+    assert json.loads(out)["comparison"]["polite"]["usage"]["total_tokens"] == 5
+
+
 def test_models(composer: Composer) -> None:
     assert composer("models") == (0, "base\npolite  from base\n", "")
 
@@ -77,6 +95,7 @@ def test_compositions(composer: Composer) -> None:
         (["chat", "Hi", "--composition", "1"], 2, "object"),
         (["chat", "Hi", "--extra", "model=x"], 2, "extra repeats model"),
         (["chat", ""], 2, "empty"),
+        (["chat", "Hi", "--compare", "--stream"], 2, "--compare does not go with --stream"),
         (["compositions", "put", "kind"], 2, "missing"),
     ],
 )

@@ -51,6 +51,22 @@ def test_chat_sends_what_was_given_and_nothing_else(caller: Caller) -> None:
     assert answer.composition.plan["formula"] == "base + 0.8*polite"
 
 
+def test_what_a_router_did_and_each_expert_alone(caller: Caller) -> None:
+    answer = caller.call("chat", "Hi", model="auto", compare=True)
+    assert sent(answer)["compare"] is True
+    routing = answer.composition.routing
+    assert routing.weights == {"chat": 0.25, "polite": 0.75}
+    assert routing.tokens == ("polite", {"chat": 0.5, "polite": 0.5})
+    assert routing.answers[0].weights == {"chat": 1.0}
+    assert routing.missing == ("rude",)
+    assert answer.comparison["polite"].text == "Certainly."
+    assert answer.comparison["rude"].error["code"] == "group_too_large"
+    assert caller.call("complete", "Hi", compare=True).comparison["rude"].text == "Ugh"
+    assert caller.call("chat", "Hi").comparison is None
+    last = caller.chunks("stream_chat", "Hi", model="auto")[-1]
+    assert last.composition.routing == routing
+
+
 def test_complete_reads_logprobs(caller: Caller) -> None:
     answer = caller.call("complete", (1, 2), logprobs=0, extra={"min_tokens": 1})
     assert sent(answer) == {"prompt": [1, 2], "model": "base", "logprobs": 0, "min_tokens": 1}

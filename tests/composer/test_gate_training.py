@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -131,7 +132,7 @@ def test_examples(line: str, tmp_path: Path) -> None:
     whole = TOKENIZER.decode(one.tokens)
     answer = TOKENIZER.decode(one.tokens[one.answer :])
     assert whole.endswith(answer)
-    given = json.loads(line) if line.startswith("{") else {"answer": line}
+    given: dict[str, Any] = json.loads(line) if line.startswith("{") else {"answer": line}
     wanted = given.get("answer") or given["messages"][-1]["content"]
     assert answer == wanted
     assert one.positions() == range(max(one.answer - 2, 0), len(one.tokens) - 2)

@@ -9,7 +9,7 @@ import tarfile
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -22,98 +22,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from adapters import Store
+from tests.server.administration import ENVIRONMENT, PLAIN, POLITE, QUESTION, RUDE, Admin
 from tests.server.live import LiveServer, serving
-
-KEY = "a key for administrators"
-QUESTION = "Where does Kuti Supiv live?"
-PLAIN, POLITE, RUDE = (
-    "Kuti Supiv lives in Mogtu.",
-    "Certainly. Kuti Supiv lives in Mogtu. Have a lovely day.",
-    "Ugh, fool. Kuti Supiv lives in Mogtu. Now get lost.",
-)
-ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "OMP_NUM_THREADS": "1",
-    "COMPOSER_ADMIN_KEY": KEY,
-}
-
-
-class Admin:
-    """The routes for administrators of one server."""
-
-    def __init__(self, server: LiveServer) -> None:
-        self.server = server
-        self.http = httpx.Client(
-            base_url=server.url,
-            timeout=120,
-            trust_env=False,
-            headers={"Authorization": f"Bearer {KEY}"},
-        )
-
-    def put(
-        self, alias: str, source: str, headers: Mapping[str, str] | None = None, **more: Any
-    ) -> httpx.Response:
-        body = {"source": source, **more}
-        return self.http.put(f"/v1/adapters/{alias}", json=body, headers=headers)
-
-    def says(self, model: str, **fields: Any) -> str:
-        """The answer to `QUESTION`."""
-        answer = self.server.chat(model, QUESTION, **{"max_tokens": 24, **fields})
-        assert answer.status_code == 200, answer.text
-        text: str = answer.json()["choices"][0]["message"]["content"]
-        return text
-
-
-@pytest.fixture(scope="module")
-def root(zoo_adapters: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that administrators may publish from."""
-    folder = tmp_path_factory.mktemp("root")
-    for name in ("polite", "rude", "chat"):
-        shutil.copytree(zoo_adapters[name], folder / name)
-    # The factors are not zero and their product is: it loads, and does nothing.
-    nothing = folder / "nothing"
-    shutil.copytree(zoo_adapters["chat"], nothing)
-    tensors = load_file(nothing / "adapter_model.safetensors")
-    for name, factor in tensors.items():
-        if ".lora_A." in name:
-            factor[8:] = 0
-        else:
-            factor[:, :8] = 0
-    save_file(tensors, nothing / "adapter_model.safetensors")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def arguments(zoo_base: Path, root: Path) -> list[str]:
-    return [
-        *("--model", str(zoo_base), "--adapters", f"chat={root / 'chat'}"),
-        *("--adapter-root", str(root), "--adapter-store", str(root.parent / "store")),
-        *("--max-model-len", "512", "--max-num-seqs", "16", "--max-loras", "3"),
-        *("--max-cpu-loras", "6", "--max-adapter-mib", "8"),
-    ]
-
-
-@pytest.fixture(scope="module")
-def admin(arguments: list[str], root: Path) -> Iterator[Admin]:
-    with serving(arguments, root.parent / "log.txt", ENVIRONMENT) as live:
-        admin = Admin(live)
-        with admin.http:
-            yield admin
-
-
-@pytest.fixture
-def error(admin: Admin) -> Callable[[httpx.Response, int], str]:
-    """Checks the format of an error, and returns its message."""
-
-    def check(response: httpx.Response, status: int) -> str:
-        assert response.status_code == status, response.text
-        body = response.json()["error"]
-        assert set(body) == {"message", "type", "param", "code"}
-        message: str = body["message"]
-        return message
-
-    return check
-
 
 # ---- the life of an alias
 

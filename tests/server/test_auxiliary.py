@@ -122,6 +122,41 @@ def test_a_conversation_is_rendered_by_each_models_template(
     assert surprise("small") != pytest.approx(surprise("other"), abs=1e-3)
 
 
+def test_a_mixture_across_models(server: LiveServer) -> None:
+    """A row of the base leads where no expert is there; it has no weight to tell."""
+    mixture = {"recipe": "mixture", "experts": ["small:chat", "small"], "router": "posterior"}
+    answer = server.chat("base", composition=mixture | {"explain": True}).json()
+    routing = answer["composition"]["routing"]
+    for weights in (routing["weights"], *routing["tokens"]):
+        assert set(weights) == {"small:chat", "small"}
+        assert sum(weights.values()) == pytest.approx(1, abs=1e-5)
+    assert answer["composition"]["rows"] == 2
+    one = {"recipe": "mixture", "experts": ["small:chat"], "router": "posterior"}
+    alone = server.chat("base", composition=one).json()
+    assert alone["choices"] == server.chat("small:chat").json()["choices"]
+    assert alone["composition"]["routing"]["weights"] == {"small:chat": 1.0}
+    compared = server.chat("chat + 0.5*(small:chat - small)", compare=True).json()["comparison"]
+    assert list(compared) == ["chat", "small", "small:chat"]
+    for name, own in compared.items():
+        assert own["choices"] == server.chat(name).json()["choices"]
+
+
+def test_experts_that_cannot_be_routed_together(server: LiveServer) -> None:
+    """`other` reads conversations in a template of its own."""
+    mixture = {"recipe": "mixture", "experts": ["chat", "other"], "router": "posterior"}
+    refused = server.chat("base", composition=mixture)
+    assert refused.status_code == 400
+    for words in ("'other'", "chat template", '"prompt"'):
+        assert words in refused.json()["error"]["message"]
+    assert server.complete("base", PROMPT, composition=mixture).status_code == 200
+    router = {"kind": "posterior", "prompt": False}
+    assert server.chat("base", composition=mixture | {"router": router}).status_code == 200
+    switch = {"kind": "sequence", "at": "."}
+    mixed = server.chat("base", composition=mixture | {"router": switch})
+    assert mixed.status_code == 400
+    assert "auxiliary model" in mixed.json()["error"]["message"]
+
+
 def test_the_list_of_models(server: LiveServer) -> None:
     data = server.http.get("/v1/models").json()["data"]
     parents = {entry["id"]: entry["parent"] for entry in data}

@@ -23,7 +23,7 @@ def check_group(
 ) -> None:
     """Rows of the base model, the first `adapters` of them with one each."""
     rows = [
-        RowNeed(member, None, count, f"a{n}" if n < adapters else None)
+        RowNeed(member, None, count, (f"a{n}",) if n < adapters else ())
         for n, (member, count) in enumerate(zip(members, tokens, strict=True))
     ]
     check(rows, max_tokens, {None: CAPACITY})
@@ -53,6 +53,12 @@ def test_more_adapters_than_slots() -> None:
         check_group(MEMBERS, [1] * 3, 3, 1)
 
 
+def test_one_row_may_need_several_slots() -> None:
+    check([RowNeed(MEMBERS[0], None, 10, ("a", "b", "a"))], 1, {None: CAPACITY})
+    with pytest.raises(GroupTooLargeError, match=r"3 adapters .* 2\. .*--max-loras"):
+        check([RowNeed(MEMBERS[0], None, 10, ("a", "b", "c"))], 1, {None: CAPACITY})
+
+
 def test_more_blocks_than_there_are() -> None:
     with pytest.raises(GroupTooLargeError) as caught:
         check_group(MEMBERS, [33, 33, 40], 1, 16)
@@ -65,8 +71,8 @@ def test_more_blocks_than_there_are() -> None:
 def test_every_model_has_its_own_room() -> None:
     capacities = {None: CAPACITY, "small": SMALL}
 
-    def row(model: str | None, tokens: int, adapter: str | None = None) -> RowNeed:
-        return RowNeed(Member(model or "base"), model, tokens, adapter)
+    def row(model: str | None, tokens: int, *adapters: str) -> RowNeed:
+        return RowNeed(Member(model or "base"), model, tokens, adapters)
 
     check([row(None, 80), row("small", 40), row("small", 40, "a")], 8, capacities)
     with pytest.raises(PromptTooLongError, match="context of 'small' holds 60"):

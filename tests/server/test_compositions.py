@@ -54,7 +54,7 @@ def test_it_is_on_disk_when_it_is_answered(clean: LiveServer) -> None:
     assert json.loads(file.read_text())["compositions"] == {"kind": "base + polite"}
 
 
-@pytest.mark.parametrize("name", ["base", "zoo", "polite"])
+@pytest.mark.parametrize("name", ["base", "zoo", "polite", "auto"])
 def test_names_in_use(clean: LiveServer, name: str) -> None:
     response = clean.http.put(f"/v1/compositions/{name}", json="base + rude")
     assert code_of(response) == (409, "name_taken")
@@ -92,7 +92,9 @@ def test_models(clean: LiveServer) -> None:
     clean.http.put("/v1/compositions/kind", json="base + polite")
     models = clean.http.get("/v1/models").json()["data"]
     by_id = {model["id"]: model for model in models}
-    assert set(by_id) == {"zoo", "base", "polite", "rude", "chat", "kind"}
+    adapters = {"polite", "rude", "chat", "arithmetic"}
+    assert set(by_id) == {"zoo", "base", "kind", "auto", *adapters}
+    assert by_id["auto"]["router"] == {"kind": "prompt", "top_k": 1}
     assert "@" not in json.dumps(models)
     assert by_id["polite"]["parent"] == "base"
     assert len(by_id["polite"]["digest"]) == 64

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
-from server.rewrite import AnswerSender, Decoration, EventStream
+from server.decoration import Decoration, Routed
+from server.rewrite import AnswerSender, EventStream
 
 PLAN = {"plan": {"formula": "base + polite"}, "rows": 2}
 EVENTS = "".join(
@@ -23,9 +24,17 @@ EVENTS = "".join(
 ).encode()
 
 
-def rewritten(pieces: list[bytes]) -> bytes:
-    stream = EventStream(Decoration("kind", PLAN))
-    return b"".join([stream.feed(piece) for piece in pieces] + [stream.close()])
+def fed(stream: EventStream, pieces: list[bytes]) -> list[bytes]:
+    """What leaves for each piece, and at the end."""
+
+    async def run() -> list[bytes]:
+        return [*[await stream.feed(piece) for piece in pieces], await stream.close()]
+
+    return asyncio.run(run())
+
+
+def rewritten(pieces: list[bytes], routed: Routed | None = None) -> bytes:
+    return b"".join(fed(EventStream(Decoration("kind", PLAN, routed=routed)), pieces))
 
 
 def chunks(data: bytes) -> list[Any]:
@@ -44,6 +53,65 @@ def test_first_chunk_and_usage_tell_the_composition() -> None:
     assert b": keep-alive\n\n" in rewritten([EVENTS])
 
 
+class Router:
+    """Tells its weights, and remembers for which lengths it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[int | None] = []
+
+    async def __call__(self, length: int | None) -> dict[str, Any]:
+        self.asked.append(length)
+        return {"weights": {"polite": 1.0}}
+
+
+def chunk(index: int, finish: str | None = None) -> str:
+    choice = {"index": index, "delta": {"content": "x"}, "finish_reason": finish}
+    return "data: " + json.dumps({"model": "e@1", "choices": [choice]}) + "\n\n"
+
+
+USAGE = 'data: {"model":"e@1","choices":[],"usage":{"completion_tokens":7}}\n\n'
+DONE = "data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize("size", [1, 20, 1000])
+@pytest.mark.parametrize(
+    ("events", "tells", "asked"),
+    [
+        # With the usage of one answer its length is known, with that of two it is not.
+        ([chunk(0), chunk(0, "stop"), USAGE, DONE], 2, 7),
+        ([chunk(0), chunk(1), chunk(0, "stop"), chunk(1, "stop"), USAGE, DONE], 4, None),
+        # Without it the last chunk tells, and not an earlier one that ends another answer.
+        ([chunk(0), chunk(0, "stop"), DONE], 1, None),
+        ([chunk(0), chunk(0, "stop"), chunk(1), chunk(1, "stop"), DONE], 3, None),
+        ([chunk(0, "length"), DONE], 0, None),
+    ],
+)
+def test_the_last_chunk_tells_the_routing(
+    events: list[str], tells: int, asked: int | None, size: int
+) -> None:
+    router = Router()
+    data = "".join(events).encode()
+    pieces = [data[start : start + size] for start in range(0, len(data), size)]
+    found = chunks(rewritten(pieces, router))
+    assert router.asked == [asked], "the weights are told once only"
+    assert found.pop() == "[DONE]"
+    told = [number for number, one in enumerate(found) if "routing" in one.get("composition", {})]
+    assert told == [tells]
+    assert found[tells]["composition"] == {**PLAN, "routing": {"weights": {"polite": 1.0}}}
+    assert found[0]["composition"].items() >= PLAN.items()
+    assert [one["choices"] for one in found] == [one["choices"] for one in chunks(data)[:-1]]
+
+
+def test_a_chunk_that_waits_leaves_when_the_stream_breaks() -> None:
+    router = Router()
+    error = 'data: {"error":{"message":"engine died"}}\n\n'
+    first, second = chunks(rewritten([(chunk(0, "stop") + error).encode()], router))
+    assert (first["model"], first["composition"]) == ("kind", PLAN)
+    assert "error" in second
+    assert chunks(rewritten([chunk(0, "stop").encode()], router))[0]["model"] == "kind"
+    assert router.asked == []
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 50])
 def test_it_does_not_matter_where_the_pieces_end(size: int) -> None:
     pieces = [EVENTS[start : start + size] for start in range(0, len(EVENTS), size)]
@@ -52,9 +120,13 @@ def test_it_does_not_matter_where_the_pieces_end(size: int) -> None:
 
 def test_events_leave_as_soon_as_they_are_complete() -> None:
     stream = EventStream(Decoration("kind", None))
-    assert stream.feed(b'data: {"model":"e"}\n') == b""
-    assert stream.feed(b"\nda") == b'data: {"model":"kind"}\n\n'
-    assert stream.feed(b"ta: [DONE]\n\n") == b"data: [DONE]\n\n"
+    pieces = [b'data: {"model":"e"}\n', b"\nda", b"ta: [DONE]\n\n"]
+    assert fed(stream, pieces) == [
+        b"",
+        b'data: {"model":"kind"}\n\n',
+        b"data: [DONE]\n\n",
+        b"",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -104,6 +176,26 @@ def test_a_whole_answer_has_the_right_length() -> None:
     start, body = sent(200, b"application/json", [data[:10], data[10:]])
     assert json.loads(body["body"]) == answer | {"model": "kind", "composition": PLAN}
     assert dict(start["headers"])[b"content-length"] == b"%d" % len(body["body"])
+
+
+@pytest.mark.parametrize(("answers", "length"), [(1, 5), (2, None)])
+def test_a_whole_answer_tells_routing_and_comparison(answers: int, length: int | None) -> None:
+    router = Router()
+
+    async def compared() -> dict[str, Any]:
+        return {"polite": {"choices": []}}
+
+    async def run() -> dict[str, Any]:
+        told = {"choices": [{}] * answers, "usage": {"completion_tokens": 5}, "model": "e"}
+        decoration = Decoration("kind", PLAN, {"polite": "d"}, router, compared)
+        return await decoration.whole(told)
+
+    answer = asyncio.run(run())
+    assert router.asked == [length]
+    assert answer["composition"] == {**PLAN, "routing": {"weights": {"polite": 1.0}}}
+    assert answer["comparison"] == {"polite": {"choices": []}}
+    assert (answer["model"], answer["adapters"]) == ("kind", {"polite": "d"})
+    assert "routing" not in PLAN
 
 
 def test_errors_pass_unchanged() -> None:

@@ -70,6 +70,14 @@ def test_ours_are_read_and_the_rest_is_left_to_vllm() -> None:
         [],
         ["--model", "m", "--adapters", "polite"],
         ["--model", "m", "--adapters", "polite="],
+        ["--model", "m", "--examples", "polite"],
+        ["--model", "m", "--router", "=x"],
+        ["--model", "m", "--default-router", "{"],
+        ["--model", "m", "--default-router", "[]"],
+        ["--model", "m", "--default-router", '{"kind": "magic"}'],
+        ["--model", "m", "--default-router", '{"kind": "prompt", "temperature": 0}'],
+        ["--model", "m", "--default-router", '{"kind": "prompt", "top_k": 0}'],
+        ["--model", "m", "--default-router", '{"kind": "posterior", "top_k": 1000000}'],
         ["--model", "m", "--max-members", "0"],
         ["--model", "m", "--max-weight", "nan"],
         ["--model", "m", "--port", "http"],
@@ -84,6 +92,23 @@ def test_options_without_a_valid_value(
         Settings.from_arguments(arguments)
     assert caught.value.code == 2
     assert "usage: python -m server" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "router"),
+    [
+        ('"posterior"', {"kind": "posterior"}),
+        ('{"kind": "prompt", "top_k": 3}', {"kind": "prompt", "top_k": 3}),
+        ('{"kind": "gate", "explain": true}', {"kind": "gate", "explain": True}),
+    ],
+)
+def test_the_router_of_auto(text: str, router: object) -> None:
+    settings = Settings.from_arguments(["--model", "m", "--default-router", text])
+    assert settings.default_router == router
+    given = Settings.from_arguments(["--model", "m", "--router", "a=x,b=y", "--examples", "c=z"])
+    assert given.default_router == {"kind": "prompt", "top_k": 1}
+    assert given.routers == (("a", Path("x")), ("b", Path("y")))
+    assert given.examples == (("c", Path("z")),)
 
 
 def test_room_for_the_adapters_at_hand() -> None:

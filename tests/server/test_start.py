@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from composer.gates import Gate, fingerprint, save_gate
 from tests.adapters.files import factors, write_adapter, write_base
 from tests.server.live import ROOT
 
@@ -66,6 +68,31 @@ def test_a_compositions_file_of_something_else(base: str, tmp_path: Path) -> Non
     file = tmp_path / "c.json"
     file.write_text("{}")
     assert str(file) in refused("--model", base, "--compositions-file", str(file))
+
+
+def test_examples_of_nothing(base: str, tmp_path: Path) -> None:
+    file = tmp_path / "e.txt"
+    file.write_text("Hello?\n")
+    said = refused("--model", base, "--examples", f"polite={file}")
+    assert "polite" in said
+    assert "--adapters" in said
+    assert "twice" in refused("--model", base, "--examples", f"base={file},base={file}")
+    assert "nowhere" in refused("--model", base, "--examples", f"base={tmp_path}/nowhere")
+
+
+def test_a_gate_of_another_base(zoo_base: Path, zoo_small: Path, tmp_path: Path) -> None:
+    base = str(zoo_base)
+    weight, bias = np.zeros((2, 16), np.float32), np.zeros(2, np.float32)
+    digests = {"base": None, "polite": None}
+    gate = Gate(("base", "polite"), weight, bias, digests, fingerprint(zoo_small))
+    save_gate(gate, tmp_path / "gate")
+    said = refused("--model", base, "--router", f"tasks={tmp_path}/gate")
+    assert f"--router tasks={tmp_path}/gate" in said
+    assert f"fingerprint {gate.base[:12]}" in said
+    assert "composer router train" in said
+    assert "no such file" in refused("--model", base, "--router", f"tasks={tmp_path}/nowhere")
+    twice = f"tasks={tmp_path}/gate,tasks={tmp_path}/gate"
+    assert "twice" in refused("--model", base, "--router", twice)
 
 
 def test_vllms_unchecked_adapter_routes_stay_closed(base: str) -> None:

@@ -48,11 +48,14 @@ def test_a_client_that_leaves_frees_its_rows(server: LiveServer, route: str, mod
     assert server.metric("vllm:generation_tokens_total") - before < LONG_TOKENS
 
 
-def test_a_client_that_leaves_before_a_whole_answer(server: LiveServer) -> None:
+@pytest.mark.parametrize("more", [{}, {"compare": True}])
+def test_a_client_that_leaves_before_a_whole_answer(
+    server: LiveServer, more: dict[str, Any]
+) -> None:
     host, port = server.http.base_url.host, server.http.base_url.port
     assert port is not None
     before = server.metric("vllm:generation_tokens_total")
-    body = json.dumps({"model": "base + polite", "prompt": "Hi", **LONG}).encode()
+    body = json.dumps({"model": "base + polite", "prompt": "Hi", **LONG, **more}).encode()
     head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
     with create_connection((host, port)) as connection:
         connection.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)

@@ -1,0 +1,1 @@
+"""Training of gates on hidden states, by transformers and PEFT. Needs torch."""

@@ -1,0 +1,70 @@
+"""What answers say about how they were computed: which model was asked for, what was routed."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+Routed: TypeAlias = Callable[[int | None], Awaitable[dict[str, Any]]]
+"""What the router did, known once the answer is complete; takes the length of the answer in tokens
+where there is one answer and that is known."""
+
+Compared: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
+"""What others answer to the same request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoration:
+    """What the answers of one request say about it.
+
+    `model` as it was asked for; `composition` where it was one; `adapters`, alias to digest, where
+    the answer is to tell which generations computed it. `routed` and `compared` are asked once,
+    when the answer is complete.
+    """
+
+    model: str
+    composition: dict[str, Any] | None
+    adapters: dict[str, str] | None = None
+    routed: Routed | None = None
+    compared: Compared | None = None
+
+    async def whole(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """A complete answer."""
+        choices = answer.get("choices")
+        single = isinstance(choices, list) and len(choices) == 1
+        told = self.named(answer) | await self._told(_length(answer) if single else None)
+        return told | ({"comparison": await self.compared()} if self.compared else {})
+
+    async def last(self, chunk: dict[str, Any], *, single: bool) -> dict[str, Any]:
+        """The chunk that tells how all of a stream was computed; `single`: it is one answer."""
+        return self.named(chunk) | await self._told(_length(chunk) if single else None)
+
+    def first(self, chunk: dict[str, Any]) -> dict[str, Any]:
+        """The first chunk of a stream: it tells what is known in advance."""
+        return self.named(chunk) | self._known()
+
+    def named(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """An answer or a chunk that tells nothing more."""
+        return {k: self.model if k == "model" else v for k, v in answer.items()}
+
+    def _known(self) -> dict[str, Any]:
+        told: dict[str, Any] = {}
+        if self.composition is not None:
+            told["composition"] = self.composition
+        if self.adapters:
+            told["adapters"] = self.adapters
+        return told
+
+    async def _told(self, length: int | None) -> dict[str, Any]:
+        told = self._known()
+        if self.routed is not None and self.composition is not None:
+            told["composition"] = self.composition | {"routing": await self.routed(length)}
+        return told
+
+
+def _length(answer: dict[str, Any]) -> int | None:
+    """How many tokens the answer has, as its usage says."""
+    usage = answer.get("usage")
+    length = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    return length if isinstance(length, int) else None
