@@ -72,6 +72,8 @@ async def assemble(app: FastAPI, engine: Engine, parts: Parts) -> AdapterService
     given = (settings.adapters, *(one.given.adapters for one in parts.auxiliaries))
     await service.start({alias for adapters in given for alias, _ in adapters})
     registry = service.registry
+    for one_gate in parts.gates:
+        await engine.load_gate(one_gate.path)
     gates, default = Gates(parts.gates), settings.default_router
     routing = Routing(engine, registry, gates, parts.profiles, default)
     resolver = Resolver(engine, registry, loader, store, settings.limits, routing, templates)

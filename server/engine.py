@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from starlette.responses import Response
@@ -151,6 +152,9 @@ class Engine(Protocol):
             RefusedError: vLLM would answer such a request with this error.
             PromptOverflowError: the prompt does not fit the context.
         """
+
+    async def load_gate(self, path: Path) -> None:
+        """Read a gate before the first request that needs it. Raises `ValueError`."""
 
     async def weighed(self, ticket: str, length: int | None = None) -> tuple[Weighed, ...]:
         """What a router did in each answer to the request whose plan had this ticket; only once.

@@ -17,6 +17,7 @@ import typing
 from argparse import Namespace
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import uvloop
@@ -188,6 +189,11 @@ class VllmEngine:
             self._renderer.renderer.validate_token_ids(tokens)
         except VLLMValidationError as error:
             raise ValueError(str(error)) from error
+
+    async def load_gate(self, path: Path) -> None:
+        for problem in await self._call("load_gate", str(path)):
+            if problem:
+                raise ValueError(problem)
 
     async def weighed(self, ticket: str, length: int | None = None) -> tuple[Weighed, ...]:
         # Of several workers those know it that sample.

@@ -237,10 +237,21 @@ class Switches:
     # ---- gates and reports
 
     def gate(self, path: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """`weight` `[classes, H]` and `bias` `[classes]`, float32; read from the disk once."""
+        """`weight` `[classes, H]` and `bias` `[classes]`, float32; read from the disk once.
+
+        Raises:
+            ValueError: it is for another hidden size.
+        """
         if path not in self._gates:
             tensors = load_file(path, device=str(self._runner.device))
-            self._gates[path] = tensors["weight"].float(), tensors["bias"].float()
+            weight, bias = tensors["weight"].float(), tensors["bias"].float()
+            size = self._runner.model_config.get_hidden_size()
+            if weight.shape[1] != size:
+                raise ValueError(
+                    f"the gate {path} is for hidden states of {weight.shape[1]} numbers, and the "
+                    f"base model's have {size}; train one for this model"
+                )
+            self._gates[path] = weight, bias
         return self._gates[path]
 
     def report(self, ticket: str, tokens: int | None = None) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
 from vllm.v1.core.sched.output import GrammarOutput, SchedulerOutput
@@ -114,6 +115,19 @@ class ComposerWorker(PlatformWorker):
         self.model_runner.sampler.hidden = state.sample_hidden_states if state is not None else None
         output = super().sample_tokens(grammar_output)
         return self.auxiliaries.finish(output) if self.auxiliaries.running else output
+
+    def load_gate(self, path: str) -> str:
+        """Read a gate now and not in the middle of a step, where a file that is gone would end the
+        engine. Returns why it cannot be used, or nothing if it can."""
+        if self.switches is None:
+            return (
+                "a gate chooses adapters, and the engine runs without; start it with --enable-lora"
+            )
+        try:
+            self.switches.gate(path)
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            return str(error)
+        return ""
 
     def routing_report(self, ticket: str, tokens: int | None = None) -> list[dict[str, Any]]:
         """What routers did in each answer to the request that carried `ticket`, once; empty if

@@ -7,10 +7,14 @@ is also a part of `test_gangs`, whose requests are of all kinds.
 from __future__ import annotations
 
 import random
+import shutil
+from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
+import torch
+from safetensors.torch import load_file, save_file
 
 from bench.agreement import count_preemptions, mismatches
 from bench.workload import random_gate
@@ -149,6 +153,28 @@ def test_more_candidates_than_slots_are_refused(tight: WatchedEngine) -> None:
     assert done[name].outputs[0].finish_reason == "error"
     assert len(done[beside].outputs[0].token_ids) == 3
     tight.assert_nothing_left()
+
+
+def test_a_gate_is_read_before_it_is_needed(
+    roomy: WatchedEngine, oracle: Oracle, tmp_path: Path
+) -> None:
+    def load(path: Path) -> str:
+        [problem] = roomy.core.collective_rpc("load_gate", args=(str(path),))
+        return str(problem)
+
+    path = tmp_path / "gate.safetensors"
+    assert "No such file" in load(path)
+    save_file({"weight": torch.zeros(3, 8), "bias": torch.zeros(3)}, path)
+    assert "for hidden states of 8 numbers" in load(path)
+    path.write_bytes(b"no gate")
+    assert load(path)
+    shutil.copyfile(random_gate(), path)
+    assert load(path) == ""
+    switch = replace(gate_between(roomy, *NAMES), gate=str(path))
+    path.unlink()  # the engine does not look again
+    job = Job(PROMPT, switch=switch)
+    [answer] = roomy.answers([job])
+    assert mismatches(oracle, replace(job, switch=gate_between(roomy, *NAMES)), answer) == []
 
 
 def test_beside_sums_and_plain_requests(roomy: WatchedEngine, oracle: Oracle) -> None:
