@@ -22,7 +22,7 @@ that was asked for."""
 CHUNK = 128
 """Tokens of a prompt whose logits are in memory at once."""
 
-REMEMBERED = 1024
+REMEMBERED = 256
 """Reports of answers that are complete and that nobody has asked for."""
 
 

@@ -28,7 +28,7 @@ from composer.vllm.rows import RowTag
 LoRAInputs: TypeAlias = tuple[tuple[int, ...], tuple[int, ...], set[LoRARequest]]
 """vLLM's: lora_int_id of every sampled token, of every token, and the adapters."""
 
-REMEMBERED = 1024
+REMEMBERED = 256
 """Reports of answers that are complete and that nobody has asked for."""
 
 
