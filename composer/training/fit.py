@@ -9,10 +9,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 EPOCHS = 12
-ROWS = 512  # of one step
-RATE = 1e-2
+ITERATIONS = 10  # of one epoch
 DECAY = 1e-4
-SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,29 +31,29 @@ def fit(
     """states `[N, H]` float32, labels `[N]` int64 below `count` -> the classifier.
 
     All classes that occur weigh the same, however many states they have. The states are
-    standardized for the fit, which the result makes up for. Repeatable for a number of threads.
-    `done` is called after each epoch.
+    standardized for the fit, which the result makes up for. `done` is called after each epoch.
     """
-    generator = torch.Generator().manual_seed(SEED)
     mean, deviation = states.mean(0), states.std(0).clamp_min(1e-6)
-    frequency = torch.bincount(labels, minlength=count).clamp_min(1)
-    importance = len(labels) / (frequency * int((frequency > 1).sum())).float()
+    scaled = (states - mean) / deviation
+    importance = 1 / torch.bincount(labels, minlength=count).clamp_min(1).float()
     weight = torch.zeros(count, states.shape[1], requires_grad=True)
     bias = torch.zeros(count, requires_grad=True)
-    optimizer = torch.optim.AdamW([weight, bias], lr=RATE, weight_decay=DECAY)
-    steps = EPOCHS * -(-len(labels) // ROWS)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(0.0, 1 - step / steps))
-    for _ in range(EPOCHS):
-        order = torch.randperm(len(labels), generator=generator)
-        for start in range(0, len(labels), ROWS):
-            rows = order[start : start + ROWS]
-            scaled = (states[rows] - mean) / deviation
-            loss = cross_entropy(scaled @ weight.T + bias, labels[rows], importance)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
-        done(1)
+    # The problem is convex and the states are in memory: nothing is gained by small batches.
+    optimizer = torch.optim.LBFGS(
+        [weight, bias], max_iter=ITERATIONS, line_search_fn="strong_wolfe"
+    )
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        found = cross_entropy(scaled @ weight.T + bias, labels, importance)
+        found = found + DECAY * weight.square().sum()
+        found.backward()  # type: ignore[no-untyped-call]
+        return found
+
+    with torch.enable_grad():
+        for _ in range(EPOCHS):
+            optimizer.step(loss)  # type: ignore[no-untyped-call]
+            done(1)
     with torch.no_grad():
         plain = weight / deviation
         return Linear(plain.contiguous(), bias - plain @ mean)

@@ -1,7 +1,9 @@
 """A gate, from example texts of each adapter.
 
-The state that chooses the adapter for a token may come from any candidate, so every example is
-read by the base model and by each of the adapters; all these states carry the example's class.
+It is trained on states as it will meet them. The base model reads the prompt, and the example's own
+adapter the answer, from the last token of the prompt on, as the engine does. The state that decides
+about the first token may come from anybody who spoke before: so this one is also taken from every
+other adapter, as if it had computed the last few tokens of the prompt, or all of them.
 """
 
 from __future__ import annotations
@@ -18,10 +20,11 @@ import torch
 from composer.gates import BASE, Gate, GateError, fingerprint
 from composer.training.examples import Example
 from composer.training.fit import EPOCHS, Linear, fit
-from composer.training.states import HiddenStates
+from composer.training.states import HiddenStates, Reading
 
 HELD_OUT = 5  # one example in five is not learned from
 MOST_POSITIONS = 48  # of one example, the first ones among them
+SPOKEN_BEFORE = (1, 2, 8, 32, 10**9)  # tokens that another adapter has computed before a turn
 NEVER = -1e4  # bias of the base model where no example is its own: it only reads the prompt
 SEED = 0
 
@@ -65,10 +68,12 @@ def train_gate(
         step(count, total, what)
 
     model = HiddenStates(base, adapters)
+    rng = random.Random(SEED)
     parts: dict[bool, list[tuple[torch.Tensor, torch.Tensor]]] = {False: [], True: []}
-    for name in classes:
+    for label, name in enumerate(classes):
+        readings = [_reading(text, own == label, rng) for own, text in texts]
         reader = None if name == BASE else name
-        for i, found in model.under(reader, [text for _, text in texts], partial(done, what=name)):
+        for i, found in model.under(reader, readings, partial(done, what=name)):
             few = found[_some(len(found))]
             parts[held[i]].append((few, torch.full((len(few),), texts[i][0])))
     (states, labels), (new, wanted) = (_joined(parts[held]) for held in (False, True))
@@ -103,6 +108,16 @@ def _check(adapters: Mapping[str, Path], examples: Mapping[str, Sequence[Example
         )
     if unknown := sorted(examples.keys() - adapters.keys() - {BASE}):
         raise GateError(f"there are examples of '{unknown[0]}', which is none of the adapters.")
+
+
+def _reading(example: Example, own: bool, rng: random.Random) -> Reading:
+    """The whole answer under the example's own adapter; of others, the state before it."""
+    positions = example.positions()
+    if own:
+        return Reading(example.tokens, max(example.answer - 1, 0), positions)
+    first = positions.start
+    since = max(0, first + 1 - rng.choice(SPOKEN_BEFORE))
+    return Reading(example.tokens[: first + 1], since, range(first, first + 1))
 
 
 def _held_out(labels: Sequence[int]) -> list[bool]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,17 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from composer.training.examples import Example
-
 BATCH_TOKENS = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Token ids; the adapter computes them from the position `since` on, the base model those
+    before; wanted are the states at `positions`."""
+
+    tokens: tuple[int, ...]
+    since: int
+    positions: range
 
 
 class HiddenStates:
@@ -34,12 +43,11 @@ class HiddenStates:
 
     @torch.inference_mode()
     def under(
-        self, adapter: str | None, examples: Sequence[Example], done: Callable[[int], None]
+        self, adapter: str | None, readings: Sequence[Reading], done: Callable[[int], None]
     ) -> Iterator[tuple[int, torch.Tensor]]:
-        """For each example its index and `[positions, H]` float32 on the CPU: the states that
-        choose adapters, as `adapter` (None: the base alone) computes them.
+        """For each reading its index and `[positions, H]` float32 on the CPU.
 
-        `done` is told after each batch how many examples were in it.
+        adapter: None is the base alone. `done` is told after each batch how many were in it.
         """
         alone = nullcontext()
         if isinstance(self._model, PeftModel):
@@ -48,33 +56,52 @@ class HiddenStates:
             else:
                 self._model.set_adapter(adapter)
         with alone:
-            for indices in _batches(examples):
-                states = self._forward([examples[i].tokens for i in indices])
+            for indices in _batches(readings):
+                states = self._forward([readings[i] for i in indices])
                 for row, i in enumerate(indices):
-                    at = examples[i].positions()
+                    at = readings[i].positions
                     yield i, states[row, at.start : at.stop].float().cpu()
                 done(len(indices))
 
-    def _forward(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
-        """`[B, T]` token ids -> `[B, T, H]`, after the final norm. Rows are filled on the right,
-        which causal attention does not see from the left."""
-        width = max(map(len, rows))
-        ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
-        found = self._model(
-            input_ids=ids.to(self._model.device),
-            use_cache=False,
-            output_hidden_states=True,
-            logits_to_keep=1,
-        )
+    def _forward(self, readings: Sequence[Reading]) -> torch.Tensor:
+        """`[B, T, H]`, after the final norm. Rows are filled on the right, which causal attention
+        does not see from the left."""
+        width = max(len(reading.tokens) for reading in readings)
+        ids = torch.tensor([[*r.tokens, *[0] * (width - len(r.tokens))] for r in readings])
+        since = torch.tensor([[reading.since] for reading in readings])
+        on = (torch.arange(width) >= since).to(self._model.device)  # [B, T] bool
+        with _switched(self._model, on[..., None]):
+            found = self._model(
+                input_ids=ids.to(self._model.device),
+                use_cache=False,
+                output_hidden_states=True,
+                logits_to_keep=1,
+            )
         states: torch.Tensor = found.hidden_states[-1]
         return states
 
 
-def _batches(examples: Sequence[Example]) -> Iterator[list[int]]:
-    """Indices of examples of similar length, about `BATCH_TOKENS` tokens in each."""
+@contextmanager
+def _switched(model: torch.nn.Module, on: torch.Tensor) -> Iterator[None]:
+    """Within it, LoRA computes only the tokens that are `on`, `[B, T, 1]`."""
+    hooks = [
+        factor.register_forward_pre_hook(lambda _, given: (given[0] * on.to(given[0].dtype),))
+        for name, module in model.named_modules()
+        if name.endswith("lora_A")
+        for factor in module.children()
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _batches(readings: Sequence[Reading]) -> Iterator[list[int]]:
+    """Indices of readings of similar length, about `BATCH_TOKENS` tokens in each."""
     batch: list[int] = []
-    for i in sorted(range(len(examples)), key=lambda i: len(examples[i].tokens)):
-        if batch and len(examples[i].tokens) * (len(batch) + 1) > BATCH_TOKENS:
+    for i in sorted(range(len(readings)), key=lambda i: len(readings[i].tokens)):
+        if batch and len(readings[i].tokens) * (len(batch) + 1) > BATCH_TOKENS:
             yield batch
             batch = []
         batch.append(i)

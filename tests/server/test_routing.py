@@ -336,7 +336,8 @@ def test_what_vllm_refuses_is_refused_by_vllm(server: LiveServer, messages: Any)
     response = server.chat("auto", messages=messages)
     assert response.status_code == 400
     assert "error" in response.json()
-# append to tests/server/test_routing.py together with S_names.patch
+
+
 @pytest.mark.parametrize("router", ["confidence", {"kind": "sequence", "at": "."}])
 def test_weights_stand_in_the_order_of_the_answers(server: LiveServer, router: Any) -> None:
     fields = {"temperature": 1.8, "seed": 3, "max_tokens": 40, "logprobs": 1}
