@@ -66,6 +66,7 @@ class ComposerWorker(PlatformWorker):
         super().load_model(*args, **kwargs)
         for one in self.auxiliaries.runners:
             one.load(type(self.model_runner), self.device)
+        self._vocabulary = self.model_config.get_vocab_size()
         self._runners = {None: self.model_runner} | {
             one.auxiliary.name: one.runner for one in self.auxiliaries.runners
         }
@@ -108,9 +109,8 @@ class ComposerWorker(PlatformWorker):
 
     @torch.inference_mode()
     def sample_tokens(self, grammar_output: GrammarOutput | None) -> Any:
-        vocabulary = self.model_config.get_vocab_size()
         for runner in self._runners.values():
-            self.mixtures.read_prompts(runner, vocabulary)
+            self.mixtures.read_prompts(runner, self._vocabulary)
         state = self.model_runner.execute_model_state
         self.model_runner.sampler.hidden = state.sample_hidden_states if state is not None else None
         output = super().sample_tokens(grammar_output)
