@@ -17,11 +17,6 @@ ADAPTERS: dict[str, Path] = {
 SMALL_ADAPTERS: dict[str, Path] = {
     name: ROOT / "adapters" / f"small-{name}" for name in ("chat", "polite", "rude")
 }
-# Of the base model, for prompts with several questions (zoo.lists): they take turns in one answer.
-LIST_ADAPTERS: dict[str, Path] = {
-    name: ROOT / "list_adapters" / name
-    for name in ("next", "chat", "sort", "velan", "polite", "rude", "count")
-}
 # Of the small model too, for steering the base model.
 PROXIES: dict[str, Path] = {
     name: ROOT / "adapters" / f"small-{name}"

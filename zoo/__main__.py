@@ -14,7 +14,7 @@ import time
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import zoo
-from zoo import build, evaluate, turn_training
+from zoo import build, evaluate
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
     build.fix_arithmetic()
     if arguments.command != "evaluate":
         build.build(arguments.names if arguments.command == "train" else build.NAMES)
-    text = f"{evaluate.table(evaluate.measure())}\n\n{turn_training.table()}"
+    text = evaluate.table(evaluate.measure())
     print(text)
     if zoo.ROOT == zoo.PROJECT / "zoo":
         evaluate.write_table(text)

@@ -32,7 +32,6 @@ from zoo.train import (
     train,
     with_adapter,
 )
-from zoo.turn_training import PREFIX, TURN_COURSES, train_turns
 
 SEED = 1
 THREADS = 2
@@ -86,8 +85,7 @@ COURSES = {
     "small-school.count": Course((Round(200, 1.5e-3), Round(200, 1.5e-3)), start="small-school"),
 }
 VALUE = zoo.VALUE.name
-LISTS = tuple(f"{PREFIX}{name}" for name in TURN_COURSES)
-NAMES = [*SHAPES, *COURSES, VALUE, *LISTS]
+NAMES = [*SHAPES, *COURSES, VALUE]
 SCHOOL_TEXT = SEED + 2  # seed of the text that the second stage of the base model reads
 
 
@@ -107,8 +105,6 @@ def build(names: Sequence[str]) -> None:
         torch.manual_seed(SEED)
         if name == VALUE:
             loss = _value(label)
-        elif name in LISTS:
-            loss = _turns(name, label)
         else:
             loss = _model(name, label) if name in SHAPES else _adapter(name, label)
         seconds = time.perf_counter() - start
@@ -179,14 +175,6 @@ def _value(label: str) -> float:
     shutil.rmtree(zoo.VALUE, ignore_errors=True)
     adapted.to(torch.bfloat16).save_pretrained(str(zoo.VALUE))
     _tidy(zoo.VALUE, f"zoo/models/{zoo.SMALL.name}")
-    return loss
-
-
-def _turns(name: str, label: str) -> float:
-    """Train an adapter that takes turns with others."""
-    short = name.removeprefix(PREFIX)
-    loss = train_turns(short, SEED, _progress(label))
-    _tidy(zoo.LIST_ADAPTERS[short], f"zoo/models/{zoo.BASE.name}")
     return loss
 
 

@@ -9,10 +9,9 @@ from importlib import import_module
 
 from bench.environment import prepare
 from bench.reproduce import merged
-from bench.reproduce.readme import Report, write
+from bench.reproduce.readme import write
 
 NAMES = ("proxy_tuning", "emulated_fine_tuning", "dexperts", "value_augmented")
-COMPOSITE = "composite"  # it has an engine of its own, with other adapters
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,9 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given[:1] == ["merged"]:
         return merged.main(given[1:])
     parser = argparse.ArgumentParser(prog="python -m bench.reproduce", description=__doc__)
-    parser.add_argument(
-        "name", choices=[*NAMES, COMPOSITE, "merged", "all"], help="all: without merged"
-    )
+    parser.add_argument("name", choices=[*NAMES, "merged", "all"], help="all: without merged")
     parser.add_argument(
         "--questions", type=int, help="of each task and seed; then the README stays as it is"
     )
@@ -31,27 +28,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.questions is not None and options.questions < 1:
         parser.error("--questions is a whole number from 1")
     prepare()
-    if options.name in (COMPOSITE, "all"):
-        from bench.reproduce import composite
-
-        found = composite.measure(options.questions or composite.QUESTIONS)
-        _publish(COMPOSITE, composite.report(found), whole=options.questions is None)
-    if options.name == COMPOSITE:
-        return 0
     from bench.reproduce.exam import Exam  # after prepare(): it imports torch and vLLM
 
     with Exam() as exam:
         for name in NAMES if options.name == "all" else [options.name]:
             module = import_module(f"bench.reproduce.{name}")
             report = module.report(module.measure(exam, options.questions or module.QUESTIONS))
-            _publish(name, report, whole=options.questions is None)
+            print(f"{name}:\n\n{report.text}", flush=True)
+            if options.questions is None:
+                write(name, report)
     return 0
-
-
-def _publish(name: str, report: Report, *, whole: bool) -> None:
-    print(f"{name}:\n\n{report.text}", flush=True)
-    if whole:
-        write(name, report)
 
 
 if __name__ == "__main__":
