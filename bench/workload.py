@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from transformers import AutoConfig
 
 import zoo
-from bench.measure import cpu_seconds
+from bench.measure import Paired, cpu_seconds, paired, settle
 from composer.compiled import CompiledPlan, LoadedAdapter, Mixture, Row, Switch
 from composer.plan import Filter, FilterKind
 from composer.vllm.inprocess import Engine, Job
@@ -157,6 +157,20 @@ def seconds_per_token(engine: Engine, jobs: Sequence[Job], tokens: int) -> float
     """CPU seconds per token of `tokens`, from a cold prefix cache to the last answer."""
     engine.forget_prefixes()
     return cpu_seconds(lambda: engine.run(jobs)) / tokens
+
+
+def paired_jobs(
+    engine: Engine, one: Sequence[Job], other: Sequence[Job], tokens: int, rounds: int
+) -> Paired:
+    """CPU seconds per token of `tokens` for two ways of asking for the same, in turns."""
+    for jobs in (one, other):
+        seconds_per_token(engine, jobs, tokens)  # warms up
+    settle()
+    return paired(
+        lambda: seconds_per_token(engine, one, tokens),
+        lambda: seconds_per_token(engine, other, tokens),
+        rounds,
+    )
 
 
 def random_job(rng: random.Random, engine: Engine) -> Job:

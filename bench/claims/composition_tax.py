@@ -5,7 +5,7 @@ from __future__ import annotations
 import zoo
 from bench.claim import Result
 from bench.measure import RATIO, Paired, paired, settle, show, table
-from bench.workload import VOCABULARY, prompts, proxy_tuning, seconds_per_token
+from bench.workload import VOCABULARY, paired_jobs, prompts, proxy_tuning, seconds_per_token
 from composer.vllm.inprocess import Engine, Job
 
 CONCURRENT = (1, 4, 16)  # composed requests at once; the value is the worst of them
@@ -20,14 +20,7 @@ def compare(engine: Engine, concurrent: int) -> Paired:
     composed = [proxy_tuning(engine, text, ANSWER_TOKENS) for text in texts]
     separate = [row for job in composed for row in job.separate()]
     tokens = len(separate) * ANSWER_TOKENS
-    for jobs in (composed, separate):
-        seconds_per_token(engine, jobs, tokens)  # warms up
-    settle()
-    return paired(
-        lambda: seconds_per_token(engine, composed, tokens),
-        lambda: seconds_per_token(engine, separate, tokens),
-        ROUNDS[concurrent],
-    )
+    return paired_jobs(engine, composed, separate, tokens, ROUNDS[concurrent])
 
 
 def measure() -> Result:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import zoo
 from bench.claim import Result
-from bench.measure import RATIO, Paired, paired, settle, show, table
-from bench.workload import VOCABULARY, mixture, prompts, seconds_per_token
+from bench.measure import RATIO, Paired, show, table
+from bench.workload import VOCABULARY, mixture, paired_jobs, prompts
 from composer.compiled import Mixture
 from composer.vllm.inprocess import Engine
 
@@ -27,14 +27,7 @@ def compare(engine: Engine, router: Mixture, concurrent: int) -> Paired:
     mixed = [mixture(engine, text, ANSWER_TOKENS, router) for text in texts]
     separate = [row for job in mixed for row in job.separate()]
     tokens = len(separate) * ANSWER_TOKENS
-    for jobs in (mixed, separate):
-        seconds_per_token(engine, jobs, tokens)  # warms up
-    settle()
-    return paired(
-        lambda: seconds_per_token(engine, mixed, tokens),
-        lambda: seconds_per_token(engine, separate, tokens),
-        ROUNDS[concurrent],
-    )
+    return paired_jobs(engine, mixed, separate, tokens, ROUNDS[concurrent])
 
 
 def measure() -> Result:

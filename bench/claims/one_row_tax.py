@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import zoo
 from bench.claim import Result
-from bench.measure import RATIO, Paired, paired, settle, show, table
-from bench.workload import VOCABULARY, prompts, random_gate, seconds_per_token
+from bench.measure import RATIO, Paired, show, table
+from bench.workload import VOCABULARY, paired_jobs, prompts, random_gate
 from composer.compiled import Switch
 from composer.vllm.inprocess import Engine, Job
 
@@ -30,14 +30,7 @@ def compare(engine: Engine, concurrent: int, stickiness: float = 0.0) -> Paired:
         for index, text in enumerate(texts)
     ]
     tokens = concurrent * ANSWER_TOKENS
-    for jobs in (routed, plain):
-        seconds_per_token(engine, jobs, tokens)  # warms up
-    settle()
-    return paired(
-        lambda: seconds_per_token(engine, routed, tokens),
-        lambda: seconds_per_token(engine, plain, tokens),
-        ROUNDS[concurrent],
-    )
+    return paired_jobs(engine, routed, plain, tokens, ROUNDS[concurrent])
 
 
 def measure() -> Result:

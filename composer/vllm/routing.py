@@ -66,9 +66,26 @@ class MixtureRouting:
         self._entries: dict[str, _Entry] = {}
         self._accounts: OrderedDict[str, list[tuple[str, _Account]]] = OrderedDict()
 
+    def __bool__(self) -> bool:
+        """Whether there are any: without, a step costs a look at its new requests."""
+        return bool(self._entries)
+
     @property
     def states(self) -> MixtureStates:
         return self._states
+
+    def add(self, requests: Iterable[Any]) -> None:
+        """Requests that are new to the model runners; rows of other kinds pass."""
+        for new in requests:
+            tag = RowTag.of(new.sampling_params)
+            if tag is None or tag.mixture is None or not tag.mixture.is_routed:
+                continue
+            entry = self._entries.get(tag.group)
+            if entry is None:
+                slot = self._states.take(tag.size)
+                entry = self._entries[tag.group] = _Entry(slot, tag.size, [0] * tag.size)
+            if tag.index == 0:
+                entry.report, entry.explain = tag.report, tag.explain
 
     def forget(self, finished: Iterable[str]) -> None:
         """Requests that have left the engine."""
@@ -80,6 +97,7 @@ class MixtureRouting:
                     self._keep(entry.report, name, self._account(entry))
                 self._states.give_back(entry.slot)
 
+    @torch.inference_mode()
     def read_prompts(self, runner: Any, vocabulary: int) -> None:
         """Count the tokens of prompts that a model has just computed, for rows that ask for it.
 
@@ -90,14 +108,14 @@ class MixtureRouting:
             return
         for row, tag in processor_of(runner).tags.items():
             if tag.mixture is not None and tag.mixture.reads_prompt:
-                entry = self._entry(tag)
+                entry = self._entries[tag.group]
                 # A row that decodes has nothing left to read.
                 if entry.read[tag.index] < runner.input_batch.num_prompt_tokens[row] - 1:
                     self._read(runner, state, row, tag, vocabulary)
 
     def _read(self, runner: Any, state: Any, row: int, tag: RowTag, vocabulary: int) -> None:
         batch = runner.input_batch
-        entry = self._entry(tag)
+        entry = self._entries[tag.group]
         computed = int(batch.num_computed_tokens_cpu[row])
         first, behind = runner.query_start_loc.np[row : row + 2].tolist()
         begin = max(computed, entry.read[tag.index])
@@ -120,14 +138,13 @@ class MixtureRouting:
     def turns(self, names: Sequence[str], runner: Any) -> list[Turn]:
         """Where each group is in the step in progress, from the batch of the base model."""
         batch = runner.input_batch
-        tags = processor_of(runner).tags
         computed, starts, discarded = step_of(runner)
         turns = []
         for name in names:
             row = batch.req_id_to_index[name]
             known = computed[row] + starts[row + 1] - starts[row]
             position = known - int(batch.num_prompt_tokens[row])
-            turns.append(Turn(self._entry(tags[row]).slot, max(position, 0), not discarded[row]))
+            turns.append(Turn(self._entries[name].slot, max(position, 0), not discarded[row]))
         return turns
 
     def note(self, names: Sequence[str], turns: Sequence[Turn], weights: torch.Tensor) -> None:
@@ -156,15 +173,6 @@ class MixtureRouting:
     def left(self) -> list[str]:
         """Groups that are still known."""
         return list(self._entries)
-
-    def _entry(self, tag: RowTag) -> _Entry:
-        entry = self._entries.get(tag.group)
-        if entry is None:
-            slot = self._states.take(tag.size)
-            entry = self._entries[tag.group] = _Entry(slot, tag.size, [0] * tag.size)
-        if tag.index == 0 and entry.answered == 0:
-            entry.report, entry.explain = tag.report, tag.explain
-        return entry
 
     def _account(self, entry: _Entry) -> _Account:
         totals = self._states.totals(entry.slot, entry.size)

@@ -29,7 +29,7 @@ class ComposingSampler(Sampler):
     runner: Any
     mixtures: MixtureRouting
     switches: Switches | None = None
-    hidden: torch.Tensor | None = None  # [R, H], the last of each row, set before each step
+    hidden: torch.Tensor | None = None  # [R, H], the last of each row, where rows may switch
 
     def forward(
         self,
@@ -69,6 +69,6 @@ class ComposingSampler(Sampler):
         return output
 
     def _switch(self, output: SamplerOutput) -> None:
-        hidden, self.hidden = self.hidden, None
-        if self.switches is not None and hidden is not None:
-            self.switches.choose(hidden, output.sampled_token_ids)
+        if self.hidden is not None and self.switches is not None:
+            self.switches.choose(self.hidden, output.sampled_token_ids)
+            self.hidden = None

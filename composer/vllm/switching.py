@@ -78,6 +78,10 @@ class Switches:
         self._vllm: Callable[..., LoRAInputs] = batch.make_lora_inputs
         batch.make_lora_inputs = self.lora_inputs
 
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self._rows)
+
     # ---- life of a row
 
     def add(self, requests: Iterable[Any]) -> None:
@@ -115,6 +119,8 @@ class Switches:
 
     def lora_inputs(self, scheduled: np.ndarray, sampled: np.ndarray) -> LoRAInputs:
         """vLLM's question before every step: `[R]` tokens to compute and to sample of each row."""
+        if not (self._rows or self._added):
+            return self._vllm(scheduled, sampled)
         batch = self._runner.input_batch
         by_id = batch.lora_id_to_lora_request
         for id in self._added:
@@ -150,8 +156,6 @@ class Switches:
             hidden: `[R, H]`, the last hidden state of each row of the batch.
             token_ids: `[R, 1]`, what was sampled.
         """
-        if not self._rows:
-            return
         runner = self._runner
         computed, starts, discarded = step_of(runner)
         by_gate: dict[str | None, list[tuple[int, _Row, int]]] = {}

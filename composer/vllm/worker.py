@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
@@ -93,26 +92,29 @@ class ComposerWorker(PlatformWorker):
             self.switches = self.model_runner.sampler.switches = Switches(self.model_runner)
 
     def execute_model(self, scheduler_output: SchedulerOutput, *args: Any, **kwargs: Any) -> Any:
-        self.mixtures.forget(scheduler_output.finished_req_ids)
+        finished, new = scheduler_output.finished_req_ids, scheduler_output.scheduled_new_reqs
+        self.mixtures.forget(finished)
+        self.mixtures.add(new)
         if self.switches is not None:
-            self.switches.forget(scheduler_output.finished_req_ids)
-            self.switches.add(scheduler_output.scheduled_new_reqs)
+            self.switches.forget(finished)
+            self.switches.add(new)
         if self.auxiliaries:
             scheduler_output = self.auxiliaries.execute(scheduler_output, self.model_runner)
         output = super().execute_model(scheduler_output, *args, **kwargs)
         if self.device.type == "cpu":
-            for new in scheduler_output.scheduled_new_reqs:
-                self._make_rewindable(new.req_id)
+            for request in scheduler_output.scheduled_new_reqs:
+                self._make_rewindable(request.req_id)
         self._sweep()
         # None: there is something to sample. The base model alone may have nothing.
         return None if self.auxiliaries.running else output
 
-    @torch.inference_mode()
     def sample_tokens(self, grammar_output: GrammarOutput | None) -> Any:
-        for runner in self._runners.values():
-            self.mixtures.read_prompts(runner, self._vocabulary)
+        if self.mixtures:
+            for runner in self._runners.values():
+                self.mixtures.read_prompts(runner, self._vocabulary)
         state = self.model_runner.execute_model_state
-        self.model_runner.sampler.hidden = state.sample_hidden_states if state is not None else None
+        if self.switches and state is not None:
+            self.model_runner.sampler.hidden = state.sample_hidden_states
         output = super().sample_tokens(grammar_output)
         return self.auxiliaries.finish(output) if self.auxiliaries.running else output
 

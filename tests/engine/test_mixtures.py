@@ -208,9 +208,9 @@ def test_a_report_waits_for_a_while(
     """It can be asked for after the request has left the engine, but not for ever."""
     monkeypatch.setattr("composer.vllm.routing.REMEMBERED", 2)
     rows = experts(engine, "polite", "rude")
-    jobs = [Job(prompt, rows, mixture=POSTERIOR, report=f"later {n}") for n in range(3)]
-    engine.run(jobs)
-    engine.assert_nothing_left()
+    for n in range(3):
+        engine.run([Job(prompt, rows, mixture=POSTERIOR, report=f"later {n}")])
+        engine.assert_nothing_left()
     assert engine.report("later 0") == []
     for n in (1, 2):
         [report] = engine.report(f"later {n}")
