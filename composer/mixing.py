@@ -28,9 +28,6 @@ IMPOSSIBLE = -1e4
 """Least log-probability that counts, so that forgetting can heal an expert that held a token
 impossible."""
 
-TOGETHER = 16
-"""Groups that are mixed at once: bounds the memory beside one copy of all rows."""
-
 
 @dataclass(frozen=True, slots=True)
 class Turn:
@@ -122,13 +119,17 @@ class Mixing:
         self._log_prior = self._prior.log()
         # An added leader, which is no expert, has the prior 0.
         counts = [sum(weight > 0 for weight in group.weights) for group in groups]
-        self._rules = rules
-        self._fixed = column([rule.fixed for rule in rules])  # [G, 1], as those that follow
-        self._posterior = column([rule.posterior for rule in rules])
+        self._has_posterior = any(rule.posterior for rule in rules)
+        self._has_confidence = any(rule.confidence for rule in rules)
+        # What the fixed rule and the floor of the posterior add to pi never changes: [G, K].
+        floor = (self._prior > 0) * column([rule.posterior * rule.floor for rule in rules])
+        self._constant = self._prior * column([rule.fixed for rule in rules]) + floor
+        rests = [1 - count * rule.floor for count, rule in zip(counts, rules, strict=True)]
+        self._posterior = column(
+            [rule.posterior * rest for rule, rest in zip(rules, rests, strict=True)]
+        )  # [G, 1], as those that follow
         self._confidence = column([rule.confidence for rule in rules])
         self._forgetting = column([rule.forgetting for rule in rules])
-        self._floor = (self._prior > 0) * column([rule.floor for rule in rules])  # [G, K]
-        self._rest = 1 - column(counts) * column([rule.floor for rule in rules])
         self._temperature = column([rule.temperature for rule in rules])
         places = [
             ((group.model(k),), (index * size + k, group.rows[k]))
@@ -140,7 +141,7 @@ class Mixing:
             for (model,), (own, rows) in together(places)
         ]
         self._states: MixtureStates | None = None
-        self._now = self._logits = self._mass = torch.empty(0)  # of the step in progress
+        self._now = self._said = torch.empty(0)  # states and log p_k of the step in progress
         self.weights = self._prior  # [G, K] float32: pi of the step in progress
 
     def begin(self, turns: Sequence[Turn], states: MixtureStates) -> None:
@@ -166,46 +167,42 @@ class Mixing:
         """
         logits = logits_of[0]
         assert logits is not None
-        own = self._gathered(logits_of)  # [G, K, V]
-        # Finite also for an expert that knows none of the tokens that are allowed.
-        mass = own.logsumexp(2).clamp(min=-1e30)  # [G, K]
+        log_probs = self._log_probs(logits_of)  # [G, K, V]
         if self._states is not None:
-            self.weights = self._weigh(own, mass)
-        shift = (self.weights.log() - mass).unsqueeze(2)
-        for index in range(0, len(own), TOGETHER):
-            part = slice(index, index + TOGETHER)
-            mixed = (own[part] + shift[part]).logsumexp(1)  # [TOGETHER, V]
-            logits.index_copy_(0, self._leaders[part], mixed)
-        if self._states is not None:
-            self._logits, self._mass = own, mass
+            self.weights = self._weigh(log_probs)
+            self._said = log_probs
+        log_weights = self.weights.log()
+        mixed = log_probs[:, 0] + log_weights[:, :1]  # [G, V]
+        for k in range(1, log_probs.shape[1]):
+            mixed = torch.logaddexp(mixed, log_probs[:, k] + log_weights[:, k : k + 1])
+        logits.index_copy_(0, self._leaders, mixed)
 
     def follow(self, token_ids: torch.Tensor) -> None:
         """Let the states know the tokens that were sampled, `[R, 1]` of any integer type."""
         assert self._states is not None, "no step has begun"
         token = token_ids.index_select(0, self._leaders).long()  # [G, 1]
         token = token.unsqueeze(1).expand(-1, self._prior.shape[1], 1)
-        score = self._logits.gather(2, token).squeeze(2) - self._mass  # [G, K]
+        score = self._said.gather(2, token).squeeze(2)  # [G, K]
         s = self._forgetting * self._now[:, 0] + score.clamp(min=IMPOSSIBLE)
         after = torch.stack([s, self._now[:, 1] + self.weights], 1)
         self._states.values[:, :, : s.shape[1]].index_copy_(0, self._after, after)
-        self._states, self._logits = None, torch.empty(0)
+        self._states, self._said = None, torch.empty(0)
 
-    def _weigh(self, logits: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
+    def _weigh(self, log_probs: torch.Tensor) -> torch.Tensor:
         """`[G, K]` float32: pi of every row."""
-        weights = self._fixed * self._prior
-        if any(rule.posterior for rule in self._rules):
+        weights = self._constant
+        if self._has_posterior:
             posterior = (self._log_prior + self._now[:, 0]).softmax(1).float()
-            weights += self._posterior * (self._rest * posterior + self._floor)
-        if any(rule.confidence for rule in self._rules):
-            entropy = [
-                torch.special.entr((own - lse.unsqueeze(1)).exp()).sum(1)  # [K]
-                for own, lse in zip(logits, mass, strict=True)
-            ]
+            weights = torch.addcmul(weights, self._posterior, posterior)
+        if self._has_confidence:
+            # One group at a time, because every expert needs a row of memory.
+            entropy = [torch.special.entr(own.exp()).sum(1) for own in log_probs]  # G times [K]
             surprise = torch.stack(entropy) / self._temperature
-            weights += self._confidence * (self._log_prior - surprise).softmax(1)
+            confidence = (self._log_prior - surprise).softmax(1)
+            weights = torch.addcmul(weights, self._confidence, confidence)
         return weights
 
-    def _gathered(self, logits_of: Sequence[torch.Tensor | None]) -> torch.Tensor:
+    def _log_probs(self, logits_of: Sequence[torch.Tensor | None]) -> torch.Tensor:
         """`[G, K, V]` float32: what each expert says, among the tokens that are allowed.
 
         What a smaller vocabulary lacks is minus infinity; where a group is shorter than K, anything
@@ -214,12 +211,18 @@ class Mixing:
         base = logits_of[0]
         assert base is not None
         (groups, size), vocabulary = self._prior.shape, base.shape[1]
-        found = base.new_zeros(groups * size, vocabulary)
-        for rows in self._rows:
-            own = picked(logits_of[rows.model], rows.rows)[:, :vocabulary]
-            if own.shape[1] < vocabulary:
-                own = pad(own, (0, vocabulary - own.shape[1]), value=-math.inf)
-            found.index_copy_(0, rows.places, own)
+        [first, *others] = self._rows
+        if others or len(first.rows) < groups * size:
+            found = base.new_zeros(groups * size, vocabulary)
+            for rows in self._rows:
+                own = picked(logits_of[rows.model], rows.rows)[:, :vocabulary]
+                if own.shape[1] < vocabulary:
+                    own = pad(own, (0, vocabulary - own.shape[1]), value=-math.inf)
+                found.index_copy_(0, rows.places, own)
+        else:  # all of the base model, and in their places
+            found = picked(base, first.rows)
         found = found.view(groups, size, vocabulary)
-        forbidden = base.index_select(0, self._leaders) == -math.inf  # [G, V]
-        return found.masked_fill_(forbidden.unsqueeze(1), -math.inf)
+        forbidden = found[:, :1] == -math.inf  # [G, 1, V]: row 0 is the leader's
+        log_probs = found.masked_fill_(forbidden, -math.inf).log_softmax(2)
+        # An expert that knows none of the tokens that are allowed finds all of them impossible.
+        return log_probs.nan_to_num_(nan=-math.inf, neginf=-math.inf)
