@@ -13,6 +13,7 @@ import pytest
 import torch
 from vllm.sampling_params import StructuredOutputsParams
 
+from bench.agreement import count_preemptions
 from bench.streams import without_streams
 from composer.compiled import Mixture, Row
 from composer.plan import Filter, FilterKind
@@ -123,6 +124,51 @@ def test_the_posterior_is_exact_after_200_tokens(
         mean = torch.tensor(report["weights"], dtype=torch.float64)
         # Under async scheduling the engine may have been a token ahead when it was asked.
         torch.testing.assert_close(mean, pi[:201].mean(0), atol=6e-3, rtol=0)
+
+
+def test_a_prompt_in_the_prefix_cache_is_evidence_all_the_same(
+    engine: WatchedEngine, oracle: Oracle, prompt: tuple[int, ...]
+) -> None:
+    long = prompt * 4
+    rows = experts(engine, "chat", "polite")
+    engine.run([Job(long, adapter=row.adapter) for row in rows])
+    [cached] = engine.run([Job(long, adapter=rows[0].adapter)])
+    assert cached.num_cached_tokens  # else the test says nothing
+    job = Job(long, rows, mixture=FORGETFUL, report="cached", explain=True)
+    [output] = engine.run([job])
+    assert output.num_cached_tokens == 0
+    _, pi = mixed(oracle, job.oracle_rows(), FORGETFUL, list(output.outputs[0].token_ids))
+    [report] = engine.report("cached")
+    told = torch.tensor(report["tokens"], dtype=torch.float64)[:16]
+    torch.testing.assert_close(told, pi[:16], atol=1e-4, rtol=0)
+
+
+def test_weights_survive_preemption(
+    tight: WatchedEngine, oracle: Oracle, prompt: tuple[int, ...]
+) -> None:
+    """Sampled answers: what a step samples and throws away, as the rows are computed again, is
+    another token than the one that is known, and must not count."""
+    preempted = count_preemptions(tight)
+    rows = experts(tight, "polite", "rude")
+    jobs = [
+        Job(
+            (*prompt, *range(40, 58 + seed)),
+            rows,
+            params={"max_tokens": 60, "temperature": 1.5, "seed": seed},
+            mixture=FORGETFUL,
+            report=f"preempted {seed}",
+            explain=True,
+        )
+        for seed in range(6)
+    ]
+    for job, output in zip(jobs, tight.run(jobs), strict=True):
+        assert job.report is not None
+        [report] = tight.report(job.report)
+        _, pi = mixed(oracle, job.oracle_rows(), FORGETFUL, list(output.outputs[0].token_ids))
+        told = torch.tensor(report["tokens"], dtype=torch.float64)
+        torch.testing.assert_close(told, pi[:60], atol=1e-4, rtol=0)
+    assert preempted() > 0
+    tight.assert_nothing_left()
 
 
 def test_experts_of_an_auxiliary_model(

@@ -145,6 +145,22 @@ def test_candidates_stay_until_the_last_token(roomy: WatchedEngine, oracle: Orac
     assert roomy.answers([Job(PROMPT, adapter=velan)])  # and comes back
 
 
+def test_vllm_counts_all_candidates_while_a_row_may_switch(roomy: WatchedEngine) -> None:
+    """On CUDA it picks the graph of a step by the adapters in its books."""
+    books = roomy.runner.input_batch.lora_id_to_lora_request
+    name = roomy.add(Job(PROMPT, switch=gate_between(roomy, *NAMES)))
+    for _ in range(3):
+        roomy.step()
+    assert set(books) == {roomy.adapters[one].id for one in NAMES}
+    assert len(roomy.drain()[name].outputs[0].token_ids) == 16
+    rude = roomy.adapters["rude"]
+    roomy.add(Job(PROMPT, adapter=rude))
+    roomy.step()
+    assert set(books) == {rude.id}
+    roomy.drain()
+    roomy.assert_nothing_left()
+
+
 def test_more_candidates_than_slots_are_refused(tight: WatchedEngine) -> None:
     names = ("chat", "polite", "velan", "rude")
     name = tight.add(Job(PROMPT, switch=gate_between(tight, *names)))
