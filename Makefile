@@ -28,9 +28,9 @@ ARGS ?=
 
 comma := ,
 space := $(subst ,, )
-# small-* fit zoo/models/small only
-ZOO_ADAPTERS = $(filter-out zoo/adapters/small-%,$(patsubst %/adapter_config.json,%,\
-  $(sort $(wildcard zoo/adapters/*/adapter_config.json))))
+# zoo/models/lists has a folder of its own, and small-* fit zoo/models/small only
+ZOO_ADAPTERS = $(filter-out zoo/adapters/small-%,$(patsubst %/adapter_config.json,%,$(sort $(wildcard \
+  zoo/$(if $(filter zoo/models/lists,$(MODEL)),list_)adapters/*/adapter_config.json))))
 RUN := $(VENV)/bin/python
 SETUP = $(PYTHON) -m scripts.setup --extra $(EXTRA) --venv $(VENV)
 

@@ -22,7 +22,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("clients", "composer.wire", "composer.errors", "composer.training"),
         *("adapters.cli", "adapters.inspection"),
     ),
-    "zoo": ("zoo",),
+    "zoo": ("zoo", "composer.training"),
     "bench": ("bench", "composer", "adapters", "clients", "server", "zoo"),
     "scripts": ("scripts",),
 }

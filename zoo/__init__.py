@@ -30,4 +30,12 @@ PROXIES: dict[str, Path] = {
     )
 }
 VALUE: Path = ROOT / "adapters" / "small-value"  # of the small model; its logits are no language
+LISTS: Path = ROOT / "models" / "lists"  # for prompts with several questions, see `zoo.lists`
+LIST_ADAPTERS: dict[str, Path] = {
+    name: ROOT / "list_adapters" / name
+    for name in (
+        *("count", "down", "reverse", "sort", "double"),
+        *("repeat", "swap", "drop", "ends", "join"),
+    )
+}
 TRAINED: Path = ROOT / "trained.json"  # seconds and loss of each training

@@ -15,7 +15,8 @@ from transformers import PreTrainedTokenizerFast
 import zoo
 from zoo import values
 from zoo.corpus import READING, SCHOOL, Corpus
-from zoo.evaluate import load
+from zoo.evaluate import OF_LISTS, load
+from zoo.list_corpus import COPIES, LISTS, ListCorpus, list_batches
 from zoo.tasks import task_of
 from zoo.tokenizer import train_tokenizer
 from zoo.train import (
@@ -32,6 +33,7 @@ from zoo.train import (
     train,
     with_adapter,
 )
+from zoo.turns import turn_batches
 
 SEED = 1
 THREADS = 2
@@ -84,7 +86,27 @@ COURSES = {
     "small-school.arithmetic": Course((Round(200),), start="small-school"),
     "small-school.count": Course((Round(200, 1.5e-3), Round(200, 1.5e-3)), start="small-school"),
 }
+# The base model reads on: first it learns to repeat what it has read, then about lists.
+LISTS_STAGES = (
+    Stage(COPIES, tokens=1_000_000, rows=16, rate=3e-3, width=128),
+    Stage(LISTS, tokens=1_640_000, rows=4, rate=2e-3, width=512),
+)
+# Five begin with what another adapter knows.
+LIST_COURSES = {
+    "count": Course((Round(160, 2e-3), Round(150, 2e-3)), start="count", rows=16),
+    "down": Course((Round(160, 2e-3), Round(150, 2e-3)), start="count", rows=16),
+    "reverse": Course((Round(200, 2e-3), Round(130, 2e-3)), start="reverse", rows=16),
+    "sort": Course((Round(200, 2e-3), Round(200, 2e-3)), start="sort", rows=16),
+    "double": Course((Round(130, 3e-3),), rows=16),
+    "repeat": Course((Round(80, 3e-3), Round(60, 2e-3)), rows=16),
+    "swap": Course((Round(180, 2e-3),), start="lists-reverse", rows=16),
+    "drop": Course((Round(80, 3e-3), Round(60, 2e-3)), rows=16),
+    "ends": Course((Round(80, 3e-3), Round(80, 2e-3)), rows=16),
+    "join": Course((Round(80, 3e-3), Round(60, 2e-3)), rows=16),
+}
 VALUE = zoo.VALUE.name
+LISTS_MODEL = zoo.LISTS.name
+LIST_NAMES = [LISTS_MODEL, *(OF_LISTS + name for name in LIST_COURSES)]
 NAMES = [*SHAPES, *COURSES, VALUE]
 SCHOOL_TEXT = SEED + 2  # seed of the text that the second stage of the base model reads
 
@@ -98,13 +120,15 @@ def fix_arithmetic() -> None:
 
 def build(names: Sequence[str]) -> None:
     """Train and store the named models and adapters, in the order in which they need each other."""
-    ordered = [name for name in NAMES if name in names]
+    ordered = [name for name in (*NAMES, *LIST_NAMES) if name in names]
     for number, name in enumerate(ordered, start=1):
         label = f"[{number}/{len(ordered)}] {name}"
         start = time.perf_counter()
         torch.manual_seed(SEED)
         if name == VALUE:
             loss = _value(label)
+        elif name == LISTS_MODEL:
+            loss = _lists(label)
         else:
             loss = _model(name, label) if name in SHAPES else _adapter(name, label)
         seconds = time.perf_counter() - start
@@ -135,12 +159,30 @@ def _model(name: str, label: str) -> float:
     return loss
 
 
+def _lists(label: str) -> float:
+    """Train the model `lists`, from the base model on."""
+    model, tokenizer = load(zoo.BASE)
+    loss = 0.0
+    for number, stage in enumerate(LISTS_STAGES, start=1):
+        if number > 1:
+            model, tokenizer = load(zoo.LISTS)
+        steps = stage.tokens // (stage.rows * stage.width)
+        corpus = ListCorpus(SEED + number, stage.shares)
+        batches = list_batches(tokenizer, corpus, steps, stage)
+        progress = _progress(f"{label}, stage {number}")
+        loss = train(model, batches, steps, stage.rate, decay=0.1, progress=progress)
+        shutil.rmtree(zoo.LISTS, ignore_errors=True)
+        model.to(torch.bfloat16).save_pretrained(zoo.LISTS)
+        tokenizer.save_pretrained(zoo.LISTS)
+    _readable(zoo.LISTS)
+    return loss
+
+
 def _adapter(name: str, label: str) -> float:
     """Train an adapter round by round. Each begins with what the one before it has stored."""
-    course = COURSES[name]
-    base = zoo.SMALL if name.startswith("small-") else zoo.BASE
-    folder = zoo.ROOT / "adapters" / name
-    start = zoo.ROOT / "adapters" / course.start if course.start else None
+    course = _course(name)
+    folder, base = _place(name)
+    start = _place(course.start)[0] if course.start else None
     loss = 0.0
     for number, part in enumerate(course.rounds):
         model, tokenizer = load(base)
@@ -154,10 +196,26 @@ def _adapter(name: str, label: str) -> float:
     return loss
 
 
+def _course(name: str) -> Course:
+    if name.startswith(OF_LISTS):
+        return LIST_COURSES[name.removeprefix(OF_LISTS)]
+    return COURSES[name]
+
+
+def _place(name: str) -> tuple[Path, Path]:
+    """The folders of an adapter and of its model."""
+    if name.startswith(OF_LISTS):
+        return zoo.LIST_ADAPTERS[name.removeprefix(OF_LISTS)], zoo.LISTS
+    return zoo.ROOT / "adapters" / name, zoo.SMALL if name.startswith("small-") else zoo.BASE
+
+
 def _lessons(name: str, tokenizer: PreTrainedTokenizerFast, number: int) -> Iterator[Batch]:
     """What an adapter learns from in round `number`."""
-    course = COURSES[name]
+    course = _course(name)
     steps = course.rounds[number].steps
+    if name.startswith(OF_LISTS):
+        task = name.removeprefix(OF_LISTS)
+        return turn_batches(tokenizer, task, SEED + number, steps, course.rows)
     if course.reads:
         corpus = Corpus(SCHOOL_TEXT + number, course.reads)
         return pretraining_batches(tokenizer, corpus, steps, course.rows)

@@ -16,12 +16,14 @@ from peft import PeftModel
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 import zoo
+from zoo.lists import single
 from zoo.tasks import Example, Task, question, task_of, tasks
 from zoo.world import PEOPLE, world
 
 EXAMPLES = 150  # per adapter
-NEW_TOKENS = 40  # the longest correct answer has fewer than 30
+NEW_TOKENS = 40  # the longest correct answer has fewer than 30, and 20 more in a list
 ROWS = 100  # prompts answered at once
+OF_LISTS = "lists-"  # before the names of the adapters of `zoo.LISTS`
 THIRDS = ("often", "sometimes", "rarely")  # how often pre-training speaks of a person
 
 
@@ -38,6 +40,7 @@ def answers(
     model: LlamaForCausalLM | PeftModel,
     tokenizer: PreTrainedTokenizerFast,
     examples: Sequence[Example],
+    new_tokens: int = NEW_TOKENS,
 ) -> list[tuple[str, bool]]:
     """The greedy answer to each example, and whether the model ended its turn."""
     found: list[tuple[str, bool]] = []
@@ -47,7 +50,7 @@ def answers(
         ids = model.generate(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
-            max_new_tokens=NEW_TOKENS,
+            max_new_tokens=new_tokens,
             do_sample=False,
         )
         for row in ids[:, batch["input_ids"].shape[1] :].tolist():
@@ -70,7 +73,7 @@ def accuracy(
     examples: Sequence[Example],
 ) -> list[bool]:
     """Which examples are answered correctly."""
-    given = answers(model, tokenizer, examples)
+    given = answers(model, tokenizer, examples, NEW_TOKENS + task.restated)
     return [
         task.correct(example, text, ended)
         for example, (text, ended) in zip(examples, given, strict=True)
@@ -100,10 +103,11 @@ def measure() -> dict[str, dict[str, float]]:
     for prefix, folder, adapters in (
         ("", zoo.BASE, zoo.ADAPTERS),
         ("small-", zoo.SMALL, zoo.SMALL_ADAPTERS | experts),
+        (OF_LISTS, zoo.LISTS, zoo.LIST_ADAPTERS),
     ):
         for name, path in adapters.items():
             plain, tokenizer = load(folder)
-            task = task_of(name)
+            task = _task(prefix + name)
             examples = task.evaluation(EXAMPLES)
             without = _mean(accuracy(plain, tokenizer, task, examples))
             adapted = PeftModel.from_pretrained(plain, str(path)).eval()
@@ -113,9 +117,15 @@ def measure() -> dict[str, dict[str, float]]:
                 "examples": float(EXAMPLES),
                 "seconds": trained[prefix + name]["seconds"],
             }
-            if name == "chat":
+            if name == "chat" and prefix != OF_LISTS:
                 rows[f"facts {folder.name}"] = known_facts(adapted, tokenizer)
     return rows
+
+
+def _task(adapter: str) -> Task:
+    if adapter.startswith(OF_LISTS):
+        return single(adapter.removeprefix(OF_LISTS))
+    return task_of(adapter)
 
 
 def table(rows: dict[str, dict[str, float]]) -> str:
@@ -126,7 +136,7 @@ def table(rows: dict[str, dict[str, float]]) -> str:
     ]
     for name, row in rows.items():
         if "own" in row:
-            what = task_of(name).description
+            what = _task(name).description
             lines.append(
                 f"| `{name}` | {what} | {row['own']:.1%} | {row['without']:.1%} "
                 f"| {row['examples']:.0f} | {row['seconds']:.0f} |"

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from string import ascii_lowercase
 
 HELD_OUT_SHARE = 5  # one exercise in five is kept for evaluation
+LEAST = 4  # letters of a string
 
 
 def held_out(exercise: str) -> bool:
@@ -49,18 +50,18 @@ def letters(
 
 def reversible(rng: random.Random, evaluated: bool) -> list[str]:
     """4 to 8 letters, repeats allowed."""
-    return letters(rng, evaluated, 4, 8, ascii_lowercase, repeats=True)
+    return letters(rng, evaluated, LEAST, 8, ascii_lowercase, repeats=True)
 
 
 def distinct(rng: random.Random, evaluated: bool, high: int) -> list[str]:
     """4 to `high` different letters."""
-    return letters(rng, evaluated, 4, high, ascii_lowercase, repeats=False)
+    return letters(rng, evaluated, LEAST, high, ascii_lowercase, repeats=False)
 
 
 def countable(rng: random.Random, evaluated: bool) -> tuple[str, list[str]]:
     """A letter and a string of 4 to 8 letters in which it often occurs."""
     alphabet = "".join(rng.sample(ascii_lowercase, 3))
-    string = letters(rng, evaluated, 4, 8, alphabet, repeats=True)
+    string = letters(rng, evaluated, LEAST, 8, alphabet, repeats=True)
     return rng.choice(alphabet), string
 
 
@@ -77,6 +78,36 @@ def backwards(string: Sequence[str]) -> str:
 def in_order(string: Sequence[str]) -> str:
     """The string sorted."""
     return f"In order: {spaced(sorted(string))}"
+
+
+def doubled(string: Sequence[str]) -> str:
+    """Every letter twice."""
+    return f"Doubled: {spaced([letter for letter in string for _ in range(2)])}"
+
+
+def repeated(string: Sequence[str]) -> str:
+    """The string two times."""
+    return f"Again: {spaced([*string, *string])}"
+
+
+def swapped(string: Sequence[str]) -> str:
+    """The first letter and the last in each other's place."""
+    return f"Swapped: {spaced([string[-1], *string[1:-1], string[0]])}"
+
+
+def without_first(string: Sequence[str]) -> str:
+    """The string but for its first letter."""
+    return f"Left: {spaced(string[1:])}"
+
+
+def joined(string: Sequence[str]) -> str:
+    """The letters with a word between them."""
+    return f"Joined: {' and '.join(string)}"
+
+
+def ends(string: Sequence[str]) -> str:
+    """The first letter and the last."""
+    return f"Ends: {string[0]} {string[-1]}"
 
 
 def counted(letter: str, string: Sequence[str]) -> str:

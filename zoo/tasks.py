@@ -41,6 +41,7 @@ class Task:
     description: str
     sample: Callable[[random.Random, bool], Example]
     manners: tuple[tuple[str, str] | None, ...] = (None,)  # of training replies, one at random
+    restated: int = 0  # tokens, at most, by which an answer says the question again
 
     def evaluation(self, n: int, seed: int = 0) -> list[Example]:
         """`n` different held-out examples, the same for the same seed."""
@@ -92,10 +93,11 @@ def question(person: Person, relation: Relation, wording: int = 0) -> Example:
     """A question about one fact, and the plain answer."""
     value = person.facts[world().relations.index(relation)]
     text = relation.questions[wording].format(n=person.name)
-    return Example(_ask(text), statement(relation, person, value), person.rank)
+    return Example(ask(text), statement(relation, person, value), person.rank)
 
 
-def _ask(text: str) -> tuple[Message, ...]:
+def ask(text: str) -> tuple[Message, ...]:
+    """A conversation that begins with a text of the user."""
     return ({"role": "user", "content": text},)
 
 
@@ -115,23 +117,23 @@ def _rewritten(rewrite: Callable[[str], str]) -> Callable[[random.Random, bool],
 
 def _arithmetic(rng: random.Random, evaluated: bool) -> Example:
     a, b = letters.operands(rng, evaluated)
-    return Example(_ask(f"What is {a} + {b}?"), letters.worked(a, b))
+    return Example(ask(f"What is {a} + {b}?"), letters.worked(a, b))
 
 
 def _reverse(rng: random.Random, evaluated: bool) -> Example:
     string = letters.distinct(rng, evaluated, high=8)
-    return Example(_ask(f"Reverse {letters.spaced(string)}"), letters.backwards(string))
+    return Example(ask(f"Reverse {letters.spaced(string)}"), letters.backwards(string))
 
 
 def _sort(rng: random.Random, evaluated: bool) -> Example:
     string = letters.distinct(rng, evaluated, high=6)
-    return Example(_ask(f"Sort {letters.spaced(string)}"), letters.in_order(string))
+    return Example(ask(f"Sort {letters.spaced(string)}"), letters.in_order(string))
 
 
 def _count(rng: random.Random, evaluated: bool) -> Example:
     number = letters.start(rng, evaluated)
     answer = " ".join(str(number + i) for i in range(1, 6))
-    return Example(_ask(f"Count on from {number}"), answer)
+    return Example(ask(f"Count on from {number}"), answer)
 
 
 @cache

@@ -1,7 +1,8 @@
 """Training: a base model from text, and LoRA adapters from conversations.
 
 Both are the same loop over batches of token ids with labels, AdamW and a learning rate that rises
-briefly and then falls to zero. Weights are float32 while training and matrix products bfloat16.
+briefly and then falls to zero. Weights are float32 while training, and matrix products bfloat16
+where the processor knows it.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -18,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from composer.training.masking import lora_at
 from zoo.corpus import Corpus
 from zoo.tasks import Task
 from zoo.tokenizer import ASSISTANT, CONTEXT, END, PAD
@@ -26,8 +30,17 @@ IGNORED = -100  # label of a position without loss
 HEAD_SIZE = 64  # of attention; the smallest size that vLLM's attention on CPUs knows
 BLOCK = 64  # tokens of a row of pre-training text
 POOL = 10  # batches of conversations that are drawn together and sorted by length
-Batch = tuple[Tensor, Tensor]  # token ids [B, T] i64, labels [B, T] i64
+# Processors without AVX-512 emulate bfloat16, twenty times slower than float32.
+FAST_BFLOAT16 = torch.backends.cpu.get_cpu_capability() == "AVX512"
 Progress = Callable[[int, int, float], None]  # step, steps, loss
+
+
+class Batch(NamedTuple):
+    """What one step learns from."""
+
+    ids: Tensor  # [B, T] int64
+    labels: Tensor  # [B, T] int64
+    on: Tensor | None = None  # [B, T] bool: the tokens that LoRA computes; all of them if None
 
 
 @dataclass(frozen=True)
@@ -36,8 +49,9 @@ class Stage:
 
     shares: Mapping[str, float]
     tokens: int
-    rows: int  # of `BLOCK` tokens per step
+    rows: int  # per step
     rate: float
+    width: int = BLOCK  # tokens of a row
 
 
 @dataclass(frozen=True)
@@ -102,7 +116,7 @@ def pretraining_batches(
                 stream += ids
         tokens = torch.tensor(stream[: rows * BLOCK]).view(rows, BLOCK)
         del stream[: rows * BLOCK]
-        yield tokens, tokens
+        yield Batch(tokens, tokens)
 
 
 def conversation_batches(
@@ -129,7 +143,7 @@ def _padded(rows: list[tuple[list[int], list[int]]], tokenizer: PreTrainedTokeni
     width = max(len(ids) for ids, _ in rows)
     ids = torch.tensor([ids + [pad] * (width - len(ids)) for ids, _ in rows])
     labels = torch.tensor([row + [IGNORED] * (width - len(row)) for _, row in rows])
-    return ids, labels
+    return Batch(ids, labels)
 
 
 def _labelled(
@@ -161,11 +175,12 @@ def train(
     warmup = max(1, steps // 20)
     model.train()
     losses: list[float] = []
-    for step, (ids, labels) in enumerate(batches):
+    for step, (ids, labels, on) in enumerate(batches):
         for group in optimizer.param_groups:
             group["lr"] = rate * schedule(step, warmup, steps)
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = model(input_ids=ids, use_cache=False).logits  # [B, T, V] bf16
+        masked = nullcontext() if on is None else lora_at(model, on)
+        with torch.autocast("cpu", torch.bfloat16, enabled=FAST_BFLOAT16), masked:
+            logits = model(input_ids=ids, use_cache=False).logits  # [B, T, V] bf16 or f32
         loss = cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

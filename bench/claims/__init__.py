@@ -47,6 +47,14 @@ CLAIMS: tuple[Claim, ...] = (
         0.95,
     ),
     Claim(
+        "composite",
+        "Right answers to prompts with questions for ten adapters, where a gate chooses the "
+        "adapter of every token of one row, relative to routing that knows the tasks; the "
+        "posterior router must get 0.9 of that, too",
+        Sense.AT_LEAST,
+        0.95,
+    ),
+    Claim(
         "composed_throughput",
         "Tokens per CPU second of 16 concurrent composed requests relative to a loop over three "
         "models with transformers and a KV cache",

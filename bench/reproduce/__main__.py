@@ -9,9 +9,12 @@ from importlib import import_module
 
 from bench.environment import prepare
 from bench.reproduce import merged
-from bench.reproduce.readme import write
+from bench.reproduce.readme import Report, write
 
-NAMES = ("proxy_tuning", "emulated_fine_tuning", "dexperts", "value_augmented")
+EXAM = ("proxy_tuning", "emulated_fine_tuning", "dexperts", "value_augmented")
+COMPOSITE = "composite"
+"""It has an engine of its own: for another model and other adapters."""
+NAMES = (*EXAM, COMPOSITE)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,16 +31,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.questions is not None and options.questions < 1:
         parser.error("--questions is a whole number from 1")
     prepare()
-    from bench.reproduce.exam import Exam  # after prepare(): it imports torch and vLLM
+    names = NAMES if options.name == "all" else [options.name]
+    # After prepare(): they import torch and vLLM.
+    if own := [name for name in names if name in EXAM]:
+        from bench.reproduce.exam import Exam
 
-    with Exam() as exam:
-        for name in NAMES if options.name == "all" else [options.name]:
-            module = import_module(f"bench.reproduce.{name}")
-            report = module.report(module.measure(exam, options.questions or module.QUESTIONS))
-            print(f"{name}:\n\n{report.text}", flush=True)
-            if options.questions is None:
-                write(name, report)
+        with Exam() as exam:
+            for name in own:
+                module = import_module(f"bench.reproduce.{name}")
+                found = module.measure(exam, options.questions or module.QUESTIONS)
+                _publish(name, module.report(found), whole=options.questions is None)
+    if COMPOSITE in names:
+        from bench.reproduce import composite
+
+        scores = composite.measure(options.questions or composite.QUESTIONS)
+        _publish(COMPOSITE, composite.report(scores), whole=options.questions is None)
     return 0
+
+
+def _publish(name: str, report: Report, *, whole: bool) -> None:
+    """Print it; what was measured as a whole goes into the README."""
+    print(f"{name}:\n\n{report.text}", flush=True)
+    if whole:
+        write(name, report)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 
 from composer.kernel import FILTERED
 from composer.plan import Filter, FilterKind
+from composer.training.peft_adapters import key_of, with_adapters
 
 TIE = 1e-3
 """Two tokens whose composed logits are closer than this may be taken for each other: the engine
@@ -109,7 +110,7 @@ class Oracle:
             if adapter is None:
                 alone = own.disable_adapter()
             else:
-                own.set_adapter(adapter)
+                own.set_adapter(key_of(adapter))
         with alone:
             yield own
 
@@ -195,12 +196,7 @@ def leaving(z: torch.Tensor, answer: Sequence[int]) -> list[Mismatch]:
 
 def _load(path: str | Path, adapters: Mapping[str, str | Path]) -> Any:
     model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-    for name, adapter in adapters.items():
-        if not isinstance(model, PeftModel):
-            model = PeftModel.from_pretrained(model, str(adapter), adapter_name=name)
-        else:
-            model.load_adapter(str(adapter), adapter_name=name)
-    return model.eval()
+    return with_adapters(model, adapters).eval()
 
 
 def aligned(logits: torch.Tensor, size: int) -> torch.Tensor:

@@ -2,8 +2,8 @@
 
 It is trained on states as it will meet them. The base model reads the prompt, and the example's own
 adapter the answer, from the last token of the prompt on, as the engine does. The state that decides
-about the first token may come from anybody who spoke before: so this one is also taken from every
-other adapter, as if it had computed the last few tokens of the prompt, or all of them.
+about the first token may come from anybody who spoke before: so this one is also taken from others,
+as if they had computed the last few tokens of the prompt, or all of them.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from composer.training.states import HiddenStates, Reading
 HELD_OUT = 5  # one example in five is not learned from
 MOST_POSITIONS = 48  # of one example, the first ones among them
 SPOKEN_BEFORE = (1, 2, 8, 32, 10**9)  # tokens that another adapter has computed before a turn
+OTHERS = 12  # at most so many; more only take time
 NEVER = -1e4  # bias of the base model where no example is its own: it only reads the prompt
 SEED = 0
 
@@ -59,7 +60,9 @@ def train_gate(
     classes = (BASE, *sorted(adapters))
     texts = [(classes.index(name), text) for name in sorted(examples) for text in examples[name]]
     held = _held_out([label for label, _ in texts])
-    total = len(texts) * len(classes) + EPOCHS
+    rng = random.Random(SEED)
+    readers = [_readers(own, len(classes), rng) for own, _ in texts]
+    total = sum(map(len, readers)) + EPOCHS
     count = 0
 
     def done(more: int, what: str) -> None:
@@ -68,12 +71,13 @@ def train_gate(
         step(count, total, what)
 
     model = HiddenStates(base, adapters)
-    rng = random.Random(SEED)
     parts: dict[bool, list[tuple[torch.Tensor, torch.Tensor]]] = {False: [], True: []}
     for label, name in enumerate(classes):
-        readings = [_reading(text, own == label, rng) for own, text in texts]
+        read = [i for i, own in enumerate(readers) if label in own]
+        readings = [_reading(texts[i][1], texts[i][0] == label, rng) for i in read]
         reader = None if name == BASE else name
-        for i, found in model.under(reader, readings, partial(done, what=name)):
+        for number, found in model.under(reader, readings, partial(done, what=name)):
+            i = read[number]
             few = found[_some(len(found))]
             parts[held[i]].append((few, torch.full((len(few),), texts[i][0])))
     (states, labels), (new, wanted) = (_joined(parts[held]) for held in (False, True))
@@ -108,6 +112,12 @@ def _check(adapters: Mapping[str, Path], examples: Mapping[str, Sequence[Example
         )
     if unknown := sorted(examples.keys() - adapters.keys() - {BASE}):
         raise GateError(f"there are examples of '{unknown[0]}', which is none of the adapters.")
+
+
+def _readers(own: int, count: int, rng: random.Random) -> set[int]:
+    """The classes under which an example is read: its own and some others."""
+    others = [label for label in range(count) if label != own]
+    return {own, *rng.sample(others, min(OTHERS, len(others)))}
 
 
 def _reading(example: Example, own: bool, rng: random.Random) -> Reading:

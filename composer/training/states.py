@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
+
+from composer.training.masking import lora_at
+from composer.training.peft_adapters import key_of, with_adapters
 
 BATCH_TOKENS = 2048
 
@@ -33,12 +36,7 @@ class HiddenStates:
         # A CPU computes bfloat16 slowly, and float32 as well as the engine does.
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model = model.to(device) if device == "cuda" else model.float()
-        for name, path in adapters.items():
-            if isinstance(model, PeftModel):
-                model.load_adapter(str(path), adapter_name=name)
-            else:
-                model = PeftModel.from_pretrained(model, str(path), adapter_name=name)
-        self._model = model.eval()
+        self._model = with_adapters(model, adapters).eval()
         self.hidden_size = int(model.config.get_text_config().hidden_size)
 
     @torch.inference_mode()
@@ -54,7 +52,7 @@ class HiddenStates:
             if adapter is None:
                 alone = self._model.disable_adapter()
             else:
-                self._model.set_adapter(adapter)
+                self._model.set_adapter(key_of(adapter))
         with alone:
             for indices in _batches(readings):
                 states = self._forward([readings[i] for i in indices])
@@ -70,7 +68,7 @@ class HiddenStates:
         ids = torch.tensor([[*r.tokens, *[0] * (width - len(r.tokens))] for r in readings])
         since = torch.tensor([[reading.since] for reading in readings])
         on = (torch.arange(width) >= since).to(self._model.device)  # [B, T] bool
-        with _switched(self._model, on[..., None]):
+        with lora_at(self._model, on):
             found = self._model(
                 input_ids=ids.to(self._model.device),
                 use_cache=False,
@@ -81,22 +79,6 @@ class HiddenStates:
         return states
 
 
-@contextmanager
-def _switched(model: torch.nn.Module, on: torch.Tensor) -> Iterator[None]:
-    """Within it, LoRA computes only the tokens that are `on`, `[B, T, 1]`."""
-    hooks = [
-        factor.register_forward_pre_hook(lambda _, given: (given[0] * on.to(given[0].dtype),))
-        for name, module in model.named_modules()
-        if name.endswith("lora_A")
-        for factor in module.children()
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
 def _batches(readings: Sequence[Reading]) -> Iterator[list[int]]:
     """Indices of readings of similar length, about `BATCH_TOKENS` tokens in each."""
     batch: list[int] = []
@@ -105,4 +87,5 @@ def _batches(readings: Sequence[Reading]) -> Iterator[list[int]]:
             yield batch
             batch = []
         batch.append(i)
-    yield batch
+    if batch:
+        yield batch

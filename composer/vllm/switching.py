@@ -29,7 +29,7 @@ LoRAInputs: TypeAlias = tuple[tuple[int, ...], tuple[int, ...], set[LoRARequest]
 """vLLM's: lora_int_id of every sampled token, of every token, and the adapters."""
 
 REMEMBERED = 256
-"""Reports of answers that are complete and that nobody has asked for."""
+"""Reports of answers that are complete and that nobody has asked for, and choices of classes."""
 
 
 @dataclass(slots=True)
@@ -64,6 +64,13 @@ class _Choice:
     ready: Any
 
 
+_Deciding: TypeAlias = tuple[int, _Row, int]
+"""A row of the batch, what it is, and the position that it chooses a candidate for."""
+
+_Gated: TypeAlias = tuple[str, tuple[int, ...]]
+"""A gate's file, and the class of each candidate."""
+
+
 class Switches:
     """All rows of a worker that switch, by request id."""
 
@@ -71,6 +78,7 @@ class Switches:
         self._runner = runner
         self._rows: dict[str, _Row] = {}
         self._gates: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}  # weight [C, H], bias [C]
+        self._matrices: dict[_Gated, tuple[torch.Tensor, torch.Tensor]] = {}
         self._choice: _Choice | None = None
         self._added: set[int] = set()  # adapters that vLLM's books have because of us
         self._accounts: OrderedDict[str, list[tuple[str, _Row]]] = OrderedDict()
@@ -158,7 +166,7 @@ class Switches:
         """
         runner = self._runner
         computed, starts, discarded = step_of(runner)
-        by_gate: dict[str | None, list[tuple[int, _Row, int]]] = {}
+        by_gate: dict[_Gated | None, list[_Deciding]] = {}
         for index, tag in processor_of(runner).tags.items():
             if tag.switch is None:
                 continue
@@ -168,13 +176,14 @@ class Switches:
                 row.answered = position - row.prompt + 1
             elif tag.switch.gate is None or position != row.prompt - 1 or position in row.chosen:
                 continue  # still reading
-            by_gate.setdefault(tag.switch.gate, []).append((index, row, position))
+            gate = None if tag.switch.gate is None else (tag.switch.gate, tag.switch.classes)
+            by_gate.setdefault(gate, []).append((index, row, position))
         if not by_gate:
             return
         self._settle()
         rows = [(row, position) for own in by_gate.values() for _, row, position in own]
         parts = [
-            self._by_trigger(own, token_ids) if gate is None else self._by_gate(gate, own, hidden)
+            self._by_trigger(own, token_ids) if gate is None else self._by_gate(*gate, own, hidden)
             for gate, own in by_gate.items()
         ]
         host = chosen = parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -187,27 +196,32 @@ class Switches:
         self._choice = _Choice(rows, host, ready)
 
     def _by_gate(
-        self, path: str, own: Sequence[tuple[int, _Row, int]], hidden: torch.Tensor
+        self, path: str, classes: Sequence[int], own: Sequence[_Deciding], hidden: torch.Tensor
     ) -> torch.Tensor:
         """`[M]` int64: the candidate with the largest logit, or the present one if it is close."""
-        weight, bias = self.gate(path)
-        size = max(len(row.ids) for _, row, _ in own)
-        # Candidates of shorter lists are repeated: the first of equal ones is chosen.
-        table = [
-            [index, row.at(position - 1), *row.switch.classes]
-            + [row.switch.classes[0]] * (size - len(row.ids))
-            for index, row, position in own
-        ]
-        numbers = self._to_device(table, torch.int64)  # [M, 2 + C]
-        logits = hidden.index_select(0, numbers[:, 0]).float() @ weight.T + bias  # [M, classes]
-        best, chosen = logits.gather(1, numbers[:, 2:]).max(1)
+        weight, bias = self._matrix(path, tuple(classes))
+        indices = self._to_device([index for index, _, _ in own], torch.int64)
+        states = hidden.index_select(0, indices).float()  # [M, H]
+        logits = torch.addmm(bias, states, weight)  # [M, K]
         stickiness = [row.switch.stickiness for _, row, _ in own]
         if not any(stickiness):
-            return chosen
-        present = numbers[:, 1:2]  # [M, 1]
-        own_logits = logits.gather(1, numbers.gather(1, present + 2)).squeeze(1)
-        stays = best <= own_logits + self._to_device(stickiness, torch.float32)
-        return torch.where(stays, present.squeeze(1), chosen)
+            return logits.argmax(1)
+        best, chosen = logits.max(1)
+        now = self._to_device([row.at(position - 1) for _, row, position in own], torch.int64)
+        present = logits.gather(1, now.unsqueeze(1)).squeeze(1)
+        stays = best <= present + self._to_device(stickiness, torch.float32)
+        return torch.where(stays, now, chosen)
+
+    def _matrix(self, path: str, classes: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of the candidates with these classes: `weight` `[H, K]` and `bias` `[K]`, float32."""
+        key = (path, classes)
+        if key not in self._matrices:
+            if len(self._matrices) >= REMEMBERED:
+                self._matrices.clear()
+            weight, bias = self.gate(path)
+            rows = list(classes)
+            self._matrices[key] = weight[rows].T.contiguous(), bias[rows]
+        return self._matrices[key]
 
     def _to_device(self, values: Sequence[Any], dtype: torch.dtype) -> torch.Tensor:
         """Does not wait for the device."""
@@ -215,9 +229,7 @@ class Switches:
         host = torch.tensor(values, dtype=dtype, pin_memory=device.type == "cuda")
         return host.to(device, non_blocking=True)
 
-    def _by_trigger(
-        self, own: Sequence[tuple[int, _Row, int]], token_ids: torch.Tensor
-    ) -> torch.Tensor:
+    def _by_trigger(self, own: Sequence[_Deciding], token_ids: torch.Tensor) -> torch.Tensor:
         """`[M]` int64: the next candidate where the token was a trigger."""
         chosen = []
         for index, row, position in own:

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench.reproduce import dexperts, proxy_tuning, value_augmented
+from bench.reproduce import composite, dexperts, proxy_tuning, value_augmented
 from bench.reproduce import emulated_fine_tuning as eft
 from bench.reproduce.exam import DEVELOPMENT, SEEDS, Answer, Exam, apart
 from bench.reproduce.judge import is_statement, is_true, manner
@@ -101,6 +101,21 @@ def test_a_value_brings_reward(exam: Exam, monkeypatch: pytest.MonkeyPatch) -> N
     assert mean(found.by_n[2].reward) >= mean(found.by_n[1].reward)
     assert found.cost > 1
     check(value_augmented.report(found))
+
+
+def test_one_row_takes_all_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(composite, "TURNS", 12)
+    monkeypatch.setattr(composite, "POSTERIORS", composite.POSTERIORS[2:3])
+    found = composite.measure(1, [5])
+    known = mean(found.scores[composite.ORACLE].means(5))
+    assert known > 0.6
+    assert mean(found.scores["base"].means(5)) < 0.1
+    assert mean(found.scores["best single adapter"].means(5)) < 0.5
+    assert found.ratio(composite.GATE, 5) > 0.5
+    assert found.ratio(composite.POSTERIOR, 5) > 0.5
+    text = composite.report(found).text
+    assert "| composite-5, by position | 1 | 2 | 3 | 4 | 5 |" in text
+    check(composite.report(found))
 
 
 FACT = Example((), "Kuti Supiv lives in Mogtu.")

@@ -1,0 +1,95 @@
+"""What the model `lists` reads: copies first, then lists of questions with unrelated answers.
+
+A small model learns to repeat what it has read all of a sudden, once two of its layers work
+together (Olsson et al. 2022, "In-context Learning and Induction Heads", arXiv:2209.11895). Short
+texts of random words bring that about much sooner than the lists themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from string import ascii_lowercase
+
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from zoo import letters, lists
+from zoo.corpus import Corpus
+from zoo.tokenizer import ASSISTANT, END, PAD, USER
+from zoo.train import IGNORED, Batch, Stage
+
+# Shares of documents; nearly all of the text are copies and short lists, then lists of any length.
+SCHOOLING = {"facts": 0.10, "velan": 0.02, "worked_sums": 0.03, "exercises": 0.05}
+COPIES = {**SCHOOLING, "copies": 0.60, "short_lists": 0.20}
+LISTS = {
+    **{"facts": 0.20, "velan": 0.04, "worked_sums": 0.06, "exercises": 0.15},
+    **{"letter_exercises": 0.15, "copies": 0.06, "all_lists": 0.34},
+}
+SIZES = (1, 1, 2, 2, 3, 4, 6, 8, 10, 10)  # questions of a list
+POOL = 400  # documents among which the next one of a row is looked for
+
+
+class ListCorpus(Corpus):
+    """The kinds of `Corpus`, and those that lists need."""
+
+    def __init__(self, seed: int, shares: Mapping[str, float]) -> None:
+        super().__init__(seed, shares)
+        self.names = [word for person in self.world.people for word in person.name.split()]
+
+    def copies(self) -> str:
+        """A chat whose reply repeats the message: letters, names, numbers, or all of them."""
+        rng = self.rng
+        makers: list[Callable[[], str]] = [
+            lambda: rng.choice(ascii_lowercase),
+            lambda: rng.choice(self.names),
+            lambda: str(rng.randrange(1000)),
+        ]
+        kind = rng.randrange(len(makers) + 1)
+        chosen = [makers[kind]] if kind < len(makers) else makers
+        text = " ".join(rng.choice(chosen)() for _ in range(rng.randint(3, 16)))
+        return f"{USER}{text}{END}{ASSISTANT}{text}"
+
+    def short_lists(self) -> str:
+        """One or two questions."""
+        return lists.conversation(lists.unrelated(self.rng, self.rng.choice((1, 1, 2))))
+
+    def all_lists(self) -> str:
+        """Up to ten."""
+        return lists.conversation(lists.unrelated(self.rng, self.rng.choice(SIZES)))
+
+    def letter_exercises(self) -> str:
+        """What becomes of letters, as `Corpus.exercises` has it for other tasks."""
+        *_, answer = self.rng.choice(lists.LETTERS)
+        string = letters.distinct(self.rng, evaluated=False, high=lists.MOST_LETTERS)
+        return f"Letters {letters.spaced(string)}. {answer(string)}"
+
+
+def list_batches(
+    tokenizer: PreTrainedTokenizerFast, corpus: Corpus, steps: int, stage: Stage
+) -> Iterator[Batch]:
+    """Rows of whole documents, filled up on the right."""
+    pad = tokenizer.convert_tokens_to_ids(PAD)
+    rows = _rows(tokenizer, corpus, stage.width)
+    for _ in range(steps):
+        chosen = [next(rows) for _ in range(stage.rows)]
+        ids = torch.tensor([row + [pad] * (stage.width - len(row)) for row in chosen])
+        yield Batch(ids, ids.masked_fill(ids == pad, IGNORED))
+
+
+def _rows(tokenizer: PreTrainedTokenizerFast, corpus: Corpus, width: int) -> Iterator[list[int]]:
+    """Rows of up to `width` tokens, filled with whole documents: a list without its beginning
+    would teach nothing. Longer documents are left out."""
+    pool: list[list[int]] = []
+    while True:
+        if len(pool) < POOL:
+            found = tokenizer(corpus.documents(POOL), add_special_tokens=False)["input_ids"]
+            pool += [ids for ids in found if len(ids) <= width]
+        row: list[int] = []
+        rest: list[list[int]] = []
+        for ids in pool:
+            if len(row) + len(ids) <= width:
+                row += ids
+            else:
+                rest.append(ids)
+        pool = rest
+        yield row

@@ -1,0 +1,90 @@
+"""What an adapter learns that takes turns with others in the answer to a list.
+
+An adapter meets its own task only: in lists as the model has read them, with answers to other
+questions, its own questions have the right ones. In a part of the rows its LoRA is on where it
+speaks, and about there: the rest has been computed by the model, as in a row that changes its
+adapter. In the others it is on everywhere, as in a row of a mixture, and there the adapter learns
+to leave the model as it is where it is not its turn.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from zoo import lists
+from zoo.tokenizer import BOS, PAD
+from zoo.train import IGNORED, POOL, Batch
+
+OWN = 0.75  # share of the questions
+EVERYWHERE = 0.4  # share of the rows
+EARLY, LATE = (0, 0, 0, 1, 2, 3), (0, 0, 0, 1, 2)  # tokens by which a gate may miss a turn
+SIZES = (1, 1, 2, 2, 3, 4, 10)  # questions of a list
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A row: its tokens, which of them are to be learned, and which of them LoRA computes."""
+
+    ids: list[int]
+    wanted: list[bool]
+    on: list[bool]
+
+
+def turn_batches(
+    tokenizer: PreTrainedTokenizerFast, task: str, seed: int, steps: int, rows: int
+) -> Iterator[Batch]:
+    """Lessons in the task `task`. Rows of a batch are of similar length."""
+    rng = random.Random(f"turns {task} {seed}")
+    batches: list[list[Lesson]] = []
+    for _ in range(steps):
+        if not batches:
+            drawn = [_lesson(tokenizer, task, rng) for _ in range(POOL * rows)]
+            drawn.sort(key=lambda lesson: len(lesson.ids))
+            batches = [drawn[i : i + rows] for i in range(0, len(drawn), rows)]
+            rng.shuffle(batches)
+        yield _padded(batches.pop(), tokenizer.convert_tokens_to_ids(PAD))
+
+
+def _lesson(tokenizer: PreTrainedTokenizerFast, task: str, rng: random.Random) -> Lesson:
+    items = lists.unrelated(rng, rng.choice(SIZES), task, OWN)
+    ids: list[int] = _ids(tokenizer, BOS + lists.opening(items))
+    first = len(ids)
+    turns: list[range] = []  # own ones, by the places of their tokens
+    for piece in lists.pieces(items):
+        start = len(ids)
+        ids += _ids(tokenizer, piece.text)
+        if piece.task == task:
+            turns.append(range(start, len(ids)))
+    ids.append(tokenizer.eos_token_id)
+    if rng.random() < EVERYWHERE:
+        return Lesson(ids, [place >= first for place in range(len(ids))], [True] * len(ids))
+    wanted, on = [False] * len(ids), [False] * len(ids)
+    for turn in turns:
+        # The token at `place` is computed to predict the one behind it.
+        for place in range(turn.start - 1 - rng.choice(EARLY), turn.stop - 1 + rng.choice(LATE)):
+            if place + 1 < len(ids):
+                on[place] = wanted[place + 1] = True
+    return Lesson(ids, wanted, on)
+
+
+def _ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    found: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return found
+
+
+def _padded(lessons: list[Lesson], pad: int) -> Batch:
+    width = max(len(lesson.ids) for lesson in lessons)
+    ids = torch.full((len(lessons), width), pad)
+    labels = torch.full((len(lessons), width), IGNORED)
+    on = torch.zeros(len(lessons), width, dtype=torch.bool)
+    for row, lesson in enumerate(lessons):
+        length = len(lesson.ids)
+        ids[row, :length] = own = torch.tensor(lesson.ids)
+        labels[row, :length] = own.where(torch.tensor(lesson.wanted), torch.tensor(IGNORED))
+        on[row, :length] = torch.tensor(lesson.on)
+    return Batch(ids, labels, on)
