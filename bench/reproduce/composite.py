@@ -31,7 +31,7 @@ from composer.vllm.inprocess import Engine, Job
 from zoo.lists import Item, composite, opening, pieces, right
 from zoo.tokenizer import BOS
 
-QUESTIONS = 20
+QUESTIONS = 10
 """Prompts of each size and seed."""
 
 SIZES = (3, 5, 10)
@@ -44,7 +44,7 @@ TAUGHT = (1, 2, 4, 6, 10)  # questions of the lists that they stand in
 
 POSTERIORS = tuple(
     Mixture(fixed=0.0, posterior=1.0, forgetting=forgetting, floor=floor, prompt=False)
-    for forgetting in (0.3, 0.5, 0.7, 0.8, 0.9)
+    for forgetting in (0.3, 0.5, 0.8)
     for floor in (0.005, 0.02)
 )
 """Among which the development seed chooses."""

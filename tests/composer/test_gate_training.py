@@ -88,6 +88,21 @@ def test_states_are_what_the_output_layer_reads(files: Mapping[str, Path]) -> No
     assert all(torch.equal(alone[i], found[i]) for i in range(3))
 
 
+@pytest.mark.parametrize("name", ["double", "train", "a.b", "Ünïcode 1"])
+def test_an_adapter_may_have_any_name(name: str, files: Mapping[str, Path]) -> None:
+    """Also one that PEFT could not use: a method of every module, or one with a full stop."""
+    [example, _, _] = read_examples(files["sort"], TOKENIZER, 3, 100)
+    reading = Reading(example.tokens, 0, example.positions())
+    plain = HiddenStates(zoo.BASE, {"sort": zoo.ADAPTERS["sort"]})
+    other = {name: zoo.ADAPTERS["sort"], "count": zoo.ADAPTERS["count"]}
+    [(_, expected)] = plain.under("sort", [reading], lambda _: None)
+    [(_, found)] = HiddenStates(zoo.BASE, other).under(name, [reading], lambda _: None)
+    assert torch.equal(found, expected)
+    oracle = Oracle(zoo.BASE, other)
+    under = oracle.logits(name, example.tokens)
+    assert not torch.equal(under, oracle.logits(None, example.tokens))
+
+
 def test_the_fit_finds_what_separates() -> None:
     """Classes of unequal size and features of unequal scale; a class without states stays out."""
     generator = torch.Generator().manual_seed(1)
