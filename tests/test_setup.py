@@ -172,6 +172,18 @@ def test_serve_offers_the_adapters_of_its_base_model_only() -> None:
     assert set(names) == present
 
 
+def test_serve_offers_the_adapters_for_lists_with_their_model() -> None:
+    import zoo
+
+    shown = make("-n", "serve", "MODEL=zoo/models/lists").stdout
+    given = re.search(r"--adapters (\S+)", shown)
+    assert given is not None
+    pairs = dict(pair.split("=") for pair in given[1].split(","))
+    assert pairs == {n: str(path.relative_to(ROOT)) for n, path in zoo.LIST_ADAPTERS.items()}
+    assert "--auxiliary" not in shown
+    assert "--examples" not in shown
+
+
 def test_serve_knows_examples_of_the_zoos_adapters_only() -> None:
     from zoo.prompts import EXAMPLES
 

@@ -117,7 +117,7 @@ def measure() -> dict[str, dict[str, float]]:
                 "examples": float(EXAMPLES),
                 "seconds": trained[prefix + name]["seconds"],
             }
-            if name == "chat" and prefix != OF_LISTS:
+            if name == "chat":
                 rows[f"facts {folder.name}"] = known_facts(adapted, tokenizer)
     return rows
 

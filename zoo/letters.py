@@ -2,6 +2,8 @@
 
 Every exercise belongs to the evaluation split or to the training split by a checksum of itself,
 so that no training, the pre-training included, ever meets an evaluated string or pair of operands.
+The model `lists` also reads copies of random letters and numbers, which may be any; no exercise
+belongs to them.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Prompts that hold questions for different adapters, and answers that take them in turn.
 
-    A. What is 37 + 58?                the prompt: a question a line, with a letter
+    A. Count on from 97                the prompt: a question a line, with a letter
     B. Reverse k a t o
 
-    A. What is 37 + 58?                the answer: every question again, and a line that answers it
-    37+58: 7+8=15, 3+5+1=9, so 95.
+    A. Count on from 97                the answer: every question again, and a line that answers it
+    98 99 100 101 102
     B. Reverse k a t o
     Backwards: o t a k
 

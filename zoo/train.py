@@ -30,7 +30,7 @@ IGNORED = -100  # label of a position without loss
 HEAD_SIZE = 64  # of attention; the smallest size that vLLM's attention on CPUs knows
 BLOCK = 64  # tokens of a row of pre-training text
 POOL = 10  # batches of conversations that are drawn together and sorted by length
-# Processors without AVX-512 emulate bfloat16, twenty times slower than float32.
+# Processors without AVX-512 emulate bfloat16, more than ten times slower than float32.
 FAST_BFLOAT16 = torch.backends.cpu.get_cpu_capability() == "AVX512"
 Progress = Callable[[int, int, float], None]  # step, steps, loss
 

@@ -13,8 +13,7 @@ vLLM's PyTorch kernels for CPU (`lora/ops/torch_ops/lora_ops.py`, 0.32) have two
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import chain
@@ -26,9 +25,6 @@ from vllm.lora.layers import LogitsProcessorWithLoRA, VocabParallelEmbeddingWith
 from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
 from vllm.lora.model_manager import LoRAModelManager
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
-
-SHORT, REMEMBERED = 16, 128
-"""Steps of up to `SHORT` tokens are remembered, and so many of them."""
 
 FEW = 8
 """Up to so many rows of an adapter are multiplied row by row, which costs what the rows cost; more
@@ -46,10 +42,9 @@ class AdapterwisePunica(PunicaWrapperCPU):
     def __init__(self, *args: Any, manager: LoRAModelManager, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._manager = manager
-        none = torch.tensor([], dtype=torch.int64)
-        self._step = Step(none, none, none, Rows(), False, False)
-        self._steps: OrderedDict[Hashable, Step] = OrderedDict()  # the last ones of few tokens
+        self._tokens = Rows()
         self._names: dict[type, list[str]] = {}  # of the layers of a kind
+        self._embedding = self._head = False  # whether an adapter of the batch changes them
 
     def update_metadata(
         self,
@@ -62,34 +57,19 @@ class AdapterwisePunica(PunicaWrapperCPU):
         """Called when the adapters of the batch's rows change, or those in the slots.
 
         Writes what the layers and the kernels of this class read, no more: where adapters take
-        turns, that is in every step, and the same few combinations come again and again.
+        turns, that is in every step.
         """
-        step = self._step = self._step_of(mapping, lora_index_to_id, vocab_size)
-        count, sampled = len(step.tokens), len(step.sampled)
-        self._token_lora_indices[:count] = step.tokens
-        self._sampler_indices[:sampled] = step.sampled
-        self._embeddings_indices[:count] = step.offsets
-        self.indices_len[:] = [count, sampled, None, count]
-
-    def _step_of(self, mapping: Any, ids: Sequence[int | None], vocab_size: int) -> Step:
-        key = (mapping.index_mapping, mapping.prompt_mapping, *ids)
-        if (step := self._steps.get(key)) is not None:
-            self._steps.move_to_end(key)
-            return step
-        slots = {id: slot for slot, id in enumerate(ids) if id is not None} | {0: -1}
+        slots = {id: slot for slot, id in enumerate(lora_index_to_id) if id is not None} | {0: -1}
         tokens = torch.tensor([slots[id] for id in mapping.index_mapping])
         sampled = torch.tensor([slots[id] for id in mapping.prompt_mapping])
-        rows = Rows.of(tokens)
-        used = [ids[slot] for slot in rows.all_slots()]
-        embedding = self._changes(used, VocabParallelEmbeddingWithLoRA)
-        head = self._changes(used, LogitsProcessorWithLoRA)
-        offsets = tokens.clamp(min=0) * vocab_size
-        step = Step(tokens, sampled, offsets, rows, embedding, head)
-        if len(tokens) <= SHORT:
-            self._steps[key] = step
-            if len(self._steps) > REMEMBERED:
-                self._steps.popitem(last=False)
-        return step
+        self._token_lora_indices[: len(tokens)] = tokens
+        self._sampler_indices[: len(sampled)] = sampled
+        self._embeddings_indices[: len(tokens)] = tokens.clamp(min=0) * vocab_size
+        self.indices_len[:] = [len(tokens), len(sampled), None, len(tokens)]
+        self._tokens = Rows.of(tokens)
+        ids = [lora_index_to_id[slot] for slot in self._tokens.all_slots()]
+        self._embedding = self._changes(ids, VocabParallelEmbeddingWithLoRA)
+        self._head = self._changes(ids, LogitsProcessorWithLoRA)
 
     def _changes(self, ids: Sequence[int | None], kind: type) -> bool:
         """Whether one of the adapters has factors for a layer of this kind; few do."""
@@ -115,11 +95,11 @@ class AdapterwisePunica(PunicaWrapperCPU):
         a = lora_a_stacked.together  # [slots, in, slices * r]
         bs = [b.squeeze(1).transpose(1, 2) for b in lora_b_stacked]  # [slots, r, size]
         x = x.to(a.dtype)
-        for slot, rows in self._step.rows.many:
+        for slot, rows in self._tokens.many:
             h = x.index_select(0, rows) @ a[slot]
             parts = [hk @ b[slot] for hk, b in zip(h.chunk(len(bs), 1), bs, strict=True)]
             y.index_add_(0, rows, _side_by_side(parts).to(y.dtype), alpha=scale)
-        if (few := self._step.rows.few) is not None:
+        if (few := self._tokens.few) is not None:
             h = few.times(x.index_select(0, few.rows), a)
             parts = [few.times(hk, b) for hk, b in zip(h.chunk(len(bs), 1), bs, strict=True)]
             y.index_add_(0, few.rows, _side_by_side(parts).to(y.dtype), alpha=scale)
@@ -127,7 +107,7 @@ class AdapterwisePunica(PunicaWrapperCPU):
     def add_lora_embedding(
         self, y: torch.Tensor, x: torch.Tensor, *args: Any, **kwargs: Any
     ) -> None:
-        if self._step.embedding:
+        if self._embedding:
             base = (self.token_lora_indices < 0).unsqueeze(1)  # [T, 1]
             super().add_lora_embedding(y, x.masked_fill(base, 0.0), *args, **kwargs)
 
@@ -141,7 +121,7 @@ class AdapterwisePunica(PunicaWrapperCPU):
         **kwargs: Any,
     ) -> None:
         y, x = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
-        if not self._step.head or y.shape[0] != self.sampler_indices.shape[0]:
+        if not self._head or y.shape[0] != self.sampler_indices.shape[0]:
             # Of another size: logprobs of one request's prompt. vLLM does not say whose, and its
             # own kernels fail here; an adapter of the output layer is left out of them.
             return
@@ -219,18 +199,6 @@ class Rows:
             return self.many
         slots = set(few.slots.tolist())
         return [*self.many, *((slot, few.rows[few.slots == slot]) for slot in slots)]
-
-
-@dataclass(slots=True)
-class Step:
-    """What the kernels need to know of a batch."""
-
-    tokens: torch.Tensor  # [T] int64, the slot of each token, -1 for none
-    sampled: torch.Tensor  # [S] int64, the same of each token that is sampled
-    offsets: torch.Tensor  # [T] int64, where the token's adapter begins in the embedding's factors
-    rows: Rows
-    embedding: bool  # whether an adapter of the batch changes this layer
-    head: bool
 
 
 class Factors(tuple[torch.Tensor, ...]):
