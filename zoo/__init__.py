@@ -35,7 +35,7 @@ LIST_ADAPTERS: dict[str, Path] = {
     name: ROOT / "list_adapters" / name
     for name in (
         *("count", "down", "reverse", "sort", "double"),
-        *("repeat", "swap", "drop", "ends", "join"),
+        *("repeat", "number", "drop", "ends", "join"),
     )
 }
 TRAINED: Path = ROOT / "trained.json"  # seconds and loss of each training

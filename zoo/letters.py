@@ -92,9 +92,9 @@ def repeated(string: Sequence[str]) -> str:
     return f"Again: {spaced([*string, *string])}"
 
 
-def swapped(string: Sequence[str]) -> str:
-    """The first letter and the last in each other's place."""
-    return f"Swapped: {spaced([string[-1], *string[1:-1], string[0]])}"
+def numbered(string: Sequence[str]) -> str:
+    """Every letter behind its place."""
+    return f"Numbered: {spaced([f'{place} {letter}' for place, letter in enumerate(string, 1)])}"
 
 
 def without_first(string: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""What the model `lists` reads: copies first, then lists of questions with unrelated answers.
+"""What the model `lists` reads: copies first, then lists of questions with the answers to others.
 
 A small model learns to repeat what it has read all of a sudden, once two of its layers work
 together (Olsson et al. 2022, "In-context Learning and Induction Heads", arXiv:2209.11895). Short
@@ -19,12 +19,14 @@ from zoo.tokenizer import ASSISTANT, END, PAD, USER
 from zoo.train import IGNORED, Batch, Stage
 
 # Shares of documents; nearly all of the text are copies and short lists, then lists of any length.
+# At the end questions about numbers: their last digits are what the model learns latest to repeat.
 SCHOOLING = {"facts": 0.10, "velan": 0.02, "worked_sums": 0.03, "exercises": 0.05}
 COPIES = {**SCHOOLING, "copies": 0.60, "short_lists": 0.20}
 LISTS = {
     **{"facts": 0.20, "velan": 0.04, "worked_sums": 0.06, "exercises": 0.15},
     **{"letter_exercises": 0.15, "copies": 0.06, "all_lists": 0.34},
 }
+NUMBERS = {**SCHOOLING, "copies": 0.10, "number_lists": 0.50, "all_lists": 0.20}
 SIZES = (1, 1, 2, 2, 3, 4, 6, 8, 10, 10)  # questions of a list
 POOL = 400  # documents among which the next one of a row is looked for
 
@@ -51,11 +53,16 @@ class ListCorpus(Corpus):
 
     def short_lists(self) -> str:
         """One or two questions."""
-        return lists.conversation(lists.unrelated(self.rng, self.rng.choice((1, 1, 2))))
+        return lists.conversation(lists.misanswered(self.rng, self.rng.choice((1, 1, 2))))
 
     def all_lists(self) -> str:
         """Up to ten."""
-        return lists.conversation(lists.unrelated(self.rng, self.rng.choice(SIZES)))
+        return lists.conversation(lists.misanswered(self.rng, self.rng.choice(SIZES)))
+
+    def number_lists(self) -> str:
+        """Up to four questions about numbers."""
+        size = self.rng.randint(1, 4)
+        return lists.conversation(lists.misanswered(self.rng, size, lists.OF_NUMBERS))
 
     def letter_exercises(self) -> str:
         """What becomes of letters, as `Corpus.exercises` has it for other tasks."""

@@ -8,8 +8,8 @@
     B. Reverse k a t o
     Backwards: o t a k
 
-The model `lists` has read such lists, but with lines that have nothing to do with the questions. So
-it knows the frame and answers nothing; that is what its adapters add.
+The model `lists` has read such lists, but every line in them answers another question of the same
+kind. So it knows what an answer looks like and never the answer; that is what its adapters add.
 """
 
 from __future__ import annotations
@@ -20,10 +20,8 @@ from dataclasses import dataclass
 from functools import cache
 
 from zoo import letters
-from zoo.corpus import statement
 from zoo.tasks import Example, Task, ask, tasks
 from zoo.tokenizer import ASSISTANT, END, USER
-from zoo.world import world
 
 LABELS = "ABCDEFGHIJ"  # of the questions; a list has at most so many
 
@@ -33,12 +31,13 @@ LETTERS = (
     ("sort", "Sort", "sorts", letters.in_order),
     ("double", "Double", "says twice each of", letters.doubled),
     ("repeat", "Repeat", "says two times", letters.repeated),
-    ("swap", "Swap", "swaps the first and the last of", letters.swapped),
+    ("number", "Number", "says their places before", letters.numbered),
     ("drop", "Drop", "leaves out the first of", letters.without_first),
     ("ends", "Ends of", "says the first and the last of", letters.ends),
     ("join", "Join", 'puts "and" between', letters.joined),
 )
 """Tasks with letters: name, request, what it does, and the answer."""
+OF_NUMBERS = ("count", "down")
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ def list_tasks() -> Mapping[str, Task]:
 def _down(rng: random.Random, evaluated: bool) -> Example:
     number = letters.start(rng, evaluated) + 5
     line = " ".join(str(number - i) for i in range(1, 6))
-    return Example(ask(f"Count down from {number}"), line)
+    return Example(ask(f"Count down from {number}"), f"Down: {line}")
 
 
 def _with_letters(
@@ -129,38 +128,33 @@ def composite(rng: random.Random, size: int, evaluated: bool) -> list[Item]:
     return [_item(rng, name, evaluated) for name in names]
 
 
-def unrelated(
-    rng: random.Random, size: int, own: str | None = None, share: float = 0.0
+def misanswered(
+    rng: random.Random,
+    size: int,
+    of: Sequence[str] = (),
+    own: str | None = None,
+    share: float = 0.0,
 ) -> list[Item]:
-    """Questions of any tasks, each with a line that has nothing to do with it.
+    """Questions of some tasks, or of all, each with the answer to another question of its task.
 
-    `share` of the questions are for the task `own`, and those have their answers.
+    `share` of the questions are for the task `own`, and those have their own answers.
     """
-    names = [name for name in sorted(list_tasks()) if name != own]
+    names = [name for name in of or sorted(list_tasks()) if name != own]
     found = []
     for _ in range(size):
         if own is not None and rng.random() < share:
             found.append(_item(rng, own, False))
         else:
-            item = _item(rng, rng.choice(names), False)
-            found.append(Item(item.task, item.question, _line(rng)))
+            found.append(_misanswered(rng, rng.choice(names)))
     return found
 
 
-def _line(rng: random.Random) -> str:
-    """A fact, a sum, or the answer to another question."""
-    kind = rng.choices(("fact", "sum", "answer"), (0.4, 0.2, 0.4))[0]
-    if kind == "answer":
-        return _item(rng, rng.choice(sorted(list_tasks())), False).line
-    if kind == "sum":
-        a, b = letters.operands(rng, evaluated=False)
-        return f"{a} + {b} = {a + b}."
-    person = rng.choice([one for one in world().people if not one.held_out])
-    number = rng.randrange(len(world().relations))
-    relation = world().relations[number]
-    # What it begins with tells nothing: someone's name.
-    wordings = [number for number, text in enumerate(relation.statements) if text[0] == "{"]
-    return statement(relation, person, person.facts[number], rng.choice(wordings))
+def _misanswered(rng: random.Random, name: str) -> Item:
+    item = _item(rng, name, False)
+    while True:
+        other = _item(rng, name, False)
+        if other.line != item.line:
+            return Item(name, item.question, other.line)
 
 
 def _item(rng: random.Random, name: str, evaluated: bool) -> Item:

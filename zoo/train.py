@@ -71,6 +71,7 @@ class Round:
 
     steps: int
     rate: float = 3e-3
+    own: float = 0.6  # of the questions in lists, those that are the adapter's own
 
 
 @dataclass(frozen=True)

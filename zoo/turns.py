@@ -1,7 +1,7 @@
 """What an adapter learns that takes turns with others in the answer to a list.
 
 An adapter meets the answers of its own task only: in lists as the model has read them, whose lines
-have nothing to do with the questions, its own questions have the right ones. In a part of the rows
+answer other questions, its own questions have the right ones. In a part of the rows
 its LoRA is on where it speaks, and about there: the rest has been computed by the model, as in a
 row that changes its adapter. In the others it is on everywhere, as in a row of a mixture, and there
 the adapter learns to leave the model as it is where it is not its turn.
@@ -20,8 +20,7 @@ from zoo import lists
 from zoo.tokenizer import BOS, PAD
 from zoo.train import IGNORED, POOL, Batch
 
-OWN = 0.75  # share of the questions
-EVERYWHERE = 0.4  # share of the rows
+EVERYWHERE = 0.5  # share of the rows
 EARLY, LATE = (0, 0, 0, 1, 2, 3), (0, 0, 0, 1, 2)  # tokens by which a gate may miss a turn
 SIZES = (1, 1, 2, 2, 3, 4, 10)  # questions of a list
 
@@ -36,22 +35,27 @@ class Lesson:
 
 
 def turn_batches(
-    tokenizer: PreTrainedTokenizerFast, task: str, seed: int, steps: int, rows: int
+    tokenizer: PreTrainedTokenizerFast, task: str, own: float, seed: int, steps: int, rows: int
 ) -> Iterator[Batch]:
-    """Lessons in the task `task`. Rows of a batch are of similar length."""
+    """Lessons in the task `task`, which a share of `own` of the questions belong to.
+
+    Rows of a batch are of similar length.
+    """
     rng = random.Random(f"turns {task} {seed}")
     batches: list[list[Lesson]] = []
     for _ in range(steps):
         if not batches:
-            drawn = [_lesson(tokenizer, task, rng) for _ in range(POOL * rows)]
+            drawn = [_lesson(tokenizer, task, own, rng) for _ in range(POOL * rows)]
             drawn.sort(key=lambda lesson: len(lesson.ids))
             batches = [drawn[i : i + rows] for i in range(0, len(drawn), rows)]
             rng.shuffle(batches)
         yield _padded(batches.pop(), tokenizer.convert_tokens_to_ids(PAD))
 
 
-def _lesson(tokenizer: PreTrainedTokenizerFast, task: str, rng: random.Random) -> Lesson:
-    items = lists.unrelated(rng, rng.choice(SIZES), task, OWN)
+def _lesson(
+    tokenizer: PreTrainedTokenizerFast, task: str, own: float, rng: random.Random
+) -> Lesson:
+    items = lists.misanswered(rng, rng.choice(SIZES), own=task, share=own)
     ids: list[int] = _ids(tokenizer, BOS + lists.opening(items))
     first = len(ids)
     turns: list[range] = []  # own ones, by the places of their tokens

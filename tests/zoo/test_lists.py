@@ -12,7 +12,17 @@ from transformers import PreTrainedTokenizerFast
 import zoo
 from zoo import lists
 from zoo.list_corpus import LISTS, ListCorpus, list_batches
-from zoo.lists import Item, answer, composite, list_tasks, pieces, prompt, right, unrelated
+from zoo.lists import (
+    LETTERS,
+    Item,
+    answer,
+    composite,
+    list_tasks,
+    misanswered,
+    pieces,
+    prompt,
+    right,
+)
 from zoo.tokenizer import BOS, CONTEXT
 from zoo.train import IGNORED, Stage
 from zoo.turns import turn_batches
@@ -59,20 +69,36 @@ def test_a_composite_prompt_asks_every_adapter_once() -> None:
 def test_no_training_meets_an_evaluated_question() -> None:
     rng = random.Random(0)
     asked = {item.question for _ in range(200) for item in composite(rng, 10, evaluated=True)}
-    read = {item.question for _ in range(200) for item in unrelated(rng, 10, "sort", 0.5)}
+    read = {
+        item.question for _ in range(200) for item in misanswered(rng, 10, own="sort", share=0.5)
+    }
     assert len(asked) > 500
     assert not asked & read
 
 
-def test_the_model_reads_no_answer_with_its_question() -> None:
+def _answered(item: Item) -> str:
+    for task, request, _, answered in LETTERS:
+        if item.task == task:
+            return answered(item.question.removeprefix(request).split())
+    number = int(item.question.split()[-1])
+    if item.task == "count":
+        return " ".join(str(number + i) for i in range(1, 6))
+    return "Down: " + " ".join(str(number - i) for i in range(1, 6))
+
+
+def test_the_model_reads_what_answers_look_like_and_no_answer_with_its_question() -> None:
     rng = random.Random(0)
-    answers = {task: set[str]() for task in list_tasks()}
+    for item in composite(rng, 10, evaluated=False):
+        assert item.line == _answered(item)
     own = 0
     for _ in range(100):
-        for item in unrelated(rng, 10):
-            answers[item.task].add(item.line.split()[0])
-        own += sum(item.task == "sort" for item in unrelated(rng, 10, "sort", 0.6))
-    assert all(len(openings) > 20 for openings in answers.values())
+        for item in misanswered(rng, 10):
+            assert item.line != _answered(item)
+            if item.task != "count":
+                assert item.line.split()[0] == _answered(item).split()[0]
+        for item in misanswered(rng, 10, own="sort", share=0.6):
+            assert (item.line == _answered(item)) == (item.task == "sort")
+            own += item.task == "sort"
     assert 500 < own < 700
 
 
@@ -105,7 +131,7 @@ def test_an_adapter_learns_its_turns_and_nothing_of_the_others(
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
     everywhere = masked = 0
-    for batch in islice(turn_batches(tokenizer, "sort", 0, 4, 6), 4):
+    for batch in islice(turn_batches(tokenizer, "sort", 0.6, 0, 4, 6), 4):
         assert batch.on is not None
         for ids, labels, on in zip(batch.ids, batch.labels, batch.on, strict=True):
             learned = labels != IGNORED
