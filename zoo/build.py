@@ -103,10 +103,12 @@ LIST_COURSES = {
     "sort": Course((*[Round(200, 2e-3)] * 4,), start="sort", rows=16),
     "double": Course((Round(130, 3e-3),), rows=16),
     "repeat": Course((Round(80, 3e-3), Round(60, 2e-3)), rows=16),
-    "number": Course((ALONE, Round(120, 2e-3)) * 2, start="lists-double", rows=16),
     "drop": Course((ALONE, Round(120, 2e-3)), start="lists-double", rows=16),
-    "ends": Course((ALONE, Round(120, 2e-3)) * 2, start="lists-double", rows=16),
-    "join": Course((Round(120, 2e-3), Round(120, 2e-3)), start="lists-double", rows=16),
+    "ends": Course((ALONE, Round(120, 2e-3)) * 3, start="lists-double", rows=16),
+    "join": Course(
+        (*[Round(120, 2e-3)] * 2, ALONE, Round(120, 2e-3)), start="lists-double", rows=16
+    ),
+    "number": Course((ALONE, Round(120, 2e-3)), start="lists-join", rows=16),
 }
 VALUE = zoo.VALUE.name
 LISTS_MODEL = zoo.LISTS.name
