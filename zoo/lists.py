@@ -38,6 +38,7 @@ LETTERS = (
 )
 """Tasks with letters: name, request, what it does, and the answer."""
 OF_NUMBERS = ("count", "down")
+"""The other tasks, by name."""
 
 
 @dataclass(frozen=True)

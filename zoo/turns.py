@@ -1,10 +1,10 @@
 """What an adapter learns that takes turns with others in the answer to a list.
 
 An adapter meets the answers of its own task only: in lists as the model has read them, whose lines
-answer other questions, its own questions have the right ones. In a part of the rows
-its LoRA is on where it speaks, and about there: the rest has been computed by the model, as in a
-row that changes its adapter. In the others it is on everywhere, as in a row of a mixture, and there
-the adapter learns to leave the model as it is where it is not its turn.
+answer other questions, its own questions have the right ones. In a part of the rows its LoRA is on
+where it speaks, and about there: the rest has been computed by the model, as in a row that changes
+its adapter. In the others it is on everywhere, as in a row of a mixture, and there the adapter
+learns to leave the model as it is where it is not its turn.
 """
 
 from __future__ import annotations

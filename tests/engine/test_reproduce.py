@@ -111,8 +111,13 @@ def test_one_row_takes_all_questions(monkeypatch: pytest.MonkeyPatch) -> None:
     assert known > 0.6
     assert mean(found.scores["base"].means(5)) < 0.1
     assert mean(found.scores["best single adapter"].means(5)) < 0.5
-    assert 0.1 < found.ratio(composite.GATE, 5) <= 1
-    assert 0.2 < found.ratio(composite.POSTERIOR, 5) <= 1
+    gate, posterior = (
+        mean(found.scores[way].means(5)) for way in (composite.GATE, composite.POSTERIOR)
+    )
+    assert 0.5 * known < gate <= known
+    # Ten rows may be right where one row that is told the adapters is not.
+    assert 0.8 * known < posterior <= 1
+    assert found.ratio(composite.POSTERIOR, 5) == pytest.approx(posterior / known)
     text = composite.report(found).text
     assert "| composite-5, by position | 1 | 2 | 3 | 4 | 5 |" in text
     check(composite.report(found))
