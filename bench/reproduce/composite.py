@@ -31,7 +31,7 @@ from composer.vllm.inprocess import Engine, Job
 from zoo.lists import Item, composite, opening, pieces, right
 from zoo.tokenizer import BOS
 
-QUESTIONS = 5
+QUESTIONS = 10
 """Prompts of each size and seed."""
 
 SIZES = (3, 5, 10)
@@ -39,7 +39,7 @@ SIZES = (3, 5, 10)
 
 ANSWER_TOKENS = 320  # the longest right answer to ten questions has fewer than 300
 
-TURNS = 60  # of each speaker, from which the gate learns
+TURNS = 100  # of each speaker, from which the gate learns
 TAUGHT = (1, 2, 4, 6, 10)  # questions of the lists that they stand in
 
 POSTERIORS = tuple(
