@@ -100,13 +100,21 @@ LIST_COURSES = {
     "reverse": Course(
         (Round(200, 2e-3), Round(130, 2e-3), Round(200, 2e-3)), start="reverse", rows=16
     ),
-    "sort": Course((*[Round(200, 2e-3)] * 4,), start="sort", rows=16),
+    "sort": Course(
+        (*[Round(200, 2e-3)] * 4, *[ALONE] * 4, Round(120, 2e-3)), start="sort", rows=16
+    ),
     "double": Course((Round(130, 3e-3),), rows=16),
     "repeat": Course((Round(80, 3e-3), Round(60, 2e-3)), rows=16),
     "drop": Course((ALONE, Round(120, 2e-3)), start="lists-double", rows=16),
-    "ends": Course((ALONE, Round(120, 2e-3)) * 3, start="lists-double", rows=16),
+    "ends": Course(
+        ((ALONE, Round(120, 2e-3)) * 3 + (*[ALONE] * 3, Round(120, 2e-3))),
+        start="lists-double",
+        rows=16,
+    ),
     "join": Course(
-        (*[Round(120, 2e-3)] * 2, ALONE, Round(120, 2e-3)), start="lists-double", rows=16
+        (*[Round(120, 2e-3)] * 2, ALONE, Round(120, 2e-3), *[ALONE] * 4, Round(120, 2e-3)),
+        start="lists-double",
+        rows=16,
     ),
     "number": Course((ALONE, Round(120, 2e-3)), start="lists-join", rows=16),
 }

@@ -49,6 +49,9 @@ POSTERIORS = tuple(
 )
 """Among which the development seed chooses."""
 
+STICKINESS = (0.0, 2.0, 4.0, 6.0)
+"""Of the gate, and chosen alike: by how much another adapter's logit must exceed the present's."""
+
 Right: TypeAlias = Sequence[Sequence[bool]]
 """For each prompt, which of its questions were answered rightly, in their order."""
 
@@ -87,6 +90,7 @@ class Found:
     scores: Mapping[str, Scores]
     single: str
     posterior: Mixture
+    stickiness: float
     gate_accuracy: float
 
     def ratio(self, way: str, size: int) -> float:
@@ -141,11 +145,12 @@ class Hall:
         rows = tuple(Row(1 / len(adapters), adapter) for adapter in adapters)
         return Job(asked.tokens, rows, mixture=mixture, params=self._params())
 
-    def gated(self, gate: Gate, path: Path, asked: Asked) -> Job:
+    def gated(self, gate: Gate, path: Path, stickiness: float, asked: Asked) -> Job:
         """One row. The model by itself reads the prompt."""
         names = [BASE, *self.engine.adapters]
         candidates = (None, *self.engine.adapters.values())
-        switch = Switch(candidates, gate=str(path), classes=gate.rows(names))
+        classes = gate.rows(names)
+        switch = Switch(candidates, gate=str(path), classes=classes, stickiness=stickiness)
         return Job(asked.tokens, switch=switch, params=self._params())
 
     def told(self, asked: Asked) -> Job:
@@ -195,16 +200,18 @@ def measure(count: int = QUESTIONS, sizes: Sequence[int] = SIZES) -> Found:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "gate.safetensors"
         save_gate(gate, path)
+        stickiness = max(STICKINESS, key=lambda s: score(partial(hall.gated, gate, path, s)))
         ways: dict[str, Way] = {
             "base": partial(hall.plain, None),
             "best single adapter": partial(hall.plain, single),
             "uniform mixture": partial(hall.mixed, Mixture()),
             POSTERIOR: partial(hall.mixed, posterior),
-            GATE: partial(hall.gated, gate, path),
+            "gate, one row, no stickiness": partial(hall.gated, gate, path, 0.0),
+            GATE: partial(hall.gated, gate, path, stickiness),
             ORACLE: hall.told,
         }
         scores = {name: _scores(hall, way, count, sizes) for name, way in ways.items()}
-    return Found(scores, single, posterior, float(gate.metadata["accuracy"]))
+    return Found(scores, single, posterior, stickiness, float(gate.metadata["accuracy"]))
 
 
 def _scores(hall: Hall, way: Way, count: int, sizes: Sequence[int]) -> Scores:
@@ -244,7 +251,8 @@ def report(found: Found) -> Report:
     parts.append(
         f"Of oracle routing at composite-{largest}: the gate {found.ratio(GATE, largest):.3f}, the "
         f"posterior {found.ratio(POSTERIOR, largest):.3f}. Chosen on the development seed: the "
-        f"adapter `{found.single}`; forgetting {mixture.forgetting:g} and floor {mixture.floor:g}. "
+        f"adapter `{found.single}`; forgetting {mixture.forgetting:g} and floor {mixture.floor:g}; "
+        f"stickiness {found.stickiness:g}. "
         f"Held-out positions that the gate gets right: {100 * found.gate_accuracy:.1f} %."
     )
     lines = [
