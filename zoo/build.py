@@ -93,30 +93,24 @@ LISTS_STAGES = (
     Stage(NUMBERS, tokens=820_000, rows=4, rate=3e-3, width=512),
 )
 ALONE = Round(120, 3e-3, own=1.0)  # without questions for others, a task is learned sooner
+MIXED = Round(120, 2e-3)
+LATE = Round(120, 2e-3, late=True)  # at the end: what it learns does not hang on the first token
 # Eight begin with what another adapter knows.
 LIST_COURSES = {
-    "count": Course((Round(160, 2e-3), Round(150, 2e-3)), start="count", rows=16),
-    "down": Course((Round(160, 2e-3), Round(150, 2e-3)), start="count", rows=16),
+    "count": Course((Round(160, 2e-3), Round(150, 2e-3), LATE), start="count", rows=16),
+    "down": Course((Round(160, 2e-3), Round(150, 2e-3), LATE), start="count", rows=16),
     "reverse": Course(
-        (Round(200, 2e-3), Round(130, 2e-3), Round(200, 2e-3)), start="reverse", rows=16
+        (Round(200, 2e-3), Round(130, 2e-3), Round(200, 2e-3), LATE), start="reverse", rows=16
     ),
-    "sort": Course(
-        (*[Round(200, 2e-3)] * 4, *[ALONE] * 4, Round(120, 2e-3)), start="sort", rows=16
-    ),
-    "double": Course((Round(130, 3e-3),), rows=16),
-    "repeat": Course((Round(80, 3e-3), Round(60, 2e-3)), rows=16),
-    "drop": Course((ALONE, Round(120, 2e-3)), start="lists-double", rows=16),
-    "ends": Course(
-        ((ALONE, Round(120, 2e-3)) * 3 + (*[ALONE] * 3, Round(120, 2e-3))),
-        start="lists-double",
-        rows=16,
-    ),
+    "sort": Course((*[Round(200, 2e-3)] * 4, *[ALONE] * 4, MIXED, LATE), start="sort", rows=16),
+    "double": Course((Round(130, 3e-3), LATE), rows=16),
+    "repeat": Course((Round(80, 3e-3), Round(60, 2e-3), LATE), rows=16),
+    "drop": Course((ALONE, MIXED, LATE), start="lists-double", rows=16),
+    "ends": Course((*[ALONE, MIXED] * 3, *[ALONE] * 3, MIXED, LATE), start="lists-double", rows=16),
     "join": Course(
-        (*[Round(120, 2e-3)] * 2, ALONE, Round(120, 2e-3), *[ALONE] * 4, Round(120, 2e-3)),
-        start="lists-double",
-        rows=16,
+        (*[MIXED] * 2, ALONE, MIXED, *[ALONE] * 4, MIXED, LATE), start="lists-double", rows=16
     ),
-    "number": Course((ALONE, Round(120, 2e-3)), start="lists-join", rows=16),
+    "number": Course((ALONE, MIXED, LATE), start="lists-join", rows=16),
 }
 VALUE = zoo.VALUE.name
 LISTS_MODEL = zoo.LISTS.name
@@ -230,7 +224,7 @@ def _lessons(name: str, tokenizer: PreTrainedTokenizerFast, number: int) -> Iter
     steps = part.steps
     if name.startswith(OF_LISTS):
         task = name.removeprefix(OF_LISTS)
-        return turn_batches(tokenizer, task, part.own, SEED + number, steps, course.rows)
+        return turn_batches(tokenizer, task, part, SEED + number, course.rows)
     if course.reads:
         corpus = Corpus(SCHOOL_TEXT + number, course.reads)
         return pretraining_batches(tokenizer, corpus, steps, course.rows)

@@ -72,6 +72,7 @@ class Round:
     steps: int
     rate: float = 3e-3
     own: float = 0.6  # of the questions in lists, those that are the adapter's own
+    late: bool = False  # whether its turns in lists may begin a token or two late
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,13 @@ from transformers import PreTrainedTokenizerFast
 
 from zoo import lists
 from zoo.tokenizer import BOS, PAD
-from zoo.train import IGNORED, POOL, Batch
+from zoo.train import IGNORED, POOL, Batch, Round
 
 EVERYWHERE = 0.5  # share of the rows
-EARLY, LATE = (0, 0, 0, 1, 2, 3), (0, 0, 0, 1, 2)  # tokens by which a gate may miss a turn
+# Tokens by which a gate may miss the beginning of a turn, and its end. A gate chooses before it has
+# read the token that the choice is for: there it often takes a turn for another's.
+EARLY, EARLY_OR_LATE = (0, 0, 0, -1, -2, -3), (0, 0, -1, 1, 1, 2)
+BEYOND = (0, 0, 0, 1, 2)
 SIZES = (1, 1, 2, 2, 3, 4, 10)  # questions of a list
 
 
@@ -35,17 +38,14 @@ class Lesson:
 
 
 def turn_batches(
-    tokenizer: PreTrainedTokenizerFast, task: str, own: float, seed: int, steps: int, rows: int
+    tokenizer: PreTrainedTokenizerFast, task: str, part: Round, seed: int, rows: int
 ) -> Iterator[Batch]:
-    """Lessons in the task `task`, which a share of `own` of the questions belong to.
-
-    Rows of a batch are of similar length.
-    """
+    """Lessons in the task `task`, for a round. Rows of a batch are of similar length."""
     rng = random.Random(f"turns {task} {seed}")
     batches: list[list[Lesson]] = []
-    for _ in range(steps):
+    for _ in range(part.steps):
         if not batches:
-            drawn = [_lesson(tokenizer, task, own, rng) for _ in range(POOL * rows)]
+            drawn = [_lesson(tokenizer, task, part, rng) for _ in range(POOL * rows)]
             drawn.sort(key=lambda lesson: len(lesson.ids))
             batches = [drawn[i : i + rows] for i in range(0, len(drawn), rows)]
             rng.shuffle(batches)
@@ -53,9 +53,10 @@ def turn_batches(
 
 
 def _lesson(
-    tokenizer: PreTrainedTokenizerFast, task: str, own: float, rng: random.Random
+    tokenizer: PreTrainedTokenizerFast, task: str, part: Round, rng: random.Random
 ) -> Lesson:
-    items = lists.misanswered(rng, rng.choice(SIZES), own=task, share=own)
+    items = lists.misanswered(rng, rng.choice(SIZES), own=task, share=part.own)
+    begins = EARLY_OR_LATE if part.late else EARLY
     ids: list[int] = _ids(tokenizer, BOS + lists.opening(items))
     first = len(ids)
     turns: list[range] = []  # own ones, by the places of their tokens
@@ -70,7 +71,7 @@ def _lesson(
     wanted, on = [False] * len(ids), [False] * len(ids)
     for turn in turns:
         # The token at `place` is computed to predict the one behind it.
-        for place in range(turn.start - 1 - rng.choice(EARLY), turn.stop - 1 + rng.choice(LATE)):
+        for place in range(turn.start - 1 + rng.choice(begins), turn.stop - 1 + rng.choice(BEYOND)):
             if place + 1 < len(ids):
                 on[place] = wanted[place + 1] = True
     return Lesson(ids, wanted, on)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from itertools import islice
 
 import pytest
 import torch
@@ -24,7 +23,7 @@ from zoo.lists import (
     right,
 )
 from zoo.tokenizer import BOS, CONTEXT
-from zoo.train import IGNORED, Stage
+from zoo.train import IGNORED, Round, Stage
 from zoo.turns import turn_batches
 
 ITEMS = [Item("sort", "Sort b a", "In order: a b"), Item("ends", "Ends of c d", "Ends: c d")]
@@ -127,11 +126,13 @@ def test_rows_hold_whole_documents(tokenizer: PreTrainedTokenizerFast) -> None:
             assert torch.equal(labels[labels != IGNORED], real)
 
 
+@pytest.mark.parametrize("late", [False, True])
 def test_an_adapter_learns_its_turns_and_nothing_of_the_others(
-    tokenizer: PreTrainedTokenizerFast,
+    late: bool, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    everywhere = masked = 0
-    for batch in islice(turn_batches(tokenizer, "sort", 0.6, 0, 4, 6), 4):
+    everywhere = masked = cut = 0
+    part = Round(4, own=0.6, late=late)
+    for batch in turn_batches(tokenizer, "sort", part, 0, 6):
         assert batch.on is not None
         for ids, labels, on in zip(batch.ids, batch.labels, batch.on, strict=True):
             learned = labels != IGNORED
@@ -146,8 +147,12 @@ def test_an_adapter_learns_its_turns_and_nothing_of_the_others(
             spoken = tokenizer.decode(ids).partition("<|assistant|>")[2].split("\n")
             text = tokenizer.decode(ids[learned])
             for question, line in zip(spoken[0:-1:2], spoken[1::2], strict=False):
-                # Its own answers as a whole, and of questions at most the tokens at their ends.
-                assert (line in text) == (". Sort " in question), (question, line)
+                # Its own answers, without their first words if late, and of questions at most the
+                # tokens at their ends.
+                own = ". Sort " in question
+                assert (line.removeprefix("In order") in text) == own, (question, line)
                 assert question not in text
+                cut += own and line not in text
     assert everywhere
     assert masked
+    assert bool(cut) == late
