@@ -104,7 +104,8 @@ def test_a_value_brings_reward(exam: Exam, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_one_row_takes_all_questions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(composite, "TURNS", 12)
+    monkeypatch.setattr(composite, "TURNS", 30)
+    monkeypatch.setattr(composite, "STICKINESS", (0.0, 4.0))
     monkeypatch.setattr(composite, "POSTERIORS", composite.POSTERIORS[2:3])
     found = composite.measure(1, [5])
     known = mean(found.scores[composite.ORACLE].means(5))
