@@ -100,6 +100,7 @@ class Found:
 
 
 ORACLE, GATE, POSTERIOR = "oracle routing, one row", "gate, one row", "posterior"
+UNSTEADY = "gate, one row, no stickiness"
 
 
 class Hall:
@@ -206,7 +207,7 @@ def measure(count: int = QUESTIONS, sizes: Sequence[int] = SIZES) -> Found:
             "best single adapter": partial(hall.plain, single),
             "uniform mixture": partial(hall.mixed, Mixture()),
             POSTERIOR: partial(hall.mixed, posterior),
-            "gate, one row, no stickiness": partial(hall.gated, gate, path, 0.0),
+            UNSTEADY: partial(hall.gated, gate, path, 0.0),
             GATE: partial(hall.gated, gate, path, stickiness),
             ORACLE: hall.told,
         }
@@ -261,6 +262,7 @@ def report(found: Found) -> Report:
             [(float(at + 1), scores.at(largest, at)) for at in range(largest)],
         )
         for name, scores in found.scores.items()
+        if name != UNSTEADY  # a seventh line is one too many
     ]
     title = f"composite-{largest}: right answers by position"
     picture = chart(title, ("position in the prompt", "share"), lines, top=1.05)

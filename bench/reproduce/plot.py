@@ -85,7 +85,13 @@ class Canvas:
         self.parts.append(f'<path d="M{place:.1f} {top:.1f}V{bottom:.1f}" stroke="{colour}"/>')
 
     def finish(self, names: Sequence[str]) -> str:
-        """The picture, with the legend."""
+        """The picture, with the legend.
+
+        Raises:
+            ValueError: there are more names than colours, and lines of the legend.
+        """
+        if len(names) > len(COLOURS):
+            raise ValueError(f"{len(names)} names are too many for {len(COLOURS)} colours")
         for number, name in enumerate(names):
             x = LEFT + number % LEGEND * 190
             y = HEIGHT - 30 + number // LEGEND * 18

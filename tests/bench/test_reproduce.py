@@ -107,6 +107,13 @@ def test_values_by_seed() -> None:
     assert figure([1.0, 2.0], 1) == "1.5 ±0.7"
 
 
+def test_a_chart_with_more_lines_than_colours_is_refused() -> None:
+    lines = [Line(str(number), [(0.0, [1.0])]) for number in range(7)]
+    with pytest.raises(ValueError, match="7 names are too many for 6 colours"):
+        chart("title", ("x", "y"), lines)
+    assert ">5</text>" in chart("title", ("x", "y"), lines[:6])
+
+
 def test_charts_show_every_value_with_its_name() -> None:
     lines = [Line("one & two", [(0.0, [-0.5, -0.1]), (2.0, [1.0])]), Line("more", [(1.0, [0.2])])]
     picture = chart("title", ("x", "y"), lines, levels=[Level("level", 0.7)])
