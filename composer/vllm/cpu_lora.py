@@ -13,10 +13,9 @@ vLLM's PyTorch kernels for CPU (`lora/ops/torch_ops/lora_ops.py`, 0.32) have two
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from itertools import chain
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -43,6 +42,10 @@ class AdapterwisePunica(PunicaWrapperCPU):
         super().__init__(*args, **kwargs)
         self._manager = manager
         self._tokens = Rows()
+        # vLLM's tensors, written as arrays: a few numbers cost less so than by one tensor operation
+        self._of_tokens = self._token_lora_indices.numpy()
+        self._of_samples = self._sampler_indices.numpy()
+        self._of_embeddings = self._embeddings_indices.numpy()
         self._names: dict[type, list[str]] = {}  # of the layers of a kind
         self._embedding = self._head = False  # whether an adapter of the batch changes them
 
@@ -60,25 +63,24 @@ class AdapterwisePunica(PunicaWrapperCPU):
         turns, that is in every step.
         """
         slots = {id: slot for slot, id in enumerate(lora_index_to_id) if id is not None} | {0: -1}
-        tokens = torch.tensor([slots[id] for id in mapping.index_mapping])
-        sampled = torch.tensor([slots[id] for id in mapping.prompt_mapping])
-        self._token_lora_indices[: len(tokens)] = tokens
-        self._sampler_indices[: len(sampled)] = sampled
-        self._embeddings_indices[: len(tokens)] = tokens.clamp(min=0) * vocab_size
+        tokens = [slots[id] for id in mapping.index_mapping]
+        sampled = [slots[id] for id in mapping.prompt_mapping]
+        self._of_tokens[: len(tokens)] = tokens
+        self._of_samples[: len(sampled)] = sampled
+        self._of_embeddings[: len(tokens)] = [max(slot, 0) * vocab_size for slot in tokens]
         self.indices_len[:] = [len(tokens), len(sampled), None, len(tokens)]
         self._tokens = Rows.of(tokens)
-        ids = [lora_index_to_id[slot] for slot in self._tokens.all_slots()]
-        self._embedding = self._changes(ids, VocabParallelEmbeddingWithLoRA)
-        self._head = self._changes(ids, LogitsProcessorWithLoRA)
+        adapters = [self._manager.get_adapter(id) for id in {*mapping.index_mapping} - {0}]
+        self._embedding = self._changes(adapters, VocabParallelEmbeddingWithLoRA)
+        self._head = self._changes(adapters, LogitsProcessorWithLoRA)
 
-    def _changes(self, ids: Sequence[int | None], kind: type) -> bool:
+    def _changes(self, adapters: Sequence[Any], kind: type) -> bool:
         """Whether one of the adapters has factors for a layer of this kind; few do."""
         manager = self._manager
         if kind not in self._names:
             named = manager.modules.items()
             self._names[kind] = [name for name, layer in named if isinstance(layer, kind)]
         names = self._names[kind]
-        adapters = [manager.get_adapter(id) for id in ids]
         return any(manager._get_lora_layer_weights(a, name) for a in adapters for name in names)
 
     def add_lora_linear(
@@ -125,18 +127,17 @@ class AdapterwisePunica(PunicaWrapperCPU):
             # Of another size: logprobs of one request's prompt. vLLM does not say whose, and its
             # own kernels fail here; an adapter of the output layer is left out of them.
             return
-        for slot, rows in Rows.of(self.sampler_indices).by_slot():
+        for slot, rows in Rows.of(self.sampler_indices.tolist()).by_slot():
             delta = x[rows] @ lora_a_stacked[slot, 0].T @ lora_b_stacked[slot, 0].T
             y[:, : delta.shape[1]].index_add_(0, rows, delta.to(y.dtype), alpha=scale)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Few:
     """Rows of the batch that are multiplied one by one, each with the factors of its own slot."""
 
     rows: torch.Tensor  # [n] int64, those of a slot next to each other
-    slots: torch.Tensor  # [n] int64
-    _picks: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    slots: tuple[int, ...]  # [n], sorted
 
     def times(self, x: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
         """`x` `[n, in]` and `factors` `[slots, in, out]` -> `out[i] = x[i] factors[slot of i]`.
@@ -145,25 +146,25 @@ class Few:
         kernel for many such sums over one table: made for embeddings, it copies no weights, and
         takes any mixture of slots at once.
         """
-        width = x.shape[1]
-        if width not in self._picks:
-            table = table_rows(factors.shape[0], width)
-            offsets = torch.arange(0, len(self.slots) * width, width, dtype=torch.int32)
-            self._picks[width] = table.index_select(0, self.slots).flatten(), offsets
-        indices, offsets = self._picks[width]
+        indices, offsets = table_rows(self.slots, x.shape[1])
         return embedding_bag(
             indices, factors.flatten(0, 1), offsets, mode="sum", per_sample_weights=x.flatten()
         )
 
 
-@cache
-def table_rows(slots: int, width: int) -> torch.Tensor:
-    """`[slots, width]` int32: the rows of a table in which matrices of so many rows follow each
-    other. Adapters may change in every step, these numbers never."""
-    return torch.arange(slots * width, dtype=torch.int32).view(slots, width)
+@lru_cache(maxsize=128)
+def table_rows(slots: tuple[int, ...], width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The table's rows for each of these slots, `[n * width]` int32, and where each slot's begin,
+    `[n]` int32, in a table in which matrices of so many rows follow each other.
+
+    Adapters may change in every step, but how many rows each of them has soon recurs.
+    """
+    first = torch.tensor(slots, dtype=torch.int32).unsqueeze(1) * width
+    offsets = torch.arange(0, len(slots) * width, width, dtype=torch.int32)
+    return (first + torch.arange(width, dtype=torch.int32)).flatten(), offsets
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Rows:
     """The rows of a batch by adapter slot; those without an adapter are in neither part."""
 
@@ -171,34 +172,29 @@ class Rows:
     few: Few | None = None
 
     @staticmethod
-    def of(indices: torch.Tensor) -> Rows:
-        """From the slot of each row, `[n]`; -1: no adapter."""
+    def of(slots: Iterable[int]) -> Rows:
+        """From the slot of each row; -1: no adapter."""
         own: dict[int, list[int]] = {}
-        for row, slot in enumerate(indices.tolist()):
+        for row, slot in enumerate(slots):
             own.setdefault(slot, []).append(row)
         own.pop(-1, None)
         # Beside others that go row by row, a matrix product of its own pays off later.
         most = FEW if all(len(rows) > FEW for rows in own.values()) else 2 * FEW
-        many = [
-            (slot, torch.tensor(rows)) for slot, rows in sorted(own.items()) if len(rows) > most
-        ]
-        few = {slot: rows for slot, rows in sorted(own.items()) if len(rows) <= most}
+        parts = sorted(own.items())
+        many = [(slot, torch.tensor(rows)) for slot, rows in parts if len(rows) > most]
+        few = [(slot, row) for slot, rows in parts if len(rows) <= most for row in rows]
         if not few:
             return Rows(many)
-        slots = [slot for slot, rows in few.items() for _ in rows]
-        rows = list(chain.from_iterable(few.values()))
-        return Rows(many, Few(torch.tensor(rows), torch.tensor(slots)))
-
-    def all_slots(self) -> set[int]:
-        few = self.few.slots.tolist() if self.few is not None else []
-        return {slot for slot, _ in self.many}.union(few)
+        own_slots, rows = zip(*few, strict=True)
+        return Rows(many, Few(torch.tensor(rows), own_slots))
 
     def by_slot(self) -> list[tuple[int, torch.Tensor]]:
         """Slot and its rows, all of them."""
         if (few := self.few) is None:
             return self.many
-        slots = set(few.slots.tolist())
-        return [*self.many, *((slot, few.rows[few.slots == slot]) for slot in slots)]
+        slots = torch.tensor(few.slots)
+        own = [(slot, few.rows[slots == slot]) for slot in sorted(set(few.slots))]
+        return [*self.many, *own]
 
 
 class Factors(tuple[torch.Tensor, ...]):
