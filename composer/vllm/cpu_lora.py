@@ -13,7 +13,7 @@ vLLM's PyTorch kernels for CPU (`lora/ops/torch_ops/lora_ops.py`, 0.32) have two
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -63,7 +63,7 @@ class AdapterwisePunica(PunicaWrapperCPU):
         turns, that is in every step.
         """
         slots = {id: slot for slot, id in enumerate(lora_index_to_id) if id is not None} | {0: -1}
-        tokens = [slots[id] for id in mapping.index_mapping]
+        tokens = tuple(slots[id] for id in mapping.index_mapping)
         sampled = [slots[id] for id in mapping.prompt_mapping]
         self._of_tokens[: len(tokens)] = tokens
         self._of_samples[: len(sampled)] = sampled
@@ -127,7 +127,7 @@ class AdapterwisePunica(PunicaWrapperCPU):
             # Of another size: logprobs of one request's prompt. vLLM does not say whose, and its
             # own kernels fail here; an adapter of the output layer is left out of them.
             return
-        for slot, rows in Rows.of(self.sampler_indices.tolist()).by_slot():
+        for slot, rows in Rows.of(tuple(self.sampler_indices.tolist())).by_slot():
             delta = x[rows] @ lora_a_stacked[slot, 0].T @ lora_b_stacked[slot, 0].T
             y[:, : delta.shape[1]].index_add_(0, rows, delta.to(y.dtype), alpha=scale)
 
@@ -172,8 +172,9 @@ class Rows:
     few: Few | None = None
 
     @staticmethod
-    def of(slots: Iterable[int]) -> Rows:
-        """From the slot of each row; -1: no adapter."""
+    @lru_cache(maxsize=256)
+    def of(slots: tuple[int, ...]) -> Rows:
+        """From the slot of each row; -1: no adapter. Few adapters in few rows soon recur."""
         own: dict[int, list[int]] = {}
         for row, slot in enumerate(slots):
             own.setdefault(slot, []).append(row)

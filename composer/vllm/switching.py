@@ -5,8 +5,9 @@ a matter of its bookkeeping. `Switches.lora_inputs` takes the place of that book
 that switch. The row keeps one KV cache, as in MeteoRA (Xu et al. 2024, section 3), and remembers
 which adapter computed which token, so that a preempted one is computed again as it was.
 
-The choice for the next token is made on the device, beside the sampler, and read on the host when
-the next step is prepared: only a step with such rows waits for the one before it.
+What the choice for the next token depends on is computed on the device, beside the sampler, and
+read on the host when the next step is prepared, where the choice is made: only a step with such
+rows waits for the one before it.
 """
 
 from __future__ import annotations
@@ -40,28 +41,29 @@ class _Row:
     ids: list[int]  # lora_int_id of each candidate, 0 for the base
     requests: list[LoRARequest]
     prompt: int  # tokens
-    chosen: dict[int, int] = field(
-        default_factory=dict
-    )  # position -> candidate, from the choice on
-    answered: int = 0
+    triggers: frozenset[int]
     report: str | None = None
+    chosen: dict[int, int] = field(default_factory=dict)  # position -> candidate, from then on
+    answered: int = 0
 
     def at(self, position: int) -> int:
         """The candidate that computes the token at a position."""
         return self.chosen.get(position, self.switch.start)
 
+    def choose(self, position: int, grounds: Sequence[float]) -> None:
+        """By the token before, `[1]`, or by the logits that a gate gives after it, `[K]`."""
+        now = self.at(position - 1)
+        if self.switch.gate is None:
+            hands_over = grounds[0] in self.triggers and now + 1 < len(self.ids)
+            self.chosen[position] = now + 1 if hands_over else now
+        else:
+            largest = max(grounds)
+            stays = largest <= grounds[now] + self.switch.stickiness
+            self.chosen[position] = now if stays else grounds.index(largest)
+
     def computed_by(self, first: int, behind: int) -> list[int]:
         """`[behind - first]`: the lora_int_id for each of these positions."""
         return [self.ids[self.at(position)] for position in range(first, behind)]
-
-
-@dataclass(frozen=True, slots=True)
-class _Choice:
-    """Choices that are on their way to the host."""
-
-    rows: list[tuple[_Row, int]]  # and the position that each is for
-    candidates: torch.Tensor  # [M] int64 on the host, once `ready`
-    ready: Any
 
 
 _Deciding: TypeAlias = tuple[int, _Row, int]
@@ -79,7 +81,9 @@ class Switches:
         self._rows: dict[str, _Row] = {}
         self._gates: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}  # weight [C, H], bias [C]
         self._matrices: dict[_Gated, tuple[torch.Tensor, torch.Tensor]] = {}
-        self._choice: _Choice | None = None
+        # Choices of the last step, and their grounds [R, 1] or [R, K] on their way to the host
+        self._choices: list[tuple[list[_Deciding], torch.Tensor]] = []
+        self._ready: torch.Event | None = None  # when they are there
         self._added: set[int] = set()  # adapters that vLLM's books have because of us
         self._accounts: OrderedDict[str, list[tuple[str, _Row]]] = OrderedDict()
         batch = runner.input_batch
@@ -102,7 +106,8 @@ class Switches:
             ids = [one.id if one is not None else 0 for one in candidates]
             own = [LoRARequest(c.name, c.id, c.path) for c in candidates if c is not None]
             prompt = len(new.prompt_token_ids)
-            row = _Row(tag.switch, ids, own, prompt, report=tag.report)
+            triggers = frozenset(tag.switch.triggers)
+            row = _Row(tag.switch, ids, own, prompt, triggers, tag.report)
             self._rows.setdefault(new.req_id, row)  # one that was preempted is there already
 
     def forget(self, finished: Iterable[str]) -> None:
@@ -181,36 +186,15 @@ class Switches:
         if not by_gate:
             return
         self._settle()
-        rows = [(row, position) for own in by_gate.values() for _, row, position in own]
-        parts = [
-            self._by_trigger(own, token_ids) if gate is None else self._by_gate(*gate, own, hidden)
-            for gate, own in by_gate.items()
-        ]
-        host = chosen = parts[0] if len(parts) == 1 else torch.cat(parts)
-        ready = None
-        if chosen.is_cuda:
-            host = torch.empty(chosen.shape, dtype=chosen.dtype, pin_memory=True)
-            host.copy_(chosen, non_blocking=True)
-            ready = torch.Event(chosen.device)
-            ready.record()
-        self._choice = _Choice(rows, host, ready)
-
-    def _by_gate(
-        self, path: str, classes: Sequence[int], own: Sequence[_Deciding], hidden: torch.Tensor
-    ) -> torch.Tensor:
-        """`[M]` int64: the candidate with the largest logit, or the present one if it is close."""
-        weight, bias = self._matrix(path, tuple(classes))
-        indices = self._to_device([index for index, _, _ in own], torch.int64)
-        states = hidden.index_select(0, indices).float()  # [M, H]
-        logits = torch.addmm(bias, states, weight)  # [M, K]
-        stickiness = [row.switch.stickiness for _, row, _ in own]
-        if not any(stickiness):
-            return logits.argmax(1)
-        best, chosen = logits.max(1)
-        now = self._to_device([row.at(position - 1) for _, row, position in own], torch.int64)
-        present = logits.gather(1, now.unsqueeze(1)).squeeze(1)
-        stays = best <= present + self._to_device(stickiness, torch.float32)
-        return torch.where(stays, now, chosen)
+        for gate, own in by_gate.items():
+            grounds = token_ids
+            if gate is not None:  # for all rows: that costs less than picking out those that ask
+                weight, bias = self._matrix(*gate)
+                grounds = torch.addmm(bias, hidden.float(), weight)
+            self._choices.append((own, self._to_host(grounds)))
+        if hidden.is_cuda:
+            self._ready = torch.Event(hidden.device)
+            self._ready.record()
 
     def _matrix(self, path: str, classes: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
         """Of the candidates with these classes: `weight` `[H, K]` and `bias` `[K]`, float32."""
@@ -223,32 +207,24 @@ class Switches:
             self._matrices[key] = weight[rows].T.contiguous(), bias[rows]
         return self._matrices[key]
 
-    def _to_device(self, values: Sequence[Any], dtype: torch.dtype) -> torch.Tensor:
-        """Does not wait for the device."""
-        device = self._runner.device
-        host = torch.tensor(values, dtype=dtype, pin_memory=device.type == "cuda")
-        return host.to(device, non_blocking=True)
-
-    def _by_trigger(self, own: Sequence[_Deciding], token_ids: torch.Tensor) -> torch.Tensor:
-        """`[M]` int64: the next candidate where the token was a trigger."""
-        chosen = []
-        for index, row, position in own:
-            now = row.at(position - 1)
-            after = min(now + 1, len(row.ids) - 1)
-            triggers = self._to_device(row.switch.triggers, torch.int64)
-            is_trigger = (token_ids[index].long() == triggers).any()
-            chosen.append(now + (after - now) * is_trigger.long())
-        return torch.stack(chosen)
+    @staticmethod
+    def _to_host(values: torch.Tensor) -> torch.Tensor:
+        """Does not wait for the device: see `_ready`."""
+        if not values.is_cuda:
+            return values
+        host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        return host.copy_(values, non_blocking=True)
 
     def _settle(self) -> None:
-        """Read the choices of the last step that made some."""
-        choice, self._choice = self._choice, None
-        if choice is None:
-            return
-        if choice.ready is not None:
-            choice.ready.synchronize()
-        for (row, position), candidate in zip(choice.rows, choice.candidates.tolist(), strict=True):
-            row.chosen[position] = candidate
+        """Make the choices of the last step that asked for some."""
+        if self._ready is not None:
+            self._ready.synchronize()
+            self._ready = None
+        for own, grounds in self._choices:
+            values = grounds.tolist()
+            for index, row, position in own:
+                row.choose(position, values[index])
+        self._choices.clear()
 
     # ---- gates and reports
 

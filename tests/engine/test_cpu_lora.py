@@ -34,7 +34,7 @@ def random_slots(rng: random.Random) -> list[int]:
 @pytest.mark.parametrize("seed", range(20))
 def test_every_row_of_an_adapter_is_in_one_part(seed: int) -> None:
     slots = random_slots(random.Random(seed))
-    rows = Rows.of(slots)
+    rows = Rows.of(tuple(slots))
     found = {int(row): slot for slot, part in rows.many for row in part}
     assert all(len(part) > FEW for _, part in rows.many)
     if rows.few is not None:
@@ -51,7 +51,7 @@ def test_every_row_of_an_adapter_is_in_one_part(seed: int) -> None:
 @pytest.mark.parametrize(("width", "size"), [(16, 704), (256, 48), (1, 1), (257, 3)])
 def test_rows_times_the_factors_of_their_slots(dtype: torch.dtype, width: int, size: int) -> None:
     torch.manual_seed(0)
-    few = Rows.of([3, -1, 0, 5, 3, -1, 5, 1]).few
+    few = Rows.of((3, -1, 0, 5, 3, -1, 5, 1)).few
     assert few is not None
     factors = torch.randn(SLOTS, width, size, dtype=dtype)
     for _ in range(2):  # the second time with the indices of the first
