@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch.nn.functional import pad
 
@@ -41,6 +42,20 @@ class Turn:
 
     sampled: bool = True
     """Whether the step samples one. Until all rows have read their prompts it does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptPart:
+    """The next tokens of the prompt that one row of a group reads."""
+
+    slot: int
+    """Where the states of the group are kept."""
+
+    k: int
+    """Which of the group's rows it is."""
+
+    tokens: int
+    forgetting: float
 
 
 class MixtureStates:
@@ -76,12 +91,29 @@ class MixtureStates:
     def give_back(self, slot: int) -> None:
         self._free.append(slot)
 
-    def read_prompt(self, slot: int, k: int, log_probs: torch.Tensor, forgetting: float) -> None:
-        """Count the next tokens of the prompt that row `k` reads: `[T]` float32, each `log p_k`."""
-        s = self._values[slot, 0, 0]
-        count = len(log_probs)
-        powers = torch.arange(count - 1, -1, -1, device=log_probs.device)
-        s[k] = forgetting**count * s[k] + (forgetting ** powers.double() * log_probs).sum()
+    def read_prompts(self, parts: Sequence[PromptPart], log_probs: torch.Tensor) -> None:
+        """Count the next tokens of prompts: `[sum of tokens]` float32, each `log p_k`, the tokens
+        of one part after those of the other. No row is in two parts."""
+        ages = [np.arange(part.tokens - 1, -1, -1.0) for part in parts]
+        worth = np.concatenate(
+            [part.forgetting**age for part, age in zip(parts, ages, strict=True)]
+        )
+        part_of = np.repeat(np.arange(len(parts)), [part.tokens for part in parts])
+        said = torch.zeros(len(parts), dtype=torch.float64, device=self._device)
+        said.index_add_(
+            0,
+            torch.from_numpy(part_of).to(self._device, non_blocking=True),
+            torch.from_numpy(worth).to(self._device, non_blocking=True)
+            * log_probs.clamp(min=IMPOSSIBLE),
+        )
+        slots, rows = torch.tensor([[part.slot, part.k] for part in parts], device=self._device).T
+        kept = torch.tensor(
+            [part.forgetting**part.tokens for part in parts],
+            dtype=torch.float64,
+            device=self._device,
+        )
+        s = self._values[:, 0, 0]  # [slots, K], a view
+        s[slots, rows] = kept * s[slots, rows] + said
 
     def totals(self, slot: int, size: int) -> torch.Tensor:
         """`[DEPTH, K]` float64, a copy: the sums of `pi` over the answer before the last tokens."""

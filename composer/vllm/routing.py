@@ -8,10 +8,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch.nn.functional import pad
 
-from composer.mixing import DEPTH, MixtureStates, Turn
+from composer.mixing import DEPTH, MixtureStates, PromptPart, Turn
 from composer.vllm.processor import processor_of, step_of
 from composer.vllm.rows import RowTag
 
@@ -20,7 +21,7 @@ Report: TypeAlias = dict[str, Any]
 that was asked for."""
 
 CHUNK = 128
-"""Tokens of a prompt whose logits are in memory at once."""
+"""Tokens of prompts whose logits are in memory at once."""
 
 REMEMBERED = 256
 """Reports of answers that are complete and that nobody has asked for."""
@@ -37,6 +38,15 @@ class _Entry:
     explain: bool = False
     answered: int = 0
     weights: dict[int, torch.Tensor] = field(default_factory=dict)  # by token, if to be explained
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """A part of a prompt that a step has computed."""
+
+    part: PromptPart
+    positions: np.ndarray  # [T] int64, among the tokens of the step
+    targets: np.ndarray  # [T] int64, the token that follows each of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,34 +116,49 @@ class MixtureRouting:
         state = runner.execute_model_state
         if state is None:
             return
-        for row, tag in processor_of(runner).tags.items():
-            if tag.mixture is not None and tag.mixture.reads_prompt:
-                entry = self._entries[tag.group]
-                # A row that decodes has nothing left to read.
-                if entry.read[tag.index] < runner.input_batch.num_prompt_tokens[row] - 1:
-                    self._read(runner, state, row, tag, vocabulary)
-
-    def _read(self, runner: Any, state: Any, row: int, tag: RowTag, vocabulary: int) -> None:
-        batch = runner.input_batch
-        entry = self._entries[tag.group]
-        computed = int(batch.num_computed_tokens_cpu[row])
-        first, behind = runner.query_start_loc.np[row : row + 2].tolist()
-        begin = max(computed, entry.read[tag.index])
-        end = min(computed + behind - first, int(batch.num_prompt_tokens[row]) - 1)
-        if begin >= end:
-            return  # a part of the answer, or read before a preemption
-        assert begin == entry.read[tag.index], "a part of a prompt was never computed"
-        assert tag.mixture is not None
-        targets = torch.from_numpy(batch.token_ids_cpu[row, begin + 1 : end + 1].astype("int64"))
-        hidden = state.hidden_states[first + begin - computed : first + end - computed]
-        for own, ids in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True):
-            logits = runner.model.compute_logits(own)[:, :vocabulary].float()
+        found = [
+            self._reading(runner, row, tag)
+            for row, tag in processor_of(runner).tags.items()
+            if tag.mixture is not None and tag.mixture.reads_prompt
+        ]
+        readings = [reading for reading in found if reading is not None]
+        if not readings:
+            return
+        device = state.hidden_states.device
+        positions, targets = (
+            torch.from_numpy(np.concatenate(own)).to(device, non_blocking=True)
+            for own in zip(*((one.positions, one.targets) for one in readings), strict=True)
+        )
+        log_probs = []
+        for own, ids in zip(positions.split(CHUNK), targets.split(CHUNK), strict=True):
+            hidden = state.hidden_states.index_select(0, own)
+            logits = runner.model.compute_logits(hidden)[:, :vocabulary].float()
             if logits.shape[1] < vocabulary:  # an auxiliary model that knows fewer tokens
                 logits = pad(logits, (0, vocabulary - logits.shape[1]), value=-math.inf)
-            ids = ids.to(logits.device, non_blocking=True).unsqueeze(1)
-            log_probs = logits.log_softmax(1).gather(1, ids).squeeze(1)
-            self._states.read_prompt(entry.slot, tag.index, log_probs, tag.mixture.forgetting)
+            log_probs.append(logits.log_softmax(1).gather(1, ids.unsqueeze(1)).squeeze(1))
+        self._states.read_prompts([one.part for one in readings], torch.cat(log_probs))
+
+    def _reading(self, runner: Any, row: int, tag: RowTag) -> _Reading | None:
+        """What a row of the batch has read in the step in progress and not counted yet."""
+        batch = runner.input_batch
+        entry = self._entries[tag.group]
+        read = entry.read[tag.index]
+        last = int(batch.num_prompt_tokens[row]) - 1
+        if read >= last:
+            return None  # as all rows that decode
+        computed = int(batch.num_computed_tokens_cpu[row])
+        first, behind = runner.query_start_loc.np[row : row + 2].tolist()
+        begin, end = max(computed, read), min(computed + behind - first, last)
+        if begin >= end:
+            return None  # read before a preemption
+        assert begin == read, "a part of a prompt was never computed"
+        assert tag.mixture is not None
         entry.read[tag.index] = end
+        return _Reading(
+            PromptPart(entry.slot, tag.index, end - begin, tag.mixture.forgetting),
+            np.arange(begin, end) - computed + first,
+            batch.token_ids_cpu[row, begin + 1 : end + 1].astype(np.int64),
+        )
 
     def turns(self, names: Sequence[str], runner: Any) -> list[Turn]:
         """Where each group is in the step in progress, from the batch of the base model."""

@@ -12,7 +12,7 @@ import torch
 from composer.compiled import Mixture
 from composer.groups import Group
 from composer.kernel import Composition
-from composer.mixing import DEPTH, Mixing, MixtureStates, Turn
+from composer.mixing import DEPTH, IMPOSSIBLE, Mixing, MixtureStates, PromptPart, Turn
 from composer.reference.mixture import weights as reference
 
 CPU = torch.device("cpu")
@@ -105,12 +105,29 @@ def test_reading_a_prompt_in_pieces() -> None:
         slot = states.take(2)
         begin = 0
         for count in pieces:
-            states.read_prompt(slot, 1, log_probs[begin : begin + count], 0.7)
+            part = PromptPart(slot, 1, count, 0.7)
+            states.read_prompts([part], log_probs[begin : begin + count])
             begin += count
         found.append(float(states.values[slot * DEPTH, 0, 1]))
         assert float(states.values[slot * DEPTH, 0, 0]) == 0
     expected = sum(0.7 ** (9 - n) * float(log_probs[n]) for n in range(10))
     assert found == pytest.approx([expected] * 3)
+
+
+def test_reading_the_prompts_of_several_rows() -> None:
+    """Each part counts in its own row, at its own rate, on what the row had read before."""
+    states = MixtureStates(CPU)
+    one, two = states.take(2), states.take(3)
+    for slot in (one, two):
+        states.values[slot * DEPTH, 0] = -1.0
+    parts = [PromptPart(two, 2, 3, 0.5), PromptPart(one, 0, 1, 1.0), PromptPart(two, 0, 2, 0.0)]
+    log_probs = torch.tensor([-1.0, -2.0, -4.0, -0.5, -math.inf, -3.0])
+    states.read_prompts(parts, log_probs)
+    assert states.values[one * DEPTH, 0].tolist() == [-1.5, -1.0, -1.0]
+    assert states.values[two * DEPTH, 0].tolist() == [-3.0, -1.0, -0.125 - 0.25 - 1.0 - 4.0]
+    assert not states.values[one * DEPTH + 1 : two * DEPTH].any()
+    states.read_prompts([PromptPart(one, 1, 1, 1.0)], torch.tensor([-math.inf]))
+    assert states.values[one * DEPTH, 0].tolist() == [-1.5, -1.0 + IMPOSSIBLE, -1.0]
 
 
 def test_slots_are_empty_when_they_are_taken_again() -> None:
