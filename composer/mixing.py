@@ -161,7 +161,8 @@ class Mixing:
             [rule.posterior * rest for rule, rest in zip(rules, rests, strict=True)]
         )  # [G, 1], as those that follow
         self._confidence = column([rule.confidence for rule in rules])
-        self._forgetting = column([rule.forgetting for rule in rules])
+        # What of s and of the sum of pi is kept: [G, 2, 1].
+        self._kept = tensor([[[rule.forgetting], [1.0]] for rule in rules], torch.float32)
         self._temperature = column([rule.temperature for rule in rules])
         places = [
             ((group.model(k),), (index * size + k, group.rows[k]))
@@ -215,9 +216,9 @@ class Mixing:
         token = token_ids.index_select(0, self._leaders).long()  # [G, 1]
         token = token.unsqueeze(1).expand(-1, self._prior.shape[1], 1)
         score = self._said.gather(2, token).squeeze(2)  # [G, K]
-        s = self._forgetting * self._now[:, 0] + score.clamp(min=IMPOSSIBLE)
-        after = torch.stack([s, self._now[:, 1] + self.weights], 1)
-        self._states.values[:, :, : s.shape[1]].index_copy_(0, self._after, after)
+        new = torch.stack([score.clamp(min=IMPOSSIBLE), self.weights], 1)  # [G, 2, K]
+        after = self._kept * self._now + new
+        self._states.values[:, :, : score.shape[1]].index_copy_(0, self._after, after)
         self._states, self._said = None, torch.empty(0)
 
     def _weigh(self, log_probs: torch.Tensor) -> torch.Tensor:
@@ -227,10 +228,10 @@ class Mixing:
             posterior = (self._log_prior + self._now[:, 0]).softmax(1).float()
             weights = torch.addcmul(weights, self._posterior, posterior)
         if self._has_confidence:
-            # One group at a time, because every expert needs a row of memory.
-            entropy = [torch.special.entr(own.exp()).sum(1) for own in log_probs]  # G times [K]
-            surprise = torch.stack(entropy) / self._temperature
-            confidence = (self._log_prior - surprise).softmax(1)
+            # Minus the entropy of every expert, of one group at a time, because each needs a row of
+            # memory. Not minus infinity, which would be NaN times its probability.
+            negative = [own.clamp(min=IMPOSSIBLE).mul_(own.exp()).sum(1) for own in log_probs]
+            confidence = (self._log_prior + torch.stack(negative) / self._temperature).softmax(1)
             weights = torch.addcmul(weights, self._confidence, confidence)
         return weights
 

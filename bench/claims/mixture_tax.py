@@ -9,8 +9,9 @@ from bench.workload import VOCABULARY, mixture, paired_jobs, prompts
 from composer.compiled import Mixture
 from composer.vllm.inprocess import Engine
 
-CONCURRENT = (1, 4, 16)  # routed requests at once; the value is the worst of them
-ROUNDS = {1: 40, 4: 20, 16: 10}
+ROUNDS = {1: 60, 4: 32, 16: 16}
+"""For each number of routed requests at once. The value is the worst of twelve medians, so that
+they should be good ones."""
 PROMPT_TOKENS = 32
 ANSWER_TOKENS = 16
 ROUTERS = {
@@ -36,7 +37,7 @@ def measure() -> Result:
     found = {
         (name, concurrent): compare(engine, router, concurrent)
         for name, router in ROUTERS.items()
-        for concurrent in CONCURRENT
+        for concurrent in ROUNDS
     }
     show("mixture(chat, polite, velan), three rows; CPU microseconds per token and row:")
     header = ("router", "requests", "mixed", "same rows, plain requests", *RATIO)
