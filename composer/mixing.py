@@ -94,24 +94,17 @@ class MixtureStates:
     def read_prompts(self, parts: Sequence[PromptPart], log_probs: torch.Tensor) -> None:
         """Count the next tokens of prompts: `[sum of tokens]` float32, each `log p_k`, the tokens
         of one part after those of the other. No row is in two parts."""
-        ages = [np.arange(part.tokens - 1, -1, -1.0) for part in parts]
-        worth = np.concatenate(
-            [part.forgetting**age for part, age in zip(parts, ages, strict=True)]
-        )
+
+        def on_device(values: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(values).to(self._device, non_blocking=True)
+
+        worth = [part.forgetting ** np.arange(part.tokens - 1, -1, -1.0) for part in parts]
         part_of = np.repeat(np.arange(len(parts)), [part.tokens for part in parts])
+        scores = on_device(np.concatenate(worth)) * log_probs.clamp(min=IMPOSSIBLE)
         said = torch.zeros(len(parts), dtype=torch.float64, device=self._device)
-        said.index_add_(
-            0,
-            torch.from_numpy(part_of).to(self._device, non_blocking=True),
-            torch.from_numpy(worth).to(self._device, non_blocking=True)
-            * log_probs.clamp(min=IMPOSSIBLE),
-        )
-        slots, rows = torch.tensor([[part.slot, part.k] for part in parts], device=self._device).T
-        kept = torch.tensor(
-            [part.forgetting**part.tokens for part in parts],
-            dtype=torch.float64,
-            device=self._device,
-        )
+        said.index_add_(0, on_device(part_of), scores)
+        kept = on_device(np.array([part.forgetting**part.tokens for part in parts]))
+        slots, rows = on_device(np.array([[part.slot, part.k] for part in parts])).T
         s = self._values[:, 0, 0]  # [slots, K], a view
         s[slots, rows] = kept * s[slots, rows] + said
 

@@ -10,8 +10,8 @@ from composer.compiled import Mixture
 from composer.vllm.inprocess import Engine
 
 ROUNDS = {1: 60, 4: 32, 16: 16}
-"""For each number of routed requests at once. The value is the worst of twelve medians, so that
-they should be good ones."""
+"""For each number of routed requests at once. Many, because the value is the worst of twelve
+medians."""
 PROMPT_TOKENS = 32
 ANSWER_TOKENS = 16
 ROUTERS = {
