@@ -113,7 +113,9 @@ class Composition:
             for (model,), (rows, leaders) in together(companions)
         ]
 
-    def compose(self, logits: torch.Tensor, *auxiliary: torch.Tensor | None) -> None:
+    def compose(
+        self, logits: torch.Tensor, *auxiliary: torch.Tensor | None, guided: bool = True
+    ) -> None:
         """Write every group's composed row over its leader's row.
 
         What is minus infinity in the leader's row (grammar, allowed tokens) stays minus infinity:
@@ -125,13 +127,15 @@ class Composition:
             logits: `[R, V]` float32, one row per request of the batch, changed in place.
             auxiliary: `[A, v]` of any float type, those of each auxiliary model in their order;
                 None where a model does not run and so no group has a row.
+            guided: whether a grammar has put minus infinity into rows of the batch. Mixtures look
+                for it only then.
         """
         logits_of = (logits, *auxiliary)
         # Filters look at the rows as they came, so they are judged before anything changes.
         dropped = [(f.leaders, self._dropped(f, logits, logits_of[f.model])) for f in self._filters]
         for mixing in (self._fixed, self.routed):
             if mixing is not None:
-                mixing.mix(logits_of)
+                mixing.mix(logits_of, guided)
         if len(self._leaders):
             self._sum(logits, logits_of)
         for rows, drop in dropped:

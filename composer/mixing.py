@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -24,6 +25,8 @@ DEPTH = 4
 """How many states of a group are kept: the last, and those before it. Under async scheduling vLLM
 may throw the newest token away and compute the step again."""
 
+ENTROPIES = 2**20
+"""How many logits the entropies are computed of at once: each needs twice its memory."""
 
 IMPOSSIBLE = -1e4
 """Least log-probability that counts, so that forgetting can heal an expert that held a token
@@ -63,29 +66,26 @@ class MixtureStates:
 
     State `position % DEPTH` of a group is the one before that token of its answer. Slot 0 takes
     what is not to be kept.
+
+    `values` are `[slots * DEPTH, 2, K]` float64: `s`, the sum of `pi`; by slot and state.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._free: list[int] = []
         # Sums over thousands of tokens whose differences count: float64.
-        self._values = torch.zeros(1, DEPTH, 2, 1, dtype=torch.float64, device=device)
-
-    @property
-    def values(self) -> torch.Tensor:
-        """`[slots * DEPTH, 2, K]` float64, a view: `s`, the sum of `pi`; by slot and state."""
-        return self._values.flatten(0, 1)
+        self.values = torch.zeros(DEPTH, 2, 1, dtype=torch.float64, device=device)
 
     def take(self, size: int) -> int:
         """An empty slot for a group of `size` rows."""
-        slots, _, _, width = self._values.shape
+        states, _, width = self.values.shape
         if size > width:
-            self._values = pad(self._values, (0, size - width))
+            self.values = pad(self.values, (0, size - width))
         if not self._free:
-            self._values = pad(self._values, (0, 0, 0, 0, 0, 0, 0, slots))
-            self._free = list(range(2 * slots - 1, slots - 1, -1))
+            self.values = pad(self.values, (0, 0, 0, 0, 0, states))
+            self._free = list(range(2 * states // DEPTH - 1, states // DEPTH - 1, -1))
         slot = self._free.pop()
-        self._values[slot] = 0
+        self.values[slot * DEPTH : (slot + 1) * DEPTH] = 0
         return slot
 
     def give_back(self, slot: int) -> None:
@@ -104,13 +104,13 @@ class MixtureStates:
         said = torch.zeros(len(parts), dtype=torch.float64, device=self._device)
         said.index_add_(0, on_device(part_of), scores)
         kept = on_device(np.array([part.forgetting**part.tokens for part in parts]))
-        slots, rows = on_device(np.array([[part.slot, part.k] for part in parts])).T
-        s = self._values[:, 0, 0]  # [slots, K], a view
-        s[slots, rows] = kept * s[slots, rows] + said
+        first, rows = on_device(np.array([[part.slot * DEPTH, part.k] for part in parts])).T
+        s = self.values[:, 0]  # [slots * DEPTH, K], a view
+        s[first, rows] = kept * s[first, rows] + said
 
     def totals(self, slot: int, size: int) -> torch.Tensor:
         """`[DEPTH, K]` float64, a copy: the sums of `pi` over the answer before the last tokens."""
-        return self._values[slot, :, 1, :size].clone()
+        return self.values[slot * DEPTH : (slot + 1) * DEPTH, 1, :size].clone()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +138,11 @@ class Mixing:
         def filled(weights: Sequence[float]) -> list[float]:
             return [*weights, *[0.0] * (size - len(weights))]
 
-        self._tensor = tensor
+        # Groups advance in lock-step, so the same DEPTH places come again and again.
+        self._places = lru_cache(DEPTH)(lambda places: tensor(places, torch.int64).unbind())
         self._leaders = tensor([group.rows[0] for group in groups], torch.int64)
+        # The leader of each of the K experts of each group, in their places: [G * K].
+        self._leader_of = tensor([g.rows[0] for g in groups for _ in range(size)], torch.int64)
         self._prior = tensor([filled(group.weights) for group in groups], torch.float32)  # [G, K]
         self._log_prior = self._prior.log()
         # An added leader, which is no expert, has the prior 0.
@@ -155,16 +158,16 @@ class Mixing:
         )  # [G, 1], as those that follow
         self._confidence = column([rule.confidence for rule in rules])
         # What of s and of the sum of pi is kept: [G, 2, 1].
-        self._kept = tensor([[[rule.forgetting], [1.0]] for rule in rules], torch.float32)
+        self._kept = tensor([[[rule.forgetting], [1.0]] for rule in rules], torch.float64)
         self._temperature = column([rule.temperature for rule in rules])
-        places = [
+        members = [
             ((group.model(k),), (index * size + k, group.rows[k]))
             for index, group in enumerate(groups)
             for k in range(len(group.rows))
         ]
         self._rows = [
             _Rows(model, tensor(own, torch.int64), tensor(rows, torch.int64))
-            for (model,), (own, rows) in together(places)
+            for (model,), (own, rows) in together(members)
         ]
         self._states: MixtureStates | None = None
         self._now = self._said = torch.empty(0)  # states and log p_k of the step in progress
@@ -172,47 +175,50 @@ class Mixing:
 
     def begin(self, turns: Sequence[Turn], states: MixtureStates) -> None:
         """Tell where each group is, in the order of `names`."""
-        before = [turn.slot * DEPTH + turn.position % DEPTH for turn in turns]
-        after = [
+        before = tuple(turn.slot * DEPTH + turn.position % DEPTH for turn in turns)
+        after = tuple(
             turn.slot * DEPTH + (turn.position + 1) % DEPTH if turn.sampled else 0 for turn in turns
-        ]
+        )
         self._states = states
-        index, self._after = self._tensor([before, after], torch.int64)
-        # [G, 2, K] float64: s, and the sum of pi.
-        self._now = states.values.index_select(0, index)[:, :, : self._prior.shape[1]]
+        index, self._after = self._places((before, after))
+        self._now = self._cut(states.values).index_select(0, index)  # [G, 2, K]
 
-    def mix(self, logits_of: Sequence[torch.Tensor | None]) -> None:
+    def mix(self, logits_of: Sequence[torch.Tensor | None], guided: bool) -> None:
         """Write `log p` over every leader's row.
-
-        What is minus infinity in the leader's row (grammar, allowed tokens) has the probability 0
-        in every expert: a mixture of the experts that keep to it.
 
         Args:
             logits_of: the rows of each model, the base model's `[R, V]` float32 first, which is
                 changed in place; see `composer.kernel.Composition.compose`.
+            guided: whether there is a grammar in the batch. What is minus infinity in the leader's
+                row then has the probability 0 in every expert: a mixture of the experts that keep
+                to it.
         """
         logits = logits_of[0]
         assert logits is not None
-        log_probs = self._log_probs(logits_of)  # [G, K, V]
+        log_probs = self._log_probs(logits_of, guided)  # [G, K, V]
         if self._states is not None:
             self.weights = self._weigh(log_probs)
             self._said = log_probs
-        log_weights = self.weights.log()
-        mixed = log_probs[:, 0] + log_weights[:, :1]  # [G, V]
-        for k in range(1, log_probs.shape[1]):
-            mixed = torch.logaddexp(mixed, log_probs[:, k] + log_weights[:, k : k + 1])
+        weights = self.weights.log().unsqueeze(2).unbind(1)  # of [G, 1]
+        mixed, *others = (p + w for p, w in zip(log_probs.unbind(1), weights, strict=True))
+        for other in others:
+            mixed = torch.logaddexp(mixed, other)  # [G, V]
         logits.index_copy_(0, self._leaders, mixed)
 
     def follow(self, token_ids: torch.Tensor) -> None:
         """Let the states know the tokens that were sampled, `[R, 1]` of any integer type."""
         assert self._states is not None, "no step has begun"
-        token = token_ids.index_select(0, self._leaders).long()  # [G, 1]
-        token = token.unsqueeze(1).expand(-1, self._prior.shape[1], 1)
-        score = self._said.gather(2, token).squeeze(2)  # [G, K]
-        new = torch.stack([score.clamp(min=IMPOSSIBLE), self.weights], 1)  # [G, 2, K]
-        after = self._kept * self._now + new
-        self._states.values[:, :, : score.shape[1]].index_copy_(0, self._after, after)
+        token = token_ids.index_select(0, self._leader_of).long()  # [G * K, 1]
+        score = self._said.flatten(0, 1).gather(1, token).view_as(self.weights)  # [G, K]
+        new = torch.stack([score.clamp_(min=IMPOSSIBLE), self.weights], 1)  # [G, 2, K]
+        after = torch.addcmul(new, self._kept, self._now)
+        self._cut(self._states.values).index_copy_(0, self._after, after)
         self._states, self._said = None, torch.empty(0)
+
+    def _cut(self, values: torch.Tensor) -> torch.Tensor:
+        """States of as many rows as the groups here have, a view."""
+        size = self._prior.shape[1]
+        return values if values.shape[2] == size else values[:, :, :size]
 
     def _weigh(self, log_probs: torch.Tensor) -> torch.Tensor:
         """`[G, K]` float32: pi of every row."""
@@ -221,15 +227,16 @@ class Mixing:
             posterior = (self._log_prior + self._now[:, 0]).softmax(1).float()
             weights = torch.addcmul(weights, self._posterior, posterior)
         if self._has_confidence:
-            # Minus the entropy of every expert, of one group at a time, because each needs a row of
-            # memory. Not minus infinity, which would be NaN times its probability.
-            negative = [own.clamp(min=IMPOSSIBLE).mul_(own.exp()).sum(1) for own in log_probs]
-            confidence = (self._log_prior + torch.stack(negative) / self._temperature).softmax(1)
+            # Minus the entropy of every expert. Not minus infinity, which would be NaN times its
+            # probability.
+            groups = torch.split(log_probs, max(1, ENTROPIES // log_probs[0].numel()))
+            negative = [own.clamp(min=IMPOSSIBLE).mul_(own.exp()).sum(2) for own in groups]
+            confidence = (self._log_prior + torch.cat(negative) / self._temperature).softmax(1)
             weights = torch.addcmul(weights, self._confidence, confidence)
         return weights
 
-    def _log_probs(self, logits_of: Sequence[torch.Tensor | None]) -> torch.Tensor:
-        """`[G, K, V]` float32: what each expert says, among the tokens that are allowed.
+    def _log_probs(self, logits_of: Sequence[torch.Tensor | None], guided: bool) -> torch.Tensor:
+        """`[G, K, V]` float32: what each expert says, if guided among the tokens that are allowed.
 
         What a smaller vocabulary lacks is minus infinity; where a group is shorter than K, anything
         finite stands, which has no weight.
@@ -248,6 +255,8 @@ class Mixing:
         else:  # all of the base model, and in their places
             found = picked(base, first.rows)
         found = found.view(groups, size, vocabulary)
+        if not guided:
+            return found.log_softmax(2)
         forbidden = found[:, :1] == -math.inf  # [G, 1, V]: row 0 is the leader's
         log_probs = found.masked_fill_(forbidden, -math.inf).log_softmax(2)
         # An expert that knows none of the tokens that are allowed finds all of them impossible.

@@ -112,9 +112,10 @@ class ComposerWorker(PlatformWorker):
         if self.mixtures:
             for runner in self._runners.values():
                 self.mixtures.read_prompts(runner, self._vocabulary)
-        state = self.model_runner.execute_model_state
+        state, sampler = self.model_runner.execute_model_state, self.model_runner.sampler
         if self.switches and state is not None:
-            self.model_runner.sampler.hidden = state.sample_hidden_states
+            sampler.hidden = state.sample_hidden_states
+        sampler.guided = grammar_output is not None
         output = super().sample_tokens(grammar_output)
         return self.auxiliaries.finish(output) if self.auxiliaries.running else output
 
