@@ -130,36 +130,32 @@ class Mixing:
         """`tensor` brings lists to the device."""
         self.names = [group.name for group in groups]
         size = max(len(group.rows) for group in groups)
-        rules: list[Mixture] = [group.mixture for group in groups if group.mixture is not None]
-
-        def column(values: Sequence[float]) -> torch.Tensor:
-            return tensor(values, torch.float32).unsqueeze(1)
-
-        def filled(weights: Sequence[float]) -> list[float]:
-            return [*weights, *[0.0] * (size - len(weights))]
-
         # Groups advance in lock-step, so the same DEPTH places come again and again.
         self._places = lru_cache(DEPTH)(lambda places: tensor(places, torch.int64).unbind())
-        self._leaders = tensor([group.rows[0] for group in groups], torch.int64)
-        # The leader of each of the K experts of each group, in their places: [G * K].
-        self._leader_of = tensor([g.rows[0] for g in groups for _ in range(size)], torch.int64)
-        self._prior = tensor([filled(group.weights) for group in groups], torch.float32)  # [G, K]
-        self._log_prior = self._prior.log()
-        # An added leader, which is no expert, has the prior 0.
-        counts = [sum(weight > 0 for weight in group.weights) for group in groups]
+        rules: list[Mixture] = [group.mixture for group in groups if group.mixture is not None]
         self._has_posterior = any(rule.posterior for rule in rules)
         self._has_confidence = any(rule.confidence for rule in rules)
-        # What the fixed rule and the floor of the posterior add to pi never changes: [G, K].
-        floor = (self._prior > 0) * column([rule.posterior * rule.floor for rule in rules])
-        self._constant = self._prior * column([rule.fixed for rule in rules]) + floor
-        rests = [1 - count * rule.floor for count, rule in zip(counts, rules, strict=True)]
-        self._posterior = column(
-            [rule.posterior * rest for rule, rest in zip(rules, rests, strict=True)]
-        )  # [G, 1], as those that follow
-        self._confidence = column([rule.confidence for rule in rules])
+        numbers = []
+        for group, rule in zip(groups, rules, strict=True):
+            prior = [*group.weights, *[0.0] * (size - len(group.weights))]
+            floors = [rule.floor * (weight > 0) for weight in prior]  # not of an added leader
+            # What the fixed rule and the floor of the posterior add to pi never changes.
+            constant = [
+                rule.fixed * weight + rule.posterior * floor
+                for weight, floor in zip(prior, floors, strict=True)
+            ]
+            posterior = rule.posterior * (1 - sum(floors))
+            numbers.append([*prior, *constant, posterior, rule.confidence, rule.temperature])
+        # [G, K] twice, and [G, 1] three times.
+        self._prior, self._constant, self._posterior, self._confidence, self._temperature = (
+            torch.split(tensor(numbers, torch.float32), [size, size, 1, 1, 1], 1)
+        )
+        self._log_prior = self._prior.log()
         # What of s and of the sum of pi is kept: [G, 2, 1].
         self._kept = tensor([[[rule.forgetting], [1.0]] for rule in rules], torch.float64)
-        self._temperature = column([rule.temperature for rule in rules])
+        # The leader of each of the K experts of each group, in their places: [G * K].
+        self._leader_of = tensor([g.rows[0] for g in groups for _ in range(size)], torch.int64)
+        self._leaders = self._leader_of[::size]
         members = [
             ((group.model(k),), (index * size + k, group.rows[k]))
             for index, group in enumerate(groups)
