@@ -28,6 +28,8 @@ may throw the newest token away and compute the step again."""
 ENTROPIES = 2**20
 """How many logits the entropies are computed of at once: each needs twice its memory."""
 
+NOTHING = torch.empty(0)
+
 IMPOSSIBLE = -1e4
 """Least log-probability that counts, so that forgetting can heal an expert that held a token
 impossible."""
@@ -166,7 +168,7 @@ class Mixing:
             for (model,), (own, rows) in together(members)
         ]
         self._states: MixtureStates | None = None
-        self._now = self._said = torch.empty(0)  # states and log p_k of the step in progress
+        self._now = self._said = NOTHING  # states and log p_k of the step in progress
         self.weights = self._prior  # [G, K] float32: pi of the step in progress
 
     def begin(self, turns: Sequence[Turn], states: MixtureStates) -> None:
@@ -195,8 +197,7 @@ class Mixing:
         if self._states is not None:
             self.weights = self._weigh(log_probs)
             self._said = log_probs
-        weights = self.weights.log().unsqueeze(2).unbind(1)  # of [G, 1]
-        mixed, *others = (p + w for p, w in zip(log_probs.unbind(1), weights, strict=True))
+        mixed, *others = (log_probs + self.weights.log().unsqueeze(2)).unbind(1)
         for other in others:
             mixed = torch.logaddexp(mixed, other)  # [G, V]
         logits.index_copy_(0, self._leaders, mixed)
@@ -209,7 +210,7 @@ class Mixing:
         new = torch.stack([score.clamp_(min=IMPOSSIBLE), self.weights], 1)  # [G, 2, K]
         after = torch.addcmul(new, self._kept, self._now)
         self._cut(self._states.values).index_copy_(0, self._after, after)
-        self._states, self._said = None, torch.empty(0)
+        self._states, self._said = None, NOTHING
 
     def _cut(self, values: torch.Tensor) -> torch.Tensor:
         """States of as many rows as the groups here have, a view."""

@@ -13,7 +13,7 @@ import torch
 from torch.nn.functional import pad
 
 from composer.mixing import DEPTH, MixtureStates, PromptPart, Turn
-from composer.vllm.processor import processor_of, step_of
+from composer.vllm.processor import step_of
 from composer.vllm.rows import RowTag
 
 Report: TypeAlias = dict[str, Any]
@@ -74,6 +74,7 @@ class MixtureRouting:
     def __init__(self, device: torch.device) -> None:
         self._states = MixtureStates(device)
         self._entries: dict[str, _Entry] = {}
+        self._unread: dict[str, RowTag] = {}  # rows that have not counted all of their prompts
         self._accounts: OrderedDict[str, list[tuple[str, _Account]]] = OrderedDict()
 
     def __bool__(self) -> bool:
@@ -96,12 +97,13 @@ class MixtureRouting:
                 entry = self._entries[tag.group] = _Entry(slot, tag.size, [0] * tag.size)
             if tag.index == 0:
                 entry.report, entry.explain = tag.report, tag.explain
+            if tag.mixture.reads_prompt:
+                self._unread[new.req_id] = tag
 
     def forget(self, finished: Iterable[str]) -> None:
         """Requests that have left the engine."""
-        if not self._entries:
-            return
         for name in finished:
+            self._unread.pop(name, None)
             if (entry := self._entries.pop(name, None)) is not None:
                 if entry.report is not None:
                     self._keep(entry.report, name, self._account(entry))
@@ -113,15 +115,13 @@ class MixtureRouting:
 
         `vocabulary`: tokens of the base model; what a model knows beyond them does not count.
         """
-        state = runner.execute_model_state
+        state, places = runner.execute_model_state, runner.input_batch.req_id_to_index
         if state is None:
             return
-        found = [
-            self._reading(runner, row, tag)
-            for row, tag in processor_of(runner).tags.items()
-            if tag.mixture is not None and tag.mixture.reads_prompt
-        ]
-        readings = [reading for reading in found if reading is not None]
+        readings = []
+        for name in [name for name in self._unread if name in places]:
+            if (reading := self._reading(runner, name)) is not None:
+                readings.append(reading)
         if not readings:
             return
         device = state.hidden_states.device
@@ -138,19 +138,19 @@ class MixtureRouting:
             log_probs.append(logits.log_softmax(1).gather(1, ids.unsqueeze(1)).squeeze(1))
         self._states.read_prompts([one.part for one in readings], torch.cat(log_probs))
 
-    def _reading(self, runner: Any, row: int, tag: RowTag) -> _Reading | None:
+    def _reading(self, runner: Any, name: str) -> _Reading | None:
         """What a row of the batch has read in the step in progress and not counted yet."""
-        batch = runner.input_batch
-        entry = self._entries[tag.group]
+        batch, tag = runner.input_batch, self._unread[name]
+        row, entry = batch.req_id_to_index[name], self._entries[tag.group]
         read = entry.read[tag.index]
         last = int(batch.num_prompt_tokens[row]) - 1
-        if read >= last:
-            return None  # as all rows that decode
         computed = int(batch.num_computed_tokens_cpu[row])
         first, behind = runner.query_start_loc.np[row : row + 2].tolist()
         begin, end = max(computed, read), min(computed + behind - first, last)
+        if end == last:
+            del self._unread[name]
         if begin >= end:
-            return None  # read before a preemption
+            return None  # read before a preemption, or a prompt of one token
         assert begin == read, "a part of a prompt was never computed"
         assert tag.mixture is not None
         entry.read[tag.index] = end
