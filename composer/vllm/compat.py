@@ -98,6 +98,7 @@ RELIES_ON: dict[str, tuple[str, ...]] = {
         "return self.sampler(",
         "logits=logits,",
         "gen.set_offset(gen.get_offset() - 4)",
+        "if grammar_output is not None:\n            apply_grammar_bitmask(",
         "self.requests: dict[str, CachedRequestState]",
         "lora_request=new_req_data.lora_request",
         "self.execute_model_state: ExecuteModelState | None",
@@ -147,6 +148,8 @@ RELIES_ON: dict[str, tuple[str, ...]] = {
         "def lora_slots(self) -> int:",
         "def get_adapter(self, adapter_id: int)",
         "def _get_lora_layer_weights(",
+        "self._last_mapping: LoRAMapping | None",
+        "def set_adapter_mapping(self, mapping: LoRAMapping)",
         "punica_wrapper.update_metadata(\n            mapping,\n            self.lora_index_to_id,",
     ),
     "lora/layers/base_linear.py": (

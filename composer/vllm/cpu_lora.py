@@ -13,7 +13,7 @@ vLLM's PyTorch kernels for CPU (`lora/ops/torch_ops/lora_ops.py`, 0.32) have two
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -21,9 +21,12 @@ from typing import Any
 import torch
 from torch.nn.functional import embedding_bag
 from vllm.lora.layers import LogitsProcessorWithLoRA, VocabParallelEmbeddingWithLoRA
+from vllm.lora.layers.base import BaseLayerWithLoRA
 from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
 from vllm.lora.model_manager import LoRAModelManager
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
+
+from composer.vllm.output_layer import change, layers_of
 
 FEW = 8
 """Up to so many rows of an adapter are multiplied row by row, which costs what the rows cost; more
@@ -46,7 +49,7 @@ class AdapterwisePunica(PunicaWrapperCPU):
         self._of_tokens = self._token_lora_indices.numpy()
         self._of_samples = self._sampler_indices.numpy()
         self._of_embeddings = self._embeddings_indices.numpy()
-        self._names: dict[type, list[str]] = {}  # of the layers of a kind
+        self._layers: dict[type, list[str]] = {}  # names, by kind
         self._embedding = self._head = False  # whether an adapter of the batch changes them
 
     def update_metadata(
@@ -70,18 +73,14 @@ class AdapterwisePunica(PunicaWrapperCPU):
         self._of_embeddings[: len(tokens)] = [max(slot, 0) * vocab_size for slot in tokens]
         self.indices_len[:] = [len(tokens), len(sampled), None, len(tokens)]
         self._tokens = Rows.of(tokens)
-        adapters = [self._manager.get_adapter(id) for id in {*mapping.index_mapping} - {0}]
-        self._embedding = self._changes(adapters, VocabParallelEmbeddingWithLoRA)
-        self._head = self._changes(adapters, LogitsProcessorWithLoRA)
+        self._embedding = self._changes(mapping.index_mapping, VocabParallelEmbeddingWithLoRA)
+        self._head = self._changes(mapping.index_mapping, LogitsProcessorWithLoRA)
 
-    def _changes(self, adapters: Sequence[Any], kind: type) -> bool:
+    def _changes(self, ids: Iterable[int], kind: type[BaseLayerWithLoRA]) -> bool:
         """Whether one of the adapters has factors for a layer of this kind; few do."""
-        manager = self._manager
-        if kind not in self._names:
-            named = manager.modules.items()
-            self._names[kind] = [name for name, layer in named if isinstance(layer, kind)]
-        names = self._names[kind]
-        return any(manager._get_lora_layer_weights(a, name) for a in adapters for name in names)
+        if kind not in self._layers:
+            self._layers[kind] = layers_of(self._manager, kind)
+        return change(self._manager, ids, self._layers[kind])
 
     def add_lora_linear(
         self,

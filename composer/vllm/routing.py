@@ -13,6 +13,7 @@ import torch
 from torch.nn.functional import pad
 
 from composer.mixing import DEPTH, MixtureStates, PromptPart, Turn
+from composer.vllm.output_layer import rows_with
 from composer.vllm.processor import step_of
 from composer.vllm.rows import RowTag
 
@@ -45,6 +46,7 @@ class _Reading:
     """A part of a prompt that a step has computed."""
 
     part: PromptPart
+    adapter: int  # lora_int_id, 0 for none
     positions: np.ndarray  # [T] int64, among the tokens of the step
     targets: np.ndarray  # [T] int64, the token that follows each of them
 
@@ -129,10 +131,13 @@ class MixtureRouting:
             torch.from_numpy(np.concatenate(own)).to(device, non_blocking=True)
             for own in zip(*((one.positions, one.targets) for one in readings), strict=True)
         )
+        adapters = [one.adapter for one in readings for _ in range(one.part.tokens)]
         log_probs = []
-        for own, ids in zip(positions.split(CHUNK), targets.split(CHUNK), strict=True):
-            hidden = state.hidden_states.index_select(0, own)
-            logits = runner.model.compute_logits(hidden)[:, :vocabulary].float()
+        for begin in range(0, len(adapters), CHUNK):
+            piece = slice(begin, begin + CHUNK)
+            hidden, ids = state.hidden_states.index_select(0, positions[piece]), targets[piece]
+            with rows_with(runner, tuple(adapters[piece])):
+                logits = runner.model.compute_logits(hidden)[:, :vocabulary].float()
             if logits.shape[1] < vocabulary:  # an auxiliary model that knows fewer tokens
                 logits = pad(logits, (0, vocabulary - logits.shape[1]), value=-math.inf)
             log_probs.append(logits.log_softmax(1).gather(1, ids.unsqueeze(1)).squeeze(1))
@@ -156,6 +161,7 @@ class MixtureRouting:
         entry.read[tag.index] = end
         return _Reading(
             PromptPart(entry.slot, tag.index, end - begin, tag.mixture.forgetting),
+            int(batch.request_lora_mapping[row]),
             np.arange(begin, end) - computed + first,
             batch.token_ids_cpu[row, begin + 1 : end + 1].astype(np.int64),
         )

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import zoo
-from composer.compiled import LoadedAdapter, Row
+from composer.compiled import LoadedAdapter, Mixture, Row
+from composer.reference.mixture import mixed
 from composer.reference.oracle import Oracle
 from composer.vllm.cpu_lora import FEW, Rows
 from tests.engine.harness import Job, WatchedEngine, count_mismatches
@@ -81,6 +82,12 @@ def with_factors(folder: Path, module: str, a: str, b: str, **shapes: tuple[int,
     return folder
 
 
+def with_head(folder: Path) -> Path:
+    """An adapter that changes the output layer too."""
+    shapes = {"lora_A": (16, 256), "lora_B": (1024, 16)}
+    return with_factors(folder, "lm_head", "lora_A.weight", "lora_B.weight", **shapes)
+
+
 @pytest.mark.parametrize("layer", ["head", "embedding"])
 @pytest.mark.filterwarnings("ignore:.*tie_word_embeddings.*")
 def test_adapters_of_the_output_and_the_input_layer(
@@ -88,14 +95,7 @@ def test_adapters_of_the_output_and_the_input_layer(
 ) -> None:
     """Few adapters have them, and batches without pay nothing for them."""
     if layer == "head":
-        path = with_factors(
-            tmp_path / "own",
-            "lm_head",
-            "lora_A.weight",
-            "lora_B.weight",
-            lora_A=(16, 256),
-            lora_B=(1024, 16),
-        )
+        path = with_head(tmp_path / "own")
     else:
         path = with_factors(
             tmp_path / "own",
@@ -122,4 +122,35 @@ def test_adapters_of_the_output_and_the_input_layer(
     assert without != roomy.answers(jobs[:1])[0]
     wrong, _ = count_mismatches(oracle, jobs[2:3], [without])
     assert wrong == 0
+    roomy.retire(own)
+
+
+@pytest.mark.filterwarnings("ignore:.*tie_word_embeddings.*")
+def test_what_an_adapter_does_to_the_output_layer_counts_in_prompts(
+    roomy: WatchedEngine, zoo_base: Path, tmp_path: Path
+) -> None:
+    """A posterior router sends all tokens of its prompts through that layer, others their last."""
+    path = with_head(tmp_path / "own")
+    own = LoadedAdapter("own", 6003, str(path))
+    oracle = Oracle(zoo_base, {"own": path, "chat": zoo.ADAPTERS["chat"]})
+    router = Mixture(fixed=0.0, posterior=1.0, forgetting=0.7)
+    rows = (Row(0.4), Row(0.3, roomy.adapters["chat"]), Row(0.3, own))
+    params = {"max_tokens": 8}
+    jobs = [
+        Job(PROMPT[:size], rows, params=params, mixture=router, report=f"{size}", explain=True)
+        for size in (3, 9, 37)
+    ]
+    others = [Job(PROMPT, adapter=own, params=params), Job(PROMPT[:5], params=params)]
+    together = [*others, *jobs]
+    for batch in (together, jobs[:1]):
+        outputs = roomy.run(batch)
+        wrong, _ = count_mismatches(oracle, batch, [list(o.outputs[0].token_ids) for o in outputs])
+        assert wrong == 0
+        for job, output in zip(batch, outputs, strict=True):
+            if job.report is None:
+                continue
+            _, pi = mixed(oracle, job.oracle_rows(), router, list(output.outputs[0].token_ids))
+            [report] = roomy.report(job.report)
+            told = torch.tensor(report["tokens"], dtype=torch.float64)
+            torch.testing.assert_close(told[:8], pi[:8], atol=1e-4, rtol=0)
     roomy.retire(own)

@@ -1,0 +1,50 @@
+"""Adapters of the output layer, where other rows go through it than those that are sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from vllm.lora.layers import LogitsProcessorWithLoRA
+from vllm.lora.layers.base import BaseLayerWithLoRA
+from vllm.lora.layers.utils import LoRAMapping
+from vllm.lora.model_manager import LoRAModelManager
+
+
+def layers_of(manager: LoRAModelManager, kind: type[BaseLayerWithLoRA]) -> list[str]:
+    """The names of a model's layers of one kind."""
+    return [name for name, layer in manager.modules.items() if isinstance(layer, kind)]
+
+
+def change(manager: LoRAModelManager, ids: Iterable[int], layers: Iterable[str]) -> bool:
+    """Whether one of the adapters (`lora_int_id`, 0: none) has factors for one of the layers."""
+    adapters = [manager.get_adapter(id) for id in {*ids} - {0}]
+    return any(manager._get_lora_layer_weights(a, name) for a in adapters for name in layers)
+
+
+@contextmanager
+def rows_with(runner: Any, ids: tuple[int, ...]) -> Iterator[None]:
+    """What goes through the output layer of a model meanwhile are rows with these adapters.
+
+    vLLM's layer knows the adapters of the rows that are sampled (`LoRAMapping.prompt_mapping`) and
+    takes whatever comes for those. Few adapters have factors for it; where none of these has, this
+    costs a look at them.
+
+    Args:
+        runner: the model's runner.
+        ids: the `lora_int_id` of each row, 0 for none; active in the step in progress.
+    """
+    if runner.lora_config is None:
+        yield
+        return
+    manager = runner.lora_manager._adapter_manager
+    if not change(manager, ids, layers_of(manager, LogitsProcessorWithLoRA)):
+        yield
+        return
+    sampled = manager._last_mapping
+    manager.set_adapter_mapping(LoRAMapping(ids, ids, is_prefill=True))
+    try:
+        yield
+    finally:
+        manager.set_adapter_mapping(sampled)
