@@ -25,8 +25,9 @@ DEPTH = 4
 """How many states of a group are kept: the last, and those before it. Under async scheduling vLLM
 may throw the newest token away and compute the step again."""
 
-ENTROPIES = 2**20
-"""How many logits the entropies are computed of at once: each needs twice its memory."""
+ENTROPIES = 2**18
+"""How many logits entropies are computed of at once, if there are several groups: meanwhile they
+need twice their memory once more."""
 
 NOTHING = torch.empty(0)
 
@@ -199,7 +200,7 @@ class Mixing:
             self._said = log_probs
         mixed, *others = (log_probs + self.weights.log().unsqueeze(2)).unbind(1)
         for other in others:
-            mixed = torch.logaddexp(mixed, other)  # [G, V]
+            torch.logaddexp(mixed, other, out=mixed)  # [G, V]
         logits.index_copy_(0, self._leaders, mixed)
 
     def follow(self, token_ids: torch.Tensor) -> None:

@@ -9,7 +9,7 @@ from bench.workload import VOCABULARY, mixture, paired_jobs, prompts
 from composer.compiled import Mixture
 from composer.vllm.inprocess import Engine
 
-ROUNDS = {1: 120, 4: 48, 16: 24}
+ROUNDS = {1: 120, 4: 48, 16: 40}
 """For each number of routed requests at once. Many, because the value is the worst of twelve
 medians."""
 PROMPT_TOKENS = 32
