@@ -9,7 +9,7 @@ from bench.workload import VOCABULARY, prompts, seconds_per_token
 from composer.vllm.inprocess import Engine, Job
 
 CONCURRENT = (1, 16)  # the value is the worst of them
-ROUNDS = {1: 100, 16: 40}
+ROUNDS = {1: 250, 16: 120}
 TOKENS = 16  # of each prompt and each answer
 
 
