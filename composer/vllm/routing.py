@@ -202,8 +202,8 @@ class MixtureRouting:
         return [{"name": name, **account.report(tokens)} for name, account in in_order]
 
     def left(self) -> list[str]:
-        """Groups that are still known."""
-        return list(self._entries)
+        """Groups, and rows that read their prompts, that are still known."""
+        return [*self._entries, *self._unread]
 
     def _account(self, entry: _Entry) -> _Account:
         totals = self._states.totals(entry.slot, entry.size)
