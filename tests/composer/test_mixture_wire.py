@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from composer.errors import CompositionError, CompositionSchemaError, TooManyMembersError
@@ -221,6 +221,7 @@ POSTERIOR = st.fixed_dictionaries(
 CONFIDENCE = st.fixed_dictionaries(
     {"kind": st.just("confidence"), "temperature": FLOATS, "prior": PRIORS}
 )
+NEARLY_THE_SAME = {"velan": 0.010000000000000002, "base": 0.01, "chat": 0.01}
 SIMPLE = FIXED | PROMPT | POSTERIOR | CONFIDENCE
 VOTES = st.lists(
     st.fixed_dictionaries({"router": SIMPLE, "weight": FLOATS}), min_size=1, max_size=4
@@ -238,6 +239,8 @@ SWITCHES = st.fixed_dictionaries(
 
 
 @given(SIMPLE | VOTES | SWITCHES, st.sampled_from([None, 1, 2, 3]))
+@example({"kind": "fixed", "weights": NEARLY_THE_SAME}, None)
+@example({"kind": "fixed", "weights": NEARLY_THE_SAME}, 1)
 def test_what_responses_show_can_be_asked_for(router: Any, top_k: int | None) -> None:
     try:
         plan = read(router, top_k=top_k)
