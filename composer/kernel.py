@@ -114,7 +114,7 @@ class Composition:
         ]
 
     def compose(
-        self, logits: torch.Tensor, *auxiliary: torch.Tensor | None, guided: bool = True
+        self, logits: torch.Tensor, *auxiliary: torch.Tensor | None, constrained: bool = True
     ) -> None:
         """Write every group's composed row over its leader's row.
 
@@ -127,15 +127,15 @@ class Composition:
             logits: `[R, V]` float32, one row per request of the batch, changed in place.
             auxiliary: `[A, v]` of any float type, those of each auxiliary model in their order;
                 None where a model does not run and so no group has a row.
-            guided: whether a grammar has put minus infinity into rows of the batch. Mixtures look
-                for it only then.
+            constrained: whether a grammar has put minus infinity into rows of the batch. Mixtures
+                look for it only then.
         """
         logits_of = (logits, *auxiliary)
         # Filters look at the rows as they came, so they are judged before anything changes.
         dropped = [(f.leaders, self._dropped(f, logits, logits_of[f.model])) for f in self._filters]
         for mixing in (self._fixed, self.routed):
             if mixing is not None:
-                mixing.mix(logits_of, guided)
+                mixing.mix(logits_of, constrained)
         if len(self._leaders):
             self._sum(logits, logits_of)
         for rows, drop in dropped:

@@ -182,19 +182,19 @@ class Mixing:
         index, self._after = self._places((before, after))
         self._now = self._cut(states.values).index_select(0, index)  # [G, 2, K]
 
-    def mix(self, logits_of: Sequence[torch.Tensor | None], guided: bool) -> None:
+    def mix(self, logits_of: Sequence[torch.Tensor | None], constrained: bool) -> None:
         """Write `log p` over every leader's row.
 
         Args:
             logits_of: the rows of each model, the base model's `[R, V]` float32 first, which is
                 changed in place; see `composer.kernel.Composition.compose`.
-            guided: whether there is a grammar in the batch. What is minus infinity in the leader's
-                row then has the probability 0 in every expert: a mixture of the experts that keep
-                to it.
+            constrained: whether there is a grammar in the batch. What is minus infinity in the
+                leader's row then has the probability 0 in every expert: a mixture of the experts
+                that keep to it.
         """
         logits = logits_of[0]
         assert logits is not None
-        log_probs = self._log_probs(logits_of, guided)  # [G, K, V]
+        log_probs = self._log_probs(logits_of, constrained)  # [G, K, V]
         if self._states is not None:
             self.weights = self._weigh(log_probs)
             self._said = log_probs
@@ -233,8 +233,10 @@ class Mixing:
             weights = torch.addcmul(weights, self._confidence, confidence)
         return weights
 
-    def _log_probs(self, logits_of: Sequence[torch.Tensor | None], guided: bool) -> torch.Tensor:
-        """`[G, K, V]` float32: what each expert says, if guided among the tokens that are allowed.
+    def _log_probs(
+        self, logits_of: Sequence[torch.Tensor | None], constrained: bool
+    ) -> torch.Tensor:
+        """`[G, K, V]` float32: what each expert says, among the tokens that are allowed.
 
         What a smaller vocabulary lacks is minus infinity; where a group is shorter than K, anything
         finite stands, which has no weight.
@@ -253,7 +255,7 @@ class Mixing:
         else:  # all of the base model, and in their places
             found = picked(base, first.rows)
         found = found.view(groups, size, vocabulary)
-        if not guided:
+        if not constrained:
             return found.log_softmax(2)
         forbidden = found[:, :1] == -math.inf  # [G, 1, V]: row 0 is the leader's
         log_probs = found.masked_fill_(forbidden, -math.inf).log_softmax(2)

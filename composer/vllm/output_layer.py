@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ def layers_of(manager: LoRAModelManager, kind: type[BaseLayerWithLoRA]) -> list[
     return [name for name, layer in manager.modules.items() if isinstance(layer, kind)]
 
 
-def change(manager: LoRAModelManager, ids: Iterable[int], layers: Iterable[str]) -> bool:
+def change(manager: LoRAModelManager, ids: Iterable[int], layers: Collection[str]) -> bool:
     """Whether one of the adapters (`lora_int_id`, 0: none) has factors for one of the layers."""
     adapters = [manager.get_adapter(id) for id in {*ids} - {0}]
     return any(manager._get_lora_layer_weights(a, name) for a in adapters for name in layers)

@@ -27,7 +27,7 @@ class ComposingSampler(Sampler):
 
     auxiliaries: Sequence[AuxiliaryRunner] = ()
     runner: Any
-    guided = False  # whether a grammar has put minus infinity into the logits of this step
+    constrained = False  # whether a grammar has put minus infinity into the logits of this step
     mixtures: MixtureRouting
     switches: Switches | None = None
     hidden: torch.Tensor | None = None  # [R, H], the last of each row, where rows may switch
@@ -57,7 +57,7 @@ class ComposingSampler(Sampler):
         if (routed := composition.routed) is not None:
             turns = self.mixtures.turns(routed.names, self.runner)
             routed.begin(turns, self.mixtures.states)
-        composition.compose(logits, *auxiliary, guided=self.guided)
+        composition.compose(logits, *auxiliary, constrained=self.constrained)
         output = super().forward(logits, sampling_metadata, *args, **kwargs)
         if routed is not None:
             routed.follow(output.sampled_token_ids)

@@ -115,7 +115,7 @@ class ComposerWorker(PlatformWorker):
         state, sampler = self.model_runner.execute_model_state, self.model_runner.sampler
         if self.switches and state is not None:
             sampler.hidden = state.sample_hidden_states
-        sampler.guided = grammar_output is not None
+        sampler.constrained = grammar_output is not None
         output = super().sample_tokens(grammar_output)
         return self.auxiliaries.finish(output) if self.auxiliaries.running else output
 

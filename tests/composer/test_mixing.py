@@ -52,9 +52,9 @@ def test_fixed_weights_beside_a_sum() -> None:
     torch.testing.assert_close(logits[[1, 4]], base[[1, 4]])  # companions stay as they are
 
 
-@pytest.mark.parametrize("guided", [False, True])
+@pytest.mark.parametrize("constrained", [False, True])
 @pytest.mark.parametrize("router", ROUTERS)
-def test_weights_over_many_steps(router: Mixture, guided: bool) -> None:
+def test_weights_over_many_steps(router: Mixture, constrained: bool) -> None:
     """Two groups of different length, one of which is thrown back by two tokens in between."""
     groups = [
         Group((0, 2), (0.4, 0.6), mixture=router, name="a"),
@@ -69,7 +69,7 @@ def test_weights_over_many_steps(router: Mixture, guided: bool) -> None:
     for position in steps:
         logits = logits_of(position, 5)
         mixing.begin([Turn(slot, position) for slot in slots], states)
-        mixing.mix([logits], guided)
+        mixing.mix([logits], constrained)
         mixing.follow(torch.tensor(tokens[position]).unsqueeze(1))
         told[position] = mixing.weights
     for index, group in enumerate(groups):
@@ -93,7 +93,7 @@ def test_what_is_not_sampled_is_not_kept() -> None:
     mixing = Mixing([Group((0, 1), (0.5, 0.5), mixture=ROUTERS[0])], tensor)
     for sampled in (False, True):
         mixing.begin([Turn(slot, 0, sampled)], states)
-        mixing.mix([logits_of(0, 2)], guided=False)
+        mixing.mix([logits_of(0, 2)], constrained=False)
         mixing.follow(torch.tensor([[3], [3]]))
         assert bool(states.values[slot * DEPTH + 1].any()) is sampled
 
