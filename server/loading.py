@@ -55,19 +55,20 @@ class Loader:
             AdapterError: one of them cannot be loaded, or changes nothing.
             AdapterStoreError: its files are not what was published.
         """
-        missing = []
+        loads = []
         for generation in generations:
             resident = self._resident[generation.model]
             if generation.engine_name in resident:
                 resident.move_to_end(generation.engine_name)
             else:
-                missing.append(generation)
-        for generation in missing:
-            self._start(generation)
-        for generation in missing:
-            if (task := self._loading.get(generation.engine_name)) is not None:
-                # Others may wait for the same load: a client that goes away must not end it.
-                await asyncio.shield(task)
+                # Keep the task itself: `_loading` forgets it as soon as it ends, failed or not.
+                loads.append(self._load_of(generation))
+        # Others may wait for the same load, so a client that goes away must not end it; and every
+        # load is waited for, because a failure of one must not leave another half done.
+        outcomes = await asyncio.gather(*map(asyncio.shield, loads), return_exceptions=True)
+        for outcome in outcomes:
+            if outcome is not None:
+                raise outcome
 
     async def retire(self, generation: Generation) -> None:
         """Take the adapter out of the engine's memory."""
@@ -75,12 +76,19 @@ class Loader:
         self._proved.discard(generation.engine_name)
         await self._engine.retire(generation)
 
-    def _start(self, generation: Generation) -> None:
+    def _load_of(self, generation: Generation) -> asyncio.Task[None]:
+        """The load of this generation that runs already, or a new one."""
         name = generation.engine_name
-        if name not in self._loading:
-            task = asyncio.create_task(self._load(generation))
-            self._loading[name] = task
-            task.add_done_callback(lambda _: self._loading.pop(name, None))
+        task = self._loading.get(name)
+        if task is None:
+            task = self._loading[name] = asyncio.create_task(self._load(generation))
+            task.add_done_callback(lambda done: self._end(name, done))
+        return task
+
+    def _end(self, name: str, task: asyncio.Task[None]) -> None:
+        self._loading.pop(name, None)
+        if not task.cancelled():
+            task.exception()  # its waiters may all be gone; asyncio would log it as never retrieved
 
     async def _load(self, generation: Generation) -> None:
         name = generation.engine_name

@@ -418,3 +418,23 @@ def test_more_adapters_than_stay_in_memory(admin: Admin) -> None:
     for _ in range(2):
         for n, name in enumerate(names):
             assert admin.says(name) == (POLITE, RUDE)[n % 2]
+
+
+def test_an_adapter_whose_files_are_gone_fails_its_own_requests(
+    admin: Admin, root: Path, error: Callable[[httpx.Response, int], str]
+) -> None:
+    """The load of `sort` fails while that of `chat` is waited for, and neither is in memory."""
+    digest = admin.put("sort", "rude").json()["digest"]
+    for n in range(6):  # as many as stay in memory: `sort` and `chat` leave it
+        admin.put(f"other{n}", ("polite", "rude")[n % 2])
+    stored = root.parent / "store" / "objects" / digest
+    stored.rename(root.parent / "away")
+    try:
+        message = error(admin.server.chat("chat + sort", QUESTION), 503)
+        assert "cannot be loaded" in message
+        assert digest in message
+        assert admin.server.chat("chat + sort").json()["error"]["code"] == "adapter_unavailable"
+        assert admin.says("chat") == PLAIN  # the server lives, and its other adapters too
+    finally:
+        (root.parent / "away").rename(stored)
+    assert admin.server.chat("chat + sort").status_code == 200
