@@ -20,6 +20,13 @@ from composer.plan import Filter, FilterKind
 ENGINE_ARG = "composition"
 """Key of the JSON string in `SamplingParams.extra_args`."""
 
+ROW_ARG = "composition_row"
+"""Key of a `composer.vllm.rows.RowTag` in the `extra_args` that the scheduler hands to the
+worker."""
+
+RESERVED_ARGS = frozenset({ENGINE_ARG, ROW_ARG})
+"""Every key of `extra_args` that the engine reads. Clients may write none of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class LoadedAdapter:

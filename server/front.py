@@ -15,7 +15,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from composer.compiled import ENGINE_ARG
+from composer.compiled import RESERVED_ARGS
 from composer.errors import ComposerError, UnsupportedError
 from server.access import FIELD
 from server.comparison import Comparison, collected
@@ -193,12 +193,12 @@ def _object(data: bytes, *, required: bool) -> Body | None:
 
 
 def _may_compose(data: bytes) -> bool:
-    """Whether decoding could bring up the reserved name: it is there, or could be in disguise."""
-    return ENGINE_ARG.encode() in data or b"\\u" in data or b"\0" in data
+    """Whether decoding could yield a reserved name: it is there, or could be in disguise."""
+    return any(name.encode() in data for name in RESERVED_ARGS) or b"\\u" in data or b"\0" in data
 
 
 def _check_reserved(body: Body, kind: Kind | None) -> None:
-    """Compiled plans are ours to write: they name files, and were checked.
+    """Refuse arguments that only the server may write: they name files, and were checked.
 
     Raises:
         ReservedFieldError: the client sent one, wherever in the request.
@@ -213,13 +213,18 @@ def _check_reserved(body: Body, kind: Kind | None) -> None:
     while left:
         value = left.pop()
         if isinstance(value, dict):
-            for key in _CARRIERS & value.keys():
-                if isinstance(value[key], dict) and ENGINE_ARG in value[key]:
-                    raise ReservedFieldError(
-                        f"{key}.{ENGINE_ARG} is written by the server only. "
-                        f"Use the field '{FIELD}' of the request.",
-                        param=f"{key}.{ENGINE_ARG}",
-                    )
+            for carrier in _CARRIERS & value.keys():
+                _check_carrier(carrier, value[carrier])
             left.extend(v for v in value.values() if isinstance(v, dict | list))
         elif isinstance(value, list):
             left.extend(v for v in value if isinstance(v, dict | list))
+
+
+def _check_carrier(carrier: str, entries: object) -> None:
+    reserved = sorted(RESERVED_ARGS & entries.keys()) if isinstance(entries, dict) else []
+    if reserved:
+        raise ReservedFieldError(
+            f"{carrier}.{reserved[0]} is written by the server only. "
+            f"Use the field '{FIELD}' of the request.",
+            param=f"{carrier}.{reserved[0]}",
+        )

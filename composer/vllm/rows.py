@@ -13,11 +13,8 @@ from vllm.sampling_params import SamplingParams
 from vllm.v1.core.kv_cache_utils import BlockHash
 from vllm.v1.request import Request, RequestStatus
 
-from composer.compiled import ENGINE_ARG, CompiledPlan, Mixture, Switch
+from composer.compiled import ENGINE_ARG, ROW_ARG, CompiledPlan, Mixture, Switch
 from composer.plan import Filter
-
-ROW_ARG = "composition_row"
-"""Key of a `RowTag` in the `extra_args` that the scheduler hands to the worker."""
 
 Slot: TypeAlias = tuple[str | None, int]
 """An adapter in use: the auxiliary model it belongs to (None: the base) and its lora_int_id."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import httpx
 import pytest
 
+from composer.compiled import RESERVED_ARGS
 from tests.server.conftest import CONTEXT
 from tests.server.live import LiveServer
 
@@ -186,28 +188,49 @@ def test_bodies_over_the_limit(server: LiveServer) -> None:
         assert "--max-body-mib" in error["message"]
 
 
-@pytest.mark.parametrize(
-    ("path", "body"),
-    [
-        ("/v1/completions", {"prompt": "x", "vllm_xargs": {"composition": "{}"}}),
-        ("/v1/completions", {"prompt": "x", "model": "polite", "vllm_xargs": {"composition": ""}}),
-        ("/v1/responses", {"input": "x", "vllm_xargs": {"composition": "{}"}}),
-        ("/v1/messages", {"messages": [], "vllm_xargs": {"composition": "{}"}}),
-        ("/v1/chat/completions/batch", {"messages": [], "vllm_xargs": {"composition": "{}"}}),
-        ("/invocations", {"prompt": "x", "vllm_xargs": {"composition": "{}"}}),
-        ("/inference/v1/generate", {"sampling_params": {"extra_args": {"composition": "{}"}}}),
-    ],
-)
-def test_compiled_plans_are_the_servers_to_write(
-    server: LiveServer, path: str, body: dict[str, Any]
+MESSAGES = [{"role": "user", "content": "x"}]
+CARRIERS: list[tuple[str, dict[str, Any], list[str]]] = [
+    ("/v1/chat/completions", {"messages": MESSAGES}, ["vllm_xargs"]),
+    ("/v1/completions", {"prompt": "x"}, ["vllm_xargs"]),
+    ("/v1/completions", {"prompt": "x", "model": "polite"}, ["vllm_xargs"]),
+    ("/v1/completions", {"prompt": "x", "model": "base + polite"}, ["vllm_xargs"]),
+    ("/v1/responses", {"input": "x"}, ["vllm_xargs"]),
+    ("/v1/messages", {"messages": MESSAGES, "max_tokens": 3, "model": "base"}, ["vllm_xargs"]),
+    ("/v1/chat/completions/batch", {"messages": [MESSAGES]}, ["vllm_xargs"]),
+    ("/invocations", {"prompt": "x"}, ["vllm_xargs"]),
+    ("/inference/v1/generate", {"token_ids": [1]}, ["sampling_params", "extra_args"]),
+]
+"""Routes, and where in their bodies the engine's extra arguments are."""
+
+
+@pytest.mark.parametrize("name", sorted(RESERVED_ARGS))
+@pytest.mark.parametrize(("path", "body", "carrier"), CARRIERS)
+def test_the_engines_arguments_are_the_servers_to_write(
+    server: LiveServer, path: str, body: dict[str, Any], carrier: list[str], name: str
 ) -> None:
-    assert error_of(server.http.post(path, json=body), 400)["code"] == "reserved_field"
-    escaped = server.http.build_request("POST", path, json=body).content.replace(
-        b'"composition"', b'"\\u0063omposition"'
-    )
+    entries: dict[str, Any] = {name: "x"}
+    for key in reversed(carrier):
+        entries = {key: entries}
+    plain = json.dumps(body | entries).encode()
+    inner, outer = f'{{"{name}": "x"}}'.encode(), b'"' + carrier[0].encode() + b'"'
+    assert inner in plain
+    assert outer in plain
+    disguised = [
+        plain,
+        plain.replace(name.encode(), f"\\u{ord(name[0]):04x}{name[1:]}".encode()),
+        plain.replace(outer, b'"\\u%04x' % outer[1] + outer[2:]),
+        plain.replace(inner, b'{"y": 1, ' + inner[1:]),
+        plain.replace(
+            outer + b":", outer + b": {}, " + outer + b":"
+        ),  # of two keys the last counts
+        plain.decode().encode("utf-16"),
+    ]
     headers = {"content-type": "application/json"}
-    response = server.http.post(path, content=escaped, headers=headers)
-    assert error_of(response, 400)["code"] == "reserved_field"
+    for content in disguised:
+        response = server.http.post(path, content=content, headers=headers)
+        assert response.status_code == 400, response.text
+        error = response.json()["error"]
+        assert (error["code"], error["param"].split(".")[-1]) == ("reserved_field", name)
 
 
 def test_other_routes_do_not_ignore_a_composition(server: LiveServer) -> None:
