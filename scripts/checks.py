@@ -81,7 +81,7 @@ def compiler_warning() -> str | None:
     remedy = (
         "`xcode-select --install`"
         if sys.platform == "darwin"
-        else f"`apt install g++ {version}-dev` (or your distribution's equivalent)"
+        else f"`apt install g++ {version}-dev`, `dnf install gcc-c++ python3-devel` or the like"
     )
     return f"{' and '.join(missing)} not found: the server compiles kernels on first use. {remedy}."
 

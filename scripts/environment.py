@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts import checks
+from scripts import checks, libraries
 from scripts.installer import PipError, install
 from scripts.locks import read_pins, torch_cpu_pin
 
@@ -21,6 +21,17 @@ TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 PROJECT = "pyproject.toml"
 EXPECTED = {"cpu": "2 to 5 minutes, 2.5 GB on disk", "cuda": "5 to 15 minutes, 12 GB on disk"}
+
+LOADS = {
+    "cpu": """import sys, torch, transformers, vllm
+from vllm.platforms import current_platform
+current_platform.import_kernels()
+if sys.platform == "linux":
+    torch.ops._C.init_cpu_memory_env""",
+    "cuda": "import torch, transformers, vllm",
+}
+"""A program per build that fails if what was installed cannot run; CUDA's kernels need a driver,
+which the machine that installs may lack."""
 
 
 class SetupError(Exception):
@@ -56,7 +67,7 @@ class Environment:
             if wanted.items() <= installed.items():
                 return
         started = time.monotonic()
-        self._check()
+        self._check(dev="dev.lock" in locks)
         installed = {} if self._create() else self._read_stamp()
         for name in locks:
             if installed.get(name) != wanted[name]:
@@ -73,8 +84,12 @@ class Environment:
                 return extra
         return None
 
-    def _check(self) -> None:
-        problems = [checks.platform_problem(sys.platform), checks.venv_problem()]
+    def _check(self, *, dev: bool) -> None:
+        problems = [
+            checks.platform_problem(sys.platform),
+            checks.venv_problem(),
+            libraries.problem(self.extra, dev=dev),
+        ]
         if self.installed_extra() is None:
             folder = next(path for path in (self.venv, *self.venv.parents) if path.exists())
             problems.append(checks.disk_problem(folder, self.extra, shutil.disk_usage(folder).free))
@@ -127,12 +142,14 @@ class Environment:
 
     def _verify(self) -> None:
         """A broken installation is found here, not at the first request."""
-        result = self._run("-c", "import torch, transformers, vllm")
+        result = self._run("-c", LOADS[self.extra])
         if result.returncode != 0:
-            last = (result.stderr.strip().splitlines() or ["no output"])[-1]
+            lines = (result.stdout + result.stderr).strip().splitlines() or ["no output"]
+            # vLLM goes on without its kernels, and only warns of the library that is missing.
+            why = next((line for line in lines if "Failed to import" in line), lines[-1])
             raise SetupError(
-                f"the installed packages do not import: {last}. Remove {self.venv} and run the "
-                "same command again."
+                f"the installed packages do not load: {why.strip()}. If it names a system library, "
+                f"install that; else remove {self.venv}. Then run the same command again."
             )
 
     def _pip(self, arguments: list[str], *, total: int) -> None:

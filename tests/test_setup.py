@@ -8,19 +8,24 @@ import json
 import re
 import subprocess
 import sys
+import sysconfig
 import tomllib
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from scripts import checks
+from scripts import checks, libraries
 from scripts.environment import Environment, SetupError
 from scripts.installer import explain
 from scripts.locks import read_pins, torch_cpu_pin
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = sorted((ROOT / "requirements").glob("*.lock"))
+GLIBC = {
+    *("libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1"),
+    *("ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"),
+}
 PIN = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)==[0-9][A-Za-z0-9.+]*")
 
 
@@ -87,7 +92,73 @@ def test_what_is_missing_is_said_with_the_remedy(problem: str | None, says: str)
     assert says in problem
 
 
+@pytest.mark.skipif(
+    sys.platform != "linux"
+    or Environment(ROOT, Path(sys.prefix), "cpu").installed_extra() != "cpu",
+    reason="macOS brings its libraries, a GPU's driver brings those of CUDA",
+)
+def test_the_libraries_are_those_that_the_wheels_need() -> None:
+    """What the installed extension modules need is in the wheels, in glibc or on the list."""
+    site = Path(sysconfig.get_path("platlib"))
+    modules = [*site.glob("vllm/*.so"), *site.glob("torch/lib/*.so*"), *site.glob("numpy.libs/*")]
+    lines = [
+        line
+        for module in modules
+        for line in subprocess.run(
+            ["readelf", "-d", module], capture_output=True, text=True, check=True
+        ).stdout.splitlines()
+    ]
+    needed = {line.split("[")[1].rstrip("]") for line in lines if "(NEEDED)" in line}
+    outside = needed - {path.name for path in site.rglob("*.so*")} - GLIBC
+    assert outside == set(libraries.LIBRARIES["cpu"])
+
+
+def test_a_missing_library_is_named_with_its_package() -> None:
+    missing = libraries.missing_libraries(["libc.so.6", "libnuma-of-nobody.so.1"])
+    assert missing == ["libnuma-of-nobody.so.1"]
+    for names, remedy in (
+        ({"ubuntu", "debian"}, "`apt install libnuma1 curl`"),
+        ({"fedora"}, "`dnf install numactl-libs curl`"),
+        ({"arch"}, "on Debian and Ubuntu: libnuma1 curl"),
+    ):
+        said = libraries.explain(["libnuma.so.1", "curl"], names)
+        assert "libnuma.so.1 and curl" in said
+        assert remedy in said
+
+
+def test_every_library_has_a_package() -> None:
+    asked = {"curl", *libraries.LIBRARIES["cpu"], *libraries.LIBRARIES["cuda"]}
+    for packages in libraries.PACKAGES.values():
+        assert packages.keys() == asked
+
+
+def test_a_linux_without_glibc_is_refused() -> None:
+    assert "musl" in (libraries.libc_problem("", "") or "")
+    assert "2.17 is too old" in (libraries.libc_problem("glibc", "2.17") or "")
+    assert libraries.libc_problem("glibc", "2.36") is None
+
+
+def test_the_distribution_is_read(tmp_path: Path) -> None:
+    release = tmp_path / "os-release"
+    release.write_text('NAME="Rocky Linux"\nID="rocky"\nID_LIKE="rhel centos fedora"\n')
+    assert libraries.distribution(release) == {"rocky", "rhel", "centos", "fedora"}
+    assert libraries.distribution(tmp_path / "nowhere") == set()
+
+
+def test_a_missing_library_ends_the_set_up_before_anything_is_installed(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(libraries.LIBRARIES, "cpu", ("libnuma-of-nobody.so.1",))
+    for packages in libraries.PACKAGES.values():
+        monkeypatch.setitem(packages, "libnuma-of-nobody.so.1", "libnobody")
+    environment = Environment(repository, tmp_path / "venv", "cpu")
+    with pytest.raises(SetupError, match="libnuma-of-nobody"):
+        environment.prepare(["cpu.lock"])
+    assert not environment.venv.exists()
+
+
 def test_this_machine_passes() -> None:
+    assert libraries.problem("cpu", dev=True) is None
     assert checks.python_problem(sys.version_info[:2]) is None
     assert checks.platform_problem(sys.platform) is None
     assert checks.disk_problem(Path("/"), "cpu", 7 * 10**9) is None

@@ -248,13 +248,17 @@ def test_headers_that_continue_headers(tmp_path: Path) -> None:
 
 
 def test_a_tar_that_leads_backwards(tmp_path: Path) -> None:
-    """A negative size sends Python's tarfile back to its beginning, for ever (CVE-2025-8194)."""
+    """A negative size sends Python's tarfile back to its beginning, for ever (CVE-2025-8194).
+
+    A Python with the fix refuses the header itself, in words of its own.
+    """
     info = tarfile.TarInfo("again")
     header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
     header[124:136] = (-1024).to_bytes(12, "big", signed=True)
     header[148:156] = b" " * 8
     header[148:156] = b"%06o\0 " % sum(header)
-    assert "backwards" in refused(tmp_path, bytes(header) + tarred(PAIR))
+    message = refused(tmp_path, bytes(header) + tarred(PAIR))
+    assert "is damaged: its headers lead backwards" in message or "invalid offset" in message
 
 
 def test_a_directory_that_a_zip_states_to_be_long(tmp_path: Path) -> None:
