@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
+
+from starlette.responses import JSONResponse
 
 from adapters import (
     AdapterError,
@@ -71,9 +74,41 @@ class AdapterUnavailableError(ComposerError):
 
 
 class UnauthorizedError(ServerError):
-    """A route for administrators, without their key."""
+    """The request has no key, or one that nobody knows."""
 
     code = "invalid_api_key"
+
+
+class RoleError(ServerError):
+    """The key of the request does not have the role that the route asks for."""
+
+    code = "missing_role"
+
+
+class RouteNotFoundError(ServerError):
+    """There is no such route here."""
+
+    code = "route_not_found"
+
+
+class RateLimitError(ServerError):
+    """The key has used up what it may ask for. `retry_after_s`: when to try again."""
+
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class UnavailableError(ServerError):
+    """The server cannot take the request now. `retry_after_s`: when to try again."""
+
+    code = "unavailable"
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class StoreError(ComposerError):
@@ -85,6 +120,10 @@ class StoreError(ComposerError):
 STATUS: tuple[tuple[type[ComposerError], int], ...] = (
     (UnauthorizedError, 401),
     (AdapterForbiddenError, 403),
+    (RoleError, 403),
+    (RouteNotFoundError, 404),
+    (RateLimitError, 429),
+    (UnavailableError, 503),
     (UnknownModelError, 404),
     (AdapterNotFoundError, 404),
     (CompositionNotFoundError, 404),
@@ -123,3 +162,35 @@ def error_body(error: ComposerError) -> dict[str, Any]:
             "code": error.code,
         }
     }
+
+
+_MESSAGES = "/v1/messages"
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+
+
+def error_response(error: ComposerError, path: str) -> JSONResponse:
+    """The answer to a request that failed, in the format of its route.
+
+    Args:
+        error: what happened.
+        path: of the request, without the prefix of a proxy.
+    """
+    status = status_of(error)
+    body = error_body(error)
+    if path == _MESSAGES or path.startswith(f"{_MESSAGES}/"):
+        default = "invalid_request_error" if status < 500 else "api_error"
+        kind = _ANTHROPIC_TYPES.get(status, default)
+        body = {"type": "error", "error": {"type": kind, "message": error.message}}
+    headers = {}
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, RateLimitError | UnavailableError):
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    return JSONResponse(body, status_code=status, headers=headers)
