@@ -81,7 +81,7 @@ def _serve(settings: Settings) -> None:
         parts = app.Parts(settings, folder, shapes, auxiliaries, store, compositions, gates, models)
         openai.run(
             settings,
-            Needs(shapes, ranks, settings.admin_key is not None, auxiliaries),
+            Needs(shapes, ranks, settings.keys.publishes, auxiliaries),
             assemble=lambda engine: app.assemble(engine.app, engine, parts),
             on_ready=lambda url: _say_ready(url, aliases, time.monotonic() - start),
             say=_say,
@@ -128,6 +128,7 @@ def _prepare_environment(shapes: ModelShapes | None) -> None:
             "Unset it. Name adapters with --adapters, or set COMPOSER_ADMIN_KEY: then these routes "
             "publish in the adapter store."
         )
+    os.environ.pop("VLLM_API_KEY", None)  # `server.access_control` asks for it, on every route
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     # The engine's processes import our scheduler by name, wherever they are started.
     root = str(Path(__file__).resolve().parent.parent)

@@ -8,6 +8,7 @@ from adapters import Lease, Policy, Registry
 from composer.errors import ComposerError, UnknownModelError, quoted
 from composer.plan import BASE, Plan
 from server.errors import AdapterForbiddenError, AdapterUnavailableError
+from server.keys import Key
 from server.loading import Loader
 
 FIELD = "composition"
@@ -15,24 +16,44 @@ FIELD = "composition"
 
 
 class MemberNames(Collection[str]):
-    """What members may be called: the models, and the adapters as they are at any moment."""
+    """What members may be called: the models, and the adapters as they are at any moment.
+
+    With a key, those that it may use; in lists, adapters whose policy is against it are left out.
+    """
 
     def __init__(
-        self, registry: Registry, models: Collection[str], more: Collection[str] = ()
+        self,
+        registry: Registry,
+        models: Collection[str],
+        more: Collection[str] = (),
+        key: Key | None = None,
     ) -> None:
         self._registry = registry
         self._models = (BASE, *models)
         self._more = more
+        self._key = key
 
     def __contains__(self, name: object) -> bool:
-        return name in self._models or name in self._registry or name in self._more
+        known = name in self._models or name in self._registry or name in self._more
+        return known and (self._key is None or self._key.may_use(str(name)))
 
     def __iter__(self) -> Iterator[str]:
-        yield from {**dict.fromkeys(self._models), **dict.fromkeys(self._registry)}
-        yield from (name for name in self._more if name not in (*self._models, *self._registry))
+        names = dict.fromkeys((*self._models, *self._registry, *self._more))
+        yield from (name for name in names if self._shows(name))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+    def of(self, key: Key) -> MemberNames:
+        """Those that a key may use."""
+        return MemberNames(self._registry, self._models[1:], self._more, key)
+
+    def _shows(self, name: str) -> bool:
+        if self._key is None:
+            return True
+        served = self._registry.get(name)
+        allowed = served is None or served.policy.allows_key(self._key.secret)
+        return allowed and self._key.may_use(name)
 
 
 class Access:
@@ -64,7 +85,7 @@ class Access:
             raise
         return lease
 
-    def check_plan(self, plan: Plan, api_key: str | None, gone: Collection[str] = ()) -> None:
+    def check_plan(self, plan: Plan, key: Key, gone: Collection[str] = ()) -> None:
         """Whether all members but those that are gone may be used so.
 
         Raises:
@@ -73,8 +94,9 @@ class Access:
         """
         for member, weight in zip(plan.members, plan.weights, strict=True):
             if member.model in self._models or member.model in gone:
+                self._check_known(member.model, key)
                 continue
-            policy = self.check(member.model, api_key)
+            policy = self.check(member.model, key)
             if not policy.compositions and not plan.is_plain:
                 raise AdapterForbiddenError(
                     f"the adapter {quoted(member.model)} may not be used in compositions. "
@@ -88,14 +110,19 @@ class Access:
                     param=FIELD,
                 )
 
-    def check(self, alias: str, api_key: str | None) -> Policy:
+    def check(self, alias: str, key: Key) -> Policy:
         """The policy of an adapter that this key may use. Raises as `check_plan`."""
         served = self._registry.get(alias)
         if served is None:
-            raise UnknownModelError(alias, self.names, param=FIELD)
-        if not served.policy.allows_key(api_key):
+            raise UnknownModelError(alias, self.names.of(key), param=FIELD)
+        self._check_known(alias, key)
+        if not served.policy.allows_key(key.secret):
             raise AdapterForbiddenError(
                 f"the adapter {quoted(alias)} is not open to this API key. Ask its operator.",
                 param="model",
             )
         return served.policy
+
+    def _check_known(self, name: str, key: Key) -> None:
+        if not key.may_use(name):
+            raise UnknownModelError(name, self.names.of(key), param=FIELD)

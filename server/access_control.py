@@ -7,7 +7,7 @@ are taken out of the application, so no path leads to them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from enum import StrEnum
 
 from fastapi import FastAPI
@@ -15,8 +15,8 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from composer.errors import ComposerError, quoted
-from server.errors import RoleError, error_response
-from server.keys import Key, KeyRing, Role, set_key
+from server.errors import RoleError, RouteNotFoundError, UnauthorizedError, error_response
+from server.keys import ANONYMOUS, Key, KeyRing, Role, set_key
 from server.quotas import Quotas
 
 ALLOWED = frozenset(
@@ -24,8 +24,6 @@ ALLOWED = frozenset(
         "/v1/chat/completions",
         "/v1/completions",
         "/v1/responses",
-        "/v1/responses/{response_id}",
-        "/v1/responses/{response_id}/cancel",
         "/v1/messages",
         "/v1/messages/count_tokens",
         "/v1/models",
@@ -126,11 +124,21 @@ class AccessControl:
 
     def _identify(self, scope: Scope, path: str) -> Key:
         keyless = path in KEYLESS or (self._is_metrics(path) and self._metrics_are_open)
-        return self._keys.anonymous if keyless else self._keys.identify(scope)
+        return self._keys.anonymous(scope) if keyless else self._keys.identify(scope)
 
     async def _check(self, scope: Scope, path: str, key: Key) -> None:
         method = scope.get("method", "GET")
         role = role_for(method, path)
+        if role in (Role.PUBLISH, Role.ADMIN) and not self._keys.publishes:
+            raise RouteNotFoundError(
+                f"{method} {path} changes adapters, and no key of this server may. Start it with "
+                "--admin-key-file, COMPOSER_ADMIN_KEY or --keys."
+            )
+        if not key.may(role) and key.name == ANONYMOUS.name:
+            raise UnauthorizedError(
+                f"{method} {path} asks for the role '{role}': send 'Authorization: Bearer KEY' "
+                "with a key that has it."
+            )
         if not key.may(role):
             raise RoleError(
                 f"{method} {path} asks for the role '{role}', and the key {quoted(key.name)} has "
@@ -156,13 +164,3 @@ class AccessControl:
 def route_of(scope: Scope) -> str:
     """The path of a request, without the prefix of a proxy."""
     return str(scope["path"]).removeprefix(scope.get("root_path", ""))
-
-
-__all__: Sequence[str] = (
-    "ALLOWED",
-    "AccessControl",
-    "MetricsAccess",
-    "restrict_routes",
-    "role_for",
-    "route_of",
-)

@@ -1,17 +1,14 @@
 """The routes for administrators: publish, replace, roll back and remove adapters.
 
-They stand before vLLM's application, with a key of their own, and do not exist without one.
+They stand before vLLM's application, and do not exist where no key could have the role.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
-from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -21,10 +18,10 @@ from server.errors import (
     BodyTooLargeError,
     InvalidJsonError,
     ServerError,
-    UnauthorizedError,
     error_body,
     status_of,
 )
+from server.keys import key_of
 from server.service import AdapterService
 from server.uploads import Uploads, take_profile
 
@@ -32,32 +29,22 @@ PREFIX = "/v1/adapters"
 _VLLM_ROUTES = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
 
 
-class AdminDoor:
-    """ASGI middleware: requests for administrators go to `admin`, all others to `app`."""
+class AdminRoutes:
+    """ASGI middleware: requests that change adapters go to `admin`, all others to `app`.
 
-    def __init__(self, app: ASGIApp, *, admin: ASGIApp, key: str, max_body_bytes: int) -> None:
+    `server.access_control` stands before it and has checked the role of the key.
+    """
+
+    def __init__(self, app: ASGIApp, *, admin: ASGIApp, max_body_bytes: int) -> None:
         self._app = app
         self._admin = admin
-        self._digest = _digest(key)
         self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not _is_admin(scope):
             await self._app(scope, receive, send)
-        elif not self._knows(Headers(scope=scope)):
-            error = UnauthorizedError(
-                "this route is for administrators: send 'Authorization: Bearer KEY' with the key "
-                "of --admin-key-file or COMPOSER_ADMIN_KEY."
-            )
-            answer = _error(error)
-            answer.headers["WWW-Authenticate"] = "Bearer"
-            await answer(scope, receive, send)
         else:
             await self._admin(scope, self._counted(receive), send)
-
-    def _knows(self, headers: Headers) -> bool:
-        scheme, _, key = headers.get("authorization", "").partition(" ")
-        return scheme.lower() == "bearer" and hmac.compare_digest(_digest(key), self._digest)
 
     def _counted(self, receive: Receive) -> Receive:
         """`receive` that fails as soon as the body is one byte too long."""
@@ -204,10 +191,6 @@ def _is_admin(scope: Scope) -> bool:
     return path == PREFIX or path.startswith(PREFIX + "/") or path in _VLLM_ROUTES
 
 
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
-
-
 def _expected(request: Request) -> int | None:
     """What `If-Match` and `If-None-Match` say the alias' version must be; None: whatever it is."""
     match, none_match = (request.headers.get(name) for name in ("if-match", "if-none-match"))
@@ -229,8 +212,9 @@ def _expected(request: Request) -> int | None:
 
 
 def _actor(request: Request) -> str:
-    """Who the audit log names: the address that the request came from."""
-    return f"admin at {request.client.host}" if request.client else "admin"
+    """Who the audit log names: the key, and the address that the request came from."""
+    name = key_of(request.scope).name
+    return f"{name} at {request.client.host}" if request.client else name
 
 
 async def _object(request: Request) -> dict[str, Any]:

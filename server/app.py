@@ -14,13 +14,15 @@ from starlette.responses import JSONResponse
 from adapters import ModelShapes, Profile, Store
 from composer.errors import ComposerError
 from composer.plan import BASE
-from server.admin import AdminDoor, make_admin
+from server.access_control import AccessControl, restrict_routes, route_of
+from server.admin import AdminRoutes, make_admin
 from server.auxiliary import AuxiliaryModel
 from server.engine import Engine
-from server.errors import error_body, status_of
+from server.errors import RouteNotFoundError, error_response
 from server.front import Front
 from server.gates import Gates, LoadedGate
 from server.loading import Loader
+from server.quotas import Quotas
 from server.resolve import Resolver
 from server.routes import make_router
 from server.routing import AUTO, Routing
@@ -78,30 +80,39 @@ async def assemble(app: FastAPI, engine: Engine, parts: Parts) -> AdapterService
     routing = Routing(engine, registry, gates, parts.profiles, default)
     resolver = Resolver(engine, registry, loader, store, settings.limits, routing, templates)
     router = make_router(engine, registry, store, resolver)
+    restrict_routes(app, settings.exposed, settings.metrics)
     # Ours come first: of two routes for one path, the first answers.
     app.router.routes[:0] = router.routes
     app.add_exception_handler(ComposerError, _answer_error)
-    # Starlette's list goes from the outermost to the innermost. Administrators have a key of their
-    # own, which vLLM's authentication does not know.
-    app.user_middleware.append(
-        Middleware(Front, resolver=resolver, max_body_bytes=settings.max_body_bytes)
+    app.add_exception_handler(404, _answer_missing)
+    app.add_exception_handler(405, _answer_missing)
+    # Starlette's list goes from the outermost to the innermost: vLLM's own, then who may do what,
+    # then our routes for adapters, then compositions.
+    layers = app.user_middleware
+    layers.append(
+        Middleware(AccessControl, keys=settings.keys, quotas=Quotas(), metrics=settings.metrics)
     )
-    if settings.admin_key is not None:
+    if settings.keys.publishes:
         weights = WeightSpace(parts.adapters, settings.sources, parts.base)
         uploads = Uploads(settings.sources, weights, parts.adapters)
-        door = Middleware(
-            AdminDoor,
-            admin=make_admin(service, uploads),
-            key=settings.admin_key,
-            max_body_bytes=settings.sources.max_bytes,
-        )
-        app.user_middleware.insert(0, door)
+        admin = make_admin(service, uploads)
+        most = settings.sources.max_bytes
+        layers.append(Middleware(AdminRoutes, admin=admin, max_body_bytes=most))
+    layers.append(Middleware(Front, resolver=resolver, max_body_bytes=settings.max_body_bytes))
     # vLLM has built the stack already, without our layers and our error handler.
     app.middleware_stack = app.build_middleware_stack()
     return service
 
 
-async def _answer_error(_: Request, error: Exception) -> JSONResponse:
+async def _answer_error(request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, ComposerError):
         raise error
-    return JSONResponse(error_body(error), status_code=status_of(error))
+    return error_response(error, route_of(request.scope))
+
+
+async def _answer_missing(request: Request, error: Exception) -> JSONResponse:
+    path = route_of(request.scope)
+    said = str(getattr(error, "detail", ""))
+    if said in ("", "Not Found", "Method Not Allowed"):
+        said = f"{request.method} {path} is no route of this server. GET /openapi.json lists them."
+    return error_response(RouteNotFoundError(said), path)

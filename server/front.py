@@ -11,8 +11,6 @@ import logging
 from dataclasses import replace
 from typing import Any
 
-from starlette.datastructures import Headers
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from composer.compiled import RESERVED_ARGS
@@ -24,9 +22,9 @@ from server.errors import (
     BodyTooLargeError,
     InvalidJsonError,
     ReservedFieldError,
-    error_body,
-    status_of,
+    error_response,
 )
+from server.keys import key_of
 from server.resolve import COMPARE, Resolution, Resolver
 from server.rewrite import AnswerSender
 
@@ -57,8 +55,7 @@ class Front:
         try:
             await self._answer(scope, receive, send)
         except ComposerError as error:
-            answer = JSONResponse(error_body(error), status_code=status_of(error))
-            await answer(scope, receive, send)
+            await error_response(error, _path(scope))(scope, receive, send)
         except RefusedError as error:
             await error.response(scope, receive, send)
         except ClientGoneError:
@@ -99,7 +96,7 @@ class Front:
 
     async def _ask(self, scope: Scope, receive: Receive, body: Body) -> dict[str, Any]:
         """What a request of the same kind, to a single model, is answered."""
-        resolution = await self._resolver.resolve(_COMPOSING[_path(scope)], body, _api_key(scope))
+        resolution = await self._resolver.resolve(_COMPOSING[_path(scope)], body, key_of(scope))
         if resolution is None:
             data, scope = _written(body, scope)
             return await collected(self._app, scope, _replay(data, receive))
@@ -110,14 +107,15 @@ class Front:
     async def _resolve(self, scope: Scope, data: bytes) -> Resolution | None:
         kind = _COMPOSING.get(_path(scope))
         suspicious = _may_compose(data)
-        if kind is None and not suspicious and b'"model"' not in data:
+        key = key_of(scope)
+        if kind is None and not suspicious and key.models is None and b'"model"' not in data:
             return None
         body = _object(data, required=kind is not None)
         if body is None:
             return None
         if suspicious:
             _check_reserved(body, kind)
-        return await self._resolver.resolve(kind, body, _api_key(scope))
+        return await self._resolver.resolve(kind, body, key)
 
     async def _read(self, receive: Receive) -> bytes:
         """The whole body. Raises `BodyTooLargeError` as soon as it is one byte too many."""
@@ -140,12 +138,6 @@ def _written(body: Body, scope: Scope) -> tuple[bytes, Scope]:
     """A request as vLLM reads it."""
     data = json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass")
     return data, {**scope, "headers": _with_length(scope["headers"], len(data))}
-
-
-def _api_key(scope: Scope) -> str | None:
-    """The key of `Authorization: Bearer KEY`; vLLM has checked it where it asks for one."""
-    scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
-    return key if scheme.lower() == "bearer" and key else None
 
 
 def _path(scope: Scope) -> str:

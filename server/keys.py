@@ -220,6 +220,11 @@ class KeyRing:
         """Whether any key may publish adapters, now or after the file of keys has changed."""
         return self._file is not None or ADMIN in self._fixed.values()
 
+    def anonymous(self, scope: Scope) -> Key:
+        """Who sends a request that needs no key, and is not asked for one."""
+        secrets = presented(scope)
+        return replace(ANONYMOUS, secret=secrets[0] if secrets else None)
+
     def identify(self, scope: Scope) -> Key:
         """Who sends a request, by `Authorization: Bearer KEY` or `x-api-key: KEY`.
 
@@ -232,7 +237,7 @@ class KeyRing:
             if (key := known.get(_digest(secret))) is not None:
                 return replace(key, secret=secret)
         if not self.required:
-            return replace(ANONYMOUS, secret=secrets[0] if secrets else None)
+            return self.anonymous(scope)
         problem = "the API key of this request is not known" if secrets else "no API key was sent"
         raise UnauthorizedError(
             f"{problem}. Send 'Authorization: Bearer KEY' or 'x-api-key: KEY', with a key that "

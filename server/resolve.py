@@ -27,6 +27,7 @@ from server.access import FIELD, Access, MemberNames
 from server.binding import Binder, Bound
 from server.decoration import Decoration, Routed
 from server.engine import Body, Engine, Kind
+from server.keys import Key
 from server.loading import Loader
 from server.report import RoutingReport
 from server.routing import AUTO, Routing
@@ -81,20 +82,19 @@ class Resolver:
         self._store = store
         self._limits = limits
 
-    def parse(self, composition: object, param: str = FIELD) -> Plan:
-        """Read a composition. Raises `CompositionError`."""
+    def parse(self, composition: object, param: str = FIELD, key: Key | None = None) -> Plan:
+        """Read a composition; with a key, one of what it may use. Raises `CompositionError`."""
         known = self._with_gates if _asks_gate(composition) else self.member_names
+        known = known if key is None else known.of(key)
         return parse_composition(composition, known=known, limits=self._limits, param=param)
 
-    async def resolve(
-        self, kind: Kind | None, body: Body, api_key: str | None = None
-    ) -> Resolution | None:
+    async def resolve(self, kind: Kind | None, body: Body, key: Key) -> Resolution | None:
         """What becomes of the request; None for an ordinary one, which vLLM gets as it came.
 
         Args:
             kind: the route, where it is one that composes.
             body: the request.
-            api_key: the key that it came with, for the policies of adapters.
+            key: whose request it is.
 
         Raises:
             CompositionError: the composition cannot be computed.
@@ -107,16 +107,19 @@ class Resolver:
             return None
         asked = model or self._engine.base_names[0]
         if kind is None or composition is None:
+            self._check_may_ask(asked, key)
             if asked in self._engine.base_names:
                 _refuse_compare(kind, body)
                 return None
             if asked in self._registry and model_of(asked) is None:
                 _refuse_compare(kind, body)
-                return await self._alone(kind, body, asked, api_key)
+                return await self._alone(kind, body, asked, key)
             if kind is None:
-                self._refuse_engine_name(asked)
+                self._refuse_engine_name(asked, key)
                 return None
-            plan = self._named(asked, api_key)
+            plan = self._named(asked, key)
+            if asked in self._store:  # whoever may use it may use it whole
+                key = replace(key, models=None)
         else:
             if asked not in self._engine.base_names:
                 raise CompositionSchemaError(
@@ -124,18 +127,16 @@ class Resolver:
                     f"With a composition, leave model out or set it to '{BASE}'.",
                     param="model",
                 )
-            plan = self.parse(composition)
+            plan = self.parse(composition, key=key)
         try:
-            return await self._composed(kind, body, asked, plan, api_key)
+            return await self._composed(kind, body, asked, plan, key)
         except CompositionError as error:
             error.param = error.param or FIELD
             raise
 
-    async def _alone(
-        self, kind: Kind | None, body: Body, alias: str, api_key: str | None
-    ) -> Resolution:
+    async def _alone(self, kind: Kind | None, body: Body, alias: str, key: Key) -> Resolution:
         """A request to one adapter, on any of vLLM's routes."""
-        self._access.check(alias, api_key)
+        self._access.check(alias, key)
         lease = await self._access.lease({alias})
         generation = lease.generations[alias]
         told = _digests(lease) if kind is not None else None
@@ -143,11 +144,11 @@ class Resolver:
         return Resolution(rewritten, Decoration(alias, None, told), lease)
 
     async def _composed(
-        self, kind: Kind, body: Body, asked: str, plan: Plan, api_key: str | None
+        self, kind: Kind, body: Body, asked: str, plan: Plan, key: Key
     ) -> Resolution:
         settled, missing = await self.routing.settle(kind, body, plan)
         alone = await self._compared(kind, body, plan) if _wants_compare(body) else ()
-        self._access.check_plan(plan, api_key, missing)
+        self._access.check_plan(plan, key, missing)
         lease = await self._access.lease(
             {m.model for m in settled.members if m.model in self._registry}
         )
@@ -187,27 +188,36 @@ class Resolver:
         )
         return tuple(dict.fromkeys(best.candidates))
 
-    def _named(self, model: str, api_key: str | None) -> Plan:
+    def _named(self, model: str, key: Key) -> Plan:
         """The plan that a `model` stands for: a stored composition, the default router or a
         formula."""
         if model in self._store:
             return self.parse(self._store.get(model), param="model")
         if model == AUTO:
-            return self.parse(self.routing.auto(api_key), param="model")
+            return self.parse(self.routing.auto(key), param="model")
         try:
-            return self.parse(model, param="model")
+            return self.parse(model, param="model", key=key)
         except (FormulaSyntaxError, UnknownModelError):
             if _FORMULA_CHARACTERS.isdisjoint(model):  # a name, not a formula: say so
-                self._refuse_unknown(model)
+                self._refuse_unknown(model, key)
             raise
 
-    def _refuse_unknown(self, model: str) -> NoReturn:
-        known = (*self._engine.base_names, *self.member_names, *self._store.names())
-        raise UnknownModelError(model, set(known), param="model") from None
+    def _check_may_ask(self, model: str, key: Key) -> None:
+        """Raise `UnknownModelError` where a name stands for what the key may not use."""
+        name = BASE if model in self._engine.base_names else model
+        named = name in self.member_names or name in self._store or name == AUTO
+        if named and not key.may_use(name):
+            self._refuse_unknown(model, key)
 
-    def _refuse_engine_name(self, model: str) -> None:
+    def _refuse_unknown(self, model: str, key: Key) -> NoReturn:
+        base = self._engine.base_names if key.may_use(BASE) else ()
+        stored = filter(key.may_use, self._store.names())
+        known = {*base, *self.member_names.of(key), *stored}
+        raise UnknownModelError(model, known, param="model") from None
+
+    def _refuse_engine_name(self, model: str, key: Key) -> None:
         if _ENGINE_NAME.fullmatch(model):
-            self._refuse_unknown(model)
+            self._refuse_unknown(model, key)
 
     # ---- the rewritten request
 

@@ -14,16 +14,17 @@ from composer.errors import CompositionError
 from composer.plan import BASE
 from server.engine import Body, Engine
 from server.errors import InvalidJsonError, NameTakenError
+from server.keys import Key, key_of
 from server.resolve import Resolver
 from server.routing import AUTO, Routing
 from server.store import CompositionStore, Json, check_name
 
 
 def model_list(
-    engine: Engine, registry: Registry, store: CompositionStore, routing: Routing
+    engine: Engine, registry: Registry, store: CompositionStore, routing: Routing, key: Key
 ) -> Body:
-    """What `model` may be: the base, adapters, stored compositions, and `auto` where there is
-    something to route to; formulas are not listed."""
+    """What `model` may be for a key: the base, adapters, stored compositions, and `auto` where
+    there is something to route to; formulas are not listed."""
     adapters = [
         {
             "id": alias,
@@ -38,6 +39,8 @@ def model_list(
         }
         for alias in registry.names()
         if (served := registry.get(alias)) is not None
+        and key.may_use(alias)
+        and served.policy.allows_key(key.secret)
     ]
     compositions = [
         {
@@ -50,6 +53,7 @@ def model_list(
             "composition": store.get(name),
         }
         for name in store.names()
+        if key.may_use(name)
     ]
     models = [
         {
@@ -62,7 +66,7 @@ def model_list(
             "max_model_len": capacity.context_tokens,
         }
         for name, capacity in engine.capacities.items()
-        if name is not None
+        if name is not None and key.may_use(name)
     ]
     auto = {
         "id": AUTO,
@@ -73,8 +77,9 @@ def model_list(
         "parent": BASE,
         "router": routing.default,
     }
-    routers = [auto] if routing.serves_auto else []
-    data = [*engine.base_cards(), *models, *adapters, *compositions, *routers]
+    routers = [auto] if routing.serves_auto and key.may_use(AUTO) else []
+    base = engine.base_cards() if key.may_use(BASE) else []
+    data = [*base, *models, *adapters, *compositions, *routers]
     return {"object": "list", "data": data}
 
 
@@ -94,9 +99,9 @@ def make_router(
             return entry | {"error": error.message}
 
     @router.get("/v1/models")
-    async def list_models() -> dict[str, Any]:
+    async def list_models(request: Request) -> dict[str, Any]:
         """List the base model, the adapters and the stored compositions."""
-        return model_list(engine, registry, store, resolver.routing)
+        return model_list(engine, registry, store, resolver.routing, key_of(request.scope))
 
     @router.get("/v1/compositions")
     async def list_compositions() -> dict[str, Any]:

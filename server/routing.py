@@ -15,6 +15,7 @@ from composer.routers.similarity import PromptRouter
 from composer.routing import route
 from server.engine import Body, Engine, Kind, Tokens
 from server.gates import Gates
+from server.keys import Key
 from server.settings import MIXTURE_OPTIONS
 
 AUTO = "auto"
@@ -48,7 +49,7 @@ class Routing:
         """Whether anything can be routed to."""
         return self.default["kind"] == "gate" or bool(self._texts())
 
-    def auto(self, api_key: str | None) -> Body:
+    def auto(self, key: Key) -> Body:
         """The composition that `model: "auto"` stands for.
 
         Raises:
@@ -56,7 +57,7 @@ class Routing:
         """
         router = dict(self.default)
         options = {name: router.pop(name) for name in MIXTURE_OPTIONS if name in router}
-        experts = self._routable(router, api_key)
+        experts = self._routable(router, key)
         if not experts:
             raise UnsupportedError(
                 f"the model '{AUTO}' has no adapter to choose from. An adapter is chosen by its "
@@ -70,19 +71,21 @@ class Routing:
             options["top_k"] = min(top_k, len(experts))
         return {"recipe": "mixture", "experts": experts, "router": router, **options}
 
-    def _routable(self, router: Mapping[str, object], api_key: str | None) -> list[str]:
+    def _routable(self, router: Mapping[str, object], key: Key) -> list[str]:
         if router["kind"] == "gate":  # it knows its adapters from training
             name = router.get("name")
             known = self.gates.get(name if isinstance(name, str) else None).gate.classes
         else:
             known = tuple(self._texts())
-        return [name for name in known if self._allowed(name, api_key)]
+        return [name for name in known if self._allowed(name, key)]
 
-    def _allowed(self, name: str, api_key: str | None) -> bool:
+    def _allowed(self, name: str, key: Key) -> bool:
+        if not key.may_use(name):
+            return False
         served = self._registry.get(name)
         if served is None:  # a model; or an adapter of a gate that is gone, which `settle` says
             return True
-        return served.policy.compositions and served.policy.allows_key(api_key)
+        return served.policy.compositions and served.policy.allows_key(key.secret)
 
     # ---- one request
 

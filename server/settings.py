@@ -14,7 +14,9 @@ from adapters import SourceRules
 from composer.errors import CompositionError
 from composer.plan import Limits
 from composer.wire import parse_composition
+from server.access_control import MetricsAccess
 from server.auxiliary import AuxiliaryGiven
+from server.keys import KeyFile, KeyRing
 
 MIB = 2**20
 _SHORTEST_KEY = 16
@@ -45,7 +47,11 @@ class Settings:
     max_body_bytes: int
     adapter_store: Path | None
     sources: SourceRules
-    admin_key: str | None
+    keys: KeyRing
+    exposed: frozenset[str]
+    """Routes of vLLM that are served beside those that always are."""
+
+    metrics: MetricsAccess
     verify_adapters: bool
     examples: tuple[tuple[str, Path], ...]
     """Files with the examples of what has this name, for routers that read the prompt."""
@@ -85,7 +91,9 @@ class Settings:
                 remote=tuple(ours.adapter_source),
                 max_bytes=ours.max_adapter_mib * MIB,
             ),
-            admin_key=_read_key(parser, ours.admin_key_file),
+            keys=_key_ring(parser, ours),
+            exposed=frozenset(ours.expose),
+            metrics=ours.metrics,
             verify_adapters=ours.verify_adapters,
             examples=_pairs(parser, "--examples", ours.examples),
             routers=_pairs(parser, "--router", ours.router),
@@ -169,6 +177,38 @@ def _parser() -> argparse.ArgumentParser:
         "environment. Without a key these routes do not exist",
     )
     add(
+        "--keys",
+        type=Path,
+        metavar="FILE",
+        help="TOML file of API keys with roles, models and limits (docs/operating.md); it is read "
+        "again when it changes. With it, every request but /live, /ready and /health needs a key",
+    )
+    add(
+        "--api-key",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="KEY",
+        help="keys that may use all models and store compositions; or VLLM_API_KEY in the "
+        "environment, which other users of the machine cannot read",
+    )
+    add(
+        "--expose",
+        action="append",
+        default=[],
+        metavar="ROUTE",
+        help="a route of vLLM to serve that is left out otherwise, e.g. /version; may be given "
+        "several times",
+    )
+    add(
+        "--metrics",
+        type=MetricsAccess,
+        choices=list(MetricsAccess),
+        default=MetricsAccess.KEY,
+        help="who may read /metrics: with 'key' a key for all models, where keys are required; "
+        "'open' everybody; 'off' nobody (default: %(default)s)",
+    )
+    add(
         "--verify-adapters",
         action="store_true",
         help="compare every adapter with PEFT before it is served (loads the model once more)",
@@ -207,8 +247,9 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--max-body-mib",
         type=_positive,
-        default=32,
-        help="largest request body in MiB (default: %(default)s)",
+        default=1,
+        help="largest body of an inference request in MiB (default: %(default)s); adapters have "
+        "--max-adapter-mib",
     )
     return parser
 
@@ -226,8 +267,18 @@ def _pairs(
     return tuple(pairs)
 
 
+def _key_ring(parser: argparse.ArgumentParser, ours: argparse.Namespace) -> KeyRing:
+    """All keys that the command line and the environment name."""
+    api_keys = ours.api_key or [os.environ.get("VLLM_API_KEY", "")]
+    try:
+        file = KeyFile(ours.keys) if ours.keys is not None else None
+    except ValueError as error:
+        parser.error(str(error))
+    return KeyRing(filter(None, api_keys), _read_key(parser, ours.admin_key_file), file)
+
+
 def _read_key(parser: argparse.ArgumentParser, file: Path | None) -> str | None:
-    """The administrators' key, from the file or the environment; None switches the routes off."""
+    """The administrators' key, from the file or the environment."""
     key = os.environ.get("COMPOSER_ADMIN_KEY") or None
     where = "COMPOSER_ADMIN_KEY"
     if file is not None:

@@ -18,6 +18,7 @@ from composer.wire import parse_composition
 from server.access import MemberNames
 from server.engine import Engine, Kind
 from server.gates import Gates, LoadedGate
+from server.keys import ANONYMOUS
 from server.routing import Routing
 
 ADDS, LIVES = ("What is 1 + 2?", "What is 30 + 4?"), ("Where does Ann live?",)
@@ -74,33 +75,33 @@ def adapters() -> Registry:
 def test_auto_takes_what_has_texts_and_is_allowed(adapters: Registry) -> None:
     one = routing(adapters)
     assert one.serves_auto
-    assert one.auto(None) == {
+    assert one.auto(ANONYMOUS) == {
         "recipe": "mixture",
         "experts": ["adds", "lives"],
         "router": {"kind": "prompt"},
         "top_k": 1,
     }
     both = routing(adapters, default={"kind": "prompt", "top_k": 9, "explain": True})
-    assert both.auto(None)["top_k"] == 2, "of as many as there are"
-    assert both.auto(None)["explain"] is True
+    assert both.auto(ANONYMOUS)["top_k"] == 2, "of as many as there are"
+    assert both.auto(ANONYMOUS)["explain"] is True
     models = routing(registry(), models={"base": Profile(LIVES), "small": Profile()})
-    assert models.auto(None)["experts"] == ["base"]
+    assert models.auto(ANONYMOUS)["experts"] == ["base"]
 
 
 def test_auto_with_nothing_to_choose_from() -> None:
     one = routing(registry(mute=(OPEN, Profile())))
     assert not one.serves_auto
     with pytest.raises(UnsupportedError, match="--examples"):
-        one.auto(None)
+        one.auto(ANONYMOUS)
     with pytest.raises(GateError, match="--router"):
-        routing(registry(), default={"kind": "gate"}).auto(None)
+        routing(registry(), default={"kind": "gate"}).auto(ANONYMOUS)
 
 
 def test_auto_by_a_gate_takes_its_classes(adapters: Registry) -> None:
     trained = gate("tasks", "base", "mute", "alone", "secret", "gone")
     one = routing(adapters, trained, default={"kind": "gate", "missing": "remaining"})
     assert one.serves_auto
-    composition = one.auto(None)
+    composition = one.auto(ANONYMOUS)
     assert composition["experts"] == ["base", "mute", "gone"]
     plan, missing = settled(one, composition, "x")
     assert (plan.candidates, missing) == (("base", "mute"), ("gone",))
@@ -117,7 +118,7 @@ def test_auto_by_a_gate_takes_its_classes(adapters: Registry) -> None:
 )
 def test_the_nearest_expert(adapters: Registry, question: str, expert: str) -> None:
     one = routing(adapters)
-    plan, _ = settled(one, one.auto(None), question)
+    plan, _ = settled(one, one.auto(ANONYMOUS), question)
     assert plan.candidates == (expert,)
     assert plan.is_plain
 
@@ -129,14 +130,14 @@ def test_new_examples_count_at_once(adapters: Registry) -> None:
         for alias, text in (("adds", adds), ("lives", lives)):
             with adapters.lease([alias]) as lease:
                 adapters.point(lease.generations[alias], OPEN, version, Profile((text,)))
-        plan, _ = settled(one, one.auto(None), "Sing")
+        plan, _ = settled(one, one.auto(ANONYMOUS), "Sing")
         assert plan.candidates == (expert,)
 
 
 @pytest.mark.parametrize("body", [{}, {"messages": 3}, {"messages": [7]}, {"messages": [{}]}])
 def test_a_malformed_conversation_is_left_to_vllm(adapters: Registry, body: Any) -> None:
     one = routing(adapters)
-    plan = parse_composition(one.auto(None), known={"adds", "lives"})
+    plan = parse_composition(one.auto(ANONYMOUS), known={"adds", "lives"})
     assert asyncio.run(one.settle(Kind.CHAT, body, plan))[0].rows == 1
 
 

@@ -11,6 +11,7 @@ import pytest
 from adapters import ModelShapes
 from server.auxiliary import AuxiliaryGiven, AuxiliaryModel
 from server.flags import Needs, Platform, auxiliary_options, read_flags, set_engine_options
+from server.keys import Role
 from server.settings import Settings
 
 CPU = Platform(is_cpu=True, lora_ranks=(8, 16, 64))
@@ -188,16 +189,23 @@ def test_the_classes_of_composition_cannot_be_replaced() -> None:
 def test_the_key_of_administrators(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    def admin(secret: str, *words: str) -> bool:
+        keys = Settings.from_arguments(["--model", "m", *words]).keys
+        headers = [(b"authorization", f"Bearer {secret}".encode())]
+        return keys.identify({"type": "http", "headers": headers}).may(Role.ADMIN)
+
     monkeypatch.delenv("COMPOSER_ADMIN_KEY", raising=False)
-    assert Settings.from_arguments(["--model", "m"]).admin_key is None
+    assert not Settings.from_arguments(["--model", "m"]).keys.publishes
     monkeypatch.setenv("COMPOSER_ADMIN_KEY", "")
-    assert Settings.from_arguments(["--model", "m"]).admin_key is None
+    assert not Settings.from_arguments(["--model", "m"]).keys.publishes
     monkeypatch.setenv("COMPOSER_ADMIN_KEY", "from the environment")
-    assert Settings.from_arguments(["--model", "m"]).admin_key == "from the environment"
+    assert admin("from the environment")
+    assert not admin("of somebody else")
     file = tmp_path / "key"
     file.write_text("from the file, longer\n")
     arguments = ["--model", "m", "--admin-key-file", str(file)]
-    assert Settings.from_arguments(arguments).admin_key == "from the file, longer"
+    assert admin("from the file, longer", *arguments[2:])
+    assert not admin("from the environment", *arguments[2:])
     file.write_text("short\n")
     with pytest.raises(SystemExit):
         Settings.from_arguments(arguments)
