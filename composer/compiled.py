@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from composer.plan import Filter, FilterKind
+from composer.plan import MOST_KEPT, Filter, FilterKind
 
 ENGINE_ARG = "composition"
 """Key of the JSON string in `SamplingParams.extra_args`."""
@@ -26,6 +26,9 @@ worker."""
 
 RESERVED_ARGS = frozenset({ENGINE_ARG, ROW_ARG})
 """Every key of `extra_args` that the engine reads. Clients may write none of them."""
+
+MAX_WEIGHT = 1e30
+"""Largest magnitude of a weight: sums of logits stay finite in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,10 @@ class LoadedAdapter:
     name: str
     id: int
     path: str
+
+    def __post_init__(self) -> None:
+        if not 0 < self.id < 2**63:  # vLLM keeps it as an int64, and 0 stands for no adapter
+            raise ValueError(f"the id of an adapter is {self.id}; it must be from 1 to 2**63 - 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +164,8 @@ class CompiledPlan:
                 raise ValueError("the row of a switch begins with another adapter than its start")
         if self.mixture is not None and any(not row.weight >= 0 for row in self.rows):
             raise ValueError("the prior of a row is negative")
+        if self.mixture is not None and self.rows and not any(row.weight for row in self.rows):
+            raise ValueError("the priors of all rows are zero; give one of them weight")
         if not self.rows:
             raise ValueError("a compiled plan needs at least one row")
         if self.rows[0].prompt_token_ids is not None:
@@ -169,11 +178,17 @@ class CompiledPlan:
         for row in self.rows:
             if not math.isfinite(row.weight):
                 raise ValueError(f"weight {row.weight} is not a finite number")
+            if abs(row.weight) > MAX_WEIGHT:
+                raise ValueError(f"weight {row.weight} is beyond ±{MAX_WEIGHT:g}")
             if row.prompt_token_ids is not None and not row.prompt_token_ids:
                 raise ValueError("the prompt of a member is empty; give it at least one token")
         for f in self.filters:
             if not 0 <= f.member < len(self.rows):
                 raise ValueError(f"filter {f.kind} names row {f.member} of {len(self.rows)}")
+            if not 0 <= f.value <= MOST_KEPT:
+                raise ValueError(f"filter {f.kind} has the value {f.value}")
+        if len({(f.kind, f.member) for f in self.filters}) < len(self.filters):
+            raise ValueError("a row has two filters of one kind; keep the stricter one")
 
     @property
     def is_routed(self) -> bool:
@@ -242,32 +257,69 @@ class CompiledPlan:
         if text is None:
             return None
         try:
-            value = json.loads(text)
-            rows = tuple(
-                Row(
-                    weight=float(row["weight"]),
-                    adapter=_loaded(row["adapter"]),
-                    prompt_token_ids=tuple(map(int, row["prompt"]))
-                    if row["prompt"] is not None
-                    else None,
-                    model=row["model"],
-                )
-                for row in value["rows"]
-            )
-            filters = tuple(Filter(FilterKind(k), int(m), float(v)) for k, m, v in value["filters"])
-            mixture = value["mixture"] and Mixture(**value["mixture"])
-            switch = value["switch"] and Switch(
-                **value["switch"]
-                | {
-                    "candidates": tuple(map(_loaded, value["switch"]["candidates"])),
-                    "classes": tuple(value["switch"]["classes"]),
-                    "triggers": tuple(value["switch"]["triggers"]),
-                }
-            )
-            report, explain = value["report"], bool(value["explain"])
-        except (TypeError, KeyError, json.JSONDecodeError) as error:
-            raise ValueError(f"'{ENGINE_ARG}' is not a compiled plan: {error}") from error
-        return CompiledPlan(rows, filters, mixture or None, switch or None, report, explain)
+            return _plan(json.loads(text))
+        except _MALFORMED as error:
+            raise ValueError(
+                f"'{ENGINE_ARG}' is not a compiled plan: {str(error)[:200]}"
+            ) from error
+
+
+_MALFORMED = (
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    IndexError,
+    OverflowError,
+    RecursionError,
+)
+"""What reading foreign JSON may raise: `json.loads` itself, and looking into what it gives."""
+
+
+def _plan(value: Any) -> CompiledPlan:
+    """The plan of a decoded value. Raises one of `_MALFORMED` if it is not what `to_extra_args`
+    writes."""
+    mixture, switch = value["mixture"], value["switch"]
+    return CompiledPlan(
+        rows=tuple(map(_row, value["rows"])),
+        filters=tuple(Filter(FilterKind(k), int(m), float(v)) for k, m, v in value["filters"]),
+        mixture=Mixture(**mixture) if mixture is not None else None,
+        switch=_switch(switch) if switch is not None else None,
+        report=_typed(value["report"], str, optional=True),
+        explain=_typed(value["explain"], bool),
+    )
+
+
+def _row(value: Any) -> Row:
+    prompt = value["prompt"]
+    return Row(
+        weight=float(value["weight"]),
+        adapter=_loaded(value["adapter"]),
+        prompt_token_ids=_integers(prompt) if prompt is not None else None,
+        model=_typed(value["model"], str, optional=True),
+    )
+
+
+def _switch(value: Any) -> Switch:
+    return Switch(
+        candidates=tuple(map(_loaded, value["candidates"])),
+        start=_typed(value["start"], int),
+        gate=_typed(value["gate"], str, optional=True),
+        classes=_integers(value["classes"]),
+        stickiness=float(value["stickiness"]),
+        triggers=_integers(value["triggers"]),
+    )
+
+
+def _integers(values: Sequence[Any]) -> tuple[int, ...]:
+    return tuple(_typed(value, int) for value in values)
+
+
+def _typed(value: Any, kind: type, *, optional: bool = False) -> Any:
+    """`value`, if it is of this type. Raises `TypeError` otherwise."""
+    if type(value) is not kind and not (optional and value is None):
+        raise TypeError(f"{str(value)[:80]!r} is not of type {kind.__name__}")
+    return value
 
 
 def _listed(adapter: LoadedAdapter | None) -> list[str | int] | None:
@@ -275,4 +327,7 @@ def _listed(adapter: LoadedAdapter | None) -> list[str | int] | None:
 
 
 def _loaded(value: Sequence[Any] | None) -> LoadedAdapter | None:
-    return LoadedAdapter(*value) if value else None
+    if value is None:
+        return None
+    name, id, path = value
+    return LoadedAdapter(_typed(name, str), _typed(id, int), _typed(path, str))

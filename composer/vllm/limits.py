@@ -20,6 +20,7 @@ class ModelLimits:
     context: int  # tokens
     adapters: int  # slots
     room: KVRoom
+    vocabulary: int  # token ids are below
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,8 @@ class GroupLimits:
         for row in plan.rows:
             own = row.prompt_token_ids
             prompts[row.model].append(leader.num_prompt_tokens if own is None else len(own))
+            if own is not None:
+                self._check_tokens(row.model, own)
             adapters[row.model].update({row.adapter.id} if row.adapter else ())
         if plan.switch is not None:
             adapters[None].update(one.id for one in plan.switch.candidates if one is not None)
@@ -64,11 +67,23 @@ class GroupLimits:
             longest = self._bounded(longest, model, prompts[model], len(adapters[model]))
         return longest
 
-    def _bounded(self, longest: int, model: str | None, prompts: list[int], adapters: int) -> int:
-        """`longest`, or what one model allows to its own rows if that is less."""
+    def _check_tokens(self, model: str | None, tokens: tuple[int, ...]) -> None:
+        """Refuse token ids for which a model has no embedding: looking them up would end it."""
+        vocabulary = self._of(model).vocabulary
+        if min(tokens) < 0 or max(tokens) >= vocabulary:
+            raise CompositionError(
+                f"a member's prompt has token ids from {min(tokens)} to {max(tokens)}; the model "
+                f"knows those from 0 to {vocabulary - 1}"
+            )
+
+    def _of(self, model: str | None) -> ModelLimits:
         if model not in self.models:
             raise UnknownModelError(str(model), [name for name in self.models if name is not None])
-        limits = self.models[model]
+        return self.models[model]
+
+    def _bounded(self, longest: int, model: str | None, prompts: list[int], adapters: int) -> int:
+        """`longest`, or what one model allows to its own rows if that is less."""
+        limits = self._of(model)
         name = "the base model" if model is None else f"the auxiliary model {model!r}"
         if adapters > limits.adapters:
             raise GroupTooLargeError(

@@ -17,10 +17,11 @@ from vllm.config import VllmConfig
 from vllm.sampling_params import SamplingParams
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
+from composer.bounds import check_token_lists
 from composer.compiled import CompiledPlan
 from composer.groups import Group
 from composer.kernel import Composition
-from composer.vllm.rows import RowTag
+from composer.vllm.rows import RowTag, refuse_row_tag
 
 
 class CompositionProcessor(LogitsProcessor):
@@ -43,9 +44,19 @@ class CompositionProcessor(LogitsProcessor):
     def validate_params(cls, sampling_params: SamplingParams) -> None:
         """Refuse what cannot work, while the request can still be answered with 400.
 
+        Sees every request of every route, composed or not.
+
         Raises:
-            ValueError: the plan is malformed, or the request asks for prompt logprobs.
+            ValueError: the request carries a row's tag or a malformed plan, is composed and asks
+                for prompt logprobs, or exceeds a bound of `composer.bounds`.
         """
+        check_token_lists(
+            stop=len(sampling_params.stop_token_ids or ()),
+            allowed=len(sampling_params.allowed_token_ids or ()),
+            biased=len(sampling_params.logit_bias or ()),
+            min_tokens=sampling_params.min_tokens,
+        )
+        refuse_row_tag(sampling_params.extra_args)
         plan = CompiledPlan.from_extra_args(sampling_params.extra_args)
         if plan is not None and sampling_params.prompt_logprobs is not None:
             raise ValueError(

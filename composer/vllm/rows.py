@@ -41,9 +41,22 @@ class RowTag:
 
     @staticmethod
     def of(params: SamplingParams | None) -> RowTag | None:
-        """The tag of a row, or None for a plain request."""
+        """The tag of a row, or None for a plain request, and for one with a foreign value in the
+        tag's place."""
         extra: Mapping[str, Any] | None = params.extra_args if params is not None else None
-        return extra.get(ROW_ARG) if extra else None
+        tag = extra.get(ROW_ARG) if extra else None
+        return tag if isinstance(tag, RowTag) else None
+
+
+def refuse_row_tag(extra: Mapping[str, Any] | None) -> None:
+    """Refuse arguments of a request that is about to enter the engine: only the scheduler tags
+    rows, on requests of its own.
+
+    Raises:
+        ValueError: a tag, or something in its place, is among them.
+    """
+    if extra and ROW_ARG in extra:
+        raise ValueError(f"'{ROW_ARG}' is an internal argument; leave it out")
 
 
 def model_of(row: Request) -> str | None:

@@ -44,7 +44,15 @@ from composer.vllm.configs import kv_cache, model_config
 from composer.vllm.limits import GroupLimits, ModelLimits
 from composer.vllm.pools import RoutedKVCache, auxiliary_pool
 from composer.vllm.room import KVRoom
-from composer.vllm.rows import RowGroup, Slot, expand, model_of, slot_of, tokens_left
+from composer.vllm.rows import (
+    RowGroup,
+    Slot,
+    expand,
+    model_of,
+    refuse_row_tag,
+    slot_of,
+    tokens_left,
+)
 from composer.vllm.step import Step
 
 logger = init_logger(__name__)
@@ -65,7 +73,9 @@ class _Gangs(Scheduler):
         slots = self.lora_config.max_loras if self.lora_config else 0
         room = KVRoom(self.kv_cache_manager, self.block_size)
         self._models: dict[str | None, ModelLimits] = {
-            None: ModelLimits(self.max_model_len, slots, room)
+            None: ModelLimits(
+                self.max_model_len, slots, room, self.vllm_config.model_config.get_vocab_size()
+            )
         }
         self._all_slots = self.lora_config  # for vLLM, which counts adapters of all models together
         self._pools = self._add_auxiliaries()
@@ -88,7 +98,8 @@ class _Gangs(Scheduler):
             manager = auxiliary_pool(self, kv_cache(self.vllm_config, one, own), own.max_model_len)
             managers[one.name] = manager
             room = KVRoom(manager, self.block_size)
-            self._models[one.name] = ModelLimits(own.max_model_len, one.max_loras, room)
+            vocabulary = own.get_vocab_size()
+            self._models[one.name] = ModelLimits(own.max_model_len, one.max_loras, room, vocabulary)
             logger.info("Auxiliary model %s: %d KV cache blocks", one.name, room.capacity)
         if not managers:
             return None
@@ -101,18 +112,16 @@ class _Gangs(Scheduler):
     # ---- arrival
 
     def add_request(self, request: Request) -> None:
-        params = request.sampling_params
-        plan = CompiledPlan.from_extra_args(params.extra_args) if params is not None else None
+        continued = request.request_id in self.requests  # more input for a session
         super().add_request(request)
-        if plan is None:
-            return
         try:
-            longest = self._limits.longest_answer(request, plan)
-            group = expand(request, plan, longest, self.hash_block_size)
-        except CompositionError as error:
+            group = self._group(request, continued)
+        except (CompositionError, ValueError) as error:
             # The front end checks this too and answers 400. Here only the one request may fail.
-            logger.error("Refused composed request %s: %s", request.request_id, error)
+            logger.error("Refused request %s: %s", request.request_id, error)
             self.grammar_compile_error_reqs.add(request.request_id)
+            return
+        if group is None:
             return
         self._groups[request.request_id] = group
         for row in group.rows:
@@ -120,6 +129,25 @@ class _Gangs(Scheduler):
             self.requests[row.request_id] = row
             if self._pools is not None and model_of(row) is not None:
                 self._pools.add(row)
+
+    def _group(self, request: Request, continued: bool) -> RowGroup | None:
+        """The rows that compute a request, or None if it is plain.
+
+        Raises:
+            ValueError: it carries an internal argument that no front end writes.
+            CompositionError: it could never run.
+        """
+        extra = request.sampling_params.extra_args if request.sampling_params else None
+        if not extra:
+            return None
+        refuse_row_tag(extra)
+        plan = CompiledPlan.from_extra_args(extra)
+        if plan is None:
+            return None
+        if request.prompt_token_ids is None or request.resumable or continued:
+            raise ValueError("a composed request must bring its whole prompt, as token ids")
+        longest = self._limits.longest_answer(request, plan)
+        return expand(request, plan, longest, self.hash_block_size)
 
     # ---- one step
 

@@ -11,11 +11,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from composer.compiled import ENGINE_ARG, CompiledPlan, LoadedAdapter, Mixture, Row, Switch
+from composer.compiled import (
+    ENGINE_ARG,
+    MAX_WEIGHT,
+    CompiledPlan,
+    LoadedAdapter,
+    Mixture,
+    Row,
+    Switch,
+)
 from composer.plan import Filter, FilterKind
+from tests.foreign_plans import JSON_VALUES, mutated_plans
 
-WEIGHTS = st.floats(allow_nan=False, allow_infinity=False)
-ADAPTERS = st.none() | st.builds(LoadedAdapter, st.text(), st.integers(1), st.text())
+WEIGHTS = st.floats(-MAX_WEIGHT, MAX_WEIGHT)
+ADAPTERS = st.none() | st.builds(LoadedAdapter, st.text(), st.integers(1, 2**63 - 1), st.text())
 TOKENS = st.none() | st.lists(st.integers(0), min_size=1).map(tuple)
 MODELS = st.none() | st.text()
 
@@ -27,7 +36,8 @@ def plans(draw: st.DrawFn) -> CompiledPlan:
     rows = (leader, *companions)
     member = st.integers(0, len(rows) - 1)
     filters = st.builds(Filter, st.sampled_from(FilterKind), member, st.floats(0, 1))
-    return CompiledPlan(rows, tuple(draw(st.lists(filters, max_size=3))))
+    different = st.lists(filters, max_size=3, unique_by=lambda f: (f.kind, f.member))
+    return CompiledPlan(rows, tuple(draw(different)))
 
 
 @st.composite
@@ -43,7 +53,7 @@ def mixtures(draw: st.DrawFn) -> CompiledPlan:
         prompt=draw(st.booleans()),
         temperature=draw(st.floats(0.01, 9)),
     )
-    rows = tuple(replace(row, weight=abs(row.weight)) for row in plan.rows)
+    rows = tuple(replace(row, weight=abs(row.weight) or 1.0) for row in plan.rows)
     return CompiledPlan(
         rows, plan.filters, mixture, None, draw(st.none() | st.text()), draw(st.booleans())
     )
@@ -103,6 +113,16 @@ ROW = {"weight": 1.0, "adapter": None, "prompt": None, "model": None}
 def test_anything_else_is_an_error_that_names_the_argument(value: object) -> None:
     with pytest.raises(ValueError, match=f"'{ENGINE_ARG}' is not a compiled plan"):
         CompiledPlan.from_extra_args({ENGINE_ARG: value})
+
+
+@given(JSON_VALUES | mutated_plans())
+def test_any_json_is_a_plan_or_a_value_error(value: object) -> None:
+    for text in (value, json.dumps(value)):
+        try:
+            plan = CompiledPlan.from_extra_args({ENGINE_ARG: text})
+        except ValueError:
+            continue
+        assert plan is None or CompiledPlan.from_extra_args(plan.to_extra_args()) == plan
 
 
 @pytest.mark.parametrize("value", [["x", 0, 0.5], ["top_p", 0], ["top_p", 0, "y"]])

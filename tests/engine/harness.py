@@ -6,6 +6,7 @@ that every test of this folder is a test of them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +39,18 @@ class WatchedEngine(Engine):
         self.watch = Watch()
         self._schedule = self.scheduler.schedule
         self.scheduler.schedule = self._watched_schedule
+
+    def add_unchecked(self, prompt: Sequence[int], extra_args: dict[str, Any]) -> str:
+        """Queue a plain request with arguments that no front end has looked at; its name."""
+        self._count += 1
+        name = f"r{self._count}"
+        inputs, params = {"prompt_token_ids": list(prompt)}, Job(tuple(prompt)).sampling_params()
+        request = self.engine.input_processor.process_inputs(
+            name, inputs, params, self.engine.get_supported_tasks()
+        )
+        request.sampling_params.extra_args = extra_args
+        self.engine.add_request(name, request, request.sampling_params)
+        return name
 
     def step(self) -> list[RequestOutput]:
         outputs = super().step()
