@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import BinaryIO
 from adapters.files import CONFIG, WEIGHTS
 from adapters.lora_config import COPY_AGAIN, RETRAIN, Fail, Scaling
 from adapters.report import listing
-from adapters.tensors import SafetensorError, TensorInfo, read_infos, scan
+from adapters.tensors import LARGEST, SafetensorError, TensorInfo, largest_magnitude, read_infos
 
 _KEY = re.compile(
     r"(?:base_model\.model\.)?(?P<module>.+)\.lora_"
@@ -28,13 +29,14 @@ class Pair:
     """The shapes of one module's factors: A [rank, in] and B [out, rank].
 
     Of an embedding: A [rank, vocabulary] and B [hidden, rank]. `parts` are the factors there are,
-    "AB" in the order found; `zero` says that every number of A, or of B, is zero.
+    "AB" in the order found; `largest_a` and `largest_b` are their largest magnitudes.
     """
 
     a: tuple[int, ...] = ()
     b: tuple[int, ...] = ()
     parts: str = ""
-    zero: bool = False
+    largest_a: float = 0.0
+    largest_b: float = 0.0
     embedding: bool = False
 
 
@@ -45,7 +47,6 @@ class Contents:
     pairs: dict[str, Pair] = field(default_factory=dict)
     dtypes: set[str] = field(default_factory=set)
     parameters: int = 0
-    beyond_half: list[str] = field(default_factory=list)
     embeddings: list[TensorInfo] = field(default_factory=list)
 
 
@@ -92,7 +93,7 @@ def check_pairs(pairs: Mapping[str, Pair], scaling: Scaling, fail: Fail) -> None
                 f"the factors of {module} have the ranks {pair.a[0]} and {pair.b[1]}",
                 "Give an adapter whose factors fit each other",
             )
-        rank, _ = scaling.of(module)
+        rank, scale = scaling.of(module)
         # Fused experts hold the factors of all experts in one matrix.
         fused = module.endswith(_EXPERTS) and pair.a[0] % rank == 0
         if pair.a[0] != rank and not fused:
@@ -100,26 +101,46 @@ def check_pairs(pairs: Mapping[str, Pair], scaling: Scaling, fail: Fail) -> None
                 f"{module} has the rank {pair.a[0]}, but {CONFIG} says {rank}",
                 "Give the configuration that the adapter was saved with",
             )
-    if all(pair.zero for pair in pairs.values()):
+        _check_size(module, pair, scale, fail)
+    if all(pair.largest_a == 0 or pair.largest_b == 0 for pair in pairs.values()):
         fail("it changes nothing: A or B of each module is zero", "Give a trained adapter")
+
+
+def _check_size(module: str, pair: Pair, scale: float, fail: Fail) -> None:
+    """The scale, B as vLLM multiplies it, and each of the products that are summed in B @ A."""
+    scaled_b = abs(scale) * pair.largest_b
+    for what, value in (
+        ("scale", abs(scale)),
+        ("scaled factor B", scaled_b),
+        ("change, scale * B @ A,", scaled_b * pair.largest_a),
+    ):
+        if not value <= LARGEST:
+            fail(
+                f"the {what} of {module} reaches {value:.3g}, more than {LARGEST:g}, the most that "
+                "half precision holds; no training gives that",
+                "Give the lora_alpha and the factors that it was trained with",
+            )
 
 
 def _take_factor(
     contents: Contents, pair: Pair, info: TensorInfo, part: str, file: BinaryIO, fail: Fail
 ) -> None:
-    found = scan(file, info)
-    if not found.finite:
+    largest = largest_magnitude(file, info)
+    if not math.isfinite(largest):
         fail(f"{info.name} holds NaN or infinity", "Train it again with a smaller step")
-    if found.beyond_half:
-        contents.beyond_half.append(info.name)
+    if largest > LARGEST:
+        fail(
+            f"{info.name} holds numbers up to {largest:.3g}, more than {LARGEST:g}, the most that "
+            "half precision holds; no training gives that",
+            "Train it again with a smaller step",
+        )
     contents.dtypes.add(info.dtype)
     contents.parameters += info.count
-    pair.zero |= found.zero
     pair.parts += part
     if part == "A":
-        pair.a = info.shape
+        pair.a, pair.largest_a = info.shape, largest
     else:
-        pair.b = info.shape
+        pair.b, pair.largest_b = info.shape, largest
 
 
 def _take_embeddings(contents: Contents, info: TensorInfo, fail: Fail) -> None:

@@ -23,6 +23,7 @@ from adapters.files import CONFIG, WEIGHTS
 from adapters.generation import ALIAS, BASE
 from adapters.inspection import inspect
 from adapters.lora_config import read_scaling
+from adapters.tensors import LARGEST
 
 _KEY = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_A\.weight")
 _EMBEDDING = ".lora_embedding_"
@@ -133,7 +134,8 @@ def write_adapter(
     The same factors give the same bytes.
 
     Raises:
-        AdapterError: there is no module, or one has rank 0, which PEFT and vLLM do not load.
+        AdapterError: there is no module, or one has rank 0, which PEFT and vLLM do not load, or
+            numbers that are not finite or beyond `LARGEST`.
     """
     if not modules:
         raise AdapterError(folder.name, folder, "it has no modules", "Give at least one")
@@ -141,10 +143,21 @@ def write_adapter(
     for module, factors in sorted(modules.items()):
         if factors.rank < 1:
             raise AdapterError(folder.name, folder, f"{module} has rank 0", "Leave the module out")
+        largest = 1.0
         for part, tensor in (("A", factors.a), ("B", factors.b)):
             # A copy of its own: safetensors refuses tensors that share memory.
             copy = tensor.detach().to(dtype, memory_format=torch.contiguous_format, copy=True)
             tensors[f"base_model.model.{module}.lora_{part}.weight"] = copy
+            magnitude = float(copy.abs().amax())
+            largest *= magnitude
+            if not max(magnitude, largest) <= LARGEST:  # also where it is NaN
+                raise AdapterError(
+                    folder.name,
+                    folder,
+                    f"the factors of {module} hold NaN, or numbers beyond {LARGEST:g}, alone or "
+                    "multiplied, which no server takes",
+                    "Give smaller weights",
+                )
     folder.mkdir(parents=True, exist_ok=True)
     config = _configuration({m: f.rank for m, f in modules.items()}, base_model)
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

@@ -71,8 +71,6 @@ def warnings(
             f"its tokenizer has tokens beyond the {base.vocabulary} of the base model, whose "
             f"tokenizer is used: {listing(tokens)}"
         )
-    if contents.beyond_half:
-        found.append(f"infinite if the engine runs in float16: {listing(contents.beyond_half)}")
     return found
 
 

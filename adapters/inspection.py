@@ -8,12 +8,13 @@ Refused, each with its reason:
   the base model, and the other fields in `lora_config.UNSUPPORTED`
 * tensors that are no factors, a factor without its partner, ranks that do not fit the
   configuration, numbers that are no floats, NaN and infinity
+* numbers, scales or products of both beyond `tensors.LARGEST`, which no training gives
 * an adapter that changes nothing: A or B of each module is zero
 * with a base model: modules that it does not have (all are named) or has in another shape, and
   changes of the vocabulary
 
 Warned of: another base model than the one served; stored embeddings and added tokens, which vLLM
-leaves out; numbers beyond float16; fields of the configuration that are not known here.
+leaves out; fields of the configuration that are not known here.
 
 The weights are read in pieces of 1 MiB; no tensor is ever held as a whole.
 """

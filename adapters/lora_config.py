@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from adapters.files import CONFIG
 from adapters.report import listing
+from adapters.tensors import LARGEST
 
 Fail = Callable[[str, str], NoReturn]
 """Refuses the adapter with a problem and a remedy."""
@@ -60,6 +61,9 @@ TRAINING_ONLY = frozenset({
 # Initializations that only set the adapter's own weights; others also change those of the base.
 _PLAIN_INITS = frozenset({"gaussian", "eva", "orthogonal", "mica", "lora_ga"})
 
+_MAX_RANK = 2**16
+"""Beyond the side of any matrix that adapters change; vLLM serves a few hundred."""
+_MAX_SHOWN = 80
 _MAX_PATTERNS = 4096
 _MAX_REPEATS = 2
 # Patterns are regular expressions that run once per module, here and in the engine. Repetitions
@@ -136,10 +140,16 @@ def read_scaling(config: Mapping[str, Any], fail: Fail) -> Scaling:
     """The rules for rank and scale, with every number and pattern checked."""
     rank: Any = config.get("r")
     if not _is_rank(rank):
-        fail(f"its rank r is {rank!r}", "Give a trained adapter with a rank of at least 1")
+        fail(
+            f"its rank r is {_shown(rank)}",
+            f"Give a trained adapter with a rank of 1 to {_MAX_RANK}",
+        )
     alpha: Any = config.get("lora_alpha")
     if not _is_alpha(alpha):
-        fail(f"its lora_alpha is {alpha!r}", "Give a finite number other than 0")
+        fail(
+            f"its lora_alpha is {_shown(alpha)}",
+            f"Give a finite number other than 0, of at most {LARGEST:g}",
+        )
     stabilized = config.get("use_rslora", False)
     if not isinstance(stabilized, bool):
         fail(f"its use_rslora is {stabilized!r}", "Give true or false")
@@ -177,7 +187,7 @@ def _read_patterns(
         fail(f"its {field} is {patterns!r}", "Give an object of module names and numbers")
     if len(patterns) > _MAX_PATTERNS:
         fail(f"its {field} has {len(patterns)} entries", f"Give at most {_MAX_PATTERNS}")
-    if wrong := [f"{k}: {v!r}" for k, v in patterns.items() if not valid(v)]:
+    if wrong := [f"{k}: {_shown(v)}" for k, v in patterns.items() if not valid(v)]:
         fail(f"its {field} has invalid numbers: {listing(wrong)}", "Give valid numbers")
     compiled = []
     for key, value in patterns.items():
@@ -195,14 +205,17 @@ def _read_patterns(
 
 
 def _is_rank(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MAX_RANK
 
 
 def _is_alpha(value: Any) -> bool:
-    """Finite also as a float, and not 0, which would change nothing."""
+    """Finite, not beyond what is accepted of a scale, and not 0, which would change nothing."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    try:
-        return math.isfinite(float(value)) and value != 0
-    except OverflowError:
-        return False
+    return 0 < abs(value) <= LARGEST  # false for NaN
+
+
+def _shown(value: Any) -> str:
+    """A value of the file as messages show it; a number may have thousands of digits."""
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"

@@ -84,7 +84,8 @@ def patch(
     configuration; None: its folder as given.
 
     Raises:
-        AdapterError: the adapter cannot be served, or does not fit `to` or `earlier`.
+        AdapterError: the adapter cannot be served, before or after it is scaled, or does not fit
+            `to` or `earlier`.
         MergeError: there is no readable model, or the scale is 0 or not finite.
     """
     started = time.monotonic()
@@ -104,6 +105,7 @@ def patch(
     rewritten = _configuration(config, recorded, scale)
     (destination / CONFIG).write_text(json.dumps(rewritten, indent=2, sort_keys=True) + "\n")
     shutil.copyfile(adapter / WEIGHTS, destination / WEIGHTS)
+    inspect(destination, name)  # the scale may have made of it what is not served
     return PatchReport(
         digest=report.digest,
         trained_on=report.base_model,
@@ -147,7 +149,7 @@ def _configuration(config: dict[str, Any], base_model: str, scale: float) -> dic
 
 def _times(alpha: float, scale: float) -> float:
     product = alpha * scale
-    return int(product) if product == int(product) else product
+    return int(product) if float(product).is_integer() else product
 
 
 def _distances(

@@ -19,39 +19,37 @@ from adapters.files import CHUNK
 
 __all__ = [
     "FORMATS",
-    "Format",
+    "LARGEST",
     "SafetensorError",
-    "Scan",
     "TensorInfo",
     "digest_of",
+    "largest_magnitude",
     "read_infos",
-    "scan",
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Format:
-    """How a float is stored: sign bit, then exponent and fraction, so that the bits without the
-    sign grow with the magnitude.
-
-    infinite: the least magnitude, as bits, that is NaN, infinite, or infinite as a float32.
-    beyond_half: the least magnitude, as bits, that is infinite as a float16; 0 where none is.
-    """
-
-    size_bytes: int
-    infinite: int
-    beyond_half: int = 0
-
-
-FORMATS: Mapping[str, Format] = {
-    "F64": Format(8, 0x47EF_FFFF_F000_0000, 0x40EF_FE00_0000_0000),
-    "F32": Format(4, 0x7F80_0000, 0x477F_F000),
-    "F16": Format(2, 0x7C00),
-    "BF16": Format(2, 0x7F80, 0x4780),
-    "F8_E5M2": Format(1, 0x7C),
-    "F8_E4M3": Format(1, 0x7F),  # has no infinity
+FORMATS: Mapping[str, int] = {
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "F8_E5M2": 1,
+    "F8_E4M3": 1,
 }
-"""The floats that torch converts, and vLLM therefore loads, by their name in safetensors."""
+"""Bytes of one number, for the floats that torch converts and vLLM therefore loads, by their name
+in safetensors. Each stores the sign bit, then exponent and fraction, so the bits without the sign
+grow with the magnitude; infinity comes after every finite number, NaN after infinity."""
+
+LARGEST = 65504.0
+"""The largest magnitude that is accepted for a factor's numbers, for a scale, and for their
+products: the largest float16.
+
+Trained factors stay below 100, so this leaves three orders of magnitude. It is small enough that
+nothing a transformer computes from such an adapter leaves the range of float32 and bfloat16 (1e38):
+an entry of `scale * B @ A` is at most rank * LARGEST, about 3e7 at rank 512; normalized activations
+of 1e4 numbers become at most 1e13, a product of two projections 1e26, and its down projection 1e37.
+A NaN would stay in the KV cache after its request, and reach the requests that use the block next.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +64,6 @@ class TensorInfo:
     @property
     def count(self) -> int:
         return math.prod(self.shape)
-
-
-@dataclass(frozen=True, slots=True)
-class Scan:
-    """What the numbers of one tensor are like."""
-
-    finite: bool
-    zero: bool
-    beyond_half: bool
 
 
 def read_infos(path: Path) -> tuple[TensorInfo, ...]:
@@ -95,15 +84,19 @@ def read_infos(path: Path) -> tuple[TensorInfo, ...]:
             if dtype not in FORMATS:
                 raise ValueError(f"{name} is of the type {dtype}")
             infos.append(TensorInfo(name, dtype, shape, start))
-            start += math.prod(shape) * FORMATS[dtype].size_bytes
+            start += math.prod(shape) * FORMATS[dtype]
     return tuple(infos)
 
 
-def scan(file: BinaryIO, info: TensorInfo) -> Scan:
-    """Look at every number of a tensor once. Raises EOFError: the file ends before."""
-    form = FORMATS[info.dtype]
-    magnitude = np.array((1 << (8 * form.size_bytes - 1)) - 1, f"<u{form.size_bytes}")
-    left, largest = info.count * form.size_bytes, 0
+def largest_magnitude(file: BinaryIO, info: TensorInfo) -> float:
+    """The largest magnitude of a tensor's numbers; infinite or NaN where one of them is.
+
+    Raises:
+        EOFError: the file ends before the last number.
+    """
+    size = FORMATS[info.dtype]
+    magnitude = np.array((1 << (8 * size - 1)) - 1, f"<u{size}")
+    left, largest = info.count * size, 0
     file.seek(info.start)
     while left:
         data = file.read(min(CHUNK, left))
@@ -112,11 +105,30 @@ def scan(file: BinaryIO, info: TensorInfo) -> Scan:
         bits = np.frombuffer(data, magnitude.dtype)
         largest = max(largest, int((bits & magnitude).max()))
         left -= len(data)
-    return Scan(
-        finite=largest < form.infinite,
-        zero=largest == 0,
-        beyond_half=bool(form.beyond_half) and largest >= form.beyond_half,
-    )
+    return _value(info.dtype, largest)
+
+
+def _value(dtype: str, bits: int) -> float:
+    """The number that `bits`, without a sign, stand for in one of `FORMATS`."""
+    match dtype:
+        case "F64":
+            return float(np.uint64(bits).view(np.float64))
+        case "F32":
+            return float(np.uint32(bits).view(np.float32))
+        case "F16":
+            return float(np.uint16(bits).view(np.float16))
+        case "BF16":  # the upper half of a float32
+            return float(np.uint32(bits << 16).view(np.float32))
+        case "F8_E5M2":  # the upper half of a float16
+            return float(np.uint16(bits << 8).view(np.float16))
+        case "F8_E4M3":  # no infinity; all ones are NaN
+            exponent, fraction = divmod(bits, 8)
+            if bits == 0x7F:
+                return math.nan
+            if exponent == 0:
+                return math.ldexp(fraction, -9)
+            return math.ldexp(8 + fraction, exponent - 10)
+    raise ValueError(f"{dtype} is none of {', '.join(FORMATS)}")
 
 
 def digest_of(config: bytes, weights: BinaryIO, size_bytes: int) -> str:

@@ -124,10 +124,11 @@ class Engine(Protocol):
     async def try_slot(self, generation: Generation) -> None:
         """Put a loaded adapter where it runs. Raises `AdapterError` where it does not fit."""
 
-    async def shift(self, generation: Generation) -> float:
+    async def shift(self, generation: Generation) -> float | None:
         """How far the adapter moves the next-token logits of a fixed prompt, in nats, at most.
 
-        0 where adapter and base give the same logits, up to a constant.
+        0 where adapter and base give the same logits, up to a constant; NaN or infinite where its
+        logits are; None where the engine runs one row at a time, so that they cannot be compared.
         """
 
     async def probe(self, generation: Generation) -> Probe:

@@ -6,6 +6,7 @@ A request waits here until its adapters are in memory; those that have theirs ru
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import OrderedDict, defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
@@ -116,7 +117,19 @@ class Loader:
     async def _prove(self, generation: Generation) -> None:
         """Once per generation: it fits the engine's slots, and it changes what the base says."""
         await self._engine.try_slot(generation)
-        if await self._engine.shift(generation) < _LEAST_SHIFT:
+        shift = await self._engine.shift(generation)
+        seen = (
+            (await self._engine.probe(generation)).logprobs.values() if shift is None else (shift,)
+        )
+        if not all(map(math.isfinite, seen)):
+            raise AdapterError(
+                generation.alias,
+                generation.path,
+                "the engine's logits with it are not finite: its numbers are too large for the "
+                "precision of this model",
+                "Train it with a smaller step or scale",
+            )
+        if shift is not None and shift < _LEAST_SHIFT:
             raise AdapterError(
                 generation.alias,
                 generation.path,

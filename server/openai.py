@@ -127,14 +127,14 @@ class VllmEngine:
         answers: list[Any] = await self._client.collective_rpc(method, args=args)
         return answers
 
-    async def shift(self, generation: Generation) -> float:
+    async def shift(self, generation: Generation) -> float | None:
         # The difference of adapter and model, composed in one step of the engine: where it is the
         # same for every token, all tokens are equally likely.
         adapter = LoadedAdapter(*_entry(generation))
         model = generation.model
         plan = CompiledPlan.led((Row(1.0, adapter, None, model), Row(-1.0, None, None, model)))
         if self.capacities[None].rows < len(plan.rows):
-            return math.inf  # these rows never run together here, so nothing can be compared
+            return None
         prompt = await self.tokenize(Kind.COMPLETION, {"prompt": _PROBE_TEXT})
         logprobs = await self._next_token(generation, prompt, 1, plan)
         return max(logprobs.values()) + math.log(self._client.model_config.get_vocab_size())

@@ -102,6 +102,25 @@ def test_writing_gives_the_same_numbers_back(tmp_path: Path) -> None:
     assert {t.dtype for t in stored.values()} == {torch.bfloat16}
 
 
+@pytest.mark.parametrize(
+    ("a", "b", "dtype"),
+    [
+        (float("nan"), 1.0, torch.float32),
+        (1.0, float("inf"), torch.float32),
+        (70000.0, 1e-3, torch.float16),  # infinite once it is rounded
+        (70000.0, 1e-3, torch.float32),
+        (300.0, 300.0, torch.float32),
+    ],
+)
+def test_writing_what_no_server_takes_is_refused(
+    tmp_path: Path, a: float, b: float, dtype: torch.dtype
+) -> None:
+    factors = Factors(torch.full((2, 8), a), torch.full((8, 2), b))
+    with pytest.raises(AdapterError, match=r"factors of up_proj hold NaN, or numbers beyond 65504"):
+        write_adapter(tmp_path / "a", {"up_proj": factors}, base_model=None, dtype=dtype)
+    assert not (tmp_path / "a").exists()
+
+
 def test_writing_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match="no modules"):
         write_adapter(tmp_path / "a", {}, base_model=None)

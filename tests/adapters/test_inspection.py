@@ -239,12 +239,22 @@ def test_damaged_files(tmp_path: Path) -> None:
         ({"r": None}, "rank r is None"),
         ({"r": "8"}, "rank r is '8'"),
         ({"r": True}, "rank r is True"),
+        ({"r": 10**400}, "rank r is 1000"),
+        ({"r": 2**16 + 1}, "rank r is 65537"),
+        ({"r": -8}, "rank r is -8"),
         ({"lora_alpha": 0}, "lora_alpha is 0"),
         ({"lora_alpha": None}, "lora_alpha is None"),
         ({"lora_alpha": float("nan")}, "lora_alpha is nan"),
         ({"lora_alpha": 10**400}, "lora_alpha is 1000"),
+        ({"lora_alpha": 1e308}, "lora_alpha is 1e+308"),
+        ({"lora_alpha": -1e39}, "lora_alpha is -1e+39"),
+        ({"lora_alpha": float("-inf")}, "lora_alpha is -inf"),
         ({"use_rslora": "no"}, "use_rslora is 'no'"),
         ({"rank_pattern": {"q_proj": 0}}, "invalid numbers: q_proj: 0"),
+        ({"rank_pattern": {"q_proj": 10**400}}, "invalid numbers: q_proj: 1000"),
+        ({"alpha_pattern": {"q_proj": 1e308}}, "invalid numbers: q_proj: 1e+308"),
+        ({"alpha_pattern": {"q_proj": float("nan")}}, "invalid numbers: q_proj: nan"),
+        ({"alpha_pattern": {"nowhere": float("inf")}}, "invalid numbers: nowhere: inf"),
         ({"rank_pattern": ["q_proj"]}, "rank_pattern is ['q_proj']"),
         ({"alpha_pattern": {"(": 4}}, "pattern '(' of its alpha_pattern is invalid"),
         ({"alpha_pattern": {"(a+)+": 4}}, "take forever"),
@@ -279,15 +289,16 @@ def test_numbers_that_are_none(tmp_path: Path, bad: float, dtype: type) -> None:
     assert f"{name} holds NaN or infinity" in refused(write_adapter(tmp_path / "a", tensors))
 
 
-@pytest.mark.parametrize("value", [3.3e38, float("inf"), float("nan")])
+@pytest.mark.parametrize("value", [30.0, 3.3e38, float("inf"), float("nan")])
 def test_bfloat16_which_numpy_does_not_know(tmp_path: Path, value: float) -> None:
     path = write_adapter(tmp_path / "a")
     tensors = {n: torch.full(t.shape, value, dtype=torch.bfloat16) for n, t in factors().items()}
     save_torch_file(tensors, path / WEIGHTS)
-    if math.isfinite(value):
+    if value == 30.0:
         assert inspect(path, "polite").dtypes == ("BF16",)
     else:
-        assert "NaN or infinity" in refused(path)
+        expected = "holds numbers up to 3.3e+38" if math.isfinite(value) else "NaN or infinity"
+        assert expected in refused(path)
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
@@ -307,19 +318,55 @@ def test_every_8_bit_float_is_judged_as_torch_judges_it(tmp_path: Path, dtype: t
             assert "NaN or infinity" in refused(path)
         elif number == 0:
             assert "changes nothing" in refused(path)
+        elif 2 * number**2 > 65504:  # a scale of 2
+            assert f"{2 * number**2:.3g}" in refused(path) or f"{2 * abs(number):.3g}" in refused(
+                path
+            )
         else:
             inspect(path, "polite")
 
 
-def test_numbers_that_no_engine_or_not_every_engine_can_hold(tmp_path: Path) -> None:
-    wide = replaced(0, np.full((RANK, HIDDEN), 1e39))
-    assert "NaN or infinity" in refused(write_adapter(tmp_path / "wide", wide))
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize(
+    ("a", "b", "alpha", "problem"),
+    [
+        (65504.0, 0.5, RANK, None),
+        (1.0, 65504.0, RANK, None),
+        (255.0, 256.0, RANK, None),
+        (65520.0, 1e-9, RANK, "lora_A.weight holds numbers up to 6.55e+04"),
+        (1e-9, -7e4, RANK, "lora_B.weight holds numbers up to 7e+04"),
+        (1e-9, 65504.0, -2 * RANK, "the scaled factor B of model.layers.0.self_attn.q_proj"),
+        (1e-9, 1.0, 65504 * RANK, "lora_alpha is 131008"),
+        (256.0, 256.0, RANK, "the change, scale * B @ A, of model.layers.0.self_attn.q_proj"),
+        (32.0, 32.0, 200 * RANK, "reaches 2.05e+05"),
+    ],
+)
+def test_the_size_of_a_change_has_a_bound(
+    tmp_path: Path, dtype: type, a: float, b: float, alpha: float, problem: str | None
+) -> None:
+    tensors: Tensors = {
+        name: np.full_like(tensor, a if "lora_A" in name else b, dtype)
+        for name, tensor in factors().items()
+    }
+    path = write_adapter(tmp_path / "a", tensors, lora_alpha=alpha)
+    if problem is None:
+        inspect(path, "polite")
+    else:
+        assert problem in refused(path)
 
-    for number, (value, warned) in enumerate(((65519.0, False), (65520.0, True), (-7e4, True))):
-        for dtype in (np.float32, np.float64):
-            tensors = replaced(0, np.full((RANK, HIDDEN), value, dtype))
-            path = write_adapter(tmp_path / f"{number}{dtype.__name__}", tensors)
-            assert bool([w for w in inspect(path, "a").warnings if "float16" in w]) == warned
+
+def test_a_rank_stabilized_scale_has_the_same_bound(tmp_path: Path) -> None:
+    tensors = {name: 100 * tensor for name, tensor in factors().items()}
+    inspect(write_adapter(tmp_path / "plain", tensors, lora_alpha=12), "polite")
+    path = write_adapter(tmp_path / "stable", tensors, lora_alpha=12, use_rslora=True)
+    assert "reaches 8.49e+04" in refused(path)
+
+
+def test_a_module_of_zeros_does_not_hide_its_scale(tmp_path: Path) -> None:
+    """0 times a scale beyond float32 is NaN in the engine."""
+    tensors = replaced(1, np.zeros((HIDDEN, RANK), np.float32))
+    path = write_adapter(tmp_path / "a", tensors, alpha_pattern={"0.self_attn.q_proj": 1e39})
+    assert "1e+39" in refused(path)
 
 
 @pytest.mark.parametrize("dtype", ["I8", "I64", "BOOL", "F8_E8M0"])

@@ -87,6 +87,14 @@ def test_scales_that_cannot_be(tmp_path: Path, adapter: Path, earlier: Path, sca
         patch(adapter, earlier, tmp_path / "out", scale=scale)
 
 
+@pytest.mark.parametrize("scale", [1e308, -1e39, 2e4])
+def test_a_scale_beyond_what_is_served(
+    tmp_path: Path, adapter: Path, earlier: Path, scale: float
+) -> None:
+    with pytest.raises(AdapterError, match="lora_alpha|the scale|half precision"):
+        patch(adapter, earlier, tmp_path / "out", scale=scale)
+
+
 def test_another_architecture(tmp_path: Path, adapter: Path, earlier: Path) -> None:
     tensors = later_tensors()
     wide = write_model(tmp_path / "wide", tensors | {f"{Q}.weight": torch.ones(30, 24)})

@@ -323,6 +323,55 @@ def test_adapters_that_cannot_be_served(
     assert admin.says("chat") == PLAIN
 
 
+@pytest.mark.parametrize(
+    ("name", "config", "value"),
+    [
+        ("alpha", {"lora_alpha": 1e308}, None),
+        ("pattern", {"alpha_pattern": {"q_proj": 1e39}}, None),
+        ("not_finite", {"lora_alpha": float("nan")}, None),
+        ("factor", {}, 3e38),
+        ("half", {}, 1e5),
+    ],
+)
+def test_what_is_not_finite_reaches_no_answer(
+    admin: Admin,
+    root: Path,
+    error: Callable[[httpx.Response, int], str],
+    name: str,
+    config: dict[str, float],
+    value: float | None,
+) -> None:
+    """NaN in a block of the KV cache would be read by the requests that get the block next."""
+    poisoned = root / f"poisoned_{name}"
+    shutil.copytree(root / "polite", poisoned)
+    file = poisoned / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | config))
+    if value is not None:
+        tensors = load_file(poisoned / "adapter_model.safetensors")
+        first = sorted(tensors)[0]
+        tensors[first][0, 0] = value
+        save_file(tensors, poisoned / "adapter_model.safetensors")
+    admin.put("healthy", "polite")
+
+    def answers() -> tuple[list[str], list[float]]:
+        """Of every other model: texts, and the log-probabilities of their tokens."""
+        prompts = [f"{QUESTION} {n}" for n in range(4)]
+        choices = [
+            choice
+            for model in ("base", "chat", "healthy", "chat + 0.5*(healthy - chat)")
+            for choice in admin.server.complete(model, prompts, logprobs=1).json()["choices"]
+        ]
+        numbers = [p for choice in choices for p in choice["logprobs"]["token_logprobs"]]
+        return [choice["text"] for choice in choices], numbers
+
+    texts, numbers = answers()
+    assert error(admin.put("poisoned", f"poisoned_{name}"), 400)
+    assert admin.http.get("/v1/adapters/poisoned").status_code == 404
+    again, same = answers()
+    assert again == texts
+    assert same == pytest.approx(numbers, abs=1e-4)
+
+
 def test_vllms_own_bodies(admin: Admin, error: Callable[[httpx.Response, int], str]) -> None:
     load, unload = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
     body = {"lora_name": "compat", "lora_path": "polite"}
