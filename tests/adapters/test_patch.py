@@ -91,7 +91,7 @@ def test_scales_that_cannot_be(tmp_path: Path, adapter: Path, earlier: Path, sca
 def test_a_scale_beyond_what_is_served(
     tmp_path: Path, adapter: Path, earlier: Path, scale: float
 ) -> None:
-    with pytest.raises(AdapterError, match="lora_alpha|the scale|half precision"):
+    with pytest.raises(AdapterError, match=r"lora_alpha is|more than 65504"):
         patch(adapter, earlier, tmp_path / "out", scale=scale)
 
 
