@@ -53,6 +53,7 @@ class Binder:
             RefusedError: vLLM refuses the request.
         """
         rendered = await self._engine.open(kind, body)
+        kind, body = rendered.kind, rendered.body
         ticket = uuid.uuid4().hex if plan.mixture is not None else None
         router = plan.mixture.router if plan.mixture is not None else None
         if isinstance(router, mixture.Gate | mixture.Sequence):

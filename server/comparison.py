@@ -17,6 +17,9 @@ Ask = Callable[[Body, Receive], Awaitable[dict[str, Any]]]
 """Answers a request as if a client had sent it, one whose connection says no more than `Receive`
 does."""
 
+_SHOWN = ("choices", "output", "content", "stop_reason", "usage", "error")
+"""What of an answer is compared: the text in the format of its route, and what it took."""
+
 _OWN = ("request_id",)
 """Fields that name one request, and so cannot be those of several."""
 
@@ -37,7 +40,7 @@ class Comparison:
         }
 
     async def answers(self) -> dict[str, Any]:
-        """By model: its choices and usage, or the error that it gave."""
+        """By model: its text and usage, or the error that it gave."""
         await asyncio.gather(*self._tasks.values())
         return {model: task.result() for model, task in self._tasks.items()}
 
@@ -60,7 +63,7 @@ async def _told(ask: Ask, body: Body, receive: Receive) -> dict[str, Any]:
         answer = error_body(error)
     except RefusedError as error:
         answer = json.loads(bytes(error.response.body))
-    return {name: answer[name] for name in ("choices", "usage", "error") if name in answer}
+    return {name: answer[name] for name in _SHOWN if name in answer}
 
 
 async def collected(app: ASGIApp, scope: Scope, receive: Receive) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any, TypeAlias
 
 Routed: TypeAlias = Callable[[int | None], Awaitable[dict[str, Any]]]
@@ -18,9 +19,11 @@ Compared: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
 class Decoration:
     """What the answers of one request say about it.
 
-    `model` as it was asked for; `composition` where it was one; `adapters`, alias to digest, where
-    the answer is to tell which generations computed it. `routed` and `compared` are asked once,
-    when the answer is complete.
+    model: as it was asked for.
+    composition: where the request had one.
+    adapters: digests by alias, where the answer is to tell which generations computed it.
+    routed, compared: asked once, when the answer is complete.
+    aliases: by the engine's names of the adapters, which clients do not see.
     """
 
     model: str
@@ -28,11 +31,23 @@ class Decoration:
     adapters: dict[str, str] | None = None
     routed: Routed | None = None
     compared: Compared | None = None
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def affinity(self) -> str | None:
+        """What requests to the same adapters have in common; None for the base alone.
+
+        A gateway that hashes it sends them to the same replica.
+        """
+        if not self.adapters:
+            return None
+        digests = ",".join(sorted(self.adapters.values()))
+        return sha256(digests.encode()).hexdigest()[:16]
 
     async def whole(self, answer: dict[str, Any]) -> dict[str, Any]:
         """A complete answer."""
         choices = answer.get("choices")
-        single = isinstance(choices, list) and len(choices) == 1
+        single = not isinstance(choices, list) or len(choices) == 1
         told = self.named(answer) | await self._told(_length(answer) if single else None)
         return told | ({"comparison": await self.compared()} if self.compared else {})
 
@@ -47,6 +62,12 @@ class Decoration:
     def named(self, answer: dict[str, Any]) -> dict[str, Any]:
         """An answer or a chunk that tells nothing more."""
         return {k: self.model if k == "model" else v for k, v in answer.items()}
+
+    def without_engine_names(self, error: bytes) -> bytes:
+        """The text of an error with aliases in place of the engine's names."""
+        for name, alias in self.aliases.items():
+            error = error.replace(name.encode(), alias.encode())
+        return error
 
     def _known(self) -> dict[str, Any]:
         told: dict[str, Any] = {}
@@ -66,5 +87,7 @@ class Decoration:
 def _length(answer: dict[str, Any]) -> int | None:
     """How many tokens the answer has, as its usage says."""
     usage = answer.get("usage")
-    length = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    if not isinstance(usage, dict):
+        return None
+    length = usage.get("completion_tokens", usage.get("output_tokens"))
     return length if isinstance(length, int) else None

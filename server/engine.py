@@ -23,10 +23,20 @@ Tokens: TypeAlias = tuple[int, ...]
 
 
 class Kind(StrEnum):
-    """The routes that compose; the value is the path."""
+    """The routes that understand compositions; the value is the path."""
 
     CHAT = "/v1/chat/completions"
     COMPLETION = "/v1/completions"
+    RESPONSES = "/v1/responses"
+    MESSAGES = "/v1/messages"
+    COUNT_TOKENS = "/v1/messages/count_tokens"
+    TOKENIZE = "/tokenize"
+    DETOKENIZE = "/detokenize"
+
+    @property
+    def generates(self) -> bool:
+        """Whether the route answers with generated text; the others only count or show tokens."""
+        return self not in (Kind.COUNT_TOKENS, Kind.TOKENIZE, Kind.DETOKENIZE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +72,12 @@ class Rendered:
     prompts: tuple[Tokens, ...]
     max_tokens: int | None
     """How long the answer may be, where the client said so."""
+
+    kind: Kind
+    """`CHAT` or `COMPLETION`: the form that `body` has."""
+
+    body: Body
+    """The request in that form, whatever its route: rendered, it gives the same prompts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +154,8 @@ class Engine(Protocol):
         """Forget the adapter, in memory too, once no request of the engine computes with it."""
 
     async def open(self, kind: Kind, body: Body) -> Rendered:
-        """Read a request that will be composed: validate it and tokenize its prompts.
+        """Read a request that will be composed, to a route that generates: validate it and
+        tokenize its prompts.
 
         Raises:
             RefusedError: vLLM would answer the request with this error.
@@ -147,7 +164,7 @@ class Engine(Protocol):
 
     async def tokenize(self, kind: Kind, body: Body, chat_template: str | None = None) -> Tokens:
         """The one prompt of `body`, rendered as a request of this kind would be, a conversation by
-        `chat_template` in place of the base model's.
+        `chat_template` in place of the base model's. `kind` is `CHAT` or `COMPLETION`.
 
         Raises:
             RefusedError: vLLM would answer such a request with this error.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -47,6 +48,12 @@ class ReservedFieldError(ServerError):
     """A field that only the server itself may write."""
 
     code = "reserved_field"
+
+
+class CompositionLostError(ServerError):
+    """The client expects a composed answer, and the request composes nothing."""
+
+    code = "composition_lost"
 
 
 class CompositionNotFoundError(ServerError):
@@ -165,6 +172,7 @@ def error_body(error: ComposerError) -> dict[str, Any]:
 
 
 _MESSAGES = "/v1/messages"
+_RESPONSES = "/v1/responses"
 _ANTHROPIC_TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -183,14 +191,35 @@ def error_response(error: ComposerError, path: str) -> JSONResponse:
         path: of the request, without the prefix of a proxy.
     """
     status = status_of(error)
-    body = error_body(error)
-    if path == _MESSAGES or path.startswith(f"{_MESSAGES}/"):
-        default = "invalid_request_error" if status < 500 else "api_error"
-        kind = _ANTHROPIC_TYPES.get(status, default)
-        body = {"type": "error", "error": {"type": kind, "message": error.message}}
+    body = anthropic_error(status, error.message) if is_anthropic(path) else error_body(error)
     headers = {}
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, RateLimitError | UnavailableError):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     return JSONResponse(body, status_code=status, headers=headers)
+
+
+def error_event(error: ComposerError, path: str) -> bytes:
+    """The server-sent event that ends a stream which failed, in the format of its route."""
+    body: dict[str, Any] = error_body(error)
+    name = ""
+    if is_anthropic(path):
+        body, name = anthropic_error(status_of(error), error.message), "event: error\n"
+    elif path == _RESPONSES:
+        told = {"code": error.code, "message": error.message, "param": error.param}
+        body, name = {"type": "error", **told}, "event: error\n"
+    data = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    return f"{name}data: {data}\n\n".encode()
+
+
+def is_anthropic(path: str) -> bool:
+    """Whether a route speaks Anthropic's protocol."""
+    return path == _MESSAGES or path.startswith(f"{_MESSAGES}/")
+
+
+def anthropic_error(status: int, message: str) -> dict[str, Any]:
+    """The body of an error in Anthropic's format."""
+    default = "invalid_request_error" if status < 500 else "api_error"
+    kind = _ANTHROPIC_TYPES.get(status, default)
+    return {"type": "error", "error": {"type": kind, "message": message}}

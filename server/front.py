@@ -11,27 +11,33 @@ import logging
 from dataclasses import replace
 from typing import Any
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from composer.compiled import RESERVED_ARGS
-from composer.errors import ComposerError, UnsupportedError
+from composer.errors import ComposerError, UnsupportedError, quoted
 from server.access import FIELD
 from server.comparison import Comparison, collected
 from server.engine import Body, Kind, RefusedError
 from server.errors import (
     BodyTooLargeError,
+    CompositionLostError,
     InvalidJsonError,
     ReservedFieldError,
     error_response,
+    is_anthropic,
 )
 from server.keys import key_of
 from server.resolve import COMPARE, Resolution, Resolver
-from server.rewrite import AnswerSender
+from server.rewrite import AnswerSender, AnthropicErrorSender
 
 logger = logging.getLogger(__name__)
 
 _CARRIERS = frozenset({"vllm_xargs", "extra_args"})
 """Fields whose entries reach the engine as `SamplingParams.extra_args`, on any of vLLM's routes."""
+
+EXPECT = "X-Composer-Expect"
+"""Request header by which clients say that they asked for a composition."""
 
 _COMPOSING = {kind.value: kind for kind in Kind}
 
@@ -52,10 +58,12 @@ class Front:
         if scope["type"] != "http" or scope["method"] not in ("POST", "PUT"):
             await self._app(scope, receive, send)
             return
+        path = _path(scope)
+        send = AnthropicErrorSender(send) if is_anthropic(path) else send
         try:
             await self._answer(scope, receive, send)
         except ComposerError as error:
-            await error_response(error, _path(scope))(scope, receive, send)
+            await error_response(error, path)(scope, receive, send)
         except RefusedError as error:
             await error.response(scope, receive, send)
         except ClientGoneError:
@@ -63,11 +71,16 @@ class Front:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         data = await self._read(receive)
-        resolution = await self._resolve(scope, data) if scope["method"] == "POST" else None
+        if scope["method"] != "POST":
+            await self._app(scope, _replay(data, receive), send)
+            return
+        resolution = await self._resolve(scope, data)
         if resolution is None:
+            _check_expected(scope, None)
             await self._app(scope, _replay(data, receive), send)
             return
         with resolution.lease:
+            _check_expected(scope, resolution)
             if not resolution.alone:
                 await self._send(scope, receive, send, resolution)
                 return
@@ -85,7 +98,7 @@ class Front:
     ) -> None:
         """Have vLLM answer a resolved request."""
         data, scope = _written(resolution.body, scope)
-        sender = AnswerSender(send, resolution.decoration)
+        sender = AnswerSender(send, resolution.decoration, _path(scope))
         try:
             await self._app(scope, _replay(data, receive), sender)
         except Exception:
@@ -138,6 +151,26 @@ def _written(body: Body, scope: Scope) -> tuple[bytes, Scope]:
     """A request as vLLM reads it."""
     data = json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass")
     return data, {**scope, "headers": _with_length(scope["headers"], len(data))}
+
+
+def _check_expected(scope: Scope, resolution: Resolution | None) -> None:
+    """Raise `CompositionLostError` where a composed answer is expected, and none will come.
+
+    Gateways drop fields that they do not know; the base's answer would look like the right one.
+    """
+    expected = Headers(scope=scope).get(EXPECT)
+    if expected is None:
+        return
+    if expected != FIELD:
+        raise CompositionLostError(
+            f"the header {EXPECT} is {quoted(expected)}. Its one value is '{FIELD}'."
+        )
+    if resolution is None or resolution.decoration.composition is None:
+        raise CompositionLostError(
+            f"the header {EXPECT} asks for a composed answer, and this request composes nothing. "
+            f"A gateway on the way may have dropped the field '{FIELD}': name a formula or a "
+            "stored composition as the model instead."
+        )
 
 
 def _path(scope: Scope) -> str:
@@ -198,7 +231,7 @@ def _check_reserved(body: Body, kind: Kind | None) -> None:
     """
     if kind is None and FIELD in body:
         raise UnsupportedError(
-            f"'{FIELD}' is understood by {' and '.join(_COMPOSING)} only. Send the request there.",
+            f"'{FIELD}' is understood by {', '.join(_COMPOSING)} only. Send the request there.",
             param=FIELD,
         )
     left: list[Any] = [body]

@@ -8,7 +8,6 @@ so that a new release fails here, at once.
 from __future__ import annotations
 
 import asyncio
-import copy
 import math
 import os
 import re
@@ -21,10 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
-from starlette.responses import JSONResponse
+from fastapi import FastAPI
 from uvicorn.config import LOGGING_CONFIG
 from vllm import envs
 from vllm.config.lora import MaxLoRARanks
@@ -34,25 +30,16 @@ from vllm.entrypoints.launchers.app import build_app
 from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
 from vllm.entrypoints.launchers.launcher import serve_http, setup_server
 from vllm.entrypoints.launchers.utils.server_utils import get_uvicorn_log_config
-from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
-from vllm.entrypoints.openai.completion.protocol import CompletionRequest
-from vllm.entrypoints.serve.engine.protocol import ErrorResponse
-from vllm.entrypoints.serve.exception_handling.handlers.exception import exception_handler
-from vllm.entrypoints.serve.exception_handling.handlers.validation import (
-    validation_exception_handler,
-)
 from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
-from vllm.exceptions import VLLMValidationError
 from vllm.logger import configure_logging_from_args
 from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
-from vllm.renderers.chat_utils import has_non_text_content
 from vllm.sampling_params import SamplingParams
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from adapters import AdapterError, Generation
 from composer.compiled import CompiledPlan, LoadedAdapter, Row
-from composer.errors import EngineFault, UnsupportedError
+from composer.errors import EngineFault
 from composer.vllm.auxiliary import from_additional_config
 from composer.vllm.configs import kv_cache, model_config
 from composer.vllm.loading import still_loading
@@ -62,24 +49,17 @@ from server.engine import (
     Capacity,
     Kind,
     Probe,
-    PromptOverflowError,
-    RefusedError,
     Rendered,
     Tokens,
     Weighed,
 )
 from server.flags import Needs, Platform, auxiliary_options, read_flags, set_engine_options
 from server.settings import MIB, Settings
+from server.vllm_requests import PromptRenderer
 
-_REQUESTS: dict[Kind, type[ChatCompletionRequest] | type[CompletionRequest]] = {
-    Kind.CHAT: ChatCompletionRequest,
-    Kind.COMPLETION: CompletionRequest,
-}
 _PROBE_TEXT = "The quick brown fox jumps over the lazy dog, 0 1 2 3 4 5 6 7 8 9."
 _PROBE_TOKENS = 20
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.001, 0.05
-_TOO_LONG = ("input_tokens", "input_text")
-"""`VLLMValidationError.parameter` where a prompt exceeds the context."""
 
 
 class VllmEngine:
@@ -92,12 +72,8 @@ class VllmEngine:
         self.capacities = _capacities(client.vllm_config)
         self._client = client
         self._models = app.state.openai_serving_models
-        self._renderer = app.state.online_renderer
+        self._prompts = PromptRenderer(app)
         self._probes = 0
-        # Conversations of auxiliary models come with their own templates, which are not the
-        # client's: this renderer takes them.
-        self._trusting = copy.copy(self._renderer)
-        self._trusting.trust_request_chat_template = True
 
     async def load(self, generation: Generation) -> None:
         wait_s = _FIRST_WAIT_S
@@ -185,10 +161,7 @@ class VllmEngine:
         ]
 
     def check_tokens(self, tokens: Tokens) -> None:
-        try:
-            self._renderer.renderer.validate_token_ids(tokens)
-        except VLLMValidationError as error:
-            raise ValueError(str(error)) from error
+        self._prompts.check_tokens(tokens)
 
     async def load_gate(self, path: Path) -> None:
         for problem in await self._call("load_gate", str(path)):
@@ -203,62 +176,13 @@ class VllmEngine:
         return tuple(Weighed(tuple(one["weights"]), _by_token(one["tokens"])) for one in found)
 
     def detokenize(self, tokens: Tokens) -> str:
-        return str(self._renderer.renderer.get_tokenizer().decode(list(tokens)))
+        return self._prompts.detokenize(tokens)
 
     async def open(self, kind: Kind, body: Body) -> Rendered:
-        request = await self._read(kind, body)
-        _refuse_unsupported(request)
-        try:
-            prompts = await self._render(request, self._renderer)
-        except RefusedError:
-            raise
-        except Exception as error:  # vLLM's handler decides what the client may see of it
-            raise RefusedError(await exception_handler(self._nobody(), error)) from error
-        if isinstance(request, CompletionRequest):
-            return Rendered(prompts, request.max_tokens)
-        chosen = request.max_completion_tokens
-        return Rendered(prompts, request.max_tokens if chosen is None else chosen)
+        return await self._prompts.open(kind, body)
 
     async def tokenize(self, kind: Kind, body: Body, chat_template: str | None = None) -> Tokens:
-        renderer = self._renderer
-        if chat_template is not None and kind is Kind.CHAT:
-            body, renderer = body | {"chat_template": chat_template}, self._trusting
-        request = await self._read(kind, body)
-        try:
-            (prompt,) = await self._render(request, renderer)
-        except VLLMValidationError as error:
-            if error.parameter in _TOO_LONG:
-                raise PromptOverflowError(str(error)) from error
-            raise RefusedError(await exception_handler(self._nobody(), error)) from error
-        return prompt
-
-    async def _read(self, kind: Kind, body: Body) -> Any:
-        try:
-            # A copy: vLLM's validators change messages in place.
-            return _REQUESTS[kind].model_validate(copy.deepcopy(body))
-        except ValidationError as error:
-            found = [
-                {**detail, "loc": ("body", *detail["loc"])}
-                for detail in error.errors(include_url=False)
-            ]
-            answer = await validation_exception_handler(
-                self._nobody(), RequestValidationError(found)
-            )
-            raise RefusedError(answer) from error
-
-    async def _render(self, request: Any, renderer: Any) -> tuple[Tokens, ...]:
-        if isinstance(request, ChatCompletionRequest):
-            rendered = await renderer.render_chat(request)
-            inputs = rendered if isinstance(rendered, ErrorResponse) else rendered[1]
-        else:
-            inputs = await renderer.render_completion(request)
-        if isinstance(inputs, ErrorResponse):
-            raise RefusedError(JSONResponse(inputs.model_dump(), status_code=inputs.error.code))
-        return tuple(tuple(prompt["prompt_token_ids"]) for prompt in inputs)
-
-    def _nobody(self) -> Request:
-        # vLLM's error handlers look at the application of a request, and at nothing else.
-        return Request({"type": "http", "app": self.app})
+        return await self._prompts.tokenize(kind, body, chat_template)
 
 
 _NAME = re.compile(r"(?:(\d+)_)?.*?(?:-(\d+))?(?:-[0-9a-f]{8})?")
@@ -292,27 +216,6 @@ def _refused(generation: Generation, problem: str) -> AdapterError:
         f"vLLM does not load it: {problem}",
         "Check that it was trained on this model, and vLLM's limits for LoRA",
     )
-
-
-def _refuse_unsupported(request: Any) -> None:
-    """Raises `UnsupportedError` for options that composed requests do not have."""
-    chat = isinstance(request, ChatCompletionRequest)
-    echo_logprobs = request.echo and (chat or request.logprobs is not None)
-    remedies = {
-        "prompt_logprobs": (request.prompt_logprobs is not None, "leave it out"),
-        "use_beam_search": (request.use_beam_search, "sample, or set temperature to 0"),
-        "echo": (echo_logprobs, "it asks for logprobs of the prompt, so leave it out"),
-        "prompt_embeds": (not chat and request.prompt_embeds is not None, "send text or token ids"),
-        "kv_transfer_params": (request.kv_transfer_params is not None, "leave it out"),
-        "ec_transfer_params": (request.ec_transfer_params is not None, "leave it out"),
-        "messages": (chat and has_non_text_content(request.messages), "send text only"),
-    }
-    for field, (asked, remedy) in remedies.items():
-        if asked:
-            raise UnsupportedError(
-                f"'{field}' does not go with a composition: {remedy}, or ask a single model.",
-                param=field,
-            )
 
 
 def _capacities(config: Any) -> dict[str | None, Capacity]:

@@ -117,7 +117,7 @@ class Resolver:
             if kind is None:
                 self._refuse_engine_name(asked, key)
                 return None
-            plan = self._named(asked, key)
+            plan = self.plan_of(asked, key)
             if asked in self._store:  # whoever may use it may use it whole
                 key = replace(key, models=None)
         else:
@@ -129,6 +129,8 @@ class Resolver:
                 )
             plan = self.parse(composition, key=key)
         try:
+            if not kind.generates:
+                return self._read_only(body, asked, plan, key)
             return await self._composed(kind, body, asked, plan, key)
         except CompositionError as error:
             error.param = error.param or FIELD
@@ -137,15 +139,25 @@ class Resolver:
     async def _alone(self, kind: Kind | None, body: Body, alias: str, key: Key) -> Resolution:
         """A request to one adapter, on any of vLLM's routes."""
         self._access.check(alias, key)
+        if kind is Kind.RESPONSES:
+            body = _unstored(body)
         lease = await self._access.lease({alias})
-        generation = lease.generations[alias]
         told = _digests(lease) if kind is not None else None
-        rewritten = body | {"model": generation.engine_name}
-        return Resolution(rewritten, Decoration(alias, None, told), lease)
+        rewritten = body | {"model": lease.generations[alias].engine_name}
+        return Resolution(rewritten, Decoration(alias, None, told, aliases=_aliases(lease)), lease)
+
+    def _read_only(self, body: Body, asked: str, plan: Plan, key: Key) -> Resolution:
+        """A request about the tokens of a prompt: the base reads it as every member does."""
+        self._access.check_plan(plan, key)
+        rewritten = _without_ours(body) | {"model": self._base}
+        told = {"plan": plan.to_dict(), "rows": plan.rows}
+        return Resolution(rewritten, Decoration(asked, told), self._registry.lease(()))
 
     async def _composed(
         self, kind: Kind, body: Body, asked: str, plan: Plan, key: Key
     ) -> Resolution:
+        if kind is Kind.RESPONSES:
+            body = _unstored(body)
         settled, missing = await self.routing.settle(kind, body, plan)
         alone = await self._compared(kind, body, plan) if _wants_compare(body) else ()
         self._access.check_plan(plan, key, missing)
@@ -159,7 +171,8 @@ class Resolver:
             raise
         told = {"plan": settled.to_dict(), "rows": settled.rows}
         routed = self._routed(settled, bound, missing)
-        return Resolution(rewritten, Decoration(asked, told, _digests(lease), routed), lease, alone)
+        decoration = Decoration(asked, told, _digests(lease), routed, aliases=_aliases(lease))
+        return Resolution(rewritten, decoration, lease, alone)
 
     def _routed(self, plan: Plan, bound: Bound | None, missing: tuple[str, ...]) -> Routed | None:
         """What tells, after the answer, how it was routed; None for a sum."""
@@ -188,9 +201,13 @@ class Resolver:
         )
         return tuple(dict.fromkeys(best.candidates))
 
-    def _named(self, model: str, key: Key) -> Plan:
+    def plan_of(self, model: str, key: Key) -> Plan:
         """The plan that a `model` stands for: a stored composition, the default router or a
-        formula."""
+        formula.
+
+        Raises:
+            CompositionError: it is none of them.
+        """
         if model in self._store:
             return self.parse(self._store.get(model), param="model")
         if model == AUTO:
@@ -225,7 +242,7 @@ class Resolver:
         self, kind: Kind, body: Body, plan: Plan, generations: Mapping[str, Generation]
     ) -> tuple[Body, Bound | None]:
         """The request for vLLM, and what of it is composed."""
-        rewritten = {k: v for k, v in body.items() if k not in (FIELD, COMPARE)}
+        rewritten = _without_ours(body)
         name = plan.members[plan.leader].model
         generation = generations.get(name)
         if plan.is_plain and self._binder.model_of(name) is None:
@@ -266,6 +283,32 @@ def _refuse_compare(kind: Kind | None, body: Body) -> None:
             f"Give a '{FIELD}', or leave it out.",
             param=COMPARE,
         )
+
+
+def _without_ours(body: Body) -> Body:
+    """The fields that vLLM knows."""
+    return {name: value for name, value in body.items() if name not in (FIELD, COMPARE)}
+
+
+def _unstored(body: Body) -> Body:
+    """A request to /v1/responses whose answer vLLM forgets.
+
+    It would keep the answer, in the name that the engine gives the adapter, without an end.
+
+    Raises:
+        UnsupportedError: the request ends before its answer is there, and so would its lease.
+    """
+    if body.get("background"):
+        raise UnsupportedError(
+            "'background' needs a stored answer, and only those of the base model are stored. "
+            "Wait for the answer, or stream it.",
+            param="background",
+        )
+    return body | {"store": False}
+
+
+def _aliases(lease: Lease) -> dict[str, str]:
+    return {generation.engine_name: alias for alias, generation in lease.generations.items()}
 
 
 def _digests(lease: Lease) -> dict[str, str]:

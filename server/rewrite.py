@@ -17,13 +17,16 @@ from starlette.types import Message, Send
 
 from composer.errors import EngineFault
 from server.decoration import Decoration
-from server.errors import error_body
+from server.errors import anthropic_error, error_event
 
 logger = logging.getLogger(__name__)
 
 _EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _DATA = b"data:"
 _DONE = b"[DONE]"
+
+AFFINITY = b"x-composer-affinity"
+"""Header of answers that adapters computed: clients may send it back as `X-Session-ID`."""
 
 Told: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
 """What a chunk becomes."""
@@ -66,6 +69,7 @@ class EventStream:
     async def _event(self, data: bytes, end: bytes) -> bytes:
         event = _Event.read(data, end)
         if event is None:
+            data = self._decoration.without_engine_names(data)
             if _DONE in data and self._waiting is not None:
                 waiting, self._waiting = self._waiting[0], None
                 return await self._last(waiting) + data + end
@@ -74,72 +78,101 @@ class EventStream:
         told = self._decoration.first if self._first else self._decoration.named
         self._first = False
         self._answers |= event.answers
-        if event.is_usage:
+        if event.closes:
             return out + await self._last(event)
         if self._decoration.routed is not None and event.finishes:
             self._waiting = event, told
             return out
-        return out + event.write(told(event.chunk))
+        return out + event.write(told(event.answer))
 
     async def _last(self, event: _Event) -> bytes:
-        single = len(self._answers) == 1
-        return event.write(await self._decoration.last(event.chunk, single=single))
+        single = len(self._answers) <= 1
+        return event.write(await self._decoration.last(event.answer, single=single))
 
     def _released(self) -> bytes:
         if self._waiting is None:
             return b""
         (event, told), self._waiting = self._waiting, None
-        return event.write(told(event.chunk))
+        return event.write(told(event.answer))
+
+
+_HOLDERS = {"message_start": "message"}
+"""Event type -> the field that holds the answer; in all `response.*` events it is `response`."""
+
+_CLOSING = ("message_delta", "response.completed", "response.incomplete", "response.failed")
+"""Types of the events that tell the usage of a whole answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Event:
-    """An event that carries a chunk, and what else it has."""
+    """An event that carries a JSON object, and what else it has.
 
-    chunk: dict[str, Any]
+    Chat and text completions send chunks, which are parts of the answer themselves. Events of
+    /v1/responses and /v1/messages have a type; some hold the answer in a field.
+    """
+
+    data: dict[str, Any]
     others: tuple[bytes, ...]
     end: bytes
 
     @classmethod
-    def read(cls, data: bytes, end: bytes) -> _Event | None:
-        """None where it carries no chunk."""
-        lines = data.splitlines()
+    def read(cls, event: bytes, end: bytes) -> _Event | None:
+        """Read an event; None where it carries no part of an answer."""
+        lines = event.splitlines()
         payload = [line.removeprefix(_DATA) for line in lines if line.startswith(_DATA)]
         try:
-            chunk = json.loads(b"\n".join(payload)) if payload else None
+            data = json.loads(b"\n".join(payload)) if payload else None
         except ValueError:
             return None
-        if not isinstance(chunk, dict) or "error" in chunk:
+        if not isinstance(data, dict) or "error" in data:
             return None
-        return cls(chunk, tuple(line for line in lines if not line.startswith(_DATA)), end)
+        return cls(data, tuple(line for line in lines if not line.startswith(_DATA)), end)
 
     @property
-    def is_usage(self) -> bool:
-        """Whether it is the one that closes a stream."""
-        return self.chunk.get("choices") == [] and "usage" in self.chunk
+    def answer(self) -> dict[str, Any]:
+        """What names the model: the event itself, or a field of it."""
+        answer: dict[str, Any] = self.data[self._holder] if self._holder else self.data
+        return answer
+
+    @property
+    def closes(self) -> bool:
+        """Whether it tells the usage of the whole answer."""
+        if (kind := self.data.get("type")) is not None:
+            return kind in _CLOSING
+        return self.data.get("choices") == [] and "usage" in self.data
 
     @property
     def answers(self) -> set[int]:
         """Which answers it belongs to."""
-        return {choice.get("index", 0) for choice in self.chunk.get("choices") or []}
+        return {choice.get("index", 0) for choice in self.data.get("choices") or []}
 
     @property
     def finishes(self) -> bool:
         """Whether an answer ends with it."""
-        choices = self.chunk.get("choices") or []
+        choices = self.data.get("choices") or []
         return any(choice.get("finish_reason") is not None for choice in choices)
 
-    def write(self, chunk: dict[str, Any]) -> bytes:
-        """The event with `chunk` in the place of its own."""
-        return b"\n".join([*self.others, _DATA + b" " + dump(chunk)]) + self.end
+    def write(self, answer: dict[str, Any]) -> bytes:
+        """The event with `answer` in place of its own."""
+        data = {**self.data, self._holder: answer} if self._holder else answer
+        return b"\n".join([*self.others, _DATA + b" " + dump(data)]) + self.end
+
+    @property
+    def _holder(self) -> str | None:
+        holder = _HOLDERS.get(str(self.data.get("type")), "response")
+        return holder if isinstance(self.data.get(holder), dict) else None
 
 
 class AnswerSender:
-    """An ASGI `send` that decorates a successful answer, streamed or whole."""
+    """An ASGI `send` that decorates successful answers, streamed or whole.
 
-    def __init__(self, send: Send, decoration: Decoration) -> None:
+    Errors lose the engine's names of adapters.
+    """
+
+    def __init__(self, send: Send, decoration: Decoration, path: str) -> None:
         self._send = send
         self._decoration = decoration
+        self._path = path
         self._stream: EventStream | None = None
         self._held: Message | None = None  # the start of a whole answer, whose length will change
         self._body = b""
@@ -166,14 +199,18 @@ class AnswerSender:
     async def fail(self) -> None:
         """End a stream whose source failed: an error event instead of a cut connection."""
         fault = EngineFault("the server failed while it was answering. Ask again.")
-        event = b"data: " + dump(error_body(fault)) + b"\n\n"
+        event = error_event(fault, self._path)
         await self._send({"type": "http.response.body", "body": event, "more_body": False})
 
     async def _begin(self, message: Message) -> None:
         kind = next((v for k, v in message["headers"] if k.lower() == b"content-type"), b"")
-        if message["status"] == 200 and kind.startswith(b"text/event-stream"):
+        succeeds = message["status"] == 200
+        if succeeds and (affinity := self._decoration.affinity) is not None:
+            headers = [*message["headers"], (AFFINITY, affinity.encode())]
+            message = {**message, "headers": headers}
+        if succeeds and kind.startswith(b"text/event-stream"):
             self._stream = EventStream(self._decoration)
-        elif message["status"] == 200 and kind.startswith(b"application/json"):
+        elif kind.startswith(b"application/json"):
             self._held = message
             return
         await self._send(message)
@@ -187,14 +224,52 @@ class AnswerSender:
             await self._send({"type": "http.response.body", "body": events, "more_body": more})
 
     async def _send_whole(self, start: Message) -> None:
-        answer = json.loads(self._body)
         body = self._body
-        if isinstance(answer, dict):
+        if start["status"] != 200:
+            body = self._decoration.without_engine_names(body)
+        elif isinstance(answer := json.loads(body), dict):
             body = dump(await self._decoration.whole(answer))
-        headers = [(k, v) for k, v in start["headers"] if k.lower() != b"content-length"]
-        headers.append((b"content-length", str(len(body)).encode()))
-        await self._send({**start, "headers": headers})
-        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+        await send_whole(self._send, start, body)
+
+
+class AnthropicErrorSender:
+    """An ASGI `send` for the routes of Anthropic's protocol, which have their own errors.
+
+    vLLM answers some requests to them in OpenAI's format: those that it cannot read.
+    """
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._held: Message | None = None
+        self._body = b""
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start" and message["status"] >= 400:
+            self._held = message
+        elif message["type"] != "http.response.body" or self._held is None:
+            await self._send(message)
+        else:
+            self._body += message.get("body", b"")
+            if not message.get("more_body", False):
+                await send_whole(self._send, self._held, self._translated(self._held["status"]))
+
+    def _translated(self, status: int) -> bytes:
+        try:
+            answer = json.loads(self._body)
+        except ValueError:
+            return self._body
+        error = answer.get("error") if isinstance(answer, dict) else None
+        if not isinstance(error, dict) or not isinstance(error.get("message"), str):
+            return self._body
+        return dump(anthropic_error(status, error["message"]))
+
+
+async def send_whole(send: Send, start: Message, body: bytes) -> None:
+    """Send an answer with another body than the one that `start` announced."""
+    headers = [(k, v) for k, v in start["headers"] if k.lower() != b"content-length"]
+    headers.append((b"content-length", str(len(body)).encode()))
+    await send({**start, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 def dump(value: dict[str, Any]) -> bytes:

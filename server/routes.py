@@ -103,6 +103,24 @@ def make_router(
         """List the base model, the adapters and the stored compositions."""
         return model_list(engine, registry, store, resolver.routing, key_of(request.scope))
 
+    @router.get("/v1/models/{model:path}")
+    async def get_model(model: str, request: Request) -> dict[str, Any]:
+        """Describe one model of the list, or a formula, which `model` of a request may be too."""
+        key = key_of(request.scope)
+        for card in model_list(engine, registry, store, resolver.routing, key)["data"]:
+            if card["id"] == model:
+                return dict(card)
+        plan = resolver.plan_of(model, key)
+        return {
+            "id": model,
+            "object": "model",
+            "created": engine.started,
+            "owned_by": "formulas",
+            "root": model,
+            "parent": BASE,
+            "plan": plan.to_dict(),
+        }
+
     @router.get("/v1/compositions")
     async def list_compositions() -> dict[str, Any]:
         """List the stored compositions with their plans."""

@@ -153,8 +153,8 @@ class Routing:
         Raises:
             UnsupportedError: there are several prompts, which may need different experts.
         """
-        if kind is Kind.CHAT:
-            return _question(body.get("messages"))
+        if kind is not Kind.COMPLETION:
+            return _question(body.get("input" if kind is Kind.RESPONSES else "messages"))
         prompt = body.get("prompt")
         if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str | list):
             [prompt] = prompt
@@ -177,7 +177,12 @@ class Routing:
 
 
 def _question(messages: object) -> str:
-    """The text of the last message of the user; of all messages where there is none."""
+    """The text of the last message of the user; of all messages where there is none.
+
+    Content parts of all three protocols with messages hold their text in `text`.
+    """
+    if isinstance(messages, str):  # the short form of /v1/responses
+        return messages
     if not isinstance(messages, list):
         return ""
     spoken = [m for m in messages if isinstance(m, dict)]

@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 """Package -> what it may import of ours; a name stands for everything below it."""
 
 DOORS: dict[str, tuple[str, ...]] = {
-    "vllm": ("composer.vllm", "server.openai"),
+    "vllm": ("composer.vllm", "server.openai", "server.vllm_requests"),
     "httpx": ("clients", "bench"),
     "fastapi": ("server",),
     "starlette": ("server",),

@@ -234,7 +234,7 @@ def test_the_engines_arguments_are_the_servers_to_write(
 
 
 def test_other_routes_do_not_ignore_a_composition(server: LiveServer) -> None:
-    body = {"model": "base", "input": "x", "composition": "base + polite"}
-    error = error_of(server.http.post("/v1/responses", json=body), 400)
+    body = {"model": "base", "messages": [MESSAGES], "composition": "base + polite"}
+    error = error_of(server.http.post("/v1/chat/completions/batch", json=body), 400)
     assert (error["code"], error["param"]) == ("unsupported", "composition")
     assert "/v1/chat/completions" in error["message"]

@@ -150,14 +150,14 @@ def test_other_fields_of_an_event_stay() -> None:
 
 
 async def _sent(
-    status: int, kind: bytes, bodies: list[bytes]
+    status: int, kind: bytes, bodies: list[bytes], path: str = "/v1/chat/completions"
 ) -> tuple[AnswerSender, list[Message]]:
     out: list[Message] = []
 
     async def send(message: Message) -> None:
         out.append(message)
 
-    sender = AnswerSender(send, Decoration("kind", PLAN))
+    sender = AnswerSender(send, Decoration("kind", PLAN), path)
     headers = [(b"content-type", kind), (b"content-length", b"%d" % sum(map(len, bodies)))]
     await sender({"type": "http.response.start", "status": status, "headers": headers})
     for number, body in enumerate(bodies, start=1):
@@ -212,14 +212,36 @@ def test_every_event_of_a_stream_is_sent_at_once() -> None:
     assert not end["more_body"]
 
 
-def test_a_stream_that_fails_ends_with_an_error_event() -> None:
+@pytest.mark.parametrize(
+    ("path", "start", "told"),
+    [
+        ("/v1/chat/completions", b"data: ", ("error", "code", "engine_fault")),
+        ("/v1/messages", b"event: error\ndata: ", ("error", "type", "api_error")),
+        ("/v1/responses", b"event: error\ndata: ", ("code", "engine_fault")),
+    ],
+)
+def test_a_stream_that_fails_ends_with_an_error_event(
+    path: str, start: bytes, told: tuple[str, ...]
+) -> None:
     async def run() -> list[Message]:
         event = b'data: {"model":"e"}\n\n'
-        sender, out = await _sent(200, b"text/event-stream", [event, event, event])
+        sender, out = await _sent(200, b"text/event-stream", [event, event, event], path)
         assert sender.streaming
         await sender.fail()
         return out
 
     last = asyncio.run(run())[-1]
     assert not last["more_body"]
-    assert chunks(last["body"])[0]["error"]["code"] == "engine_fault"
+    assert last["body"].startswith(start)
+    value = chunks(last["body"])[0]
+    *place, expected = told
+    for name in place:
+        value = value[name]
+    assert value == expected
+
+
+def test_errors_do_not_tell_the_engines_names() -> None:
+    decoration = Decoration("kind", None, aliases={"polite@0123456789ab": "polite"})
+    event = b'data: {"error":{"message":"no polite@0123456789ab"}}\n\n'
+    (out, _) = fed(EventStream(decoration), [event])
+    assert out == b'data: {"error":{"message":"no polite"}}\n\n'
