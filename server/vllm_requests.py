@@ -65,6 +65,8 @@ _REQUESTS: dict[Kind, Any] = {
 _TOO_LONG = ("input_tokens", "input_text")
 """`VLLMValidationError.parameter` where a prompt exceeds the context."""
 
+_TEXT_PARTS = ("input_text", "output_text")
+
 _CLIENT_TOOLS = ("function", "custom", "namespace")
 """Types of /v1/responses tools that the client runs; all others run on the server."""
 
@@ -158,13 +160,15 @@ class PromptRenderer:
         excludes = self._renderer.exclude_tools_when_tool_choice_none
         tools = construct_tool_dicts(request.tools, request.tool_choice, excludes)
         continues = should_continue_final_message(request.input)
+        messages = construct_input_messages(
+            request_instructions=request.instructions, request_input=request.input
+        )
         body: Body = {
-            "messages": construct_input_messages(
-                request_instructions=request.instructions, request_input=request.input
-            ),
+            "messages": [_with_chat_parts(message) for message in messages],
             "chat_template_kwargs": self._renderer.effective_chat_template_kwargs(request),
             "add_generation_prompt": not continues,
             "continue_final_message": continues,
+            "max_completion_tokens": request.max_output_tokens,
         }
         if tools is not None:
             body |= {"tools": tools, "tool_choice": "auto" if excludes else "none"}
@@ -192,6 +196,20 @@ class PromptRenderer:
                 return RefusedError(answer)
             case _:
                 return RefusedError(await exception_handler(nobody, error))
+
+
+def _with_chat_parts(message: Any) -> Any:
+    """A message whose text parts are called as in chats; `type` of the message is not known there.
+
+    All other parts stay, and are refused.
+    """
+    kept = {name: value for name, value in message.items() if name != "type"}
+    if isinstance(parts := kept.get("content"), list):
+        kept["content"] = [
+            {"type": "text", "text": part["text"]} if part.get("type") in _TEXT_PARTS else part
+            for part in parts
+        ]
+    return kept
 
 
 async def _render(request: Any, renderer: Any) -> tuple[Tokens, ...]:

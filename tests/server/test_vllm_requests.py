@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from argparse import Namespace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ def renderer(request: pytest.FixtureRequest, zoo_base: Path) -> PromptRenderer:
     """vLLM's renderer with a template that shows all it is given, without an engine."""
     config = EngineArgs(model=str(zoo_base), max_model_len=512).create_engine_config()
     app = FastAPI()
+    app.state.args = Namespace(log_error_stack=False)
     app.state.online_renderer = OnlineRenderer(
         config.model_config,
         renderer_from_config(config),
