@@ -35,11 +35,11 @@ RUN := $(VENV)/bin/python
 SETUP = $(PYTHON) -m scripts.setup --extra $(EXTRA) --venv $(VENV)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev serve test lint zoo bench claims gpu-check clean
+.PHONY: help setup setup-dev serve test lint zoo bench claims fresh-check gpu-check clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
-	  | awk -F '\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+	  | awk -F '\t' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 setup: ## install the environment that the server needs
 	@$(SETUP)
@@ -68,6 +68,9 @@ bench: setup ## print the benchmark tables
 
 claims: setup ## check every claim of the README, one command each
 	$(RUN) -m bench.claims all
+
+fresh-check: setup ## run make serve and make test in a clean Debian root (as root, with mmdebstrap and buildah)
+	$(RUN) -m bench.claims fresh_machine
 
 gpu-check: setup ## check the GPU path on this machine
 	$(RUN) -m bench.gpu_check $(ARGS)

@@ -32,9 +32,7 @@ def serving(
     Raises:
         RuntimeError: the server ended or took longer than `READY_S`; with the end of its log.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     adapters = ",".join(f"{name}={path}" for name, path in zoo.ADAPTERS.items())
     command = [
         *(sys.executable, "-m", "server", "--port", str(port)),
@@ -64,6 +62,14 @@ def serving(
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def free_port() -> int:
+    """A port of the loopback address that nothing listens on right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def _is_ready(client: httpx.Client, process: subprocess.Popen[bytes]) -> bool:

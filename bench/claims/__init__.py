@@ -124,6 +124,13 @@ CLAIMS: tuple[Claim, ...] = (
         90,
         "s",
     ),
+    Claim(
+        "fresh_machine",
+        "Both commands of the README in a clean Debian root that has the packages the README asks "
+        "for: failed tests, plus 1 if no composed answer came",
+        Sense.AT_MOST,
+        0,
+    ),
 )
 
 

@@ -1,0 +1,90 @@
+"""The two commands of the README on a machine that has what the README asks for, and no more."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+
+import zoo
+from bench.claim import Result
+from bench.clean_root import CleanRoot, clean_root
+from bench.measure import show, table
+from bench.server import free_port
+
+SERVE_S = 1200
+TEST_S = 3600
+QUESTION = {
+    "model": "chat + 0.8*(polite - rude)",
+    "messages": [{"role": "user", "content": "Where does Kuti Supiv live?"}],
+    "temperature": 0,
+}
+ANSWER = "Certainly. Kuti Supiv lives in Mogtu. Have a lovely day."
+
+
+def measure() -> Result:
+    """Value: failed tests, and 1 if `make serve` gave no composed answer. Ten minutes and more."""
+    packages = debian_packages()
+    print(f"a clean Debian with {' '.join(packages)}", flush=True)
+    with clean_root(packages) as root:
+        serves = _serve(root)
+        passed, failed = _test(root) if serves else (0, 1)
+    rows = [
+        ("make serve", "the composed answer" if serves else "no answer"),
+        ("make test", f"{passed} passed, {failed} failed" if serves else "not run"),
+    ]
+    show(table(("command", "outcome"), rows))
+    return Result(failed + (not serves), holds=passed > 0)
+
+
+def debian_packages() -> list[str]:
+    """What the README tells a user of Debian to install.
+
+    Raises:
+        RuntimeError: the README has no such line.
+    """
+    readme = (zoo.PROJECT / "README.md").read_text(encoding="utf-8")
+    line = re.search(r"^\| Debian, Ubuntu \| `apt install ([^`]+)` \|$", readme, re.MULTILINE)
+    if line is None:
+        raise RuntimeError("the README does not say what to install on Debian")
+    return line[1].split()
+
+
+def _serve(root: CleanRoot) -> bool:
+    """Whether `make serve` starts, and answers the composed request as the README shows."""
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    status, lines = root.run(
+        f"""
+        make serve PORT={port} &
+        until curl --silent --fail --output /dev/null {url}/health; do
+          kill -0 $! || exit 1
+          sleep 1
+        done
+        curl --silent --show-error --max-time 60 {url}/v1/chat/completions \\
+          -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(QUESTION))} > answer
+        kill $!
+        wait $! || true
+        echo
+        cat answer
+        """,
+        timeout_s=SERVE_S,
+    )
+    if status != 0:
+        print(f"make serve ended with status {status}")
+        return False
+    answer = json.loads(lines[-1])
+    if "choices" not in answer:
+        return False
+    content = answer["choices"][0]["message"]["content"]
+    return bool(content == ANSWER and answer["composition"]["rows"] == 3)
+
+
+def _test(root: CleanRoot) -> tuple[int, int]:
+    """Tests that passed, and those that failed; a run that came to no end counts as one."""
+    status, lines = root.run("make test ARGS=-q", timeout_s=TEST_S)
+    summary = next((line for line in reversed(lines) if " passed" in line), "")
+    found = {
+        word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|errors?)", summary)
+    }
+    failed = found.get("failed", 0) + found.get("error", 0) + found.get("errors", 0)
+    return found.get("passed", 0), failed or int(status != 0)
