@@ -24,6 +24,7 @@ from collections.abc import Collection
 from typing import ClassVar
 
 MAX_NAMES_SHOWN = 20
+_LONGEST_COMPARED = 200
 
 
 class ComposerError(Exception):
@@ -121,7 +122,7 @@ class UnsupportedError(CompositionError):
 
 
 class EngineFault(ComposerError):
-    """Something that the client cannot mend."""
+    """Something that the client cannot fix."""
 
     code = "engine_fault"
 
@@ -133,7 +134,10 @@ def quoted(value: str, limit: int = 80) -> str:
 
 
 def nearest_name(name: str, known: Collection[str]) -> str | None:
-    """The known name that is most like `name`, if any is."""
+    """The known name that is most like `name`, if any is. Comparing takes longer than linear time,
+    so a name that no model could have is like none."""
+    if len(name) > _LONGEST_COMPARED:
+        return None
     found = difflib.get_close_matches(name, sorted(known), n=1)
     return found[0] if found else None
 

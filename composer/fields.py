@@ -16,12 +16,28 @@ UNKNOWN_FIELD = "unknown_field"
 Its context gives the position among the object's keys: the key itself may be no valid Unicode.
 """
 
-ModelName = Annotated[str, Field(min_length=1)]
+MAX_NAME = 512
+"""Characters of the name of a model."""
+
+ModelName = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
 
 # Strict, for otherwise pydantic takes true for 1 and "0.8" for 0.8.
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Flag = Annotated[bool, Field(strict=True)]
 TokenId = Annotated[int, Field(strict=True, ge=0)]
+
+
+MAX_MEMBERS = 256
+"""Members that a request may write down; equal ones are merged before they are counted as rows."""
+
+MAX_EXPERTS = 1000
+"""Experts of a mixture, of which a router lets a few run."""
+
+MAX_FILTERS = 64
+"""Filters of a composition."""
+
+MAX_MESSAGES = 1024
+"""Messages of a prompt of a member's own."""
 
 
 class Fields(BaseModel):

@@ -26,7 +26,17 @@ from composer.errors import (
     nearest_name,
     quoted,
 )
-from composer.fields import Fields, Message, ModelName, Number, TokenId, pairs
+from composer.fields import (
+    MAX_FILTERS,
+    MAX_MEMBERS,
+    MAX_MESSAGES,
+    Fields,
+    Message,
+    ModelName,
+    Number,
+    TokenId,
+    pairs,
+)
 from composer.formula import parse
 from composer.mixture import MixturePlan
 from composer.plan import DEFAULT_LIMITS, FilterKind, Limits, Member, NamedFilter, Plan, normalize
@@ -73,7 +83,7 @@ class MemberFields(Fields):
     prompt: Annotated[str, Field(min_length=1)] | None = None
     """A text that it reads instead of the request's prompt, without chat template."""
 
-    messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
     """Chat messages that it reads instead of the request's."""
 
     prompt_token_ids: Annotated[list[TokenId], Field(min_length=1)] | None = None
@@ -111,17 +121,17 @@ class FormulaComposition(Fields):
     formula: str
     """A linear expression over models, e.g. `base + 0.8*(polite - base)`."""
 
-    filters: list[FilterFields] = Field(default_factory=list)
+    filters: list[FilterFields] = Field(default_factory=list, max_length=MAX_FILTERS)
     """Which tokens may be chosen; all filters hold at once."""
 
 
 class MembersComposition(Fields):
     """Members one by one, where they read prompts of their own."""
 
-    members: Annotated[list[MemberFields], Field(min_length=1)]
+    members: Annotated[list[MemberFields], Field(min_length=1, max_length=MAX_MEMBERS)]
     """What is added up. Equal members are merged, those with weight 0 are left out."""
 
-    filters: list[FilterFields] = Field(default_factory=list)
+    filters: list[FilterFields] = Field(default_factory=list, max_length=MAX_FILTERS)
     """Which tokens may be chosen; all filters hold at once."""
 
 

@@ -44,6 +44,12 @@ class BodyTooLargeError(ServerError):
     code = "body_too_large"
 
 
+class RequestBoundError(ServerError):
+    """Something in the request is larger, longer or deeper than the server takes."""
+
+    code = "request_too_large"
+
+
 class ReservedFieldError(ServerError):
     """A field that only the server itself may write."""
 

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from composer.compiled import RESERVED_ARGS
 from composer.errors import ComposerError, UnsupportedError, quoted
 from server.access import FIELD
+from server.bounds import check_bounds
 from server.comparison import Comparison, collected
 from server.engine import Body, Kind, RefusedError
 from server.errors import (
@@ -121,11 +122,10 @@ class Front:
         kind = _COMPOSING.get(_path(scope))
         suspicious = _may_compose(data)
         key = key_of(scope)
-        if kind is None and not suspicious and key.models is None and b'"model"' not in data:
-            return None
         body = _object(data, required=kind is not None)
         if body is None:
             return None
+        check_bounds(body)
         if suspicious:
             _check_reserved(body, kind)
         return await self._resolver.resolve(kind, body, key)

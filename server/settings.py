@@ -12,6 +12,7 @@ from pathlib import Path
 
 from adapters import SourceRules
 from composer.errors import CompositionError
+from composer.fields import MAX_EXPERTS
 from composer.plan import Limits
 from composer.wire import parse_composition
 from server.access_control import MetricsAccess
@@ -20,7 +21,6 @@ from server.keys import KeyFile, KeyRing
 
 MIB = 2**20
 _SHORTEST_KEY = 16
-_MOST_EXPERTS = 1000
 
 DEFAULT_ROUTER: Mapping[str, object] = {"kind": "prompt", "top_k": 1}
 """Of the model `auto`: the one adapter whose examples look most like the request."""
@@ -311,11 +311,11 @@ def _router(text: str) -> Mapping[str, object]:
     options = {name: router.pop(name) for name in MIXTURE_OPTIONS if name in router}
     top_k = options.get("top_k")
     # As it will be read, with as many experts as it asks for.
-    count = min(top_k, _MOST_EXPERTS) if isinstance(top_k, int) else 2
+    count = min(top_k, MAX_EXPERTS) if isinstance(top_k, int) else 2
     experts = [f"expert{n}" for n in range(max(count, 1))]
     composition = {"recipe": "mixture", "experts": experts, "router": router, **options}
     try:
-        limits = Limits(max_members=_MOST_EXPERTS)
+        limits = Limits(max_members=MAX_EXPERTS)
         parse_composition(composition, known=experts, limits=limits, param="the mixture")
     except CompositionError as error:
         raise argparse.ArgumentTypeError(error.message) from None

@@ -11,13 +11,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from composer.fields import Fields, Message, ModelName, Number, pairs
+from composer.fields import MAX_MESSAGES, Fields, Message, ModelName, Number, pairs
 from composer.plan import BASE, Member
 from composer.prompts import LastToken, MessagesPrompt, Prompt, TextPrompt
 from composer.recipes.recipe import Filters, Recipe, Terms
 
 Text = Annotated[str, Field(min_length=1)]
-Messages = Annotated[list[Message], Field(min_length=1)]
+Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
 
 
 class ClassifierFreeGuidance(Fields):

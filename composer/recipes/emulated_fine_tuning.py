@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from composer.fields import Fields, ModelName, Number
+from composer.fields import MAX_MEMBERS, Fields, ModelName, Number
 from composer.plan import BASE, Member
 from composer.recipes.recipe import Filters, Recipe, Terms
 
@@ -38,7 +38,7 @@ class EmulatedFineTuning(Fields):
     reference: ModelName = BASE
     """The pre-trained model to start from."""
 
-    pairs: Annotated[list[Pair], Field(min_length=1)] | None = None
+    pairs: Annotated[list[Pair], Field(min_length=1, max_length=MAX_MEMBERS)] | None = None
     """What to add. Either this or `tuned`."""
 
     tuned: ModelName | None = None

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from composer.errors import CompositionSchemaError, quoted
-from composer.fields import Fields, Flag, ModelName
+from composer.fields import MAX_EXPERTS, Fields, Flag, ModelName
 from composer.formula import format_number
 from composer.mixture import MixturePlan, Router, Rules, Sequence, normalized
 from composer.plan import NEGLIGIBLE, Member
@@ -28,7 +28,7 @@ class Mixture(Fields):
     recipe: Literal["mixture"]
     """Name of the method."""
 
-    experts: Annotated[list[ModelName], Field(min_length=1)]
+    experts: Annotated[list[ModelName], Field(min_length=1, max_length=MAX_EXPERTS)]
     """The models to mix."""
 
     router: AnyRouter = FixedRouter()

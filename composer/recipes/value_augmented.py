@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from composer.fields import Fields, ModelName, Number
+from composer.fields import MAX_MEMBERS, Fields, ModelName, Number
 from composer.plan import BASE, MOST_KEPT, FilterKind, Member, NamedFilter
 from composer.recipes.recipe import Filters, Recipe, Terms
 
@@ -36,7 +36,7 @@ class ValueAugmented(Fields):
     base: ModelName = BASE
     """The model to steer."""
 
-    values: Annotated[list[Value], Field(min_length=1)]
+    values: Annotated[list[Value], Field(min_length=1, max_length=MAX_MEMBERS)]
     """What to steer it with."""
 
     top_k: Annotated[int, Field(strict=True, ge=1, le=MOST_KEPT)] = 20
