@@ -69,6 +69,10 @@ class Generation(Call[R], Generic[R, C]):
 
     body: Mapping[str, object]
     parse_chunk: Callable[[bytes], C]
+    """Of every chunk but the first."""
+
+    parse_first: Callable[[bytes], C]
+    """Of the first chunk, which tells how the answer is computed."""
 
     def stream_body(self) -> dict[str, object]:
         """The body that asks for a stream, with the usage at its end."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 from urllib.parse import quote
 
+from clients import errors
 from clients.call import Call, Generation, reader
 from clients.models import (
+    Answer,
     ChatChunk,
     ChatCompletion,
     Completion,
@@ -15,6 +18,14 @@ from clients.models import (
     StoredComposition,
     StoredCompositionList,
 )
+
+A = TypeVar("A", bound=Answer)
+B = TypeVar("B", bound=Answer)
+
+EXPECT = "X-Composer-Expect"
+"""Header that makes the server refuse a request that composes nothing."""
+
+_COMPOSITION = "composition"
 
 Composition = str | Mapping[str, object]
 """A formula ("base + 0.8*polite") or the JSON object that `composition` takes."""
@@ -67,7 +78,7 @@ def chat(
         },
         extra,
     )
-    return Generation("POST", "/chat/completions", body, reader(ChatCompletion), reader(ChatChunk))
+    return _generation("/chat/completions", body, ChatCompletion, ChatChunk)
 
 
 def complete(
@@ -104,7 +115,7 @@ def complete(
         },
         extra,
     )
-    return Generation("POST", "/completions", body, reader(Completion), reader(Completion))
+    return _generation("/completions", body, Completion, Completion)
 
 
 def list_models() -> Call[tuple[Model, ...]]:
@@ -132,6 +143,43 @@ def put_composition(name: str, composition: Composition) -> Call[StoredCompositi
 def delete_composition(name: str) -> Call[None]:
     """DELETE /compositions/{name}."""
     return Call("DELETE", _composition_path(name), None, lambda body: None)
+
+
+def _generation(
+    path: str, body: Mapping[str, object], answer: type[A], chunk: type[B]
+) -> Generation[A, B]:
+    """The call, which fails where a composition gets lost on the way.
+
+    A gateway may drop a field that it does not know, and the base alone would answer. So the
+    header makes this server refuse such a request, and an answer without a report is no answer: it
+    may come from a server that does not know the header.
+    """
+    read, read_chunk = reader(answer), reader(chunk)
+    if body.get(_COMPOSITION) is None:
+        return Generation("POST", path, body, read, read_chunk, read_chunk)
+    return Generation(
+        "POST",
+        path,
+        body,
+        _composed(read),
+        read_chunk,
+        _composed(read_chunk),
+        headers={EXPECT: _COMPOSITION},
+    )
+
+
+def _composed(read: Callable[[bytes], A]) -> Callable[[bytes], A]:
+    def read_composed(body: bytes) -> A:
+        answer = read(body)
+        if answer.composition is None:
+            raise errors.CompositionLost(
+                "the answer does not say that it was composed: something between this client and "
+                "the server dropped the field 'composition', or the server does not know it. "
+                "Name a formula or a stored composition as the model instead"
+            )
+        return answer
+
+    return read_composed
 
 
 def _composition_path(name: str) -> str:

@@ -55,8 +55,10 @@ class Client:
 
         Closing the generator, or leaving it unfinished, aborts the request on the server.
         """
-        reader = ChunkReader(call.parse_chunk)
-        request = self._http.build_request(call.method, call.path, json=call.stream_body())
+        reader = ChunkReader(call.parse_chunk, call.parse_first)
+        request = self._http.build_request(
+            call.method, call.path, json=call.stream_body(), headers=dict(call.headers)
+        )
         with _connection_errors(self.settings):
             response = self._http.send(request, stream=True)
         try:
@@ -133,8 +135,10 @@ class AsyncClient:
         A loop that is left early should be wrapped in `contextlib.aclosing`, so that the request
         is aborted there and then.
         """
-        reader = ChunkReader(call.parse_chunk)
-        request = self._http.build_request(call.method, call.path, json=call.stream_body())
+        reader = ChunkReader(call.parse_chunk, call.parse_first)
+        request = self._http.build_request(
+            call.method, call.path, json=call.stream_body(), headers=dict(call.headers)
+        )
         with _connection_errors(self.settings):
             response = await self._http.send(request, stream=True)
         try:

@@ -3,6 +3,7 @@
 ClientError
   ConnectionFailed        no connection, or it broke, or it took longer than the timeout
   InvalidResponse         an answer that is not what the API documents
+    CompositionLost       an answer that was not composed, to a request that was
   ApiError                the server answered with an error
     BadRequest            400, 413, 422 and other mistakes in the request
     Forbidden             401, 403
@@ -33,6 +34,10 @@ class ConnectionFailed(ClientError):
 
 class InvalidResponse(ClientError):
     """The answer is not what the API documents; is the base URL that of another service?"""
+
+
+class CompositionLost(InvalidResponse):
+    """The request asked for a composition, and the answer does not report one."""
 
 
 class ApiError(ClientError):

@@ -15,8 +15,10 @@ C = TypeVar("C")
 class ChunkReader(Generic[C]):
     """Bytes of one event stream -> chunks. `done` once the server has said [DONE]."""
 
-    def __init__(self, parse: Callable[[bytes], C]) -> None:
-        self._parse = parse
+    def __init__(self, parse: Callable[[bytes], C], parse_first: Callable[[bytes], C]) -> None:
+        """`parse_first` reads the first chunk, `parse` the others."""
+        self._parse = parse_first
+        self._parse_next = parse
         self._events = EventParser()
         self.done = False
 
@@ -25,6 +27,7 @@ class ChunkReader(Generic[C]):
 
         Raises:
             StreamError: the server reports an error, or sends what is no chunk.
+            CompositionLost: the answer was not composed.
         """
         try:
             events = self._events.feed(data)
@@ -49,7 +52,11 @@ class ChunkReader(Generic[C]):
         try:
             failure = errors.from_event(json.loads(event))
             if failure is None:
-                return self._parse(event.encode())
+                chunk = self._parse(event.encode())
+                self._parse = self._parse_next
+                return chunk
+        except errors.CompositionLost:
+            raise
         except (ValueError, errors.InvalidResponse) as error:
             raise errors.StreamError(f"an event of the stream is no chunk: {error}") from None
         raise failure

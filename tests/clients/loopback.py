@@ -43,7 +43,9 @@ def make_app() -> FastAPI:
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
         body = await request.json()
-        model = body["model"]
+        if "composition" in body and request.headers.get("x-composer-expect") != "composition":
+            return _error(417)
+        model = "lost" if body.get("composition") == "lost" else body["model"]
         if model.startswith("status-"):
             return _error(int(model.removeprefix("status-")))
         if model == "no-json":
@@ -141,7 +143,12 @@ def _answer(model: str, **choice: Any) -> dict[str, Any]:
 
 
 def _computed(model: str) -> dict[str, Any]:
-    """What an answer, or the first and the last chunk of one, says about how it was computed."""
+    """What an answer, or the first and the last chunk of one, says about how it was computed.
+
+    `lost` is a request whose composition a gateway dropped.
+    """
+    if model == "lost":
+        return {}
     adapters = {"adapters": {"polite": DIGEST}} if model == "polite" else {}
     composition = {**PLAN, "routing": ROUTING} if model == "auto" else PLAN
     return {"composition": composition, **adapters}

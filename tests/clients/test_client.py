@@ -16,6 +16,7 @@ from clients import (
     AsyncClient,
     BadRequest,
     Client,
+    CompositionLost,
     Conflict,
     ConnectionFailed,
     Forbidden,
@@ -65,6 +66,18 @@ def test_what_a_router_did_and_each_expert_alone(caller: Caller) -> None:
     assert caller.call("chat", "Hi").comparison is None
     last = caller.chunks("stream_chat", "Hi", model="auto")[-1]
     assert last.composition.routing == routing
+
+
+def test_a_lost_composition_is_an_error(caller: Caller) -> None:
+    with pytest.raises(CompositionLost, match="dropped the field 'composition'"):
+        caller.call("chat", "Hi", composition="lost")
+    with pytest.raises(CompositionLost, match="dropped the field 'composition'"):
+        caller.chunks("stream_chat", "Hi", composition="lost")
+    with pytest.raises(CompositionLost):
+        caller.call("chat", "Hi", extra={"composition": "lost"})
+    assert caller.call("chat", "Hi", composition="base").composition.rows == 2
+    assert len(caller.chunks("stream_chat", "Hi", composition="base")) == len(WORDS) + 1
+    assert caller.call("chat", "Hi", model="lost").composition is None
 
 
 def test_complete_reads_logprobs(caller: Caller) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 
+import httpx
 import pytest
+from fastapi import FastAPI, Request, Response
 
 from clients import AsyncClient, BadRequest, Client, Conflict, NotFound
 from clients.cli import main
+from tests.clients.conftest import served
 from tests.server.live import LiveServer
 
 FORMULA = "base + 0.5*polite - 0.5*rude"
@@ -83,6 +86,31 @@ def test_errors_arrive_as_their_class(server: LiveServer) -> None:
             list(client.stream_chat("Hi", composition="base + nobody"))
         with pytest.raises(Conflict, match="polite"):
             client.put_composition("polite", "base")
+
+
+def test_a_gateway_that_drops_the_composition(
+    server: LiveServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As vllm-router before 0.1.15 did: the body arrives without the field, the header with it."""
+    app = FastAPI()
+
+    @app.post("/v1/chat/completions")
+    async def forward(request: Request) -> Response:
+        body = await request.json()
+        assert body.pop("composition") == FORMULA
+        headers = {"x-composer-expect": request.headers["x-composer-expect"]}
+        async with httpx.AsyncClient(base_url=server.url, trust_env=False) as http:
+            answer = await http.post("/v1/chat/completions", json=body, headers=headers)
+        return Response(answer.content, answer.status_code, media_type="application/json")
+
+    with served(app) as url:
+        with Client(url) as client:
+            for ask in (client.chat, lambda *a, **k: list(client.stream_chat(*a, **k))):
+                with pytest.raises(BadRequest, match="dropped the field") as caught:
+                    ask("Hi", composition=FORMULA)
+                assert caught.value.code == "composition_lost"
+        assert main(["--base-url", url, "chat", "Hi", "--formula", FORMULA]) == 1
+    assert "dropped the field" in capsys.readouterr().err
 
 
 def test_the_command_line(server: LiveServer, capsys: pytest.CaptureFixture[str]) -> None:
