@@ -19,7 +19,7 @@ from server.admin import AdminRoutes, make_admin
 from server.auxiliary import AuxiliaryModel
 from server.engine import Engine
 from server.errors import RouteNotFoundError, error_response
-from server.front import Front
+from server.front import INVOCATIONS, Front
 from server.gates import Gates, LoadedGate
 from server.loading import Loader
 from server.quotas import Quotas
@@ -98,7 +98,14 @@ async def assemble(app: FastAPI, engine: Engine, parts: Parts) -> AdapterService
         admin = make_admin(service, uploads)
         most = settings.sources.max_bytes
         layers.append(Middleware(AdminRoutes, admin=admin, max_body_bytes=most))
-    layers.append(Middleware(Front, resolver=resolver, max_body_bytes=settings.max_body_bytes))
+    layers.append(
+        Middleware(
+            Front,
+            resolver=resolver,
+            max_body_bytes=settings.max_body_bytes,
+            invocations=INVOCATIONS in settings.exposed,
+        )
+    )
     # vLLM has built the stack already, without our layers and our error handler.
     app.middleware_stack = app.build_middleware_stack()
     return service

@@ -11,6 +11,7 @@ import logging
 from dataclasses import replace
 from typing import Any
 
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -40,6 +41,13 @@ _CARRIERS = frozenset({"vllm_xargs", "extra_args"})
 EXPECT = "X-Composer-Expect"
 """Request header by which clients say that they asked for a composition."""
 
+INVOCATIONS = "/invocations"
+_SAGEMAKER = b"x-amzn-sagemaker-"
+_SAGEMAKER_ADAPTER = "X-Amzn-SageMaker-Adapter-Identifier"
+
+_QUICK_BYTES = 64 * 1024
+"""A body up to this size is read within a millisecond or so."""
+
 _COMPOSING = {kind.value: kind for kind in Kind}
 
 
@@ -50,8 +58,12 @@ class ClientGoneError(Exception):
 class Front:
     """ASGI middleware; `app` is what vLLM's application does within its own middleware."""
 
-    def __init__(self, app: ASGIApp, *, resolver: Resolver, max_body_bytes: int) -> None:
+    def __init__(
+        self, app: ASGIApp, *, resolver: Resolver, max_body_bytes: int, invocations: bool
+    ) -> None:
+        """`invocations`: whether there is SageMaker's route, `/invocations`."""
         self._app = app
+        self._invocations = invocations
         self._resolver = resolver
         self._max_body_bytes = max_body_bytes
 
@@ -75,8 +87,21 @@ class Front:
         if scope["method"] != "POST":
             await self._app(scope, _replay(data, receive), send)
             return
-        resolution = await self._resolve(scope, data)
-        if resolution is None:
+        invoked = self._invocations and _path(scope) == INVOCATIONS
+        kind = _COMPOSING.get(_path(scope))
+        body = await _checked(data, required=invoked or kind is not None)
+        if invoked:
+            kind, body = _invoked(scope, body or {})
+            scope = _addressed(scope, kind)
+        if kind is None and body is not None and FIELD in body:
+            raise UnsupportedError(
+                f"'{FIELD}' is understood by {', '.join(_COMPOSING)} only. Send the request there.",
+                param=FIELD,
+            )
+        resolution = None
+        if body is not None:
+            resolution = await self._resolver.resolve(kind, body, key_of(scope))
+        if body is None or resolution is None:
             _check_expected(scope, None)
             await self._app(scope, _replay(data, receive), send)
             return
@@ -89,7 +114,7 @@ class Front:
             async def ask(body: Body, gone: Receive) -> dict[str, Any]:
                 return await self._ask(scope, gone, body)
 
-            same = {k: v for k, v in json.loads(data).items() if k not in (FIELD, COMPARE)}
+            same = {k: v for k, v in body.items() if k not in (FIELD, COMPARE)}
             async with Comparison(ask, same, resolution.alone) as others:
                 decoration = replace(resolution.decoration, compared=others.answers)
                 await self._send(scope, receive, send, replace(resolution, decoration=decoration))
@@ -117,18 +142,6 @@ class Front:
         with resolution.lease:
             data, scope = _written(resolution.body, scope)
             return await collected(self._app, scope, _replay(data, receive))
-
-    async def _resolve(self, scope: Scope, data: bytes) -> Resolution | None:
-        kind = _COMPOSING.get(_path(scope))
-        suspicious = _may_compose(data)
-        key = key_of(scope)
-        body = _object(data, required=kind is not None)
-        if body is None:
-            return None
-        check_bounds(body)
-        if suspicious:
-            _check_reserved(body, kind)
-        return await self._resolver.resolve(kind, body, key)
 
     async def _read(self, receive: Receive) -> bytes:
         """The whole body. Raises `BodyTooLargeError` as soon as it is one byte too many."""
@@ -171,6 +184,67 @@ def _check_expected(scope: Scope, resolution: Resolution | None) -> None:
             f"A gateway on the way may have dropped the field '{FIELD}': name a formula or a "
             "stored composition as the model instead."
         )
+
+
+def _invoked(scope: Scope, body: Body) -> tuple[Kind, Body]:
+    """The route that a request to `/invocations` is meant for, and its body there.
+
+    SageMaker's header names an adapter; it stands for the field `model`.
+
+    Raises:
+        UnsupportedError: the body is none of a known route, or contradicts the header.
+    """
+    kind = Kind.CHAT if "messages" in body else Kind.COMPLETION
+    if "messages" not in body and "prompt" not in body:
+        raise UnsupportedError(
+            f"a request to {INVOCATIONS} has 'messages', as in {Kind.CHAT}, or a 'prompt', as in "
+            f"{Kind.COMPLETION}. This one has neither."
+        )
+    adapter = Headers(scope=scope).get(_SAGEMAKER_ADAPTER)
+    if adapter is None:
+        return kind, body
+    if body.get("model", adapter) != adapter or FIELD in body:
+        raise UnsupportedError(
+            f"the header {_SAGEMAKER_ADAPTER} asks for {quoted(adapter)}, and the body for "
+            "something else. Leave one of them out.",
+            param="model",
+        )
+    return kind, body | {"model": adapter}
+
+
+def _addressed(scope: Scope, kind: Kind) -> Scope:
+    """A request to `/invocations` as one to its route.
+
+    vLLM's handler would take the model from SageMaker's header, after all checks, and ignore
+    `model`.
+    """
+    path = scope.get("root_path", "") + kind.value
+    headers = [(k, v) for k, v in scope["headers"] if not k.lower().startswith(_SAGEMAKER)]
+    return {**scope, "path": path, "raw_path": path.encode(), "headers": headers}
+
+
+async def _checked(data: bytes, *, required: bool) -> Body | None:
+    """As `_read_body`; beside the event loop where it takes long."""
+    if len(data) <= _QUICK_BYTES:
+        return _read_body(data, required=required)
+    return await run_in_threadpool(_read_body, data, required=required)
+
+
+def _read_body(data: bytes, *, required: bool) -> Body | None:
+    """As `_object`, where the request is not too large and holds nothing that is the server's.
+
+    Raises:
+        InvalidJsonError: it is not JSON.
+        RequestBoundError: it holds more of something than a request may.
+        ReservedFieldError: it holds an argument that only the server writes.
+    """
+    body = _object(data, required=required)
+    if body is None:
+        return None
+    check_bounds(body)
+    if _may_hold_reserved(data):
+        _check_reserved(body)
+    return body
 
 
 def _path(scope: Scope) -> str:
@@ -217,23 +291,17 @@ def _object(data: bytes, *, required: bool) -> Body | None:
     return value if isinstance(value, dict) else None
 
 
-def _may_compose(data: bytes) -> bool:
+def _may_hold_reserved(data: bytes) -> bool:
     """Whether decoding could yield a reserved name: it is there, or could be in disguise."""
     return any(name.encode() in data for name in RESERVED_ARGS) or b"\\u" in data or b"\0" in data
 
 
-def _check_reserved(body: Body, kind: Kind | None) -> None:
+def _check_reserved(body: Body) -> None:
     """Refuse arguments that only the server may write: they name files, and were checked.
 
     Raises:
         ReservedFieldError: the client sent one, wherever in the request.
-        UnsupportedError: the request composes on a route that does not.
     """
-    if kind is None and FIELD in body:
-        raise UnsupportedError(
-            f"'{FIELD}' is understood by {', '.join(_COMPOSING)} only. Send the request there.",
-            param=FIELD,
-        )
     left: list[Any] = [body]
     while left:
         value = left.pop()

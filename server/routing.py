@@ -18,6 +18,9 @@ from server.gates import Gates
 from server.keys import Key
 from server.settings import MIXTURE_OPTIONS
 
+_QUICK_CHARACTERS = 16 * 1024
+"""A text up to this length is compared with the examples within a few milliseconds."""
+
 AUTO = "auto"
 """The model that stands for the server's default router over all adapters that it may choose."""
 
@@ -104,7 +107,9 @@ class Routing:
             plan, missing = self.gates.settle(plan, router, self._digests())
         weigher = await self._weigher() if plan.mixture and plan.mixture.reads_text else None
         text = self._text(kind, body) if weigher is not None else ""
-        return route(plan, text, weigher), missing
+        if len(text) <= _QUICK_CHARACTERS:
+            return route(plan, text, weigher), missing
+        return await run_in_threadpool(route, plan, text, weigher), missing
 
     async def start(self, kind: Kind, body: Body, router: Gate) -> str:
         """The expert that reads the prompt: as the request says, or else the one whose examples

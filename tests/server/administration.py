@@ -78,7 +78,7 @@ def arguments(zoo_base: Path, root: Path) -> list[str]:
         *("--model", str(zoo_base), "--adapters", f"chat={root / 'chat'}"),
         *("--adapter-root", str(root), "--adapter-store", str(root.parent / "store")),
         *("--max-model-len", "512", "--max-num-seqs", "16", "--max-loras", "3"),
-        *("--max-cpu-loras", "6", "--max-adapter-mib", "8"),
+        *("--max-cpu-loras", "6", "--max-adapter-mib", "8", "--expose", "/invocations"),
     ]
 
 
