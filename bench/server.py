@@ -9,6 +9,8 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO
 
 import httpx
 
@@ -19,10 +21,33 @@ READY_S = 300
 """Longest wait for a start."""
 
 
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A server, its process, and a client for it. The process leads a group of its own."""
+
+    client: httpx.Client
+    process: subprocess.Popen[bytes]
+    log: IO[bytes]
+
+    def text(self) -> str:
+        """What it has printed so far."""
+        self.log.seek(0)
+        return self.log.read().decode(errors="replace")
+
+
 @contextmanager
 def serving(
     environment: Mapping[str, str] | None = None, options: Sequence[str] = ()
 ) -> Iterator[httpx.Client]:
+    """A client for the server that `running` starts."""
+    with running(environment, options) as server:
+        yield server.client
+
+
+@contextmanager
+def running(
+    environment: Mapping[str, str] | None = None, options: Sequence[str] = ()
+) -> Iterator[Running]:
     """The zoo's base and all its adapters, from readiness to the end of the block.
 
     Args:
@@ -48,13 +73,13 @@ def serving(
             env=original() | dict(environment or {}),
             stdout=log,
             stderr=log,
+            start_new_session=True,
         )
+        server = Running(client, process, log)
         try:
             if not _is_ready(client, process):
-                log.seek(0)
-                text = log.read().decode(errors="replace")
-                raise RuntimeError(f"the server did not start:\n{text[-4000:]}")
-            yield client
+                raise RuntimeError(f"the server did not start:\n{server.text()[-4000:]}")
+            yield server
         finally:
             process.terminate()
             try:

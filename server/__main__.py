@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from adapters import ModelShapes, Profile, Store
 from composer.errors import ComposerError
 from composer.plan import BASE
+from composer.vllm.lifeline import tie_to_parent
 from composer.vllm.options import prepare_environment
 from server.auxiliary import find_auxiliaries
 from server.base_model import find_folder
 from server.flags import Needs
 from server.gates import LoadedGate, load_gates
 from server.given import publish_given, read_examples
+from server.lifecycle import ENGINE_DIED, Lifecycle
 from server.settings import Settings
 from server.store import CompositionStore
 
@@ -35,19 +40,36 @@ _RUNTIME_UPDATES = "VLLM_ALLOW_RUNTIME_LORA_UPDATING"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the server; the exit status is 1 where it could not start."""
+    """Run the server.
+
+    Returns:
+        The exit status: 0 after a stop that was asked for, 1 where it could not start,
+        `lifecycle.ENGINE_DIED`, or 128 and the number of the signal that came second.
+    """
     settings = Settings.from_arguments(sys.argv[1:] if arguments is None else arguments)
+    lifecycle = Lifecycle(settings.drain_s)
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, _interrupt_start)
     try:
-        _serve(settings)
+        _serve(settings, lifecycle)
     except (ComposerError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
     except KeyboardInterrupt:
-        return 130
-    return 0
+        _say("stopped before it was ready")
+    if lifecycle.exit_status == ENGINE_DIED:
+        print("error: the engine died; its own log is above", file=sys.stderr, flush=True)
+    return lifecycle.exit_status
 
 
-def _serve(settings: Settings) -> None:
+def _interrupt_start(signum: int, frame: FrameType | None) -> None:
+    """There is nothing to finish before the server is ready."""
+    for process in multiprocessing.active_children():
+        process.kill()
+    raise KeyboardInterrupt
+
+
+def _serve(settings: Settings, lifecycle: Lifecycle) -> None:
     start = time.monotonic()
     _say(f"looking at the base model {settings.model}")
     folder = find_folder(settings.model, settings.vllm_flags)
@@ -78,10 +100,13 @@ def _serve(settings: Settings) -> None:
 
         ranks = {a: store.stored(str(store.current(a).digest)).report.rank for a in aliases}
         models = {name: one for name, one in profiles.items() if name not in aliases}
-        parts = app.Parts(settings, folder, shapes, auxiliaries, store, compositions, gates, models)
+        parts = app.Parts(
+            settings, folder, shapes, auxiliaries, store, compositions, lifecycle, gates, models
+        )
         openai.run(
             settings,
             Needs(shapes, ranks, settings.keys.publishes, auxiliaries),
+            lifecycle,
             assemble=lambda engine: app.assemble(engine.app, engine, parts),
             on_ready=lambda url: _say_ready(url, aliases, time.monotonic() - start),
             say=_say,
@@ -172,6 +197,9 @@ def _say_ready(url: str, adapters: Sequence[str], seconds: float) -> None:
 def _say(line: str) -> None:
     print(f"server: {line}", flush=True)
 
+
+if __name__ == "__mp_main__":  # in every process that multiprocessing starts, before all else
+    tie_to_parent()
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
+from starlette.types import ASGIApp
 
 from adapters import ModelShapes, Profile, Store
 from composer.errors import ComposerError
@@ -17,10 +18,13 @@ from composer.plan import BASE
 from server.access_control import AccessControl, restrict_routes, route_of
 from server.admin import AdminRoutes, make_admin
 from server.auxiliary import AuxiliaryModel
+from server.drain import DrainMiddleware
 from server.engine import Engine
 from server.errors import RouteNotFoundError, error_response
 from server.front import INVOCATIONS, Front
 from server.gates import Gates, LoadedGate
+from server.health import make_health
+from server.lifecycle import Lifecycle
 from server.loading import Loader
 from server.quotas import Quotas
 from server.resolve import Resolver
@@ -46,13 +50,14 @@ class Parts:
     auxiliaries: tuple[AuxiliaryModel, ...]
     adapters: Store
     compositions: CompositionStore
+    lifecycle: Lifecycle
     gates: tuple[LoadedGate, ...] = ()
     profiles: Mapping[str, Profile] = field(default_factory=dict)
     """Of the models: what routers know of the base and of auxiliary models."""
 
 
-async def assemble(app: FastAPI, engine: Engine, parts: Parts) -> AdapterService:
-    """Load the adapters, and add our routes and layers to vLLM's application.
+async def assemble(app: FastAPI, engine: Engine, parts: Parts) -> ASGIApp:
+    """Load the adapters, and add our routes and layers to vLLM's application: what to serve.
 
     Before it serves its first request, and in the event loop that will.
     """
@@ -82,13 +87,14 @@ async def assemble(app: FastAPI, engine: Engine, parts: Parts) -> AdapterService
     router = make_router(engine, registry, store, resolver)
     restrict_routes(app, settings.exposed, settings.metrics)
     # Ours come first: of two routes for one path, the first answers.
-    app.router.routes[:0] = router.routes
+    app.router.routes[:0] = [*make_health(parts.lifecycle).routes, *router.routes]
     app.add_exception_handler(ComposerError, _answer_error)
     app.add_exception_handler(404, _answer_missing)
     app.add_exception_handler(405, _answer_missing)
     # Starlette's list goes from the outermost to the innermost: vLLM's own, then who may do what,
     # then our routes for adapters, then compositions.
     layers = app.user_middleware
+    layers.append(Middleware(DrainMiddleware, lifecycle=parts.lifecycle))
     layers.append(
         Middleware(AccessControl, keys=settings.keys, quotas=Quotas(), metrics=settings.metrics)
     )
@@ -108,7 +114,11 @@ async def assemble(app: FastAPI, engine: Engine, parts: Parts) -> AdapterService
     )
     # vLLM has built the stack already, without our layers and our error handler.
     app.middleware_stack = app.build_middleware_stack()
-    return service
+    parts.lifecycle.conditions += [
+        lambda: None if engine.alive else "the engine has died",
+        lambda: service.store_problem,
+    ]
+    return app
 
 
 async def _answer_error(request: Request, error: Exception) -> JSONResponse:

@@ -130,6 +130,10 @@ class Engine(Protocol):
     def capacities(self) -> Mapping[str | None, Capacity]:
         """What each model can hold, by the name of the auxiliary model; None is the base."""
 
+    @property
+    def alive(self) -> bool:
+        """Whether it can answer. Once it cannot, it never will again."""
+
     async def load(self, generation: Generation) -> None:
         """Read the adapter into memory, beside the steps of the engine, and know it by its name.
 

@@ -206,17 +206,24 @@ def error_response(error: ComposerError, path: str) -> JSONResponse:
     return JSONResponse(body, status_code=status, headers=headers)
 
 
-def error_event(error: ComposerError, path: str) -> bytes:
-    """The server-sent event that ends a stream which failed, in the format of its route."""
+def error_events(error: ComposerError, path: str, sent: int | None = None) -> bytes:
+    """The server-sent events that end a stream which failed, in the format of its route.
+
+    Args:
+        error: what happened.
+        path: of the request, without the prefix of a proxy.
+        sent: how many events the client has, where that is known.
+    """
     body: dict[str, Any] = error_body(error)
-    name = ""
+    name, end = "", "data: [DONE]\n\n"
     if is_anthropic(path):
-        body, name = anthropic_error(status_of(error), error.message), "event: error\n"
+        body, name, end = anthropic_error(status_of(error), error.message), "event: error\n", ""
     elif path == _RESPONSES:
         told = {"code": error.code, "message": error.message, "param": error.param}
-        body, name = {"type": "error", **told}, "event: error\n"
+        number = {} if sent is None else {"sequence_number": sent}
+        body, name, end = {"type": "error", **told, **number}, "event: error\n", ""
     data = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
-    return f"{name}data: {data}\n\n".encode()
+    return f"{name}data: {data}\n\n{end}".encode()
 
 
 def is_anthropic(path: str) -> bool:

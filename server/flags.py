@@ -27,6 +27,7 @@ _REFUSED: Mapping[str, str] = {
     "api_server_count": "start one server per replica",
     "headless": "start one server per replica",
     "grpc": "only HTTP is served",
+    "shutdown_timeout": "--drain-seconds says how long requests may take to finish",
 }
 _OURS = "composition brings its own"
 

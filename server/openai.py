@@ -11,6 +11,8 @@ import asyncio
 import math
 import os
 import re
+import signal
+import socket
 import time
 import typing
 from argparse import Namespace
@@ -19,8 +21,10 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import uvicorn
 import uvloop
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 from uvicorn.config import LOGGING_CONFIG
 from vllm import envs
 from vllm.config.lora import MaxLoRARanks
@@ -28,8 +32,9 @@ from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
 from vllm.entrypoints.launchers.app import build_app
 from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
-from vllm.entrypoints.launchers.launcher import serve_http, setup_server
+from vllm.entrypoints.launchers.launcher import NoSignalServer, setup_server
 from vllm.entrypoints.launchers.utils.server_utils import get_uvicorn_log_config
+from vllm.entrypoints.launchers.utils.ssl import SSLCertRefresher
 from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
 from vllm.logger import configure_logging_from_args
 from vllm.lora.request import LoRARequest
@@ -42,6 +47,7 @@ from composer.compiled import CompiledPlan, LoadedAdapter, Row
 from composer.errors import EngineFault
 from composer.vllm.auxiliary import from_additional_config
 from composer.vllm.configs import kv_cache, model_config
+from composer.vllm.lifeline import stop_engine
 from composer.vllm.loading import still_loading
 from composer.vllm.options import engine_options
 from server.engine import (
@@ -54,12 +60,17 @@ from server.engine import (
     Weighed,
 )
 from server.flags import Needs, Platform, auxiliary_options, read_flags, set_engine_options
+from server.lifecycle import FAREWELL_S, LAST_RESORT_S, Lifecycle
 from server.settings import MIB, Settings
 from server.vllm_requests import PromptRenderer
 
 _PROBE_TEXT = "The quick brown fox jumps over the lazy dog, 0 1 2 3 4 5 6 7 8 9."
 _PROBE_TOKENS = 20
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.001, 0.05
+_WATCH_S = 0.2
+"""How soon the death of the engine is noticed where no request meets it."""
+_ENGINE_STOP_S = 5.0
+"""How long the engine may take to end by itself."""
 
 
 class VllmEngine:
@@ -74,6 +85,10 @@ class VllmEngine:
         self._models = app.state.openai_serving_models
         self._prompts = PromptRenderer(app)
         self._probes = 0
+
+    @property
+    def alive(self) -> bool:
+        return not self._client.errored
 
     async def load(self, generation: Generation) -> None:
         wait_s = _FIRST_WAIT_S
@@ -253,7 +268,8 @@ def _capacities(config: Any) -> dict[str | None, Capacity]:
 def run(
     settings: Settings,
     needs: Needs,
-    assemble: Callable[[VllmEngine], Awaitable[object]],
+    lifecycle: Lifecycle,
+    assemble: Callable[[VllmEngine], Awaitable[ASGIApp]],
     on_ready: Callable[[str], None],
     say: Callable[[str], None],
 ) -> None:
@@ -262,7 +278,9 @@ def run(
     Args:
         settings: the configuration.
         needs: what model and adapters ask of the engine.
-        assemble: loads the adapters and puts our part in front of vLLM's application.
+        lifecycle: decides when to stop, and knows the exit status then.
+        assemble: loads the adapters, puts our part in front of vLLM's application and returns what
+            to serve.
         on_ready: called with the server's URL when connections are accepted.
         say: tells the operator something.
     """
@@ -280,12 +298,13 @@ def run(
         os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
     validate_parsed_serve_args(args)
     configure_logging_from_args(args)
-    uvloop.run(_serve(args, assemble, on_ready))
+    uvloop.run(_serve(args, lifecycle, assemble, on_ready))
 
 
 async def _serve(
     args: Namespace,
-    assemble: Callable[[VllmEngine], Awaitable[object]],
+    lifecycle: Lifecycle,
+    assemble: Callable[[VllmEngine], Awaitable[ASGIApp]],
     on_ready: Callable[[str], None],
 ) -> None:
     try:
@@ -295,38 +314,94 @@ async def _serve(
         raise ValueError(
             f"cannot listen on {where}: {error.strerror}. Try another port."
         ) from error
-    async with AsyncExitStack() as stack:
-        try:
-            client = await stack.enter_async_context(build_async_engine_client(args))
-        except RuntimeError as error:
-            raise EngineFault(f"the engine did not start; its own log is above. {error}") from error
-        tasks = await client.get_supported_tasks()
-        app = build_app(args, tasks, client.model_config)
-        await init_app_state(client, app.state, args, tasks)
-        engine = VllmEngine(app, client, tuple(args.served_model_name))
-        await assemble(engine)
-        sock.listen()  # from here on connections queue until the server takes them
-        on_ready(address)
-        stopping = await serve_http(
-            app,
-            sock=sock,
-            enable_ssl_refresh=args.enable_ssl_refresh,
-            host=args.host,
-            port=args.port,
-            log_level=args.uvicorn_log_level,
-            access_log=not args.disable_uvicorn_access_log,
-            log_config=get_uvicorn_log_config(args) or LOGGING_CONFIG,
-            timeout_keep_alive=envs.VLLM_HTTP_TIMEOUT_KEEP_ALIVE,
-            ssl_keyfile=args.ssl_keyfile,
-            ssl_certfile=args.ssl_certfile,
-            ssl_ca_certs=args.ssl_ca_certs,
-            ssl_cert_reqs=args.ssl_cert_reqs,
-            ssl_ciphers=args.ssl_ciphers,
-            h11_max_incomplete_event_size=args.h11_max_incomplete_event_size,
-            h11_max_header_count=args.h11_max_header_count,
+    with sock:
+        async with AsyncExitStack() as stack:
+            try:
+                client = await stack.enter_async_context(build_async_engine_client(args))
+            except RuntimeError as error:
+                raise EngineFault(
+                    f"the engine did not start; its own log is above. {error}"
+                ) from error
+            stack.push_async_callback(_stop_engine, client, lifecycle)
+            tasks = await client.get_supported_tasks()
+            app = build_app(args, tasks, client.model_config)
+            await init_app_state(client, app.state, args, tasks)
+            engine = VllmEngine(app, client, tuple(args.served_model_name))
+            server = _http_server(await assemble(engine), args)
+            app.state.server = server  # vLLM's error handlers end it when the engine has died
+            loop = asyncio.get_running_loop()
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(signum, lifecycle.signalled, signum)
+            sock.listen()  # from here on connections queue until the server takes them
+            on_ready(address)
+            await _run_server(server, sock, client, lifecycle, args.enable_ssl_refresh)
+
+
+def _http_server(app: ASGIApp, args: Namespace) -> NoSignalServer:
+    """uvicorn, with vLLM's options."""
+    config = uvicorn.Config(
+        app,
+        host=args.host,
+        port=args.port,
+        log_level=args.uvicorn_log_level,
+        access_log=not args.disable_uvicorn_access_log,
+        log_config=get_uvicorn_log_config(args) or LOGGING_CONFIG,
+        timeout_keep_alive=envs.VLLM_HTTP_TIMEOUT_KEEP_ALIVE,
+        timeout_graceful_shutdown=math.ceil(FAREWELL_S),
+        ssl_keyfile=args.ssl_keyfile,
+        ssl_certfile=args.ssl_certfile,
+        ssl_ca_certs=args.ssl_ca_certs,
+        ssl_cert_reqs=args.ssl_cert_reqs,
+        ssl_ciphers=args.ssl_ciphers,
+        h11_max_incomplete_event_size=args.h11_max_incomplete_event_size,
+    )
+    config.load()
+    return NoSignalServer(config)
+
+
+async def _run_server(
+    server: NoSignalServer,
+    sock: socket.socket,
+    client: Any,
+    lifecycle: Lifecycle,
+    refresh_certificates: bool,
+) -> None:
+    """Serve until `lifecycle` says that it is over."""
+    config = server.config
+    refresher = None
+    if refresh_certificates:
+        refresher = SSLCertRefresher(
+            config.ssl, config.ssl_keyfile, config.ssl_certfile, config.ssl_ca_certs
         )
-    # vLLM's order: the HTTP server goes down after the engine.
+    serving = asyncio.create_task(server.serve(sockets=[sock]))
+    watching = asyncio.create_task(_watch_engine(client, lifecycle))
+    ending = asyncio.create_task(lifecycle.over())
     try:
-        await stopping
+        await asyncio.wait({serving, ending}, return_when=asyncio.FIRST_COMPLETED)
+        if client.errored:  # noticed by vLLM's error handlers, which end the server
+            lifecycle.engine_died()
+        server.should_exit = True
+        await serving
     finally:
-        sock.close()
+        watching.cancel()
+        ending.cancel()
+        if refresher is not None:
+            refresher.stop()
+        lifecycle.exit_within(LAST_RESORT_S)
+
+
+async def _watch_engine(client: Any, lifecycle: Lifecycle) -> None:
+    while not client.errored:
+        await asyncio.sleep(_WATCH_S)
+    lifecycle.engine_died()
+
+
+async def _stop_engine(client: Any, lifecycle: Lifecycle) -> None:
+    """End the engine: let it tidy up, unless there is no time for it."""
+    hurried = lifecycle.exit_status != 0
+    stopped = asyncio.create_task(
+        asyncio.to_thread(client.shutdown, timeout=0 if hurried else _ENGINE_STOP_S)
+    )
+    if not hurried:
+        stop_engine()
+    await stopped

@@ -17,7 +17,7 @@ from starlette.types import Message, Send
 
 from composer.errors import EngineFault
 from server.decoration import Decoration
-from server.errors import anthropic_error, error_event
+from server.errors import anthropic_error, error_events
 
 logger = logging.getLogger(__name__)
 
@@ -199,7 +199,7 @@ class AnswerSender:
     async def fail(self) -> None:
         """End a stream whose source failed: an error event instead of a cut connection."""
         fault = EngineFault("the server failed while it was answering. Ask again.")
-        event = error_event(fault, self._path)
+        event = error_events(fault, self._path)
         await self._send({"type": "http.response.body", "body": event, "more_body": False})
 
     async def _begin(self, message: Message) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Mapping
 from contextlib import ExitStack, asynccontextmanager
@@ -42,6 +43,8 @@ Fetch = Callable[[Path], Mapping[str, object]]
 
 _FOLLOW_S = 0.5
 """How soon a server sees what another one published in the store."""
+_OUT_OF_TOUCH_S = 10.0
+"""How long the store may be unreadable until the server counts as not ready."""
 
 
 class AdapterService:
@@ -67,6 +70,7 @@ class AdapterService:
         self._shapes = shapes
         self._taken = taken
         self._tasks: set[asyncio.Task[None]] = set()
+        self._followed_s = time.monotonic()
 
     # ---- what operators do
 
@@ -150,6 +154,14 @@ class AdapterService:
 
     # ---- what the store says
 
+    @property
+    def store_problem(self) -> str | None:
+        """Why aliases may be out of date here, where the store could not be read for a while."""
+        behind_s = time.monotonic() - self._followed_s
+        if behind_s < _OUT_OF_TOUCH_S:
+            return None
+        return f"the adapter store could not be read for {behind_s:.0f} s"
+
     async def start(self, required: Collection[str]) -> None:
         """Serve what the store holds: load as many adapters as fit, the others when asked for.
 
@@ -166,6 +178,7 @@ class AdapterService:
         for alias in required:
             if (problem := self.failures.get(alias)) is not None:
                 raise EngineFault(f"the adapter {quoted(alias)} cannot be served: {problem}")
+        self._followed_s = time.monotonic()
         self._keep(self._follow())
 
     async def _follow(self) -> None:
@@ -176,6 +189,7 @@ class AdapterService:
             except ComposerError as error:
                 logger.error("The adapter store cannot be followed: %s", error)
                 continue
+            self._followed_s = time.monotonic()
             for version in _latest(versions):
                 await self._apply(version, load=True)
 

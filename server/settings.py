@@ -66,6 +66,9 @@ class Settings:
     auxiliary_memory_bytes: int | None
     """For the KV cache of each auxiliary model; None: as the base model's size suggests."""
 
+    drain_s: float
+    """How long requests in flight may take to finish after SIGTERM."""
+
     vllm_flags: tuple[str, ...]
 
     @classmethod
@@ -100,6 +103,7 @@ class Settings:
             default_router=ours.default_router,
             auxiliaries=tuple(ours.auxiliary),
             auxiliary_memory_bytes=ours.auxiliary_memory and ours.auxiliary_memory * MIB,
+            drain_s=ours.drain_seconds,
             vllm_flags=tuple(vllm_flags),
         )
 
@@ -251,6 +255,14 @@ def _parser() -> argparse.ArgumentParser:
         help="largest body of an inference request in MiB (default: %(default)s); adapters have "
         "--max-adapter-mib",
     )
+    add(
+        "--drain-seconds",
+        type=_seconds,
+        default=30.0,
+        metavar="SECONDS",
+        help="how long requests in flight may take to finish after SIGTERM or SIGINT, while new "
+        "ones are refused with 503 (default: %(default)g); a second signal ends them at once",
+    )
     return parser
 
 
@@ -326,6 +338,13 @@ def _weight(text: str) -> float:
     value = float(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not a finite number above 0")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number of at least 0")
     return value
 
 

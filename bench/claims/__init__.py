@@ -118,6 +118,14 @@ CLAIMS: tuple[Claim, ...] = (
         0,
     ),
     Claim(
+        "lifecycle",
+        "How the server ends (SIGTERM, to one process or to all, a second signal, the engine, a "
+        "worker or the front end killed), with streams in flight, in both modes of the engine: "
+        "deviations from what is documented",
+        Sense.AT_MOST,
+        0,
+    ),
+    Claim(
         "startup",
         "From starting the server on the zoo to the first composed answer, caches warm",
         Sense.AT_MOST,

@@ -41,6 +41,7 @@ from composer.errors import CompositionError
 from composer.vllm.auxiliary import from_additional_config
 from composer.vllm.compat import check_engine
 from composer.vllm.configs import kv_cache, model_config
+from composer.vllm.lifeline import obey_front_end
 from composer.vllm.limits import GroupLimits, ModelLimits
 from composer.vllm.pools import RoutedKVCache, auxiliary_pool
 from composer.vllm.room import KVRoom
@@ -489,4 +490,5 @@ def gang_scheduler(vllm_config: VllmConfig, **kwargs: Any) -> Scheduler:
     """What `--scheduler-cls` names: the class that fits the engine's mode, known only to vLLM."""
     asynchronous = vllm_config.scheduler_config.async_scheduling
     cls = AsyncGangScheduler if asynchronous else SyncGangScheduler
+    obey_front_end()
     return cls(vllm_config=vllm_config, **kwargs)

@@ -14,6 +14,7 @@ from vllm.v1.kv_cache_interface import KVCacheConfig
 
 from composer.vllm.auxiliary import from_additional_config
 from composer.vllm.generators import RewindableGenerator
+from composer.vllm.lifeline import obey_front_end
 from composer.vllm.loading import AdapterLoader, Unready
 from composer.vllm.memory import room_beside
 from composer.vllm.routing import MixtureRouting
@@ -40,6 +41,7 @@ class ComposerWorker(PlatformWorker):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        obey_front_end()
         self._runners: dict[str | None, Any] = {}
         self._loaders: dict[str | None, AdapterLoader] = {}  # of the models with LoRA
 

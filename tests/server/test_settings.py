@@ -37,6 +37,7 @@ def vllm_parser() -> argparse.ArgumentParser:
     for option in ("--served-model-name", "--lora-modules", "--logits-processors"):
         parser.add_argument(option, nargs="+")
     parser.add_argument("--speculative-config")
+    parser.add_argument("--shutdown-timeout", type=int, default=0)
     return parser
 
 
@@ -170,6 +171,7 @@ def test_names_of_the_base() -> None:
         ("--api-server-count", "2"),
         ("--headless",),
         ("--grpc",),
+        ("--shutdown-timeout", "5"),
     ],
 )
 def test_flags_that_cannot_be_had(given: tuple[str, ...]) -> None:

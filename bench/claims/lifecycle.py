@@ -1,0 +1,225 @@
+"""How the server ends: by signals, with its engine, and with its front end killed.
+
+Each scenario starts a server of its own and has streams in flight. Whatever is not as
+docs/operating.md says it, counts as one deviation.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+
+import httpx
+
+from bench.claim import Result
+from bench.measure import show, table
+from bench.processes import await_end, descendants
+from bench.server import Running, running
+
+FORMULA = "base + 0.5*(polite - rude)"
+DRAIN_S = 4.0
+SOON_S = 10.0
+"""Within which everything that is to happen at once must have happened, on a busy machine."""
+STOPPED, ENGINE_DIED = 0, 70
+MODES = {"engine in one process": "0", "engine with a worker process": "1"}
+
+
+def measure() -> Result:
+    """Value: deviations over all scenarios in both modes of the engine."""
+    rows, deviations = [], 0
+    for mode, multiprocessing in MODES.items():
+        for name, scenario in SCENARIOS.items():
+            if name == "worker killed" and multiprocessing == "0":
+                continue
+            began = time.monotonic()
+            environment = {"VLLM_ENABLE_V1_MULTIPROCESSING": multiprocessing}
+            with running(environment, ("--drain-seconds", str(DRAIN_S))) as server:
+                check = Check(server)
+                scenario(check)
+                check.nothing_is_left()
+            deviations += len(check.deviations)
+            found = "; ".join(check.deviations) or "as documented"
+            rows.append((name, mode, check.status, f"{time.monotonic() - began:.0f}", found))
+    show(table(("scenario", "mode", "exit status", "s", "what happened"), rows))
+    return Result(deviations)
+
+
+class Stream(threading.Thread):
+    """A streamed completion: its events so far."""
+
+    def __init__(self, client: httpx.Client, tokens: int, answers: int = 1) -> None:
+        super().__init__(daemon=True)
+        self.events: list[str] = []
+        self.begun = threading.Event()
+        self.failure: Exception | None = None
+        self._client = client
+        self._body = {
+            **{"model": FORMULA, "prompt": "Once upon a", "ignore_eos": True, "stream": True},
+            **{"max_tokens": tokens, "n": answers},
+        }
+        self.start()
+
+    def run(self) -> None:
+        try:
+            with self._client.stream("POST", "/v1/completions", json=self._body) as response:
+                for line in response.iter_lines():
+                    if line.startswith("data:"):
+                        self.events.append(line.removeprefix("data:").strip())
+                        self.begun.set()
+        except httpx.HTTPError as error:
+            self.failure = error
+
+    @property
+    def error(self) -> str | None:
+        """The message of its error event."""
+        found = [json.loads(event) for event in self.events if event != "[DONE]"]
+        return next((e["error"]["message"] for e in found if "error" in e), None)
+
+    @property
+    def done(self) -> bool:
+        return bool(self.events) and self.events[-1] == "[DONE]"
+
+
+class Check:
+    """One server to its end, and what was not as it should have been."""
+
+    def __init__(self, server: Running) -> None:
+        self.server = server
+        self.deviations: list[str] = []
+        self.started = descendants(server.process.pid)
+
+    def expect(self, holds: bool, what: str) -> None:
+        if not holds:
+            self.deviations.append(what)
+
+    def stream(self, tokens: int, answers: int = 1) -> Stream:
+        """One that has begun."""
+        stream = Stream(self.server.client, tokens, answers)
+        self.expect(stream.begun.wait(SOON_S), "a stream did not begin")
+        return stream
+
+    def engine(self, name: str) -> int:
+        """The process of the engine whose title contains `name`."""
+        return next(pid for pid, title in self.started.items() if name in title)
+
+    def get(self, path: str) -> int | None:
+        """The status that answers; None if nothing listens any more."""
+        try:
+            return self.server.client.get(path).status_code
+        except httpx.TransportError:
+            return None
+
+    def exits(self, status: int, within_s: float) -> None:
+        """The server ends by itself."""
+        try:
+            found = self.server.process.wait(within_s)
+        except subprocess.TimeoutExpired:
+            self.deviations.append(f"it still ran after {within_s:g} s")
+            return
+        self.expect(found == status, f"exit status {found}, not {status}")
+
+    @property
+    def status(self) -> str:
+        return str(self.server.process.poll())
+
+    def nothing_is_left(self) -> None:
+        left = await_end(self.started, SOON_S)
+        names = ", ".join(self.started[pid] for pid in left)
+        self.expect(not left, f"left behind: {names}")
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+
+
+def drain(check: Check, send: Callable[[int], None] | None = None) -> None:
+    """SIGTERM: what can finish in time does, the rest ends with an error event."""
+    process = check.server.process
+    long = check.stream(1900, answers=4)
+    short = check.stream(30)
+    (send or process.send_signal)(signal.SIGTERM)
+    check.expect(_soon(lambda: check.get("/ready") == 503), "/ready was not 503")
+    check.expect(check.get("/live") == 200, "/live was not 200")
+    check.expect(check.get("/health") == 200, "/health was not 200")
+    for path in ("/v1/completions", "/v1/messages"):
+        refused = check.server.client.post(path, json={"model": "base", "prompt": "x"})
+        check.expect(refused.status_code == 503, f"{path} answered {refused.status_code}")
+        check.expect("retry-after" in refused.headers, f"{path} said no Retry-After")
+        shape = {"type", "error"} if path == "/v1/messages" else {"error"}
+        check.expect(set(refused.json()) == shape, f"{path} has the error format of another route")
+    short.join(DRAIN_S)
+    check.expect(short.done and short.error is None, "the short stream did not finish")
+    long.join(DRAIN_S + SOON_S)
+    check.expect(long.error is not None, f"the long stream had no error: {long.failure}")
+    check.expect(long.done, "the long stream did not end with [DONE]")
+    check.exits(STOPPED, SOON_S)
+
+
+def drain_group(check: Check) -> None:
+    """systemd and a terminal signal all processes at once."""
+    drain(check, lambda signum: os.killpg(check.server.process.pid, signum))
+
+
+def idle(check: Check) -> None:
+    """SIGTERM with nothing in flight."""
+    check.server.process.send_signal(signal.SIGTERM)
+    check.exits(STOPPED, SOON_S)
+
+
+def second_signal(check: Check) -> None:
+    process = check.server.process
+    stream = check.stream(1900, answers=4)
+    process.send_signal(signal.SIGINT)
+    check.expect(_soon(lambda: check.get("/ready") == 503), "/ready was not 503")
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    stream.join(SOON_S)
+    check.expect(stream.error is not None and stream.done, "the stream had no error event")
+    check.expect(time.monotonic() - began < DRAIN_S, "the drain went on")
+    check.exits(128 + signal.SIGTERM, SOON_S)
+
+
+def engine_killed(check: Check, name: str = "EngineCore") -> None:
+    """As the kernel does where memory runs out."""
+    stream = check.stream(1900, answers=4)
+    os.kill(check.engine(name), signal.SIGKILL)
+    states = {"/health": check.get("/health"), "/ready": check.get("/ready")}
+    if not _soon(lambda: check.get("/ready") != 200):
+        check.deviations.append(f"still ready: {states}")
+    stream.join(SOON_S)
+    check.expect(stream.error is not None, f"the stream had no error event: {stream.failure}")
+    check.exits(ENGINE_DIED, SOON_S)
+
+
+def worker_killed(check: Check) -> None:
+    engine_killed(check, "Worker")
+
+
+def front_killed(check: Check) -> None:
+    """The engine must not stay with its memory."""
+    check.stream(1900, answers=4)
+    check.server.process.kill()
+    check.exits(-signal.SIGKILL, SOON_S)
+
+
+SCENARIOS: dict[str, Callable[[Check], None]] = {
+    "SIGTERM": drain,
+    "SIGTERM to the group": drain_group,
+    "SIGTERM while idle": idle,
+    "second signal": second_signal,
+    "engine killed": engine_killed,
+    "worker killed": worker_killed,
+    "front end killed": front_killed,
+}
+
+
+def _soon(holds: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + SOON_S
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True

@@ -1,0 +1,83 @@
+"""What ties a process of the engine to the front end: it ends with it or at its word.
+
+Does not import vLLM: `python -m server` calls `tie_to_parent` before anything else in every process
+that multiprocessing starts, so that a model that is still loading is not left behind either.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from types import FrameType
+
+STOP = signal.SIGUSR2
+"""Ends a process of the engine the way SIGTERM does in vLLM. Only the front end sends it."""
+
+_PR_SET_PDEATHSIG = 1
+_WATCH_S = 1.0
+
+
+def tie_to_parent() -> None:
+    """Let this process be killed as soon as its parent has ended, however it ended.
+
+    On Linux the kernel does it (`prctl(2)`, PR_SET_PDEATHSIG), even where this process is stuck in
+    native code. The kernel counts the parent's *thread* as the parent, which is right here: vLLM
+    starts all its processes from the main thread. Elsewhere a thread watches the parent.
+    """
+    parent = os.getppid()
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+            raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+        _end_without(parent)
+    else:
+        threading.Thread(target=_watch, args=(parent,), name="lifeline", daemon=True).start()
+
+
+def obey_front_end() -> None:
+    """End when the front end says so or is gone, and at no signal to the whole group.
+
+    systemd signals every process of a unit, a terminal every process of the foreground group. The
+    front end finishes the requests in flight first, so the engine must outlast that signal: SIGTERM
+    and SIGINT are ignored, and `STOP` does what vLLM does on SIGTERM.
+
+    Call it in the main thread, after vLLM has installed its handlers. It does nothing in a process
+    that multiprocessing did not start, which belongs to somebody else.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None or signal.getsignal(signal.SIGTERM) is _ignore:
+        return
+    tie_to_parent()
+    if not parent.is_alive():  # ended before this process was tied to it
+        os.kill(os.getpid(), signal.SIGKILL)
+    signal.signal(STOP, signal.getsignal(signal.SIGTERM))
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, _ignore)
+
+
+def stop_engine() -> None:
+    """Tell the engine's processes, as the process that started them, to end."""
+    for process in multiprocessing.active_children():
+        if process.pid is not None:
+            os.kill(process.pid, STOP)
+
+
+def _ignore(signum: int, frame: FrameType | None) -> None:
+    # Not SIG_IGN, which compilers and other programs that this process starts would inherit.
+    pass
+
+
+def _watch(parent: int) -> None:
+    while True:
+        _end_without(parent)
+        time.sleep(_WATCH_S)
+
+
+def _end_without(parent: int) -> None:
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)

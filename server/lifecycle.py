@@ -1,0 +1,174 @@
+"""From the first request to the exit status: draining, a second signal, the death of the engine.
+
+The first SIGTERM or SIGINT begins the drain: new requests are refused, requests in flight finish,
+within bounded time. Streams that are still open then end with an error event. A second signal skips
+the wait. When the engine dies, requests in flight fail and the server exits by itself, so that
+whoever started it starts it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Final
+
+from server.errors import UnavailableError
+
+logger = logging.getLogger(__name__)
+
+ENGINE_DIED: Final = 70
+"""Exit status when the engine has died: EX_SOFTWARE of sysexits.h."""
+
+DEATH_S: Final = 2.0
+"""How long requests have to fail by themselves after the engine has died."""
+
+FAREWELL_S: Final = 2.0
+"""How long clients have to take the error that ends their stream."""
+
+LAST_RESORT_S: Final = 15.0
+"""How long the exit may take after that. Threads that wait for a slow source cannot be stopped."""
+
+_RETRY_AFTER_S = 5.0
+
+Condition = Callable[[], str | None]
+"""What keeps the server from being ready, or None."""
+
+
+class Phase(StrEnum):
+    """What the server does with requests."""
+
+    SERVING = "serving"
+    DRAINING = "draining"
+    ENGINE_DEAD = "engine dead"
+
+
+class Lifecycle:
+    """The state of one server, from the moment it is loaded; used in its event loop only."""
+
+    def __init__(self, drain_s: float) -> None:
+        """`drain_s`: seconds that requests in flight have to finish after the first signal."""
+        self.phase = Phase.SERVING
+        self.exit_status = 0
+        self.conditions: list[Condition] = []
+        """What else must hold for `/ready`."""
+
+        self._drain_s = drain_s
+        self._in_flight: set[asyncio.Timeout] = set()
+        self._over = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    # ---- what happens to the server
+
+    def signalled(self, signum: int) -> None:
+        """Begin to drain; at the second signal, end."""
+        if self.phase is Phase.SERVING:
+            self.phase = Phase.DRAINING
+            logger.warning(
+                "%s: finishing %d requests within %g s; a second signal ends them at once",
+                signal.Signals(signum).name,
+                len(self._in_flight),
+                self._drain_s,
+            )
+            self._end_after(self._drain_s)
+        elif not self._over.is_set():
+            if self.phase is Phase.DRAINING:
+                self.exit_status = 128 + signum
+            logger.warning("%s: ending at once", signal.Signals(signum).name)
+            self._over.set()
+
+    def engine_died(self) -> None:
+        """Refuse everything, and end as soon as the requests in flight have failed."""
+        if self.phase is Phase.ENGINE_DEAD:
+            return
+        self.phase = Phase.ENGINE_DEAD
+        self.exit_status = ENGINE_DIED
+        logger.error("The engine has died: %d requests in flight fail", len(self._in_flight))
+        self._end_after(DEATH_S)
+
+    async def over(self) -> None:
+        """Return when no request is in flight any more and none is taken."""
+        await self._over.wait()
+        if self._in_flight:
+            logger.warning("Breaking off %d requests", len(self._in_flight))
+        now = asyncio.get_running_loop().time()
+        for deadline in self._in_flight:
+            deadline.reschedule(now)
+        try:
+            async with asyncio.timeout(FAREWELL_S):
+                await self._idle.wait()
+        except TimeoutError:
+            logger.warning("%d clients do not read their answers", len(self._in_flight))
+
+    def exit_within(self, seconds: float) -> None:
+        """End the process after `seconds` if it has not ended by then, whatever still runs."""
+
+        def abandon() -> None:
+            logger.error("Threads are still busy: exiting without them")
+            logging.shutdown()
+            os._exit(self.exit_status)
+
+        timer = threading.Timer(seconds, abandon)
+        timer.daemon = True
+        timer.start()
+
+    def _end_after(self, seconds: float) -> None:
+        if not self._in_flight:
+            self._over.set()
+        asyncio.get_running_loop().call_later(seconds, self._over.set)
+
+    # ---- what requests ask
+
+    @property
+    def refusal(self) -> UnavailableError | None:
+        """Why no request is taken now; None while they are."""
+        if self.phase is Phase.SERVING:
+            return None
+        if self.phase is Phase.ENGINE_DEAD:
+            what = "its engine has died. It is about to end, and whoever runs it starts it again"
+        else:
+            what = "it is about to end"
+        return UnavailableError(
+            f"this server takes no requests any more: {what}. Send the request again, to another "
+            "replica if there is one.",
+            retry_after_s=_RETRY_AFTER_S,
+        )
+
+    @property
+    def broken_off(self) -> UnavailableError:
+        """What a request is told that does not get its whole answer."""
+        dead = self.phase is Phase.ENGINE_DEAD
+        why = "its engine has died" if dead else "it was told to stop"
+        return UnavailableError(
+            f"the server broke the answer off: {why}. Send the request again.",
+            retry_after_s=_RETRY_AFTER_S,
+        )
+
+    def problems(self) -> list[str]:
+        """Why the server is not ready; empty if it is."""
+        if self.phase is not Phase.SERVING:
+            return [str(self.phase)]
+        return [problem for condition in self.conditions if (problem := condition()) is not None]
+
+    @property
+    def requests_in_flight(self) -> int:
+        """Requests whose answer is not complete."""
+        return len(self._in_flight)
+
+    def enter(self, deadline: asyncio.Timeout) -> None:
+        """A request begins, which `deadline` can break off."""
+        self._in_flight.add(deadline)
+        self._idle.clear()
+
+    def leave(self, deadline: asyncio.Timeout) -> None:
+        """A request has ended."""
+        self._in_flight.discard(deadline)
+        if not self._in_flight:
+            self._idle.set()
+            if self.phase is not Phase.SERVING:
+                self._over.set()
