@@ -94,9 +94,10 @@ async def assemble(app: FastAPI, engine: Engine, parts: Parts) -> ASGIApp:
     # Starlette's list goes from the outermost to the innermost: vLLM's own, then who may do what,
     # then our routes for adapters, then compositions.
     layers = app.user_middleware
+    quotas = Quotas()
     layers.append(Middleware(DrainMiddleware, lifecycle=parts.lifecycle))
     layers.append(
-        Middleware(AccessControl, keys=settings.keys, quotas=Quotas(), metrics=settings.metrics)
+        Middleware(AccessControl, keys=settings.keys, quotas=quotas, metrics=settings.metrics)
     )
     if settings.keys.publishes:
         weights = WeightSpace(parts.adapters, settings.sources, parts.base)
@@ -108,6 +109,7 @@ async def assemble(app: FastAPI, engine: Engine, parts: Parts) -> ASGIApp:
         Middleware(
             Front,
             resolver=resolver,
+            quotas=quotas,
             max_body_bytes=settings.max_body_bytes,
             invocations=INVOCATIONS in settings.exposed,
         )

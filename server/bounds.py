@@ -149,16 +149,26 @@ def _check_number(path: str, value: object) -> None:
         )
 
 
+def count_answers(body: Mapping[str, Any]) -> int:
+    """How many answers a request asks for: its prompts times `n`."""
+    prompts, each = _prompts(body), body.get("n")
+    return prompts * max(each, 1) if isinstance(each, int) else prompts
+
+
+def _prompts(body: Mapping[str, Any]) -> int:
+    prompts = body.get("prompt")
+    if not isinstance(prompts, list) or all(isinstance(prompt, int) for prompt in prompts):
+        return 1
+    return len(prompts)
+
+
 def _check_answers(body: Mapping[str, Any]) -> None:
-    prompts, answers = body.get("prompt"), body.get("n")
-    several = isinstance(prompts, list) and not all(isinstance(p, int) for p in prompts)
-    count = len(prompts) if several and isinstance(prompts, list) else 1
-    each = answers if isinstance(answers, int) else 1
-    if count * each > MAX_ANSWERS:
+    if (answers := count_answers(body)) > MAX_ANSWERS:
+        prompts = _prompts(body)
         raise RequestBoundError(
-            f"the request asks for {count} x {each} answers; at most {MAX_ANSWERS}. "
-            "Send several requests.",
-            param="prompt" if count > each else "n",
+            f"the request asks for {prompts} x {answers // prompts} answers; at most "
+            f"{MAX_ANSWERS}. Send several requests.",
+            param="prompt" if prompts * prompts > answers else "n",
         )
 
 

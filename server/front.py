@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from composer.compiled import RESERVED_ARGS
 from composer.errors import ComposerError, UnsupportedError, quoted
 from server.access import FIELD
-from server.bounds import check_bounds
+from server.bounds import check_bounds, count_answers
 from server.comparison import Comparison, collected
 from server.engine import Body, Kind, RefusedError
 from server.errors import (
@@ -30,6 +30,7 @@ from server.errors import (
     is_anthropic,
 )
 from server.keys import key_of
+from server.quotas import Quotas
 from server.resolve import COMPARE, Resolution, Resolver
 from server.rewrite import AnswerSender, AnthropicErrorSender
 
@@ -59,12 +60,19 @@ class Front:
     """ASGI middleware; `app` is what vLLM's application does within its own middleware."""
 
     def __init__(
-        self, app: ASGIApp, *, resolver: Resolver, max_body_bytes: int, invocations: bool
+        self,
+        app: ASGIApp,
+        *,
+        resolver: Resolver,
+        quotas: Quotas,
+        max_body_bytes: int,
+        invocations: bool,
     ) -> None:
         """`invocations`: whether there is SageMaker's route, `/invocations`."""
         self._app = app
         self._invocations = invocations
         self._resolver = resolver
+        self._quotas = quotas
         self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -101,11 +109,13 @@ class Front:
         resolution = None
         if body is not None:
             resolution = await self._resolver.resolve(kind, body, key_of(scope))
+        rows = self._quotas.hold(key_of(scope), _rows(kind, body, resolution))
         if body is None or resolution is None:
             _check_expected(scope, None)
-            await self._app(scope, _replay(data, receive), send)
+            with rows:
+                await self._app(scope, _replay(data, receive), send)
             return
-        with resolution.lease:
+        with resolution.lease, rows:
             _check_expected(scope, resolution)
             if not resolution.alone:
                 await self._send(scope, receive, send, resolution)
@@ -135,11 +145,14 @@ class Front:
 
     async def _ask(self, scope: Scope, receive: Receive, body: Body) -> dict[str, Any]:
         """What a request of the same kind, to a single model, is answered."""
-        resolution = await self._resolver.resolve(_COMPOSING[_path(scope)], body, key_of(scope))
+        kind, key = _COMPOSING[_path(scope)], key_of(scope)
+        resolution = await self._resolver.resolve(kind, body, key)
+        rows = self._quotas.hold(key, _rows(kind, body, resolution))
         if resolution is None:
             data, scope = _written(body, scope)
-            return await collected(self._app, scope, _replay(data, receive))
-        with resolution.lease:
+            with rows:
+                return await collected(self._app, scope, _replay(data, receive))
+        with resolution.lease, rows:
             data, scope = _written(resolution.body, scope)
             return await collected(self._app, scope, _replay(data, receive))
 
@@ -158,6 +171,14 @@ class Front:
                 )
             if not message.get("more_body", False):
                 return bytes(data)
+
+
+def _rows(kind: Kind | None, body: Body | None, resolution: Resolution | None) -> int:
+    """How many rows of the engine's batch a request takes."""
+    if kind is None or body is None or not kind.generates:
+        return 0
+    told = resolution.decoration.composition if resolution is not None else None
+    return count_answers(body) * (int(told["rows"]) if told is not None else 1)
 
 
 def _written(body: Body, scope: Scope) -> tuple[bytes, Scope]:
