@@ -60,6 +60,7 @@ from server.engine import (
     Weighed,
 )
 from server.flags import Needs, Platform, auxiliary_options, read_flags, set_engine_options
+from server.http_protocol import BoundedHttpProtocol
 from server.lifecycle import FAREWELL_S, LAST_RESORT_S, Lifecycle
 from server.settings import MIB, Settings
 from server.vllm_requests import PromptRenderer
@@ -341,6 +342,7 @@ def _http_server(app: ASGIApp, args: Namespace) -> NoSignalServer:
     """uvicorn, with vLLM's options."""
     config = uvicorn.Config(
         app,
+        http=BoundedHttpProtocol,
         host=args.host,
         port=args.port,
         log_level=args.uvicorn_log_level,

@@ -1,0 +1,59 @@
+"""Connections that send headers without end, or nothing."""
+
+from __future__ import annotations
+
+import socket
+from urllib.parse import urlsplit
+
+import pytest
+
+from server.http_protocol import MAX_HEAD_BYTES
+from tests.server.live import LiveServer
+
+pytestmark = pytest.mark.engine
+
+HEAD = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\n"
+CHUNKED = b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"
+MANY = 200 * MAX_HEAD_BYTES
+
+
+def send_all(server: LiveServer, start: bytes, piece: bytes) -> tuple[int, bytes]:
+    """Send until the server closes the connection; how much it took, and what it said."""
+    url = urlsplit(server.url)
+    sent = 0
+    said = b""
+    with socket.create_connection((url.hostname, url.port), timeout=20) as connection:
+        connection.sendall(start)
+        try:
+            while sent < MANY:
+                connection.sendall(piece)
+                sent += len(piece)
+            said = connection.recv(4096)
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+    return sent, said
+
+
+@pytest.mark.parametrize(
+    ("start", "piece"),
+    [
+        (HEAD, b"x-many: " + b"y" * 1000 + b"\r\n"),
+        (HEAD + b"x-long: ", b"y" * 4096),
+        (b"POST /", b"y" * 4096),
+        (
+            HEAD + b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n",
+            b"x-trailer: " + b"y" * 4096,
+        ),
+    ],
+)
+def test_heads_without_end(server: LiveServer, start: bytes, piece: bytes) -> None:
+    sent, _ = send_all(server, start, piece)
+    assert sent < MANY, "the server closes the connection"
+    assert server.http.get("/health").status_code == 200
+
+
+def test_long_headers_and_bodies_pass(server: LiveServer) -> None:
+    headers = {"x-long": "y" * (MAX_HEAD_BYTES // 2)}
+    body = {"model": "base", "prompt": "x", "max_tokens": 1, "user": "y" * 5 * MAX_HEAD_BYTES}
+    answer = server.http.post("/v1/completions", json=body, headers=headers)
+    assert answer.status_code == 200, answer.text
