@@ -292,7 +292,7 @@ def run(
     auxiliaries = auxiliary_options(settings, needs, platform)
     for one in auxiliaries:
         say(f"auxiliary model {one.name}: KV cache of {one.kv_memory_bytes // MIB} MiB")
-    set_engine_options(args, parser, engine_options(auxiliaries))
+    set_engine_options(args, parser, engine_options(auxiliaries, settings.gang_patience_s))
     if platform.is_cpu and args.enforce_eager:
         # Else the sampler's helpers are compiled in the middle of the first requests, for half a
         # minute. The engine's processes read this as they start.

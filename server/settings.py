@@ -14,6 +14,7 @@ from adapters import SourceRules
 from composer.errors import CompositionError
 from composer.fields import MAX_EXPERTS
 from composer.plan import Limits
+from composer.vllm.options import DEFAULT_GANG_PATIENCE_S
 from composer.wire import parse_composition
 from server.access_control import MetricsAccess
 from server.auxiliary import AuxiliaryGiven
@@ -68,6 +69,8 @@ class Settings:
 
     drain_s: float
     """How long requests in flight may take to finish after SIGTERM."""
+    gang_patience_s: float
+    """How long requests that fit may pass a composed one that does not."""
 
     vllm_flags: tuple[str, ...]
 
@@ -104,6 +107,7 @@ class Settings:
             auxiliaries=tuple(ours.auxiliary),
             auxiliary_memory_bytes=ours.auxiliary_memory and ours.auxiliary_memory * MIB,
             drain_s=ours.drain_seconds,
+            gang_patience_s=ours.gang_patience,
             vllm_flags=tuple(vllm_flags),
         )
 
@@ -249,6 +253,14 @@ def _parser() -> argparse.ArgumentParser:
         help="largest magnitude of a weight (default: %(default)s)",
     )
     add(
+        "--gang-patience",
+        type=_seconds,
+        default=DEFAULT_GANG_PATIENCE_S,
+        metavar="SECONDS",
+        help="how long requests that fit may pass a composed request that waits for room for all "
+        "its rows; after that its room is kept for it (default: %(default)s)",
+    )
+    add(
         "--max-body-mib",
         type=_positive,
         default=1,
@@ -345,6 +357,7 @@ def _seconds(text: str) -> float:
     value = float(text)
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not a finite number of at least 0")
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds from 0")
     return value
 
 

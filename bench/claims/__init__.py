@@ -126,6 +126,15 @@ CLAIMS: tuple[Claim, ...] = (
         0,
     ),
     Claim(
+        "fairness",
+        "What a plain request takes longer beside fifty waiting compositions of eight rows than "
+        "alone, at most; a composition of eight rows beside twelve plain clients waits at most for "
+        "its patience and the longest answer",
+        Sense.AT_MOST,
+        1,
+        "s",
+    ),
+    Claim(
         "startup",
         "From starting the server on the zoo to the first composed answer, caches warm",
         Sense.AT_MOST,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from composer.vllm.auxiliary import Auxiliary, to_additional_config
@@ -12,17 +12,40 @@ SCHEDULER = "composer.vllm.scheduler.gang_scheduler"
 WORKER = "composer.vllm.worker.ComposerWorker"
 PROCESSOR = "composer.vllm.processor:CompositionProcessor"
 
+PATIENCE_KEY = "composer_gang_patience_s"
+"""Key in vLLM's `additional_config`, which must be JSON."""
+
+DEFAULT_GANG_PATIENCE_S = 3.0
+"""How long requests that fit may pass a gang that does not, from when it first did not."""
+
 
 def prepare_environment() -> None:
     """Select the model runner that composition supports. Call it before vLLM is imported."""
     os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
 
 
-def engine_options(auxiliaries: Sequence[Auxiliary] = ()) -> dict[str, Any]:
+def engine_options(
+    auxiliaries: Sequence[Auxiliary] = (), gang_patience_s: float = DEFAULT_GANG_PATIENCE_S
+) -> dict[str, Any]:
     """Arguments for `EngineArgs`, `AsyncEngineArgs` or `LLM`."""
     return {
         "scheduler_cls": SCHEDULER,
         "worker_cls": WORKER,
         "logits_processors": [PROCESSOR],
-        "additional_config": to_additional_config(auxiliaries),
+        "additional_config": {
+            **to_additional_config(auxiliaries),
+            PATIENCE_KEY: gang_patience_s,
+        },
     }
+
+
+def gang_patience_s(config: Mapping[str, Any]) -> float:
+    """The patience in an engine's `additional_config`.
+
+    Raises:
+        ValueError: it is negative, or not a number.
+    """
+    patience = float(config.get(PATIENCE_KEY, DEFAULT_GANG_PATIENCE_S))
+    if not patience >= 0:
+        raise ValueError(f"the patience of gangs is {patience} s; give 0 or more")
+    return patience

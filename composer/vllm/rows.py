@@ -87,6 +87,8 @@ class RowGroup:
     stops: bool = False
     admitted: bool = False
     released: bool = False
+    refused_s: float | None = None
+    """When it could not be admitted for the first time, on the scheduler's clock."""
 
     @property
     def leader(self) -> Request:

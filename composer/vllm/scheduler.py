@@ -4,7 +4,7 @@ vLLM's scheduler decides everything else. It asks itself questions through metho
 answers some of them differently for the rows of groups:
 
 * `_handle_blocked_waiting_request`: may this waiting request be admitted now? A group is admitted
-  as a whole or keeps its place in the line.
+  as a whole or keeps its place in the line; others pass it for a while (`reservation`).
 * `_reserve_prefill_lookahead`: how many tokens may this request compute now? A row that was not
   released stops one token short of its last known one: the barrier. When all rows have arrived
   they are released together, and from then on decode in lock-step.
@@ -23,7 +23,7 @@ from __future__ import annotations
 import copy
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from vllm.config import VllmConfig
@@ -43,7 +43,9 @@ from composer.vllm.compat import check_engine
 from composer.vllm.configs import kv_cache, model_config
 from composer.vllm.lifeline import obey_front_end
 from composer.vllm.limits import GroupLimits, ModelLimits
+from composer.vllm.options import gang_patience_s
 from composer.vllm.pools import RoutedKVCache, auxiliary_pool
+from composer.vllm.reservation import Need, Reservation
 from composer.vllm.room import KVRoom
 from composer.vllm.rows import (
     RowGroup,
@@ -86,6 +88,9 @@ class _Gangs(Scheduler):
         self._joining: list[RowGroup] = []  # admitted, not released yet
         self._ended: list[RowGroup] = []  # the leader is gone, its companions not yet
         self._step: Step | None = None  # set while vLLM's loop runs over groups
+        self._patience_s = gang_patience_s(self.vllm_config.additional_config)
+        self._clock: Callable[[], float] = time.monotonic
+        self._kept: Reservation | None = None  # of the first gang that waits beyond its patience
 
     def _add_auxiliaries(self) -> RoutedKVCache | None:
         """A block pool for every auxiliary model; None if there are none.
@@ -349,29 +354,31 @@ class _Gangs(Scheduler):
         if group is not None:
             return group.admitted or self._admit(group, step)
         slot = slot_of(request)
-        return slot is None or step.take_adapters({slot})
+        adapters = frozenset[Slot]() if slot is None else frozenset({slot})
+        if not step.has_slots(adapters):
+            return False
+        if (kept := self._kept_before(request)) is not None:
+            need = Need.of([request], adapters, self._limits)
+            if not kept.lets_pass(request, need):
+                if not adapters:
+                    self.max_num_active_reqs = 0  # the next in line has to wait as well
+                return False
+        return step.take_adapters(adapters)
 
     # ---- admission
 
     def _admit(self, group: RowGroup, step: Step) -> bool:
-        """Admit a group at the head of the line as a whole, or say no."""
+        """Admit a group as a whole, or let it wait."""
         if step.throttled or any(row.num_stale_output_tokens for row in group.rows):
             return False  # stale: output from before a preemption is still on its way
-        if step.exhausted & group.models:
+        if not self._fits_now(group, step):
+            if group.refused_s is None:
+                group.refused_s = self._clock()
+            if self._kept is None and self._clock() - group.refused_s >= self._patience_s:
+                self._kept = Reservation(group, self._limits, self._runs)
             return False
-        if not step.has_slots(group.adapters):
-            step.wait_for_adapters(group.adapters)
-            return False
-        running = len(self.running) + self.num_waiting_for_streaming_input
-        full = running + step.absent + len(group.rows) > step.slots
-        lacking = _BASE if full else self._lacks_room(group, step)
-        if None in lacking:
-            # First come, first served: who stands behind it waits as well.
-            self.max_num_active_reqs = 0
-            return False
-        if lacking:  # of auxiliary models alone: who does not use them may pass
-            step.exhausted |= lacking
-            return False
+        if self._kept is not None and self._kept.group is group:
+            self._kept = None
         step.take_adapters(group.adapters)
         group.admitted = True
         (step.released if group.released else self._joining).append(group)
@@ -383,8 +390,40 @@ class _Gangs(Scheduler):
         self.max_num_active_reqs = step.slots - step.absent
         return group.leader in joins
 
-    def _lacks_room(self, group: RowGroup, step: Step) -> frozenset[str | None]:
-        """The models whose KV caches do not hold the tokens of its rows now.
+    def _fits_now(self, group: RowGroup, step: Step) -> bool:
+        """Whether there is room for a group, beside one whose room is kept."""
+        running = len(self.running) + self.num_waiting_for_streaming_input
+        if running + step.absent + len(group.rows) > step.slots:
+            return False
+        if not step.has_slots(group.adapters):
+            return False
+        # Where many gangs wait, one that is not smaller than one that found no room finds none
+        # either, or nearly: looking up the prefixes of all of them would cost more than a step.
+        tokens = sum(row.num_tokens for row in group.rows)
+        if step.refused_tokens is not None and tokens >= step.refused_tokens:
+            return False
+        if (kept := self._kept_before(group.leader)) is not None:
+            need = Need.of(group.rows, group.adapters, self._limits)
+            if not kept.lets_pass(group.leader, need):
+                return False
+        if self._lacks_room(group, step):
+            step.refused_tokens = tokens
+            return False
+        return True
+
+    def _kept_before(self, request: Request) -> Reservation | None:
+        """The room that is kept for a group which stands in line before a request."""
+        kept = self._kept
+        if kept is None or self._lateness(request) <= self._lateness(kept.group.leader):
+            return None
+        return kept
+
+    def _runs(self, request: Request) -> bool:
+        group = self._group_of.get(request.request_id)
+        return request.status is RequestStatus.RUNNING or (group is not None and group.admitted)
+
+    def _lacks_room(self, group: RowGroup, step: Step) -> bool:
+        """Whether the KV cache of a model does not hold the tokens of its rows now.
 
         Releases the group if all of them do, and one step computes all tokens.
         """
@@ -398,12 +437,9 @@ class _Gangs(Scheduler):
             and all(self._models[model].room.holds(own) for model, own in rows.items())
             and self.scheduler_config.long_prefill_token_threshold == 0
         )
-        if group.released:
-            return frozenset()
-        return frozenset(
-            model
+        return not group.released and any(
+            (room := self._models[model].room).wanted_to_admit(own) > room.free_for_admission
             for model, own in rows.items()
-            if (room := self._models[model].room).wanted_to_admit(own) > room.free_for_admission
         )
 
     # ---- the end
@@ -469,6 +505,8 @@ class _Gangs(Scheduler):
             group = self._ended.pop()
             if group in self._joining:
                 self._joining.remove(group)
+            if self._kept is not None and self._kept.group is group:
+                self._kept = None
             super().finish_requests(
                 [row.request_id for row in group.companions], RequestStatus.FINISHED_ABORTED
             )

@@ -27,10 +27,8 @@ class Step:
     """Rows of admitted groups that hold a slot but do not join in this step."""
     adapters: set[Slot] = field(default_factory=set)
     """The adapters of everything that runs or was admitted."""
-    wanted_adapters: frozenset[Slot] | None = None
-    """The adapters of the first group that waits for adapter slots."""
-    exhausted: frozenset[str | None] = frozenset()
-    """Auxiliary models whose KV cache a group waits for: nobody else may start to use them."""
+    refused_tokens: int | None = None
+    """Tokens of the smallest group for which there was no room in a KV cache."""
     released: list[RowGroup] = field(default_factory=list)
     """Groups whose rows all run for the first time in this step."""
 
@@ -40,17 +38,9 @@ class Step:
         return max(self.budget - max(self.reserved, 0), 0)
 
     def has_slots(self, needed: Collection[Slot]) -> bool:
-        """Whether there are adapter slots for these beside those in use.
-
-        Once a group waits for slots, nobody behind it may take or keep one of its models that it
-        does not need: requests without an adapter pass, the slots drain, and the group is next.
-        """
+        """Whether there are adapter slots for these beside those in use."""
         if not needed:
             return True
-        if wanted := self.wanted_adapters:
-            models = {model for model, _ in wanted}
-            if any(slot[0] in models and slot not in wanted for slot in needed):
-                return False
         used = Counter(model for model, _ in self.adapters.union(needed))
         return all(used[model] <= self.adapter_slots[model] for model, _ in needed)
 
@@ -60,8 +50,3 @@ class Step:
             return False
         self.adapters.update(needed)
         return True
-
-    def wait_for_adapters(self, needed: frozenset[Slot]) -> None:
-        """A group waits for adapter slots; the first that does decides who may pass it."""
-        if self.wanted_adapters is None:
-            self.wanted_adapters = needed

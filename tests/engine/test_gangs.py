@@ -129,46 +129,6 @@ def test_a_group_at_the_barrier_slows_no_running_request(tight: WatchedEngine) -
     tight.assert_nothing_left()
 
 
-def test_first_come_first_served(tight: WatchedEngine) -> None:
-    """A group that waits for slots is not overtaken by what came after it."""
-    for _ in range(7):
-        tight.add(Job(PROMPT[:4], params={"max_tokens": 6}))
-    tight.step()
-    waiting = tight.add(group(tight, "polite", max_tokens=2))
-    behind = tight.add(Job(PROMPT[:4], params={"max_tokens": 2}))
-    group_rows, [plain_row] = rows_of(tight, waiting), rows_of(tight, behind)
-    start = len(tight.watch.scheduled)
-    tight.drain()
-    steps = tight.watch.scheduled[start:]
-    rows = [*group_rows, plain_row]
-    first = {row: next(i for i, s in enumerate(steps) if row in s) for row in rows}
-    assert first[plain_row] >= max(first[row] for row in group_rows) > 0
-    tight.assert_nothing_left()
-
-
-def test_adapter_slots_are_never_overdrawn_and_groups_get_theirs(tight: WatchedEngine) -> None:
-    """3 slots. A group of 2 adapters runs; another of 2 others must wait for the first to end,
-    a request for a third adapter may not keep taking the slot it needs, the base may pass."""
-    chat, velan = tight.adapters["chat"], tight.adapters["velan"]
-    tight.add(group(tight, "polite", "rude", prompt=PROMPT[:8], max_tokens=10))
-    tight.step()
-    second = tight.add(group(tight, "chat", "velan", prompt=PROMPT[:8], max_tokens=4))
-    third = tight.add(
-        Job(PROMPT[:8], adapter=tight.adapters["arithmetic"], params={"max_tokens": 2})
-    )
-    base = tight.add(Job(PROMPT[:8], params={"max_tokens": 2}))
-    rows = {n: rows_of(tight, n) for n in (second, third, base)}
-    start = len(tight.watch.scheduled)
-    tight.drain()
-    steps = tight.watch.scheduled[start:]
-    first = {n: next(i for i, s in enumerate(steps) if rows[n][0] in s) for n in rows}
-    assert first[base] == 0
-    assert first[second] >= 9
-    assert first[third] >= first[second]
-    assert {chat.id, velan.id}  # the harness checks the slots in every step
-    tight.assert_nothing_left()
-
-
 @pytest.mark.parametrize("stop", ["token", "length", "context", "abort", "string"])
 @pytest.mark.parametrize("which", ["roomy", "asynchronous"])
 def test_every_ending_ends_all_rows(which: str, stop: str, request: pytest.FixtureRequest) -> None:

@@ -82,6 +82,8 @@ def test_ours_are_read_and_the_rest_is_left_to_vllm() -> None:
         ["--model", "m", "--default-router", '{"kind": "posterior", "top_k": 1000000}'],
         ["--model", "m", "--max-members", "0"],
         ["--model", "m", "--max-weight", "nan"],
+        ["--model", "m", "--gang-patience", "-1"],
+        ["--model", "m", "--gang-patience", "inf"],
         ["--model", "m", "--port", "http"],
         ["--model", "m", "--admin-key-file", "/nowhere"],
         ["--model", "m", "--max-adapter-mib", "0"],
