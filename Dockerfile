@@ -34,6 +34,5 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=10m --retries=3 CMD ["pyt
     "import http.client, sys; c = http.client.HTTPConnection('127.0.0.1', 8000, timeout=4); c.request('GET', '/health'); sys.exit(c.getresponse().status != 200)"]
 
 ENTRYPOINT ["python3", "-m", "server", "--host", "0.0.0.0", \
-    "--compositions-file", "/state/compositions.json", "--adapter-store", "/state/adapters", \
-    "--adapter-root", "/adapters"]
+    "--adapter-store", "/state/adapters", "--adapter-root", "/adapters"]
 CMD ["--model", "/models/base"]

@@ -19,9 +19,8 @@ EXAMPLES ?= $(if $(filter file,$(origin ADAPTERS)),$(if $(filter zoo/models/base
   file,$(sort $(wildcard zoo/examples/*.txt)),$(basename $(notdir $(file)))=$(file)))))
 HOST ?= 127.0.0.1
 PORT ?= 8000
-# where the server keeps stored compositions
-COMPOSITIONS ?= compositions.json
-# where it keeps adapters and their history; empty: they are forgotten at exit
+# where the server keeps adapters, stored compositions and their history; empty: they are forgotten
+# at exit
 STORE ?=
 # further options of the server, and of vLLM: make serve ARGS="--max-model-len 4096"
 ARGS ?=
@@ -49,7 +48,7 @@ setup-dev: ## install it with the test and lint tools
 
 serve: setup ## install if necessary, then serve the zoo on http://127.0.0.1:8000
 	$(RUN) -m server --model $(MODEL) $(if $(ADAPTERS),--adapters $(ADAPTERS)) \
-	  $(if $(EXAMPLES),--examples $(EXAMPLES) )$(if $(AUXILIARY),--auxiliary $(AUXILIARY) )--host $(HOST) --port $(PORT) --compositions-file $(COMPOSITIONS) \
+	  $(if $(EXAMPLES),--examples $(EXAMPLES) )$(if $(AUXILIARY),--auxiliary $(AUXILIARY) )--host $(HOST) --port $(PORT) \
 	  $(if $(STORE),--adapter-store $(STORE) )$(ARGS)
 
 test: setup-dev ## install if necessary, then run the tests

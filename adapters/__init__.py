@@ -5,15 +5,23 @@ computes with weights is in `adapters.merge`, `adapters.extract` and `adapters.p
 """
 
 from adapters.archives import unpack
+from adapters.composition_version import CompositionVersion, Json
+from adapters.compositions import Compositions
 from adapters.errors import (
     AdapterError,
     AdapterNotFoundError,
     AdapterStoreError,
+    CompositionLimitError,
+    CompositionNotFoundError,
+    CompositionOwnerError,
     MergeError,
+    NameTakenError,
     PolicyError,
     ProfileError,
     SourceError,
     SourceUnavailableError,
+    StoreFullError,
+    StoreReadOnlyError,
     VersionConflictError,
 )
 from adapters.files import CONFIG, WEIGHTS
@@ -38,10 +46,17 @@ __all__ = [
     "AdapterError",
     "AdapterNotFoundError",
     "AdapterStoreError",
+    "CompositionLimitError",
+    "CompositionNotFoundError",
+    "CompositionOwnerError",
+    "CompositionVersion",
+    "Compositions",
     "Generation",
+    "Json",
     "Lease",
     "MergeError",
     "ModelShapes",
+    "NameTakenError",
     "Policy",
     "PolicyError",
     "Profile",
@@ -52,6 +67,8 @@ __all__ = [
     "SourceRules",
     "SourceUnavailableError",
     "Store",
+    "StoreFullError",
+    "StoreReadOnlyError",
     "StoredAdapter",
     "Version",
     "VersionConflictError",

@@ -7,8 +7,14 @@
     ├── SourceError              the source may not be read, or is no adapter: HTTP 400
     ├── MergeError               the merge or extraction cannot be computed: HTTP 400
     ├── AdapterNotFoundError     no such adapter, version or content: HTTP 404
-    ├── VersionConflictError     the alias is not what the caller takes it for: HTTP 409
+    ├── CompositionNotFoundError no such stored composition or version: HTTP 404
+    ├── CompositionOwnerError    the stored composition belongs to another key: HTTP 403
+    ├── CompositionLimitError    the key has as many compositions as it may: HTTP 409
+    ├── NameTakenError           the name stands for something else: HTTP 409
+    ├── VersionConflictError     the name is not at the version that the caller expects: HTTP 409
     ├── AdapterStoreError        the store cannot be read or written: HTTP 500
+    │   ├── StoreFullError       there is no room on its disk: HTTP 507
+    │   └── StoreReadOnlyError   it cannot be written from here: HTTP 503
     └── SourceUnavailableError   the network or the hub failed: HTTP 502
 
 Every message names the offending value and the remedy, for it is all that a client sees.
@@ -64,8 +70,32 @@ class AdapterNotFoundError(ComposerError):
     code = "adapter_not_found"
 
 
+class CompositionNotFoundError(ComposerError):
+    """No stored composition has this name, or this version."""
+
+    code = "composition_not_found"
+
+
+class CompositionOwnerError(ComposerError):
+    """A stored composition belongs to another key."""
+
+    code = "composition_not_yours"
+
+
+class CompositionLimitError(ComposerError):
+    """A key has as many stored compositions as it may have."""
+
+    code = "composition_limit"
+
+
+class NameTakenError(ComposerError):
+    """A name stands for the base model, an adapter or a composition already."""
+
+    code = "name_taken"
+
+
 class VersionConflictError(ComposerError):
-    """The alias is at another version, or has another content, than the caller takes it for."""
+    """An alias or a composition is at another version, or has another content, than expected."""
 
     code = "version_conflict"
 
@@ -74,6 +104,18 @@ class AdapterStoreError(ComposerError):
     """The store cannot be read or written: disk full, journal damaged, files damaged or gone."""
 
     code = "adapter_store_unavailable"
+
+
+class StoreFullError(AdapterStoreError):
+    """The disk of the store is full, or the quota of its user is."""
+
+    code = "adapter_store_full"
+
+
+class StoreReadOnlyError(AdapterStoreError):
+    """The store can be read and not written: permissions, or a read-only file system."""
+
+    code = "adapter_store_read_only"
 
 
 class SourceUnavailableError(ComposerError):

@@ -27,16 +27,25 @@ def check_alias(alias: str) -> None:
         )
 
 
+def is_served(history: Sequence[Version]) -> bool:
+    """Whether the alias stands for something."""
+    return bool(history) and history[-1].digest is not None
+
+
 def check_expected(alias: str, history: Sequence[Version], expected: int | None) -> None:
     """Raises `VersionConflictError` where the alias is not at `expected`; 0: it does not exist."""
-    number = history[-1].number if history and history[-1].digest is not None else 0
+    number = history[-1].number if is_served(history) else 0
+    check_number(f"adapter {quoted(alias)}", number, expected)
+
+
+def check_number(what: str, number: int, expected: int | None) -> None:
+    """Raises `VersionConflictError` where `what` is not at `expected`; 0: it does not exist."""
     if expected is None or expected == number:
         return
     there = f"at version {number}" if number else "not there"
     wanted = f"at version {expected}" if expected else "to be new"
     raise VersionConflictError(
-        f"adapter {quoted(alias)} is {there}, but was expected {wanted}. "
-        "Read it again, and decide anew."
+        f"{what} is {there}, but was expected {wanted}. Read it again, and decide anew."
     )
 
 

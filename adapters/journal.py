@@ -1,6 +1,9 @@
-"""The journal of a store: every change of every alias, in one file that is only appended to.
+"""The journal of a store: every change of every adapter and every stored composition, in one file
+that is only appended to.
 
-It is state, history and audit log at once: one JSON object a line, `Version` as JSON.
+It is state, history and audit log at once: one JSON object a line, `Version` or, where it has the
+field `composition`, `CompositionVersion` as JSON. The number of a line is a position: whoever has
+read that far has seen all changes up to it.
 
 * Writers hold an exclusive lock, readers a shared one, so nobody reads what may be taken back.
 * A line counts once its line feed is there. What a killed writer left of a line is never read, and
@@ -13,14 +16,19 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias, TypeVar
 
+from adapters.composition_version import CompositionVersion
 from adapters.disk import locked, store_errors, sync, write_all
 from adapters.errors import AdapterStoreError, PolicyError, ProfileError
 from adapters.version import Version
+
+Entry: TypeAlias = Version | CompositionVersion
+_Entry = TypeVar("_Entry", Version, CompositionVersion)
 
 
 class Journal:
@@ -31,15 +39,22 @@ class Journal:
         self._file = file
         self._lock = lock
         self._mutex = threading.Lock()  # guards all below against other threads of this process
-        self._histories: Mapping[str, tuple[Version, ...]] = {}  # replaced, never changed
+        # Replaced, never changed.
+        self._histories: Mapping[str, tuple[Version, ...]] = {}
+        self._compositions: Mapping[str, tuple[CompositionVersion, ...]] = {}
         self._count = 0  # lines read
         self._offset = 0  # bytes read, all of them complete lines
         self._last = b""  # the last of these lines
         self._seen: tuple[int, ...] | None = None  # signature of the file when it was read
-        self._unreported: list[Version] = []  # read, but not returned by `refresh` yet
+        self._unreported: list[Entry] = []  # read, but not returned by `refresh` yet
+        self.followed = 0
+        """The position up to which all changes are known and `refresh` has returned the foreign
+        ones."""
+
         with self._mutex, locked(lock, shared=True):
             self._read()
-        self._unreported.clear()
+            self._unreported.clear()
+            self.followed = self._count
 
     @staticmethod
     def create(file: Path) -> None:
@@ -57,7 +72,15 @@ class Journal:
         """All versions of the alias, oldest first."""
         return self._histories.get(alias, ())
 
-    def refresh(self) -> tuple[Version, ...]:
+    def compositions(self) -> tuple[str, ...]:
+        """The name of every composition that there ever was."""
+        return tuple(self._compositions)
+
+    def composition_history(self, name: str) -> tuple[CompositionVersion, ...]:
+        """All versions of the composition, oldest first."""
+        return self._compositions.get(name, ())
+
+    def refresh(self) -> tuple[Entry, ...]:
         """Read what other processes appended, and return what was not returned before.
 
         One stat(2) where nothing happened.
@@ -72,6 +95,7 @@ class Journal:
                     self._read()
             new = tuple(self._unreported)
             self._unreported.clear()
+            self.followed = self._count
         return new
 
     @contextmanager
@@ -81,20 +105,23 @@ class Journal:
             self._read()
             yield
 
-    def append(self, version: Version) -> Version:
+    def append(self, entry: _Entry) -> _Entry:
         """Write one entry, numbered here, to disk. Caller is in `writing`.
 
         Raises:
             AdapterStoreError: it could not be written; the file is as it was.
         """
-        number = len(self.history(version.alias)) + 1
-        version = replace(version, sequence=self._count + 1, number=number)
-        text = json.dumps(version.to_json(), allow_nan=False, separators=(",", ":"))
-        Version.from_json(json.loads(text))  # what nobody could read must not be written
+        number = len(self._history_of(entry)) + 1
+        entry = replace(entry, sequence=self._count + 1, number=number)
+        text = json.dumps(entry.to_json(), allow_nan=False, separators=(",", ":"))
+        _entry(json.loads(text))  # what nobody could read must not be written
         line = text.encode() + b"\n"
         seen = self._write(line)
         (written,) = self._take(line)
         self._seen = seen
+        if not self._unreported:
+            self.followed = self._count
+        assert isinstance(written, type(entry))
         return written
 
     def _write(self, line: bytes) -> tuple[int, ...]:
@@ -132,45 +159,71 @@ class Journal:
         # A torn line is cut off sooner or later, maybe without changing size or time.
         self._seen = seen if complete == data else None
 
-    def _take(self, data: bytes) -> list[Version]:
+    def _take(self, data: bytes) -> list[Entry]:
         """Parse complete lines and add them to the histories: all, or none if one is damaged."""
         if not data:
             return []
         lines = data.split(b"\n")[:-1]
-        grown: dict[str, list[Version]] = {}
-        versions = []
-        for sequence, line in enumerate(lines, start=self._count + 1):
-            version = self._parse(line, sequence)
-            history = grown.setdefault(version.alias, list(self.history(version.alias)))
-            if version.number != len(history) + 1:
-                raise self._damaged(
-                    sequence, f"it is version {version.number} of an alias at {len(history)}"
-                )
-            history.append(version)
-            versions.append(version)
-        self._histories = {
-            **self._histories,
-            **{alias: tuple(history) for alias, history in grown.items()},
-        }
+        entries = [self._parse(line, n) for n, line in enumerate(lines, start=self._count + 1)]
+        versions = [entry for entry in entries if isinstance(entry, Version)]
+        compositions = [entry for entry in entries if isinstance(entry, CompositionVersion)]
+        histories = self._grown(self._histories, versions, lambda version: version.alias)
+        compositions_by_name = self._grown(
+            self._compositions, compositions, lambda version: version.name
+        )
+        self._histories, self._compositions = histories, compositions_by_name
         self._count += len(lines)
         self._offset += len(data)
         self._last = lines[-1] + b"\n"
-        return versions
+        return entries
 
-    def _parse(self, line: bytes, sequence: int) -> Version:
+    def _grown(
+        self,
+        histories: Mapping[str, tuple[_Entry, ...]],
+        entries: Iterable[_Entry],
+        name_of: Callable[[_Entry], str],
+    ) -> Mapping[str, tuple[_Entry, ...]]:
+        """The histories with further entries, whose numbers must go on without gaps."""
+        grown: dict[str, list[_Entry]] = {}
+        for entry in entries:
+            name = name_of(entry)
+            history = grown.setdefault(name, list(histories.get(name, ())))
+            if entry.number != len(history) + 1:
+                raise self._damaged(
+                    entry.sequence,
+                    f"it is version {entry.number} of a name at {len(history)}",
+                )
+            history.append(entry)
+        return {**histories, **{name: tuple(history) for name, history in grown.items()}}
+
+    def _history_of(self, entry: Entry) -> tuple[Entry, ...]:
+        if isinstance(entry, Version):
+            return self.history(entry.alias)
+        return self.composition_history(entry.name)
+
+    def _parse(self, line: bytes, sequence: int) -> Entry:
         try:
-            version = Version.from_json(json.loads(line))
+            entry = _entry(json.loads(line))
         except (ValueError, RecursionError, PolicyError, ProfileError) as error:
             raise self._damaged(sequence, str(error)) from error
-        if version.sequence != sequence:
-            raise self._damaged(sequence, f"it says that it is line {version.sequence}")
-        return version
+        if entry.sequence != sequence:
+            raise self._damaged(sequence, f"it says that it is line {entry.sequence}")
+        return entry
 
     def _damaged(self, line: int, problem: str) -> AdapterStoreError:
         return AdapterStoreError(
             f"line {line} of {self._file} is damaged: {problem}. "
-            "Restore the file from a copy; it is the record of every adapter served."
+            "Restore the file from a copy; it is the record of all that is served."
         )
+
+
+def _entry(value: object) -> Entry:
+    """The entry that a line holds. Raises what `Version.from_json` raises."""
+    if not isinstance(value, dict):
+        raise ValueError("it is no object with the fields of a change")
+    return (
+        CompositionVersion.from_json(value) if "composition" in value else Version.from_json(value)
+    )
 
 
 def _signature(stat: os.stat_result) -> tuple[int, ...]:

@@ -1,8 +1,9 @@
-"""The adapters that a server may serve: immutable contents, and aliases with their history.
+"""The adapters that a server may serve, and its stored compositions: immutable contents, and names
+with their history.
 
     ROOT/objects/<digest>/   contents (`adapters/objects.py`)
     ROOT/staging/<random>/   unfinished ones (`adapters/staging.py`)
-    ROOT/journal.jsonl       every change of every alias (`adapters/journal.py`)
+    ROOT/journal.jsonl       every change of every alias and composition (`adapters/journal.py`)
     ROOT/lock                held by writers
 
 Publishing is: `staging`, write the files, `commit` (the content is in the store), `publish` (the
@@ -19,9 +20,16 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from adapters.compositions import Compositions
 from adapters.disk import locked, make_folder, store_errors
-from adapters.errors import AdapterNotFoundError, AdapterStoreError
-from adapters.history import check_alias, check_expected, contents, rollback_target
+from adapters.errors import AdapterNotFoundError, AdapterStoreError, NameTakenError
+from adapters.history import (
+    check_alias,
+    check_expected,
+    contents,
+    is_served,
+    rollback_target,
+)
 from adapters.inspection import inspect
 from adapters.journal import Journal
 from adapters.objects import Objects, StoredAdapter, check_plain_files
@@ -68,7 +76,16 @@ class Store:
         self._objects = Objects(root / "objects")
         self._staging = Staging(root / "staging", self._lock)
         self._journal = Journal(journal, self._lock)
+        self.compositions = Compositions(self._journal, self._time)
+        """The stored compositions."""
+
         self._staging.sweep()
+
+    @property
+    def followed(self) -> int:
+        """The position in the journal up to which `refresh` has returned all foreign changes; our
+        own are known as soon as they are made. `sequence` of a version is its position."""
+        return self._journal.followed
 
     # ---- contents
 
@@ -159,12 +176,14 @@ class Store:
         Raises:
             AdapterError: the name cannot be an alias.
             AdapterNotFoundError: no such content is stored.
+            NameTakenError: a stored composition has the name.
             VersionConflictError: the alias is not at `expected`.
         """
         check_alias(alias)
         self._objects.verify(digest)  # may read all of it, so not while others wait for the lock
         with self._changing(alias, expected) as history:
             self._objects.verify(digest)
+            self._check_free(alias)
             if policy is None:
                 policy = history[-1].policy if history else Policy()
             profile = profile.over(history[-1].profile if history else UNSAID)
@@ -180,9 +199,11 @@ class Store:
 
         Raises:
             AdapterNotFoundError: no such alias or version, or its content was pruned.
+            NameTakenError: a stored composition has the name now.
             VersionConflictError: the alias is not at `expected`, or there is nothing to return to.
         """
         with self._changing(alias, expected):
+            self._check_free(alias)
             target = self.rollback_target(alias, to)
             assert target.digest is not None, "a target has content"
             self._objects.verify(target.digest)
@@ -247,7 +268,7 @@ class Store:
     def current(self, alias: str) -> Version:
         """The present version of `alias`. Raises `AdapterNotFoundError`."""
         history = self._journal.history(alias)
-        if not history or history[-1].digest is None:
+        if not is_served(history):
             raise self._unknown(alias)
         return history[-1]
 
@@ -257,7 +278,7 @@ class Store:
             sorted(
                 alias
                 for alias in self._journal.aliases()
-                if self._journal.history(alias)[-1].digest is not None
+                if is_served(self._journal.history(alias))
             )
         )
 
@@ -274,11 +295,12 @@ class Store:
     def refresh(self) -> tuple[Version, ...]:
         """Read what other processes changed, and return it, in order. Cheap: one stat(2).
 
-        Own changes are not in it. A foreign change may come after a later one of our own that has
-        overtaken it, so compare `number`, or ask `current`. Over NFS, changes are seen after the
-        time for which the mount caches attributes.
+        The changes of aliases, that is; compositions are simply there. Own changes are not in it. A
+        foreign change may come after a later one of our own that has overtaken it, so compare
+        `number`, or ask `current`. Over NFS, changes are seen after the time for which the mount
+        caches attributes.
         """
-        return self._journal.refresh()
+        return tuple(entry for entry in self._journal.refresh() if isinstance(entry, Version))
 
     # ---- parts
 
@@ -300,10 +322,19 @@ class Store:
         actor: str,
         origin: Mapping[str, object],
     ) -> Version:
-        time = self._clock().isoformat(timespec="milliseconds")
         return self._journal.append(
-            Version(0, alias, 0, action, digest, policy, time, actor, origin, profile)
+            Version(0, alias, 0, action, digest, policy, self._time(), actor, origin, profile)
         )
+
+    def _time(self) -> str:
+        return self._clock().isoformat(timespec="milliseconds")
+
+    def _check_free(self, alias: str) -> None:
+        """Caller excludes other writers."""
+        if alias in self.compositions:
+            raise NameTakenError(
+                f"{quoted(alias)} names a stored composition. Choose another name.", param="alias"
+            )
 
     def _unknown(self, alias: str) -> AdapterNotFoundError:
         nearest = nearest_name(alias, self.aliases())

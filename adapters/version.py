@@ -6,16 +6,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import TypeVar
 
 from adapters.generation import ALIAS
+from adapters.json_fields import typed
 from adapters.policy import Policy
 from adapters.profile import UNSAID, Profile
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 """sha256 of the content of an adapter."""
-
-_T = TypeVar("_T")
 
 
 class Action(StrEnum):
@@ -75,7 +73,7 @@ class Version:
         }
 
     @classmethod
-    def from_json(cls, value: object) -> Version:
+    def from_json(cls, value: Mapping[str, object]) -> Version:
         """The version that `value` describes, every field of it.
 
         Raises:
@@ -84,30 +82,23 @@ class Version:
             ProfileError: the same of the profile, which may be missing: there were none at first.
         """
         names = {entry.name for entry in fields(cls)}
-        if not isinstance(value, dict) or value.keys() | {"profile"} != names:
+        if value.keys() | {"profile"} != names:
             raise ValueError(f"it is no object with the fields {', '.join(sorted(names))}")
-        action = Action(_typed(value, "action", str))
-        digest = None if action is Action.DELETE else _typed(value, "digest", str)
+        action = Action(typed(value, "action", str))
+        digest = None if action is Action.DELETE else typed(value, "digest", str)
         if digest != value["digest"] or (digest is not None and not DIGEST.fullmatch(digest)):
             raise ValueError(f"digest is {value['digest']!r} after a {action}")
-        if not ALIAS.fullmatch(_typed(value, "alias", str)):
+        if not ALIAS.fullmatch(typed(value, "alias", str)):
             raise ValueError(f"alias is {value['alias']!r}")
         return cls(
-            sequence=_typed(value, "sequence", int),
-            alias=value["alias"],
-            number=_typed(value, "number", int),
+            sequence=typed(value, "sequence", int),
+            alias=typed(value, "alias", str),
+            number=typed(value, "number", int),
             action=action,
             digest=digest,
             policy=Policy.from_json(value["policy"]),
-            time=_typed(value, "time", str),
-            actor=_typed(value, "actor", str),
-            origin=_typed(value, "origin", dict),
+            time=typed(value, "time", str),
+            actor=typed(value, "actor", str),
+            origin=typed(value, "origin", dict),
             profile=Profile.from_json(value.get("profile", {})),
         )
-
-
-def _typed(value: Mapping[str, object], name: str, kind: type[_T]) -> _T:
-    found = value[name]
-    if not isinstance(found, kind) or isinstance(found, bool):
-        raise ValueError(f"{name} is {found!r}")
-    return found

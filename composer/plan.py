@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -23,7 +23,16 @@ from composer.errors import (
 from composer.formula import format_number, format_sum
 from composer.lexer import quote_name
 from composer.mixture import MixturePlan, Rules, normalized
-from composer.prompts import REQUEST, Prompt, RequestPrompt, describe, label, sort_key
+from composer.prompts import (
+    REQUEST,
+    OwnPrompt,
+    Prompt,
+    RequestPrompt,
+    describe,
+    hidden,
+    label,
+    sort_key,
+)
 
 BASE = "base"
 """The name of the base model without an adapter."""
@@ -135,6 +144,11 @@ class Plan:
             and isinstance(self.members[0].prompt, RequestPrompt)
         )
 
+    def hidden(self) -> Plan:
+        """The same plan, whose prompts are not shown."""
+        members = tuple(replace(m, prompt=hidden(m.prompt)) for m in self.members)
+        return replace(self, members=members)
+
     def formula(self) -> str:
         """The canonical text, e.g. `base + 0.8*polite - 0.8*rude`, or `mixture(chat, velan)`, and
         `switch(chat, velan)` where they take turns on one row.
@@ -148,8 +162,8 @@ class Plan:
         return format_sum(zip(map(str, self.members), self.weights, strict=True))
 
     def to_dict(self) -> dict[str, Any]:
-        """The description in responses, JSON-able."""
-        description = {
+        """The description in responses, JSON-able; `private` where prompts are left out."""
+        description: dict[str, Any] = {
             "formula": self.formula(),
             "members": [
                 {"model": member.model, "weight": weight, "prompt": describe(member.prompt)}
@@ -160,6 +174,8 @@ class Plan:
                 for f in self.filters
             ],
         }
+        if any(isinstance(m.prompt, OwnPrompt) and m.prompt.private for m in self.members):
+            description["private"] = True
         return description | ({"mixture": self.mixture.to_dict()} if self.mixture else {})
 
 

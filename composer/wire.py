@@ -182,6 +182,24 @@ def parse_composition(
         raise
 
 
+PROMPT_FIELDS = frozenset({"prompt", "messages", "prompt_token_ids", "negative_prompt", "context"})
+"""The fields, of members and of recipes, that hold what a member reads in place of the request."""
+
+
+def holds_prompts(composition: object) -> bool:
+    """Whether a composition, as a client wrote it, has prompts of its own."""
+    if not isinstance(composition, Mapping):
+        return False
+    members = composition.get("members")
+    parts = [composition, *(members if isinstance(members, list) else ())]
+    return any(
+        part.get(field) is not None
+        for part in parts
+        if isinstance(part, Mapping)
+        for field in PROMPT_FIELDS
+    )
+
+
 def _read(value: object, param: str) -> tuple[Terms, Filters, MixturePlan | None]:
     if isinstance(value, str):
         return _formula_terms(value), (), None

@@ -25,7 +25,6 @@ from server.gates import LoadedGate, load_gates
 from server.given import publish_given, read_examples
 from server.lifecycle import ENGINE_DIED, Lifecycle
 from server.settings import Settings
-from server.store import CompositionStore
 
 _TINY = 50_000_000
 _TINY_ENVIRONMENT = {
@@ -75,7 +74,6 @@ def _serve(settings: Settings, lifecycle: Lifecycle) -> None:
     folder = find_folder(settings.model, settings.vllm_flags)
     shapes = ModelShapes.read(folder)
     auxiliaries = find_auxiliaries(settings.auxiliaries, folder, settings.vllm_flags)
-    compositions = CompositionStore(settings.compositions_file)
     profiles = _read_profiles(settings)
     gates = load_gates(settings.routers, folder)
     with _adapter_store(settings) as store:
@@ -89,10 +87,9 @@ def _serve(settings: Settings, lifecycle: Lifecycle) -> None:
             _say("no adapters; --adapters name=path adds them")
         for gate in gates:
             _say_gate(gate, aliases)
-        for name in set(compositions.names()) & set(aliases):
-            _say(f"the adapter {name} hides the stored composition of that name")
-        where = settings.compositions_file or "in memory"
-        _say(f"{len(compositions.names())} stored compositions ({where})")
+        _say(f"{len(store.compositions.all())} stored compositions")
+        if settings.adapter_store is None:
+            _say("--adapter-store is not given: adapters and compositions are forgotten at exit")
         _prepare_environment(shapes)
         _say("loading the engine")
         # vLLM takes seconds to import, so it comes last: errors above show at once.
@@ -100,9 +97,7 @@ def _serve(settings: Settings, lifecycle: Lifecycle) -> None:
 
         ranks = {a: store.stored(str(store.current(a).digest)).report.rank for a in aliases}
         models = {name: one for name, one in profiles.items() if name not in aliases}
-        parts = app.Parts(
-            settings, folder, shapes, auxiliaries, store, compositions, lifecycle, gates, models
-        )
+        parts = app.Parts(settings, folder, shapes, auxiliaries, store, lifecycle, gates, models)
         openai.run(
             settings,
             Needs(shapes, ranks, settings.keys.publishes, auxiliaries),

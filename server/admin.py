@@ -5,7 +5,6 @@ They stand before vLLM's application, and do not exist where no key could have t
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
@@ -16,13 +15,19 @@ from adapters import AdapterNotFoundError, Policy, Profile, Version
 from composer.errors import ComposerError, quoted
 from server.errors import (
     BodyTooLargeError,
-    InvalidJsonError,
     ServerError,
     error_body,
     status_of,
 )
-from server.keys import key_of
+from server.preconditions import (
+    actor_of,
+    etag,
+    expected_version,
+    json_object,
+    rollback_version,
+)
 from server.service import AdapterService
+from server.store_position import position_header
 from server.uploads import Uploads, take_profile
 
 PREFIX = "/v1/adapters"
@@ -85,8 +90,8 @@ def make_admin(service: AdapterService, uploads: Uploads) -> FastAPI:
         return told
 
     def answer(version: Version, status: int = 200) -> JSONResponse:
-        etag = {"ETag": f'"{version.number}"'}
-        return JSONResponse(entry(version), status_code=status, headers=etag)
+        headers = etag(version.number) | position_header(version.sequence)
+        return JSONResponse(entry(version), status_code=status, headers=headers)
 
     @admin.get(PREFIX)
     def list_adapters() -> JSONResponse:
@@ -116,8 +121,8 @@ def make_admin(service: AdapterService, uploads: Uploads) -> FastAPI:
             version = await service.publish(
                 alias,
                 upload.fetch,
-                expected=_expected(request),
-                actor=_actor(request),
+                expected=expected_version(request),
+                actor=actor_of(request),
                 policy=upload.policy,
                 profile=upload.profile,
             )
@@ -126,45 +131,44 @@ def make_admin(service: AdapterService, uploads: Uploads) -> FastAPI:
     @admin.put(PREFIX + "/{alias}/policy")
     async def put_policy(alias: str, request: Request) -> JSONResponse:
         """Say who may use an adapter, and how."""
-        policy = Policy.from_json(await _object(request))
+        policy = Policy.from_json(await json_object(request))
         return answer(
             await service.set_policy(
-                alias, policy, expected=_expected(request), actor=_actor(request)
+                alias, policy, expected=expected_version(request), actor=actor_of(request)
             )
         )
 
     @admin.put(PREFIX + "/{alias}/profile")
     async def put_profile(alias: str, request: Request) -> JSONResponse:
         """Say what an adapter is for, so that routers find it."""
-        profile = Profile.from_json(await _object(request))
+        profile = Profile.from_json(await json_object(request))
         return answer(
             await service.set_profile(
-                alias, profile, expected=_expected(request), actor=_actor(request)
+                alias, profile, expected=expected_version(request), actor=actor_of(request)
             )
         )
 
     @admin.post(PREFIX + "/{alias}/rollback")
     async def roll_back(alias: str, request: Request) -> JSONResponse:
         """Let the alias stand for an earlier version: the one before, or `{"to": 3}`."""
-        body = await _object(request) if await request.body() else {}
-        to = body.pop("to", None)
-        if body or not (to is None or (isinstance(to, int) and not isinstance(to, bool))):
-            raise InvalidJsonError('the body is neither empty nor like {"to": 3}. Name a version.')
+        to = await rollback_version(request)
         return answer(
-            await service.rollback(alias, to=to, expected=_expected(request), actor=_actor(request))
+            await service.rollback(
+                alias, to=to, expected=expected_version(request), actor=actor_of(request)
+            )
         )
 
     @admin.delete(PREFIX + "/{alias}")
     async def delete_adapter(alias: str, request: Request) -> JSONResponse:
         """Stop serving an adapter. Its history stays."""
         return answer(
-            await service.delete(alias, expected=_expected(request), actor=_actor(request))
+            await service.delete(alias, expected=expected_version(request), actor=actor_of(request))
         )
 
     @admin.post("/v1/load_lora_adapter")
     async def load_lora_adapter(request: Request) -> Response:
         """As vLLM's route of this name; `lora_path` is a source like that of a publication."""
-        body = await _object(request)
+        body = await json_object(request)
         alias, source = _text(body, "lora_name"), _text(body, "lora_path")
         if not body.get("load_inplace", False) and alias in service.registry:
             raise ServerError(
@@ -173,15 +177,23 @@ def make_admin(service: AdapterService, uploads: Uploads) -> FastAPI:
                 param="lora_name",
             )
         fetch, profile = uploads.from_source(source), take_profile(body)
-        await service.publish(alias, fetch, expected=None, actor=_actor(request), profile=profile)
-        return PlainTextResponse(f"Success: LoRA adapter '{alias}' added successfully.")
+        version = await service.publish(
+            alias, fetch, expected=None, actor=actor_of(request), profile=profile
+        )
+        return PlainTextResponse(
+            f"Success: LoRA adapter '{alias}' added successfully.",
+            headers=position_header(version.sequence),
+        )
 
     @admin.post("/v1/unload_lora_adapter")
     async def unload_lora_adapter(request: Request) -> Response:
         """As vLLM's route of this name."""
-        alias = _text(await _object(request), "lora_name")
-        await service.delete(alias, expected=None, actor=_actor(request))
-        return PlainTextResponse(f"Success: LoRA adapter '{alias}' removed successfully.")
+        alias = _text(await json_object(request), "lora_name")
+        version = await service.delete(alias, expected=None, actor=actor_of(request))
+        return PlainTextResponse(
+            f"Success: LoRA adapter '{alias}' removed successfully.",
+            headers=position_header(version.sequence),
+        )
 
     return admin
 
@@ -189,42 +201,6 @@ def make_admin(service: AdapterService, uploads: Uploads) -> FastAPI:
 def _is_admin(scope: Scope) -> bool:
     path = str(scope["path"]).removeprefix(scope.get("root_path", ""))
     return path == PREFIX or path.startswith(PREFIX + "/") or path in _VLLM_ROUTES
-
-
-def _expected(request: Request) -> int | None:
-    """What `If-Match` and `If-None-Match` say the alias' version must be; None: whatever it is."""
-    match, none_match = (request.headers.get(name) for name in ("if-match", "if-none-match"))
-    if none_match is not None:
-        if none_match.strip() == "*" and match is None:
-            return 0
-        raise ServerError(
-            f"If-None-Match is {quoted(none_match)}; only * is understood, alone: publish only "
-            "what is not there yet."
-        )
-    if match is None:
-        return None
-    number = match.strip().removeprefix("W/").strip('"')
-    if not number.isdecimal() or len(number) > 18:
-        raise ServerError(
-            f'If-Match is {quoted(match)}, not a version like "3". Take it from the ETag of a GET.'
-        )
-    return int(number)
-
-
-def _actor(request: Request) -> str:
-    """Who the audit log names: the key, and the address that the request came from."""
-    name = key_of(request.scope).name
-    return f"{name} at {request.client.host}" if request.client else name
-
-
-async def _object(request: Request) -> dict[str, Any]:
-    try:
-        body = json.loads(await request.body())
-    except (ValueError, RecursionError) as error:
-        raise InvalidJsonError(f"the body is not JSON: {error}. Send one JSON object.") from error
-    if not isinstance(body, dict):
-        raise InvalidJsonError("the body is not a JSON object. Send one.")
-    return body
 
 
 def _text(body: dict[str, Any], field: str) -> str:

@@ -18,6 +18,7 @@ from composer.plan import BASE
 from server.access_control import AccessControl, restrict_routes, route_of
 from server.admin import AdminRoutes, make_admin
 from server.auxiliary import AuxiliaryModel
+from server.composition_routes import make_composition_router
 from server.drain import DrainMiddleware
 from server.engine import Engine
 from server.errors import RouteNotFoundError, error_response
@@ -32,7 +33,7 @@ from server.routes import make_router
 from server.routing import AUTO, Routing
 from server.service import AdapterService
 from server.settings import Settings
-from server.store import CompositionStore
+from server.store_position import StorePositionGate
 from server.uploads import Uploads
 from server.verify import against_peft
 from server.weights import WeightSpace
@@ -49,7 +50,6 @@ class Parts:
     shapes: ModelShapes | None
     auxiliaries: tuple[AuxiliaryModel, ...]
     adapters: Store
-    compositions: CompositionStore
     lifecycle: Lifecycle
     gates: tuple[LoadedGate, ...] = ()
     profiles: Mapping[str, Profile] = field(default_factory=dict)
@@ -61,7 +61,7 @@ async def assemble(app: FastAPI, engine: Engine, parts: Parts) -> ASGIApp:
 
     Before it serves its first request, and in the event loop that will.
     """
-    settings, store = parts.settings, parts.compositions
+    settings, store = parts.settings, parts.adapters.compositions
 
     templates = {one.given.name: one.chat_template for one in parts.auxiliaries}
     shapes: dict[str | None, ModelShapes | None] = {None: parts.shapes}
@@ -87,18 +87,22 @@ async def assemble(app: FastAPI, engine: Engine, parts: Parts) -> ASGIApp:
     router = make_router(engine, registry, store, resolver)
     restrict_routes(app, settings.exposed, settings.metrics)
     # Ours come first: of two routes for one path, the first answers.
-    app.router.routes[:0] = [*make_health(parts.lifecycle).routes, *router.routes]
+    most = settings.max_compositions_per_key
+    stored = make_composition_router(engine, store, resolver, most)
+    health = make_health(parts.lifecycle)
+    app.router.routes[:0] = [*health.routes, *router.routes, *stored.routes]
     app.add_exception_handler(ComposerError, _answer_error)
     app.add_exception_handler(404, _answer_missing)
     app.add_exception_handler(405, _answer_missing)
     # Starlette's list goes from the outermost to the innermost: vLLM's own, then who may do what,
-    # then our routes for adapters, then compositions.
+    # then how far the store must be followed, then our routes for adapters, then compositions.
     layers = app.user_middleware
     quotas = Quotas()
     layers.append(Middleware(DrainMiddleware, lifecycle=parts.lifecycle))
     layers.append(
         Middleware(AccessControl, keys=settings.keys, quotas=quotas, metrics=settings.metrics)
     )
+    layers.append(Middleware(StorePositionGate, position=service.position))
     if settings.keys.publishes:
         weights = WeightSpace(parts.adapters, settings.sources, parts.base)
         uploads = Uploads(settings.sources, weights, parts.adapters)

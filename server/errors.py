@@ -11,11 +11,17 @@ from starlette.responses import JSONResponse
 from adapters import (
     AdapterError,
     AdapterNotFoundError,
+    CompositionLimitError,
+    CompositionNotFoundError,
+    CompositionOwnerError,
     MergeError,
+    NameTakenError,
     PolicyError,
     ProfileError,
     SourceError,
     SourceUnavailableError,
+    StoreFullError,
+    StoreReadOnlyError,
     VersionConflictError,
 )
 from composer.errors import (
@@ -60,18 +66,6 @@ class CompositionLostError(ServerError):
     """The client expects a composed answer, and the request composes nothing."""
 
     code = "composition_lost"
-
-
-class CompositionNotFoundError(ServerError):
-    """No stored composition has this name."""
-
-    code = "composition_not_found"
-
-
-class NameTakenError(ServerError):
-    """The name already stands for the base model or an adapter."""
-
-    code = "name_taken"
 
 
 class AdapterForbiddenError(ServerError):
@@ -124,16 +118,11 @@ class UnavailableError(ServerError):
         self.retry_after_s = retry_after_s
 
 
-class StoreError(ComposerError):
-    """The file of stored compositions cannot be read or written."""
-
-    code = "store_unavailable"
-
-
 STATUS: tuple[tuple[type[ComposerError], int], ...] = (
     (UnauthorizedError, 401),
     (AdapterForbiddenError, 403),
     (RoleError, 403),
+    (CompositionOwnerError, 403),
     (RouteNotFoundError, 404),
     (RateLimitError, 429),
     (UnavailableError, 503),
@@ -141,6 +130,7 @@ STATUS: tuple[tuple[type[ComposerError], int], ...] = (
     (AdapterNotFoundError, 404),
     (CompositionNotFoundError, 404),
     (NameTakenError, 409),
+    (CompositionLimitError, 409),
     (VersionConflictError, 409),
     (BodyTooLargeError, 413),
     (CompositionError, 400),
@@ -152,7 +142,8 @@ STATUS: tuple[tuple[type[ComposerError], int], ...] = (
     (MergeError, 400),
     (SourceUnavailableError, 502),
     (AdapterUnavailableError, 503),
-    (StoreError, 500),
+    (StoreFullError, 507),
+    (StoreReadOnlyError, 503),
     (EngineFault, 500),
     (ComposerError, 500),
 )

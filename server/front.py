@@ -49,6 +49,9 @@ _SAGEMAKER_ADAPTER = "X-Amzn-SageMaker-Adapter-Identifier"
 _QUICK_BYTES = 64 * 1024
 """A body up to this size is read within a millisecond or so."""
 
+_STORED = "/v1/compositions/"
+"""Our own routes, whose bodies ask no model."""
+
 _COMPOSING = {kind.value: kind for kind in Kind}
 
 
@@ -92,7 +95,7 @@ class Front:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         data = await self._read(receive)
-        if scope["method"] != "POST":
+        if scope["method"] != "POST" or _path(scope).startswith(_STORED):
             await self._app(scope, _replay(data, receive), send)
             return
         invoked = self._invocations and _path(scope) == INVOCATIONS

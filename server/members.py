@@ -48,12 +48,13 @@ async def member_tokens(
             return await _render(engine, kind, body, member, chat_template)
         case LastToken():
             return request[-1:]
-        case TokensPrompt(token_ids):
+        case TokensPrompt(token_ids, private):
             try:
                 engine.check_tokens(token_ids)
             except ValueError as error:
+                reason = "an id is not in the vocabulary" if private else error
                 raise CompositionSchemaError(
-                    f"the prompt of member {member}: {error}", param="composition"
+                    f"the prompt of member {member}: {reason}", param="composition"
                 ) from error
             return token_ids
         case TextPrompt(text):
@@ -63,8 +64,9 @@ async def member_tokens(
         case MessagesPrompt(pairs):
             other = _with_messages(kind, body, pairs)
             return await _render(engine, Kind.CHAT, other, member, chat_template)
-        case WithoutText(text):
-            return await _render(engine, kind, _without(kind, body, text), member, chat_template)
+        case WithoutText():
+            shorter = _without(kind, body, member.prompt)
+            return await _render(engine, kind, shorter, member, chat_template)
 
 
 def _with_messages(kind: Kind, body: Body, pairs: tuple[tuple[str, str], ...]) -> Body:
@@ -79,8 +81,10 @@ def _with_messages(kind: Kind, body: Body, pairs: tuple[tuple[str, str], ...]) -
     }
 
 
-def _without(kind: Kind, body: Body, text: str) -> Body:
-    """The request with every occurrence of `text` removed."""
+def _without(kind: Kind, body: Body, prompt: WithoutText) -> Body:
+    """The request with every occurrence of the prompt's text removed."""
+    text = prompt.text
+    shown = "of the composition" if prompt.private else quoted(text)
     if kind is Kind.CHAT:
         messages = [
             {**m, "content": _removed(m.get("content"), text)} for m in body.get("messages") or []
@@ -90,13 +94,13 @@ def _without(kind: Kind, body: Body, text: str) -> Body:
         shorter = {**body, "prompt": _removed(body["prompt"], text)}
     else:
         raise UnsupportedError(
-            f"the text {quoted(text)} cannot be removed from a prompt of token ids. "
+            f"the text {shown} cannot be removed from a prompt of token ids. "
             "Send the prompt as one string.",
             param="prompt",
         )
     if shorter == body:
         raise CompositionSchemaError(
-            f"the text {quoted(text)} does not occur in the request, so removing it changes "
+            f"the text {shown} does not occur in the request, so removing it changes "
             "nothing. Give the context exactly as the request holds it.",
             param="composition",
         )

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
-from adapters import Generation, Lease, Registry, model_of
+from adapters import Compositions, CompositionVersion, Generation, Lease, Registry, model_of
 from composer.errors import (
     CompositionError,
     CompositionSchemaError,
@@ -31,7 +31,7 @@ from server.keys import Key
 from server.loading import Loader
 from server.report import RoutingReport
 from server.routing import AUTO, Routing
-from server.store import CompositionStore
+from server.stored_compositions import is_private, sees
 
 COMPARE = "compare"
 """The field that asks for each expert alone as well."""
@@ -65,7 +65,7 @@ class Resolver:
         engine: Engine,
         registry: Registry,
         loader: Loader,
-        store: CompositionStore,
+        store: Compositions,
         limits: Limits,
         routing: Routing,
         templates: Mapping[str, str | None],
@@ -208,8 +208,8 @@ class Resolver:
         Raises:
             CompositionError: it is none of them.
         """
-        if model in self._store:
-            return self.parse(self._store.get(model), param="model")
+        if (stored := self._store.find(model)) is not None:
+            return self.stored_plan(stored, key, param="model")
         if model == AUTO:
             return self.parse(self.routing.auto(key), param="model")
         try:
@@ -218,6 +218,26 @@ class Resolver:
             if _FORMULA_CHARACTERS.isdisjoint(model):  # a name, not a formula: say so
                 self._refuse_unknown(model, key)
             raise
+
+    def stored_plan(self, version: CompositionVersion, key: Key, param: str = FIELD) -> Plan:
+        """The plan of a stored composition; prompts that the key must not see are hidden in it.
+
+        Raises:
+            CompositionError: it cannot be computed here, or not any more.
+        """
+        try:
+            plan = self.parse(version.content, param=param)
+        except UnknownModelError:  # names models, not prompts
+            raise
+        except CompositionError as error:
+            if not is_private(version, key):
+                raise
+            raise CompositionSchemaError(
+                f"the stored composition {quoted(version.name)} cannot be computed here now. Its "
+                f"owner sees the reason: GET /v1/compositions/{version.name}.",
+                param=param,
+            ) from error
+        return plan if sees(version, key) else plan.hidden()
 
     def _check_may_ask(self, model: str, key: Key) -> None:
         """Raise `UnknownModelError` where a name stands for what the key may not use."""
@@ -228,7 +248,7 @@ class Resolver:
 
     def _refuse_unknown(self, model: str, key: Key) -> NoReturn:
         base = self._engine.base_names if key.may_use(BASE) else ()
-        stored = filter(key.may_use, self._store.names())
+        stored = filter(key.may_use, (version.name for version in self._store.all()))
         known = {*base, *self.member_names.of(key), *stored}
         raise UnknownModelError(model, known, param="model") from None
 

@@ -1,27 +1,22 @@
-"""Our own routes: the list of models, and stored compositions."""
+"""The routes of models: the list, and each of them."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.concurrency import run_in_threadpool
-from starlette.responses import JSONResponse
 
-from adapters import Registry
-from composer.errors import CompositionError
+from adapters import Compositions, Registry
 from composer.plan import BASE
 from server.engine import Body, Engine
-from server.errors import InvalidJsonError, NameTakenError
 from server.keys import Key, key_of
 from server.resolve import Resolver
 from server.routing import AUTO, Routing
-from server.store import CompositionStore, Json, check_name
+from server.stored_compositions import is_private
 
 
 def model_list(
-    engine: Engine, registry: Registry, store: CompositionStore, routing: Routing, key: Key
+    engine: Engine, registry: Registry, store: Compositions, routing: Routing, key: Key
 ) -> Body:
     """What `model` may be for a key: the base, adapters, stored compositions, and `auto` where
     there is something to route to; formulas are not listed."""
@@ -44,16 +39,18 @@ def model_list(
     ]
     compositions = [
         {
-            "id": name,
+            "id": version.name,
             "object": "model",
             "created": engine.started,
             "owned_by": "compositions",
-            "root": name,
+            "root": version.name,
             "parent": BASE,
-            "composition": store.get(name),
+            "version": version.number,
+            "private": is_private(version, key),
+            **({} if is_private(version, key) else {"composition": version.content}),
         }
-        for name in store.names()
-        if key.may_use(name)
+        for version in store.all()
+        if key.may_use(version.name)
     ]
     models = [
         {
@@ -84,19 +81,10 @@ def model_list(
 
 
 def make_router(
-    engine: Engine, registry: Registry, store: CompositionStore, resolver: Resolver
+    engine: Engine, registry: Registry, store: Compositions, resolver: Resolver
 ) -> APIRouter:
     """The routes, bound to what this server has."""
     router = APIRouter(tags=["composer"])
-
-    def described(name: str) -> Body:
-        """A stored composition with its plan, or with the reason why it has none any more."""
-        composition = store.get(name)
-        entry: Body = {"object": "composition", "name": name, "composition": composition}
-        try:
-            return entry | {"plan": resolver.parse(composition).to_dict()}
-        except CompositionError as error:
-            return entry | {"error": error.message}
 
     @router.get("/v1/models")
     async def list_models(request: Request) -> dict[str, Any]:
@@ -120,41 +108,5 @@ def make_router(
             "parent": BASE,
             "plan": plan.to_dict(),
         }
-
-    @router.get("/v1/compositions")
-    async def list_compositions() -> dict[str, Any]:
-        """List the stored compositions with their plans."""
-        return {"object": "list", "data": [described(name) for name in store.names()]}
-
-    @router.get("/v1/compositions/{name}")
-    async def get_composition(name: str) -> dict[str, Any]:
-        """One stored composition with its plan."""
-        return described(name)
-
-    @router.put("/v1/compositions/{name}")
-    async def put_composition(name: str, request: Request) -> JSONResponse:
-        """Store the composition in the body under a name that `model` may then be."""
-        check_name(name)
-        if name == AUTO or name in engine.base_names or name in resolver.member_names:
-            raise NameTakenError(
-                f"'{name}' already names the base model, an adapter or the router. Choose another.",
-                param="name",
-            )
-        try:
-            composition: Json = json.loads(await request.body())
-        except (ValueError, RecursionError) as error:
-            raise InvalidJsonError(
-                f"the body is not JSON: {error}. Send a composition, e.g. "
-                '"base + 0.5*polite" with the quotes.'
-            ) from error
-        resolver.parse(composition)
-        new = await run_in_threadpool(store.put, name, composition)
-        return JSONResponse(described(name), status_code=201 if new else 200)
-
-    @router.delete("/v1/compositions/{name}")
-    async def delete_composition(name: str) -> dict[str, Any]:
-        """Forget a stored composition. Requests that run are not affected."""
-        await run_in_threadpool(store.delete, name)
-        return {"object": "composition", "name": name, "deleted": True}
 
     return router

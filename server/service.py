@@ -22,6 +22,7 @@ from adapters import (
     Generation,
     Lease,
     ModelShapes,
+    NameTakenError,
     Policy,
     Profile,
     Registry,
@@ -33,8 +34,8 @@ from adapters import (
 from adapters.history import check_expected
 from composer.errors import ComposerError, EngineFault, quoted
 from server.engine import Engine
-from server.errors import NameTakenError
 from server.loading import Loader
+from server.store_position import StorePosition
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,9 @@ class AdapterService:
         self.registry = Registry(self._retire_later)
         self.failures: dict[str, str] = {}
         """Aliases of the store that are not served here, and why."""
+
+        self.position = StorePosition()
+        """How far the store is followed."""
 
         self._engine = engine
         self._shapes = shapes
@@ -179,19 +183,22 @@ class AdapterService:
             if (problem := self.failures.get(alias)) is not None:
                 raise EngineFault(f"the adapter {quoted(alias)} cannot be served: {problem}")
         self._followed_s = time.monotonic()
+        await self.position.advance(self.store.followed)
         self._keep(self._follow())
 
     async def _follow(self) -> None:
         while True:
-            await asyncio.sleep(_FOLLOW_S)
+            await self.position.pause(_FOLLOW_S)
             try:
                 versions = await run_in_threadpool(self.store.refresh)
             except ComposerError as error:
                 logger.error("The adapter store cannot be followed: %s", error)
                 continue
             self._followed_s = time.monotonic()
+            position = self.store.followed
             for version in _latest(versions):
                 await self._apply(version, load=True)
+            await self.position.advance(position)
 
     async def _apply(self, version: Version, *, load: bool) -> None:
         """Serve a version that is in the store. One that fails leaves the alias as it was."""
@@ -270,8 +277,8 @@ class AdapterService:
             )
         if self._taken(alias):
             raise NameTakenError(
-                f"{quoted(alias)} already names the base model, a stored composition or 'auto'. "
-                "Choose another name.",
+                f"{quoted(alias)} already names the base model, an auxiliary model, a stored "
+                "composition or 'auto'. Choose another name.",
                 param="alias",
             )
 

@@ -43,10 +43,10 @@ class Settings:
     adapters: tuple[tuple[str, Path], ...]
     host: str
     port: int
-    compositions_file: Path | None
     limits: Limits
     max_body_bytes: int
     adapter_store: Path | None
+    max_compositions_per_key: int
     sources: SourceRules
     keys: KeyRing
     exposed: frozenset[str]
@@ -88,10 +88,10 @@ class Settings:
             adapters=_pairs(parser, "--adapters", ours.adapters),
             host=ours.host,
             port=ours.port,
-            compositions_file=ours.compositions_file,
             limits=Limits(max_members=ours.max_members, max_weight=ours.max_weight),
             max_body_bytes=ours.max_body_mib * MIB,
             adapter_store=ours.adapter_store,
+            max_compositions_per_key=ours.max_compositions_per_key,
             sources=SourceRules(
                 root=ours.adapter_root,
                 remote=tuple(ours.adapter_source),
@@ -154,8 +154,8 @@ def _parser() -> argparse.ArgumentParser:
         "--adapter-store",
         type=Path,
         metavar="FOLDER",
-        help="where adapters and their history are kept, also for several servers at once; "
-        "without it they are forgotten at exit",
+        help="where adapters, stored compositions and their history are kept, also for several "
+        "servers at once; without it they are forgotten at exit",
     )
     add(
         "--adapter-root",
@@ -240,10 +240,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     add("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
     add(
-        "--compositions-file",
-        type=Path,
-        metavar="FILE",
-        help="JSON file of the stored compositions; without it they are forgotten at exit",
+        "--max-compositions-per-key",
+        type=_positive,
+        default=100,
+        metavar="N",
+        help="stored compositions that a key may have (default: %(default)s)",
     )
     add("--max-members", type=_positive, default=8, help="per composition (default: %(default)s)")
     add(

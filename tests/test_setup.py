@@ -228,7 +228,7 @@ def test_help_lists_every_target() -> None:
 def test_serve_takes_its_settings_from_the_command_line() -> None:
     shown = make("-n", "serve", "MODEL=/m", "ADAPTERS=a=/a,b=/b", "PORT=9", "ARGS=--seed 1").stdout
     assert "-m server --model /m --adapters a=/a,b=/b" in shown
-    assert "--port 9 --compositions-file compositions.json \\\n  --seed 1" in shown
+    assert "--port 9 \\\n  --seed 1" in shown
     assert "--adapter-store /s" in make("-n", "serve", "STORE=/s").stdout
 
 

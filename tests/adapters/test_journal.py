@@ -14,7 +14,7 @@ import pytest
 
 from adapters.disk import locked
 from adapters.errors import AdapterStoreError
-from adapters.journal import Journal
+from adapters.journal import Entry, Journal
 from adapters.policy import Policy
 from adapters.profile import UNSAID, Profile
 from adapters.version import Action, Version
@@ -118,7 +118,7 @@ def test_reading_does_not_wait_for_writers(file: Path) -> None:
 def test_nobody_reads_while_somebody_writes(file: Path) -> None:
     """A write may be taken back as long as its writer holds the lock."""
     reader, writer = opened(file), opened(file)
-    news: list[Version] = []
+    news: list[Entry] = []
     with locked(file.parent / "lock"):
         before = file.read_bytes()
         file.write_bytes(before + b"not to stay\n")
@@ -176,7 +176,7 @@ def edit(line: bytes, **changes: object) -> bytes:
         (lambda line: edit(line, more=1), "no object with the fields"),
         (lambda line: edit(line, sequence=7), "says that it is line 7"),
         (lambda line: edit(line, sequence=True), "sequence is True"),
-        (lambda line: edit(line, number=1), "it is version 1 of an alias at 1"),
+        (lambda line: edit(line, number=1), "it is version 1 of a name at 1"),
         (lambda line: edit(line, number="2"), "number is '2'"),
         (lambda line: edit(line, action="burn"), "'burn' is not a valid Action"),
         (lambda line: edit(line, digest="abc"), "digest is 'abc' after a publish"),

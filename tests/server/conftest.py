@@ -51,7 +51,6 @@ def server(
         *("--adapters", ",".join(f"{name}={zoo_adapters[name]}" for name in SERVED)),
         *(f"--examples={name}={EXAMPLES[name]}" for name in ("chat", "arithmetic")),
         *("--router", f"tasks={folder / 'gate.safetensors'}"),
-        *("--compositions-file", str(folder / "compositions.json")),
         *("--max-body-mib", "1", "--max-loras", "2"),
         *("--max-model-len", str(CONTEXT), "--max-num-seqs", "32"),
         *("--structured-outputs-config", json.dumps(COMPACT)),

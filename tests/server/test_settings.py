@@ -57,12 +57,12 @@ def test_ours_are_read_and_the_rest_is_left_to_vllm() -> None:
     settings = Settings.from_arguments(
         [
             *("--model", "m", "--adapters", "a=x,b=y", "--adapters", "c=z", "--max-members", "4"),
-            *("--max-model-len", "512", "--enforce-eager", "--compositions-file", "f.json"),
+            *("--max-model-len", "512", "--enforce-eager", "--max-compositions-per-key", "7"),
         ]
     )
     assert settings.adapters == (("a", Path("x")), ("b", Path("y")), ("c", Path("z")))
     assert settings.limits.max_members == 4
-    assert settings.compositions_file == Path("f.json")
+    assert settings.max_compositions_per_key == 7
     assert settings.vllm_flags == ("--max-model-len", "512", "--enforce-eager")
 
 

@@ -64,12 +64,6 @@ def test_no_model(tmp_path: Path) -> None:
     assert "--model" in said
 
 
-def test_a_compositions_file_of_something_else(base: str, tmp_path: Path) -> None:
-    file = tmp_path / "c.json"
-    file.write_text("{}")
-    assert str(file) in refused("--model", base, "--compositions-file", str(file))
-
-
 def test_examples_of_nothing(base: str, tmp_path: Path) -> None:
     file = tmp_path / "e.txt"
     file.write_text("Hello?\n")

@@ -1,0 +1,17 @@
+"""Who sees what a stored composition says."""
+
+from __future__ import annotations
+
+from adapters import CompositionVersion
+from composer.wire import holds_prompts
+from server.keys import Key, Role
+
+
+def sees(version: CompositionVersion, key: Key) -> bool:
+    """Whether a key sees all of a version: it is its owner's, or an administrator's."""
+    return version.owner == key.name or key.may(Role.ADMIN)
+
+
+def is_private(version: CompositionVersion, key: Key) -> bool:
+    """Whether a version has prompts that the key must not see."""
+    return not sees(version, key) and holds_prompts(version.content)
