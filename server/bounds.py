@@ -11,7 +11,14 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from composer.bounds import check_token_lists
+from composer.bounds import (
+    MAX_ALLOWED_TOKENS,
+    MAX_BIASED_TOKENS,
+    MAX_STOP_TOKENS,
+    check_token_lists,
+)
+from composer.fields import MAX_EXPERTS, MAX_FILTERS, MAX_MEMBERS, MAX_NAME
+from composer.formula import MAX_LENGTH
 from server.errors import RequestBoundError
 
 MAX_DEPTH = 100
@@ -343,6 +350,36 @@ def _check_counts(path: str, grammar: str) -> None:
 
 
 # ---- words
+
+
+def overview() -> str:
+    """The table of docs/operating.md."""
+    entries = ", ".join(f"`{name}` {most}" for name, most in MAX_ENTRIES.items())
+    rows = (
+        ("objects and lists within each other", MAX_DEPTH),
+        ("objects, lists and numbers in all, lists of token ids not counted", MAX_VALUES),
+        ("characters of `model`", MAX_MODEL_CHARACTERS),
+        ("prompts times `n`", MAX_ANSWERS),
+        (f"entries of {entries}", "as listed"),
+        ("characters of each entry of `stop` and `bad_words`", MAX_STOP_CHARACTERS),
+        ("entries of `stop_token_ids`, fewer beside `min_tokens`", MAX_STOP_TOKENS),
+        ("entries of `allowed_token_ids`", MAX_ALLOWED_TOKENS),
+        ("entries of `logit_bias`", MAX_BIASED_TOKENS),
+        ("bytes of a JSON schema", MAX_SCHEMA_BYTES),
+        ("`minItems`, `maxLength` and the like", MAX_COUNT),
+        ("properties of a schema, all objects together", MAX_PROPERTIES),
+        ("entries of `enum`, `choice`, `anyOf` and the like", MAX_ALTERNATIVES),
+        ("characters of a grammar or a regular expression", MAX_GRAMMAR_CHARACTERS),
+        ("the same of a regular expression, its repetitions written out", MAX_PATTERN_LENGTH),
+        ("repetitions of a grammar, multiplied", MAX_COUNT),
+        ("members written down, before equal ones are merged", MAX_MEMBERS),
+        ("experts of a mixture", MAX_EXPERTS),
+        ("filters of a composition", MAX_FILTERS),
+        ("characters of the name of a member", MAX_NAME),
+        ("characters of a formula", MAX_LENGTH),
+    )
+    lines = ["| what | at most |", "|---|---|"]
+    return "\n".join(lines + [f"| {what} | {most} |" for what, most in rows])
 
 
 def _check_length(name: str, value: object, most: int) -> None:

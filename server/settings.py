@@ -112,6 +112,11 @@ class Settings:
         )
 
 
+def option_names() -> set[str]:
+    """The options that are ours, not vLLM's."""
+    return {name for action in _parser()._actions for name in action.option_strings}
+
+
 def _parser() -> argparse.ArgumentParser:
     # Abbreviations are off: `--max-m 4096` must reach vLLM or fail, not become --max-members.
     parser = argparse.ArgumentParser(

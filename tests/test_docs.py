@@ -1,0 +1,31 @@
+"""What docs/ says of the code is what the code says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from server import bounds, settings
+from server.access_control import ALLOWED, KEYLESS
+from server.keys import Role
+
+OPERATING = (Path(__file__).resolve().parent.parent / "docs" / "operating.md").read_text("utf-8")
+
+
+def test_the_table_of_bounds() -> None:
+    begin, end = "<!-- bounds: generated from server.bounds -->\n", "\n<!-- /bounds -->"
+    table = OPERATING.split(begin)[1].split(end)[0]
+    assert table == bounds.overview(), f"put there:\n{bounds.overview()}"
+
+
+def test_options_that_are_named_exist() -> None:
+    known = settings.option_names()
+    of_vllm = {"--ssl-certfile", "--ssl-keyfile", "--enable-log-requests", "--otlp-traces-endpoint"}
+    named = set(re.findall(r"`(--[a-z-]+)", OPERATING))
+    assert named - of_vllm <= known, f"no such option: {sorted(named - of_vllm - known)}"
+
+
+def test_routes_and_roles_that_are_named_exist() -> None:
+    assert all(path in OPERATING for path in KEYLESS | {"/metrics", "/openapi.json"})
+    assert all(path.rsplit("/", 1)[-1] in OPERATING.replace(" ", "/") for path in ALLOWED)
+    assert re.findall(r"^\| `([a-z]+)` \| [a-z]", OPERATING, re.M) == [str(role) for role in Role]
