@@ -142,6 +142,14 @@ CLAIMS: tuple[Claim, ...] = (
         "s",
     ),
     Claim(
+        "abuse",
+        "Hostile requests and connections, with and without a key, that end the server, block "
+        "others for more than 1 s, change an answer, log a traceback, or are not answered with a "
+        "4xx in the route's format",
+        Sense.AT_MOST,
+        0,
+    ),
+    Claim(
         "fresh_machine",
         "Both commands of the README in a clean Debian root that has the packages the README asks "
         "for: failed tests, plus 1 if no composed answer came",

@@ -1,0 +1,168 @@
+"""A hostile client, with and without a key: nobody else may notice it, and every answer is 4xx."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import httpx
+
+import zoo
+from bench.abuse.access import SECRET, access_attacks
+from bench.abuse.attack import CHAT, KEYS, Attack, authorization, chat
+from bench.abuse.connections import connection_attacks
+from bench.abuse.inference import inference_attacks
+from bench.abuse.publishing import MOST_MIB, publishing_attacks
+from bench.abuse.watch import Watch, watching
+from bench.claim import Result
+from bench.measure import show, table
+from bench.server import Running, running
+
+MOST_BLOCKED_S = 1.0
+ANSWER_S = 45.0
+TRIES = 3
+"""A wait that the machine's other work caused does not come again; one by the attack does."""
+
+LIGHT = 15
+"""Most light attacks that the probes look after at once."""
+
+ONLY = "ABUSE_ONLY"
+"""Variable of the environment: a part of the names of the attacks to run."""
+
+
+def measure() -> Result:
+    """Value: attacks that did harm, or were answered badly. It takes minutes."""
+    attacks = [
+        *access_attacks(),
+        *inference_attacks(),
+        *publishing_attacks(),
+        *connection_attacks(),
+    ]
+    wanted = [attack for attack in attacks if os.environ.get(ONLY, "") in attack.name]
+    found = list(_faults(wanted))
+    if found:
+        show(table(("attack", "fault"), found))
+    harmed = len({name for name, _ in found})
+    show(table(("attacks", "did harm or were answered badly"), [(len(wanted), harmed)]))
+    return Result(harmed, holds=bool(wanted))
+
+
+def _faults(attacks: Iterable[Attack]) -> Iterator[tuple[str, str]]:
+    """Name of the attack and what is wrong; a server that has died or hangs is started again."""
+    left = list(attacks)
+    while left:
+        with ExitStack() as stack:
+            target = stack.enter_context(_target())
+            while left and not target.is_lost:
+                size = 1
+                while size < min(LIGHT, len(left)) and all(one.light for one in left[: size + 1]):
+                    size += 1
+                now, left = left[:size], left[size:]
+                for name, fault in target.suffers(now):
+                    print(f"abuse: {name}: {fault}", flush=True)
+                    yield name, fault
+
+
+class _Target:
+    """The attacked server. Once `is_lost`, it has died or answers nobody."""
+
+    def __init__(self, server: Running, watch: Watch) -> None:
+        self._server = server
+        self._watch = watch
+        self._log = 0
+        self.is_lost = False
+        self._answer = self._asked()
+
+    def suffers(self, attacks: Sequence[Attack]) -> Iterator[tuple[str, str]]:
+        """Attack it; names of attacks and what came of them."""
+        name = attacks[0].name + (f" to {attacks[-1].name}" if len(attacks) > 1 else "")
+        blocked = float("inf")
+        found: dict[tuple[str, str], None] = {}
+        for _ in range(TRIES):
+            self._watch.reset()
+            for attack in attacks:
+                found |= dict.fromkeys((attack.name, fault) for fault in self._hit(attack))
+            blocked = min(blocked, max(self._watch.longest()))
+            if blocked <= MOST_BLOCKED_S or blocked == float("inf"):
+                break
+        yield from found
+        if self._server.process.poll() is not None:
+            self.is_lost = True
+            status = self._server.process.returncode
+            yield name, f"the server died, status {status}:\n{self._server.text()[-1500:]}"
+        elif blocked == float("inf"):
+            self.is_lost = True
+            yield name, "the server answers nobody any more"
+        else:
+            if blocked > MOST_BLOCKED_S:
+                yield name, f"others waited {blocked:.1f} s"
+            if (answer := self._asked()) != self._answer:
+                self.is_lost = True
+                yield name, f"another's answer is now {answer!r}, and was {self._answer!r}"
+        for line in self._traces():
+            yield name, line
+
+    def _hit(self, attack: Attack) -> list[str]:
+        try:
+            return attack.faults(attack.run(self._url, ANSWER_S))
+        except httpx.TransportError as error:
+            return [f"no answer: {error!r}"]
+
+    @property
+    def _url(self) -> str:
+        return str(self._server.client.base_url).rstrip("/")
+
+    def _asked(self) -> str:
+        """What an honest client gets for a composed question."""
+        body = chat(model="chat + 0.8*(polite - rude)", temperature=0, max_tokens=24)
+        response = self._server.client.post(CHAT, json=body, headers=authorization("user"))
+        if response.status_code != 200:
+            return response.text
+        answer: str = response.json()["choices"][0]["message"]["content"]
+        return answer
+
+    def _traces(self) -> Iterator[str]:
+        """A traceback in the log since the last look: clients must not fill the operator's log."""
+        log = self._server.text()
+        news, self._log = log[self._log :], len(log)
+        if (at := news.find("Traceback")) >= 0:
+            yield "a traceback in the log:\n" + "\n".join(news[at:].splitlines()[-1:])
+
+
+@contextmanager
+def _target() -> Iterator[_Target]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        keys = folder / "keys.toml"
+        keys.write_text("".join(map(_key_table, KEYS)), encoding="utf-8")
+        options = [
+            *("--keys", str(keys), "--adapter-store", str(folder / "store")),
+            *("--adapter-root", str(zoo.PROJECT / "zoo" / "adapters")),
+            *("--max-adapter-mib", str(MOST_MIB)),
+        ]
+        with running(options=options) as server:
+            _make_secret(server.client)
+            with watching(int(server.client.base_url.port or 0)) as watch:
+                watch.longest()
+                yield _Target(server, watch)
+
+
+def _key_table(name: str) -> str:
+    roles, secret = KEYS[name]
+    digest = hashlib.sha256(secret.encode()).hexdigest()
+    return f'[{name}-key]\nsha256 = "{digest}"\nroles = {json.dumps(roles)}\n'
+
+
+def _make_secret(client: httpx.Client) -> None:
+    """An adapter that the key `owner` alone may use."""
+    digest = hashlib.sha256(KEYS["owner"][1].encode()).hexdigest()
+    for path, body in (("", {"source": "velan"}), ("/policy", {"keys": [digest]})):
+        response = client.put(
+            f"/v1/adapters/{SECRET}{path}", json=body, headers=authorization("admin")
+        )
+        response.raise_for_status()
