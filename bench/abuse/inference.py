@@ -286,12 +286,14 @@ def sampling() -> Iterator[Attack]:
         "10,000 unknown arguments": {"vllm_xargs": {f"a{i}": 1 for i in range(LIMIT)}},
     }
     for name, fields in parameters.items():
-        more = {"harmless": name in _HARMLESS, "light": len(str(fields)) < 1000}
-        yield Attack(f"completions: {name}", COMPLETIONS, completion(**fields), **more)
+        mild, light = name in _HARMLESS, len(str(fields)) < 1000
+        yield Attack(
+            f"completions: {name}", COMPLETIONS, completion(**fields), harmless=mild, light=light
+        )
         if "prompt" not in fields and "echo" not in fields and "logprobs" not in fields:
-            yield Attack(f"chat: {name}", CHAT, chat(**fields), **more)
+            yield Attack(f"chat: {name}", CHAT, chat(**fields), harmless=mild, light=light)
             composed = chat(**{"model": FORMULA, **fields})
-            yield Attack(f"composed: {name}", CHAT, composed, **more)
+            yield Attack(f"composed: {name}", CHAT, composed, harmless=mild, light=light)
     yield Attack("top_logprobs without logprobs", CHAT, chat(top_logprobs=3))
     yield Attack("top_logprobs 1,000,000", CHAT, chat(logprobs=True, top_logprobs=1_000_000))
     yield Attack("a chat template of one's own", CHAT, chat(chat_template="{{ 7*7 }}"))
