@@ -126,7 +126,7 @@ class Journal:
 
     def _write(self, line: bytes) -> tuple[int, ...]:
         action = f"append to {self._file}"
-        with store_errors(action, "Make room on the disk; the change did not happen."):
+        with store_errors(action, "The change did not happen.", writing=True):
             descriptor = os.open(self._file, os.O_RDWR | os.O_CLOEXEC)
             try:
                 if os.fstat(descriptor).st_size > self._offset:  # the rest of a torn line

@@ -73,7 +73,7 @@ class Objects:
         Raises:
             AdapterStoreError: the disk refuses; there is no new object then.
         """
-        with store_errors("store the adapter", "Make room on the disk, then publish it again."):
+        with store_errors("store the adapter", writing=True):
             signature = _signature(source)
             for name in _CONTENT:
                 (source / name).rename(scratch / name)

@@ -37,11 +37,11 @@ class Staging:
             AdapterStoreError: the folder cannot be made.
         """
         folder = self._root / secrets.token_hex(16)
-        with store_errors(f"make {folder}"), locked(self._lock):
+        with store_errors(f"make {folder}", writing=True), locked(self._lock):
             folder.mkdir(mode=0o700)
             descriptor = acquire(folder / "lock")
         try:
-            with store_errors(f"make {folder}"):
+            with store_errors(f"make {folder}", writing=True):
                 (folder / "files").mkdir()
             yield folder / "files"
         finally:
@@ -78,7 +78,7 @@ class Staging:
         """
         with ExitStack() as held:
             dead = []
-            with store_errors(f"sweep {self._root}"), locked(self._lock):
+            with store_errors(f"sweep {self._root}", writing=True), locked(self._lock):
                 for folder in self._root.iterdir():
                     # Its owner may be removing it right now.
                     with suppress(FileNotFoundError, NotADirectoryError):

@@ -22,7 +22,12 @@ from pathlib import Path
 
 from adapters.compositions import Compositions
 from adapters.disk import locked, make_folder, store_errors
-from adapters.errors import AdapterNotFoundError, AdapterStoreError, NameTakenError
+from adapters.errors import (
+    AdapterNotFoundError,
+    AdapterStoreError,
+    NameTakenError,
+    StoreReadOnlyError,
+)
 from adapters.history import (
     check_alias,
     check_expected,
@@ -55,31 +60,47 @@ class Store:
     def __init__(self, root: Path, clock: Callable[[], datetime] = _now) -> None:
         """Open the store in the folder `root`, which is made if need be.
 
+        One that cannot be written from here can be served from: changes then raise
+        `StoreReadOnlyError`.
+
         `clock` gives the times in the history, in UTC.
         """
         self._clock = clock
-        with store_errors(f"open {root}"):
-            make_folder(root)
-            self.root = root = root.resolve()
-            self._lock = root / "lock"
-            journal = root / "journal.jsonl"
-            with locked(self._lock):
-                make_folder(root / "objects")
-                make_folder(root / "staging")
-                if not journal.exists():
-                    if any((root / "objects").iterdir()):
-                        raise AdapterStoreError(
-                            f"{journal} is missing, though there are adapters beside it. Restore "
-                            "it from a copy, or make an empty file to begin with no aliases."
-                        )
-                    Journal.create(journal)
+        self.root = root = root.resolve()
+        self._lock = root / "lock"
+        self.read_only = False
+        """Whether it can be served from, and nothing can be changed from here."""
+
+        journal = root / "journal.jsonl"
+        try:
+            self._make(journal)
+        except StoreReadOnlyError:
+            if not (journal.is_file() and (root / "objects").is_dir()):
+                raise
+            self.read_only = True
         self._objects = Objects(root / "objects")
         self._staging = Staging(root / "staging", self._lock)
         self._journal = Journal(journal, self._lock)
         self.compositions = Compositions(self._journal, self._time)
         """The stored compositions."""
 
-        self._staging.sweep()
+        if not self.read_only:
+            self._staging.sweep()
+
+    def _make(self, journal: Path) -> None:
+        """Make what is missing. Raises `StoreReadOnlyError` where nothing can be written."""
+        with store_errors(f"open {self.root}", writing=True):
+            make_folder(self.root)
+            with locked(self._lock):
+                make_folder(self.root / "objects")
+                make_folder(self.root / "staging")
+                if not journal.exists():
+                    if any((self.root / "objects").iterdir()):
+                        raise AdapterStoreError(
+                            f"{journal} is missing, though there are adapters beside it. Restore "
+                            "it from a copy, or make an empty file to begin with no aliases."
+                        )
+                    Journal.create(journal)
 
     @property
     def followed(self) -> int:
@@ -111,7 +132,7 @@ class Store:
         """
         check_plain_files(folder, alias)
         report = inspect(folder, alias, base)
-        with store_errors("store the adapter"):
+        with store_errors("store the adapter", writing=True):
             with locked(self._lock):
                 self._staging.pin(folder, report.digest)
             scratch = self._staging.scratch(folder)
@@ -144,7 +165,7 @@ class Store:
         self._staging.sweep()
         with (
             self.staging() as folder,
-            store_errors("delete old adapters"),
+            store_errors("delete old adapters", writing=True),
             self._journal.writing(),
         ):
             used = set(self._staging.pinned())
@@ -272,15 +293,14 @@ class Store:
             raise self._unknown(alias)
         return history[-1]
 
+    def all(self) -> tuple[Version, ...]:
+        """The present version of every alias that stands for something, sorted by alias."""
+        histories = (self._journal.history(alias) for alias in sorted(self._journal.aliases()))
+        return tuple(history[-1] for history in histories if is_served(history))
+
     def aliases(self) -> tuple[str, ...]:
         """All aliases that stand for something, sorted."""
-        return tuple(
-            sorted(
-                alias
-                for alias in self._journal.aliases()
-                if is_served(self._journal.history(alias))
-            )
-        )
+        return tuple(version.alias for version in self.all())
 
     def history(self, alias: str) -> tuple[Version, ...]:
         """All versions of `alias`, oldest first, deletions included.

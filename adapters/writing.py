@@ -58,7 +58,7 @@ class CountedFile(io.RawIOBase):
         """All of `data`, however many calls of the system that takes."""
         view = memoryview(data).cast("B")
         self._allowance.take(len(view))
-        with store_errors(f"write {quoted(self._allowance.source)}"):
+        with store_errors(f"write {quoted(self._allowance.source)}", writing=True):
             written = 0
             while written < len(view):
                 written += os.write(self._descriptor, view[written:])
@@ -69,7 +69,7 @@ class CountedFile(io.RawIOBase):
 def new_file(folder: Path, name: str, allowance: Allowance) -> Iterator[CountedFile]:
     """A new file, mode 0600, that is gone again if its writing fails."""
     path = folder / name
-    with store_errors(f"write {quoted(allowance.source)}"):
+    with store_errors(f"write {quoted(allowance.source)}", writing=True):
         descriptor = os.open(path, _NEW, 0o600)
     try:
         yield CountedFile(descriptor, allowance)

@@ -13,12 +13,14 @@ from adapters import (
     Action,
     AdapterError,
     AdapterNotFoundError,
+    AdapterStoreError,
     ModelShapes,
     Profile,
     Store,
     Version,
     inspect,
 )
+from adapters.report import Report
 
 ACTOR = "command line"
 
@@ -68,18 +70,29 @@ def publish_given(
 def _publish(
     store: Store, alias: str, path: Path, shapes: ModelShapes | None, profile: Profile
 ) -> None:
-    inspect(path, alias, shapes)  # where it is, so that errors name the folder that was given
-    with store.staging() as folder:
-        for name in (CONFIG, WEIGHTS):
-            shutil.copyfile(path / name, folder / name)
-        given = store.commit(folder, alias, shapes, {"source": str(path)})
-        own = [v for v in _history(store, alias) if v.actor == ACTOR]
-        published = [v for v in own if v.action is Action.PUBLISH]
-        if not published or published[-1].digest != given.digest:
-            origin = {"source": str(path)}
-            store.publish(alias, given.digest, actor=ACTOR, origin=origin, profile=profile)
-        elif profile.over(own[-1].profile) != own[-1].profile and alias in store.aliases():
-            store.set_profile(alias, profile.over(store.current(alias).profile), actor=ACTOR)
+    report = inspect(path, alias, shapes)  # where it is, so that errors name the folder given
+    own = [v for v in _history(store, alias) if v.actor == ACTOR]
+    published = [v for v in own if v.action is Action.PUBLISH]
+    if not published or published[-1].digest != report.digest or not _is_stored(store, report):
+        origin = {"source": str(path)}
+        with store.staging() as folder:
+            for name in (CONFIG, WEIGHTS):
+                shutil.copyfile(path / name, folder / name)
+            given = store.commit(folder, alias, shapes, origin)
+            if not published or published[-1].digest != given.digest:
+                store.publish(alias, given.digest, actor=ACTOR, origin=origin, profile=profile)
+                return
+    if own and profile.over(own[-1].profile) != own[-1].profile and alias in store.aliases():
+        store.set_profile(alias, profile.over(store.current(alias).profile), actor=ACTOR)
+
+
+def _is_stored(store: Store, report: Report) -> bool:
+    """Whether the store has this content whole; what is missing or damaged is stored again."""
+    try:
+        store.verify(report.digest)
+    except (AdapterNotFoundError, AdapterStoreError):
+        return False
+    return True
 
 
 def _history(store: Store, alias: str) -> tuple[Version, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import random
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -119,7 +120,7 @@ def test_a_full_disk_leaves_the_journal_as_it_was(root: Path) -> None:
     sizes = [len(before) + more for more in (0, 1, len(before) // 2, len(before) - 90)]
     with running(victims.publish_on_a_full_disk, root, commit(store, 2), sizes) as process:
         for _ in sizes:
-            assert "Make room on the disk; the change did not happen" in process.told()
+            assert "the change did not happen" in process.told()
             assert journal.read_bytes() == before
             assert store.refresh() == ()
             process.pipe.send("go on")
@@ -137,6 +138,36 @@ def test_a_full_disk_leaves_no_half_object(root: Path) -> None:
         assert process.told().number == 2
     assert len(list((root / "objects").iterdir())) == 2
     assert check(root)[0] == first
+
+
+@pytest.mark.parametrize("how", ["file system", "permissions", "permissions, no lock file"])
+def test_a_store_that_is_read_only_can_be_served_from(how: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        root = Path(folder, "store")
+        store = Store(root)
+        version = publish(store, 1)
+        composition = store.compositions.put("kind", "base", key=None, owner="me", actor="me")
+        if how.endswith("no lock file"):
+            (root / "lock").unlink()
+        with running(victims.read_only, root, how == "file system") as process:
+            assert process.told() == (True, version, composition)
+            for _ in range(process.told()):
+                name, kind, message = process.told()
+                assert kind == "StoreReadOnlyError", (name, message)
+                assert "--adapter-store" in message
+            for path in (root, *root.rglob("*")):
+                path.chmod(0o755)
+            second = publish(store, 2)  # by a server that may
+            process.pipe.send("go on")
+            assert process.told() == (second,)
+
+
+def test_a_store_that_is_not_there_cannot_be_made_read_only(tmp_path: Path) -> None:
+    with running(victims.open_read_only, tmp_path / "nowhere") as process:
+        kind, message = process.told()
+    assert kind == "StoreReadOnlyError"
+    assert "nowhere" in message
 
 
 def test_two_writers_lose_no_update(root: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import resource
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import adapters
 from adapters.errors import AdapterStoreError, VersionConflictError
@@ -168,3 +169,62 @@ def _failure(work: Callable[[], object]) -> str:
     except AdapterStoreError as error:
         return error.message
     return "it did not fail"
+
+
+def read_only(pipe: Connection, root: Path, file_system: bool) -> None:
+    """Serve from a store that this process may not write, and try every change of it."""
+    digest = str(Store(root).current("polite").digest)
+    if file_system:
+        _mount_read_only()
+    else:
+        _give_up_permissions(root)
+    store = Store(root)
+    store.verify(digest)
+    pipe.send((store.read_only, store.current("polite"), store.compositions.get("kind")))
+    changes: dict[str, Callable[[], object]] = {
+        "staging": lambda: store.staging().__enter__(),
+        "publish": lambda: store.publish("other", digest, actor="me", origin={}),
+        "rollback": lambda: store.rollback("polite", actor="me"),
+        "delete": lambda: store.delete("polite", actor="me"),
+        "policy": lambda: store.set_policy("polite", Policy(), actor="me"),
+        "prune": lambda: store.prune(1),
+        "compose": lambda: store.compositions.put("new", "x", key=None, owner="me", actor="me"),
+    }
+    pipe.send(len(changes))
+    for name, change in changes.items():
+        try:
+            change()
+        except ComposerError as error:
+            pipe.send((name, type(error).__name__, error.message))
+    pipe.recv()
+    pipe.send(store.refresh())
+
+
+def open_read_only(pipe: Connection, root: Path) -> None:
+    """Open a store that is not there, where none can be made."""
+    _mount_read_only()
+    try:
+        Store(root)
+    except ComposerError as error:
+        pipe.send((type(error).__name__, error.message))
+
+
+def _mount_read_only() -> None:
+    """What a read-only mount answers, at the lowest level."""
+    real, writing = os.open, os.O_WRONLY | os.O_RDWR | os.O_CREAT
+
+    def refuse(path: Any, *_: Any, **__: Any) -> NoReturn:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    def only_reading(path: Any, flags: int, *more: Any, **named: Any) -> int:
+        return refuse(path) if flags & writing else real(path, flags, *more, **named)
+
+    os.open = only_reading
+    os.mkdir = os.rename = refuse
+
+
+def _give_up_permissions(root: Path) -> None:
+    for path in (root, *root.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    if os.geteuid() == 0:  # whom permissions do not stop
+        os.setresuid(65534, 65534, 65534)
