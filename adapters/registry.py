@@ -94,6 +94,11 @@ class Registry:
         """The generations that an alias stands for, or that a request still computes with."""
         return tuple(self._live.values())
 
+    @property
+    def leases(self) -> int:
+        """How many generations requests hold, counted once for each request."""
+        return sum(self._users.values())
+
     # ---- changes
 
     def prepare(self, alias: str, digest: str, path: Path, rank: int) -> Lease:

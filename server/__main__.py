@@ -24,6 +24,7 @@ from server.flags import Needs
 from server.gates import LoadedGate, load_gates
 from server.given import publish_given, read_examples
 from server.lifecycle import ENGINE_DIED, Lifecycle
+from server.logs import configure_logging
 from server.settings import Settings
 
 _TINY = 50_000_000
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         `lifecycle.ENGINE_DIED`, or 128 and the number of the signal that came second.
     """
     settings = Settings.from_arguments(sys.argv[1:] if arguments is None else arguments)
+    configure_logging()
     lifecycle = Lifecycle(settings.drain_s)
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, _interrupt_start)

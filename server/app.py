@@ -15,18 +15,20 @@ from starlette.types import ASGIApp
 from adapters import ModelShapes, Profile, Store
 from composer.errors import ComposerError
 from composer.plan import BASE
-from server.access_control import AccessControl, restrict_routes, route_of
+from server.access_control import AccessControl, MetricsAccess, restrict_routes, route_of
 from server.admin import AdminRoutes, make_admin
 from server.auxiliary import AuxiliaryModel
 from server.composition_routes import make_composition_router
 from server.drain import DrainMiddleware
 from server.engine import Engine
 from server.errors import RouteNotFoundError, error_response
+from server.exposition import make_metrics
 from server.front import INVOCATIONS, Front
 from server.gates import Gates, LoadedGate
 from server.health import make_health
 from server.lifecycle import Lifecycle
 from server.loading import Loader
+from server.observation import ObservationMiddleware
 from server.quotas import Quotas
 from server.resolve import Resolver
 from server.routes import make_router
@@ -88,9 +90,11 @@ async def assemble(app: FastAPI, engine: Engine, parts: Parts) -> ASGIApp:
     restrict_routes(app, settings.exposed, settings.metrics)
     # Ours come first: of two routes for one path, the first answers.
     most = settings.max_compositions_per_key
-    stored = make_composition_router(engine, store, resolver, most)
-    health = make_health(parts.lifecycle)
-    app.router.routes[:0] = [*health.routes, *router.routes, *stored.routes]
+    routers = [make_health(parts.lifecycle), router]
+    routers.append(make_composition_router(engine, store, resolver, most))
+    if settings.metrics is not MetricsAccess.OFF:
+        routers.append(make_metrics(engine, registry, parts.adapters, parts.lifecycle))
+    app.router.routes[:0] = [route for one in routers for route in one.routes]
     app.add_exception_handler(ComposerError, _answer_error)
     app.add_exception_handler(404, _answer_missing)
     app.add_exception_handler(405, _answer_missing)
@@ -116,6 +120,7 @@ async def assemble(app: FastAPI, engine: Engine, parts: Parts) -> ASGIApp:
             quotas=quotas,
             max_body_bytes=settings.max_body_bytes,
             invocations=INVOCATIONS in settings.exposed,
+            usage_is_forced=app.state.args.enable_force_include_usage,
         )
     )
     # vLLM has built the stack already, without our layers and our error handler.
@@ -124,7 +129,7 @@ async def assemble(app: FastAPI, engine: Engine, parts: Parts) -> ASGIApp:
         lambda: None if engine.alive else "the engine has died",
         lambda: service.store_problem,
     ]
-    return app
+    return ObservationMiddleware(app, log_requests=settings.log_requests)
 
 
 async def _answer_error(request: Request, error: Exception) -> JSONResponse:

@@ -11,6 +11,9 @@ Routed: TypeAlias = Callable[[int | None], Awaitable[dict[str, Any]]]
 """What the router did, known once the answer is complete; takes the length of the answer in tokens
 where there is one answer and that is known."""
 
+Seen: TypeAlias = Callable[[Mapping[str, Any]], None]
+"""Gets each answer, or chunk of one, that may tell the usage."""
+
 Compared: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
 """What others answer to the same request."""
 
@@ -24,6 +27,8 @@ class Decoration:
     adapters: digests by alias, where the answer is to tell which generations computed it.
     routed, compared: asked once, when the answer is complete.
     aliases: by the engine's names of the adapters, which clients do not see.
+    seen: called with what tells the usage.
+    hides_usage: whether the closing usage of a stream is for `seen` only.
     """
 
     model: str
@@ -32,6 +37,8 @@ class Decoration:
     routed: Routed | None = None
     compared: Compared | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
+    seen: Seen | None = None
+    hides_usage: bool = False
 
     @property
     def affinity(self) -> str | None:
@@ -46,6 +53,7 @@ class Decoration:
 
     async def whole(self, answer: dict[str, Any]) -> dict[str, Any]:
         """A complete answer."""
+        self.see(answer)
         choices = answer.get("choices")
         single = not isinstance(choices, list) or len(choices) == 1
         told = self.named(answer) | await self._told(_length(answer) if single else None)
@@ -53,7 +61,13 @@ class Decoration:
 
     async def last(self, chunk: dict[str, Any], *, single: bool) -> dict[str, Any]:
         """The chunk that tells how all of a stream was computed; `single`: it is one answer."""
+        self.see(chunk)
         return self.named(chunk) | await self._told(_length(chunk) if single else None)
+
+    def see(self, answer: Mapping[str, Any]) -> None:
+        """Show the answer to whoever counts its tokens."""
+        if self.seen is not None:
+            self.seen(answer)
 
     def first(self, chunk: dict[str, Any]) -> dict[str, Any]:
         """The first chunk of a stream: it tells what is known in advance."""

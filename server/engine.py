@@ -188,5 +188,9 @@ class Engine(Protocol):
     def detokenize(self, tokens: Tokens) -> str:
         """The text of tokens that are in the vocabulary."""
 
+    async def figures(self) -> dict[str, Any]:
+        """What the scheduler has counted since the start, as `ComposerWorker.composer_stats` says;
+        empty where it has counted nothing yet."""
+
     def base_cards(self) -> list[Body]:
         """vLLM's entries of `/v1/models` for the base model."""

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from composer.compiled import RESERVED_ARGS
 from composer.errors import ComposerError, UnsupportedError, quoted
+from server import metrics
 from server.access import FIELD
 from server.bounds import check_bounds, count_answers
 from server.comparison import Comparison, collected
@@ -31,6 +32,7 @@ from server.errors import (
 )
 from server.keys import key_of
 from server.quotas import Quotas
+from server.request_record import RequestRecord, record_of
 from server.resolve import COMPARE, Resolution, Resolver
 from server.rewrite import AnswerSender, AnthropicErrorSender
 
@@ -70,10 +72,13 @@ class Front:
         quotas: Quotas,
         max_body_bytes: int,
         invocations: bool,
+        usage_is_forced: bool,
     ) -> None:
-        """`invocations`: whether there is SageMaker's route, `/invocations`."""
+        """`invocations`: whether there is SageMaker's route, `/invocations`. `usage_is_forced`:
+        whether every stream ends with its usage (`--enable-force-include-usage`)."""
         self._app = app
         self._invocations = invocations
+        self._usage_is_forced = usage_is_forced
         self._resolver = resolver
         self._quotas = quotas
         self._max_body_bytes = max_body_bytes
@@ -120,6 +125,7 @@ class Front:
             return
         with resolution.lease, rows:
             _check_expected(scope, resolution)
+            resolution = _recorded(kind, resolution, record_of(scope), self._usage_is_forced)
             if not resolution.alone:
                 await self._send(scope, receive, send, resolution)
                 return
@@ -182,6 +188,29 @@ def _rows(kind: Kind | None, body: Body | None, resolution: Resolution | None) -
         return 0
     told = resolution.decoration.composition if resolution is not None else None
     return count_answers(body) * (int(told["rows"]) if told is not None else 1)
+
+
+def _recorded(
+    kind: Kind | None, resolution: Resolution, record: RequestRecord, usage_is_forced: bool
+) -> Resolution:
+    """Note in the record what a request composes, and have its tokens counted there.
+
+    vLLM tells the tokens of a streamed completion only if it is asked for the usage; the client
+    does not see what it has not asked for.
+    """
+    told = resolution.decoration.composition
+    record.resolved(resolution.composition, resolution.recipe, told)
+    if told is not None and "mixture" in told["plan"]:
+        metrics.count_choices(member["model"] for member in told["plan"]["members"])
+    decoration = replace(resolution.decoration, seen=record.count_tokens)
+    body, options = resolution.body, resolution.body.get("stream_options") or {}
+    hides = not usage_is_forced and not options.get("include_usage")
+    streams = kind in (Kind.CHAT, Kind.COMPLETION) and body.get("stream")
+    if record.composed and streams and hides:
+        asked = {**options, "include_usage": True, "continuous_usage_stats": False}
+        body = body | {"stream_options": asked}
+        decoration = replace(decoration, hides_usage=True)
+    return replace(resolution, body=body, decoration=decoration)
 
 
 def _written(body: Body, scope: Scope) -> tuple[bytes, Scope]:

@@ -263,6 +263,12 @@ def key_of(scope: Scope) -> Key:
     return key
 
 
+def sender_of(scope: Scope) -> str:
+    """The name of the key that a request was sent with; "-" where that was not found out."""
+    key: Key | None = scope["state"].get(_STATE)
+    return "-" if key is None else key.name
+
+
 def set_key(scope: Scope, key: Key) -> None:
     """Say who sent a request."""
     scope.setdefault("state", {})[_STATE] = key

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from starlette.concurrency import run_in_threadpool
 
 from adapters import AdapterError, Generation, ModelShapes, Store, inspect
+from server import metrics
 from server.engine import Engine
 
 Verify = Callable[[Generation], Awaitable[None]]
@@ -92,6 +93,10 @@ class Loader:
             task.exception()  # its waiters may all be gone; asyncio would log it as never retrieved
 
     async def _load(self, generation: Generation) -> None:
+        with metrics.adapter_load():
+            await self._load_and_prove(generation)
+
+    async def _load_and_prove(self, generation: Generation) -> None:
         name = generation.engine_name
         await run_in_threadpool(self._check_files, generation)
         await self._engine.load(generation)

@@ -114,6 +114,9 @@ class VllmEngine:
         self._models.lora_requests.pop(generation.engine_name, None)
         await self._call("retire_adapter", generation.number, generation.model)
 
+    async def figures(self) -> dict[str, Any]:
+        return {}
+
     async def _call(self, method: str, *args: object) -> list[Any]:
         """A method of `ComposerWorker`, on every worker."""
         answers: list[Any] = await self._client.collective_rpc(method, args=args)

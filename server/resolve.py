@@ -30,6 +30,7 @@ from server.engine import Body, Engine, Kind
 from server.keys import Key
 from server.loading import Loader
 from server.report import RoutingReport
+from server.request_record import PLAIN
 from server.routing import AUTO, Routing
 from server.stored_compositions import is_private, sees
 
@@ -48,13 +49,16 @@ class Resolution:
     """What becomes of a request.
 
     The adapters in `lease` stay loaded until it is released, which is for whoever got this to do.
-    `alone` are the models that are to answer the same request, each on its own.
+    `alone` are the models that are to answer the same request, each on its own. `composition` and
+    `recipe` say what was composed, as metrics do.
     """
 
     body: Body
     decoration: Decoration
     lease: Lease
     alone: tuple[str, ...] = ()
+    composition: str = PLAIN
+    recipe: str = PLAIN
 
 
 class Resolver:
@@ -131,10 +135,20 @@ class Resolver:
         try:
             if not kind.generates:
                 return self._read_only(body, asked, plan, key)
-            return await self._composed(kind, body, asked, plan, key)
+            resolution = await self._composed(kind, body, asked, plan, key)
         except CompositionError as error:
             error.param = error.param or FIELD
             raise
+        name, recipe = self._described(asked, composition)
+        return replace(resolution, composition=name, recipe=recipe)
+
+    def _described(self, asked: str, composition: object) -> tuple[str, str]:
+        """Name and recipe of a composition, as metrics show them: from a bounded set."""
+        if composition is not None:
+            return FIELD, _recipe_of(composition)
+        if asked in self._store:
+            return asked, _recipe_of(self._store.get(asked))
+        return (AUTO, "mixture") if asked == AUTO else ("formula", "sum")
 
     async def _alone(self, kind: Kind | None, body: Body, alias: str, key: Key) -> Resolution:
         """A request to one adapter, on any of vLLM's routes."""
@@ -278,6 +292,12 @@ class Resolver:
     @property
     def _base(self) -> str:
         return self._engine.base_names[0]
+
+
+def _recipe_of(composition: object) -> str:
+    """The recipe of a composition that has been read: a formula and a list of members are sums."""
+    recipe = composition.get("recipe") if isinstance(composition, Mapping) else None
+    return recipe if isinstance(recipe, str) else "sum"
 
 
 def _asks_gate(composition: object) -> bool:

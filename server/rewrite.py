@@ -74,6 +74,9 @@ class EventStream:
                 waiting, self._waiting = self._waiting[0], None
                 return await self._last(waiting) + data + end
             return self._released() + data + end
+        if event.closes and self._decoration.hides_usage:
+            self._decoration.see(event.answer)
+            return b""
         out = self._released()
         told = self._decoration.first if self._first else self._decoration.named
         self._first = False

@@ -72,6 +72,9 @@ class Settings:
     gang_patience_s: float
     """How long requests that fit may pass a composed one that does not."""
 
+    log_requests: bool
+    """Whether each composed request gets a line in the log."""
+
     vllm_flags: tuple[str, ...]
 
     @classmethod
@@ -108,6 +111,7 @@ class Settings:
             auxiliary_memory_bytes=ours.auxiliary_memory and ours.auxiliary_memory * MIB,
             drain_s=ours.drain_seconds,
             gang_patience_s=ours.gang_patience,
+            log_requests=ours.request_log,
             vllm_flags=tuple(vllm_flags),
         )
 
@@ -280,6 +284,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="how long requests in flight may take to finish after SIGTERM or SIGINT, while new "
         "ones are refused with 503 (default: %(default)g); a second signal ends them at once",
+    )
+    add(
+        "--request-log",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="one line for each composed request: id, key, formula, rows, tokens, seconds, outcome "
+        "(default: on)",
     )
     return parser
 
