@@ -28,7 +28,7 @@ from server.preconditions import actor_of, etag, expected_version, rollback_vers
 from server.resolve import Resolver
 from server.routing import AUTO
 from server.store_position import position_header
-from server.stored_compositions import is_private, sees
+from server.stored_compositions import is_for, is_private, sees
 
 PREFIX = "/v1/compositions"
 
@@ -42,11 +42,16 @@ class _View:
 
     def get(self, name: str, key: Key) -> CompositionVersion:
         """The present version, for a key that may use it. Raises `CompositionNotFoundError`."""
-        if not key.may_use(name):
-            raise CompositionNotFoundError(
-                f"no composition is called {quoted(name)}. GET {PREFIX} lists them.", param="name"
-            )
+        found = self._compositions.find(name)
+        if found is not None and not is_for(found, key):
+            raise self.unknown(name)
         return self._compositions.get(name)
+
+    @staticmethod
+    def unknown(name: str) -> CompositionNotFoundError:
+        """What a key is told that may not use a composition."""
+        message = f"no composition is called {quoted(name)}. GET {PREFIX} lists them."
+        return CompositionNotFoundError(message, param="name")
 
     def version(self, version: CompositionVersion, key: Key) -> Body:
         """One version, without its plan; what only its owner sees is left out for others."""
@@ -104,7 +109,7 @@ def make_composition_router(
     async def list_compositions(request: Request) -> dict[str, Any]:
         """List the stored compositions with their plans."""
         key = key_of(request.scope)
-        versions = [version for version in compositions.all() if key.may_use(version.name)]
+        versions = [version for version in compositions.all() if is_for(version, key)]
         data = [view.whole(version, key) for version in versions]
         return {"object": "list", "data": data}
 
@@ -118,9 +123,9 @@ def make_composition_router(
     async def get_history(name: str, request: Request) -> dict[str, Any]:
         """All versions of a name, the oldest first."""
         key = key_of(request.scope)
-        if not key.may_use(name):
-            view.get(name, key)
         versions = compositions.history(name)
+        if not is_for(versions[-1], key):
+            raise view.unknown(name)
         return {"object": "list", "data": [view.version(version, key) for version in versions]}
 
     @router.put(PREFIX + "/{name}")

@@ -32,7 +32,7 @@ from server.loading import Loader
 from server.report import RoutingReport
 from server.request_record import PLAIN
 from server.routing import AUTO, Routing
-from server.stored_compositions import is_private, sees
+from server.stored_compositions import is_for, is_private, sees
 
 COMPARE = "compare"
 """The field that asks for each expert alone as well."""
@@ -122,8 +122,9 @@ class Resolver:
                 self._refuse_engine_name(asked, key)
                 return None
             plan = self.plan_of(asked, key)
-            if asked in self._store:  # whoever may use it may use it whole
-                key = replace(key, models=None)
+            stored = self._store.find(asked)
+            if stored is not None and stored.owner != key.name:
+                key = replace(key, models=None)  # whoever may use it may use it whole
         else:
             if asked not in self._engine.base_names:
                 raise CompositionSchemaError(
@@ -222,6 +223,7 @@ class Resolver:
         Raises:
             CompositionError: it is none of them.
         """
+        self._check_may_ask(model, key)
         if (stored := self._store.find(model)) is not None:
             return self.stored_plan(stored, key, param="model")
         if model == AUTO:
@@ -256,13 +258,16 @@ class Resolver:
     def _check_may_ask(self, model: str, key: Key) -> None:
         """Raise `UnknownModelError` where a name stands for what the key may not use."""
         name = BASE if model in self._engine.base_names else model
-        named = name in self.member_names or name in self._store or name == AUTO
+        stored = self._store.find(name)
+        if stored is not None and is_for(stored, key):
+            return
+        named = stored is not None or name in self.member_names or name == AUTO
         if named and not key.may_use(name):
             self._refuse_unknown(model, key)
 
     def _refuse_unknown(self, model: str, key: Key) -> NoReturn:
         base = self._engine.base_names if key.may_use(BASE) else ()
-        stored = filter(key.may_use, (version.name for version in self._store.all()))
+        stored = [version.name for version in self._store.all() if is_for(version, key)]
         known = {*base, *self.member_names.of(key), *stored}
         raise UnknownModelError(model, known, param="model") from None
 

@@ -12,7 +12,7 @@ from server.engine import Body, Engine
 from server.keys import Key, key_of
 from server.resolve import Resolver
 from server.routing import AUTO, Routing
-from server.stored_compositions import is_private
+from server.stored_compositions import is_for, is_private
 
 
 def model_list(
@@ -50,7 +50,7 @@ def model_list(
             **({} if is_private(version, key) else {"composition": version.content}),
         }
         for version in store.all()
-        if key.may_use(version.name)
+        if is_for(version, key)
     ]
     models = [
         {

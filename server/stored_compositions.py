@@ -1,10 +1,15 @@
-"""Who sees what a stored composition says."""
+"""Who may use a stored composition, and who sees what it says."""
 
 from __future__ import annotations
 
 from adapters import CompositionVersion
 from composer.wire import holds_prompts
 from server.keys import Key, Role
+
+
+def is_for(version: CompositionVersion, key: Key) -> bool:
+    """Whether a key may use it: it is named among the key's models, or it is the key's own."""
+    return key.may_use(version.name) or version.owner == key.name
 
 
 def sees(version: CompositionVersion, key: Key) -> bool:

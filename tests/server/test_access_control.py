@@ -16,7 +16,7 @@ from tests.server.live import LiveServer, serving
 
 pytestmark = pytest.mark.engine
 
-NAMES = ("alice", "bob", "root", "slow", "narrow")
+NAMES = ("alice", "bob", "root", "slow", "narrow", "carol")
 MESSAGES = [{"role": "user", "content": "Where does Kuti Supiv live?"}]
 GENERATING: list[tuple[str, dict[str, Any]]] = [
     ("/v1/chat/completions", {"messages": MESSAGES, "max_tokens": 3}),
@@ -61,6 +61,7 @@ def key_file(folder: Path) -> Path:
                 table("root", 'roles = ["admin"]'),
                 table("slow", "requests_per_minute = 3"),
                 table("narrow", "rows = 2"),
+                table("carol", 'roles = ["use", "compose"]', 'models = ["base", "chat"]'),
             ]
         )
     )
@@ -174,6 +175,23 @@ def test_lists_show_a_key_its_models(guarded: Guarded) -> None:
     assert listed("bob") >= {"base", "chat", "polite", "rude", "warm"}
     assert guarded["alice"].get("/metrics").status_code == 403
     assert guarded["root"].get("/metrics").status_code == 200
+
+
+def test_a_key_may_use_what_it_stored(guarded: Guarded) -> None:
+    carol, path, body = guarded["carol"], *GENERATING[0]
+    name = "/v1/compositions/carols"
+    assert carol.put(name, json="base + 0.5*polite").status_code == 404, "none of its models"
+    assert carol.put(name, json="base + 0.5*chat").status_code == 201
+    assert carol.post(path, json={**body, "model": "carols"}).status_code == 200
+    assert "carols" in {one["id"] for one in carol.get("/v1/models").json()["data"]}
+    for url in (name, f"{name}/history", "/v1/models/carols"):
+        assert carol.get(url).status_code == 200
+        assert "carols" in message_of(guarded["alice"].get(url), url, 404)
+    assert "is not served" in message_of(
+        guarded["alice"].post(path, json={**body, "model": "carols"}), path, 404
+    )
+    for url in ("/v1/compositions/warm", "/v1/compositions/warn", "/v1/models/warm"):
+        assert "warm'?" not in message_of(carol.get(url), url, 404), "a hint is a leak"
 
 
 def test_roles(guarded: Guarded) -> None:
