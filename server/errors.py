@@ -44,6 +44,12 @@ class InvalidJsonError(ServerError):
     code = "invalid_json"
 
 
+class UnreadableRequestError(ServerError):
+    """vLLM stumbles over the shape of the request, which it did not foresee."""
+
+    code = "unreadable_request"
+
+
 class BodyTooLargeError(ServerError):
     """The body exceeds the limit of the server."""
 

@@ -94,6 +94,10 @@ def read_flags(
     _refuse(args, parser, _REFUSED)
     if platform.is_cpu and not _sizes_cache(args, parser):
         args.kv_cache_memory_bytes = _modest_cache_bytes(1024 * MIB if needs.small else 4096 * MIB)
+    # An engine has one back end for grammars, that of its first such request. `auto` lets every
+    # request ask for another, and those that do not get theirs end with a server error.
+    if args.structured_outputs_config.backend == "auto":
+        args.structured_outputs_config.backend = "xgrammar"
     # vLLM answers in the first name, so that is the one the operator chose, if any.
     names = args.served_model_name or []
     args.served_model_name = list(dict.fromkeys([*names, BASE, *([] if names else [args.model])]))

@@ -41,6 +41,9 @@ logger = logging.getLogger(__name__)
 _CARRIERS = frozenset({"vllm_xargs", "extra_args"})
 """Fields whose entries reach the engine as `SamplingParams.extra_args`, on any of vLLM's routes."""
 
+_FIELDS = frozenset({"kv_transfer_params", "ec_transfer_params"})
+"""Fields of requests that vLLM itself puts among the extra arguments, once it has read them."""
+
 EXPECT = "X-Composer-Expect"
 """Request header by which clients say that they asked for a composition."""
 
@@ -121,7 +124,7 @@ class Front:
         if body is None or resolution is None:
             _check_expected(scope, None)
             with rows:
-                await self._app(scope, _replay(data, receive), send)
+                await self._pass(scope, _replay(data, receive), send, kind, body)
             return
         with resolution.lease, rows:
             _check_expected(scope, resolution)
@@ -138,19 +141,43 @@ class Front:
                 decoration = replace(resolution.decoration, compared=others.answers)
                 await self._send(scope, receive, send, replace(resolution, decoration=decoration))
 
+    async def _pass(
+        self, scope: Scope, receive: Receive, send: Send, kind: Kind | None, body: Body | None
+    ) -> None:
+        """Have vLLM answer a request as it came."""
+        begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except Exception:
+            if not begun and body is not None:
+                await self._check_readable(kind, body)
+            raise
+
     async def _send(
         self, scope: Scope, receive: Receive, send: Send, resolution: Resolution
     ) -> None:
         """Have vLLM answer a resolved request."""
-        data, scope = _written(resolution.body, scope)
+        data, inner = _written(resolution.body, scope)
         sender = AnswerSender(send, resolution.decoration, _path(scope))
         try:
-            await self._app(scope, _replay(data, receive), sender)
+            await self._app(inner, _replay(data, receive), sender)
         except Exception:
             if not sender.streaming:
+                await self._check_readable(_COMPOSING.get(_path(scope)), resolution.body)
                 raise
             logger.exception("A stream failed after its first byte")
             await sender.fail()
+
+    async def _check_readable(self, kind: Kind | None, body: Body) -> None:
+        """Raise the answer where vLLM stumbled over the shape of a request, and failed for that."""
+        if kind is not None and kind.generates:
+            await self._resolver.check_readable(kind, body)
 
     async def _ask(self, scope: Scope, receive: Receive, body: Body) -> dict[str, Any]:
         """What a request of the same kind, to a single model, is answered."""
@@ -341,12 +368,34 @@ def _object(data: bytes, *, required: bool) -> Body | None:
         ) from error
     except RecursionError as error:
         raise InvalidJsonError("the body is nested too deeply. Send a flatter one.") from error
-    return value if isinstance(value, dict) else None
+    if not isinstance(value, dict):
+        return None
+    if _may_hold_surrogates(data):
+        _check_text(value)
+    return value
+
+
+def _may_hold_surrogates(data: bytes) -> bool:
+    """Whether decoding could yield half of a character: escaped, or as the bytes of one."""
+    return b"\\u" in data or b"\xed" in data or b"\0" in data
+
+
+def _check_text(value: object) -> None:
+    """Raise `InvalidJsonError` where a text cannot be encoded: no tokenizer reads it."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise InvalidJsonError(
+            f"the body holds the surrogate {half!r} alone, which is half of a character. Send "
+            "whole characters."
+        ) from error
 
 
 def _may_hold_reserved(data: bytes) -> bool:
     """Whether decoding could yield a reserved name: it is there, or could be in disguise."""
-    return any(name.encode() in data for name in RESERVED_ARGS) or b"\\u" in data or b"\0" in data
+    disguised = b"\\u" in data or b"\0" in data
+    return disguised or any(name.encode() in data for name in RESERVED_ARGS | _FIELDS)
 
 
 def _check_reserved(body: Body) -> None:
@@ -367,8 +416,14 @@ def _check_reserved(body: Body) -> None:
 
 
 def _check_carrier(carrier: str, entries: object) -> None:
-    reserved = sorted(RESERVED_ARGS & entries.keys()) if isinstance(entries, dict) else []
-    if reserved:
+    if not isinstance(entries, dict):
+        return
+    if carrier == "vllm_xargs" and (fields := sorted(_FIELDS & entries.keys())):
+        raise ReservedFieldError(
+            f"{carrier}.{fields[0]} is a field of the request itself. Give it there.",
+            param=f"{carrier}.{fields[0]}",
+        )
+    if reserved := sorted(RESERVED_ARGS & entries.keys()):
         raise ReservedFieldError(
             f"{carrier}.{reserved[0]} is written by the server only. "
             f"Use the field '{FIELD}' of the request.",

@@ -275,6 +275,13 @@ class Resolver:
         if _ENGINE_NAME.fullmatch(model):
             self._refuse_unknown(model, key)
 
+    async def check_readable(self, kind: Kind, body: Body) -> None:
+        """Raise what answers a request that vLLM cannot read, if that is so."""
+        try:
+            await self._engine.open(kind, body)
+        except UnsupportedError:  # valid, but for compositions
+            return
+
     # ---- the rewritten request
 
     async def _rewrite(

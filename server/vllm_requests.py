@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,12 +28,12 @@ from vllm.entrypoints.serve.exception_handling.handlers.exception import excepti
 from vllm.entrypoints.serve.exception_handling.handlers.validation import (
     validation_exception_handler,
 )
-from vllm.exceptions import VLLMValidationError
+from vllm.exceptions import VLLMClientError, VLLMValidationError
 from vllm.renderers.chat_utils import has_non_text_content
 
 from composer.errors import ComposerError, UnsupportedError
 from server.engine import Body, Kind, PromptOverflowError, RefusedError, Rendered, Tokens
-from server.errors import InvalidJsonError
+from server.errors import InvalidJsonError, UnreadableRequestError
 
 RELIES_ON: dict[str, tuple[str, ...]] = {
     "renderers/online_renderer.py": (
@@ -71,11 +72,29 @@ _CLIENT_TOOLS = ("function", "custom", "namespace")
 """Types of /v1/responses tools that the client runs; all others run on the server."""
 
 
+_LOGS_CLIENT_ERRORS = (
+    "vllm.entrypoints.anthropic.api_router",
+    "vllm.entrypoints.anthropic.serving",
+    "vllm.entrypoints.openai.chat_completion.serving",
+    "vllm.entrypoints.openai.completion.serving",
+    "vllm.entrypoints.openai.responses.serving",
+)
+"""Loggers of vLLM's that report a client's mistake, with a traceback, as well as answering it."""
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Whether a record is for the operator: no client can fill the log with its mistakes."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, VLLMClientError | ValueError)
+
+
 class PromptRenderer:
     """What vLLM's routes make of a request before the engine gets it."""
 
     def __init__(self, app: FastAPI) -> None:
         self._app = app
+        for name in _LOGS_CLIENT_ERRORS:
+            logging.getLogger(name).addFilter(_is_ours)
         self._renderer = app.state.online_renderer
         # Conversations of auxiliary models come with templates of their own, which the client did
         # not send: this renderer accepts them.
@@ -139,7 +158,11 @@ class PromptRenderer:
                 most = request.max_tokens if chosen is None else chosen
                 form, messages = Kind.CHAT, request.messages
         _refuse_unsupported(request, messages)
-        return Rendered(await _render(request, self._renderer), most, form, body)
+        prompts = await _render(request, self._renderer)
+        # What this refuses, the route would refuse too late: in a stream that has begun.
+        context = self._renderer.model_config.max_model_len
+        request.to_sampling_params(context if most is None else most, {})
+        return Rendered(prompts, most, form, body)
 
     async def _as_chat(self, request: AnthropicMessagesRequest) -> ChatCompletionRequest:
         """What vLLM's route makes of a request in Anthropic's protocol."""
@@ -194,6 +217,11 @@ class PromptRenderer:
                 ]
                 answer = await validation_exception_handler(nobody, RequestValidationError(found))
                 return RefusedError(answer)
+            case AttributeError() | LookupError() | AssertionError():
+                return UnreadableRequestError(
+                    f"the request cannot be read ({type(error).__name__}: {error}). Compare its "
+                    "fields with the schema in /openapi.json."
+                )
             case _:
                 return RefusedError(await exception_handler(nobody, error))
 

@@ -21,6 +21,7 @@ from composer.bounds import check_token_lists
 from composer.compiled import CompiledPlan
 from composer.groups import Group
 from composer.kernel import Composition
+from composer.vllm.grammars import check_grammar
 from composer.vllm.rows import RowTag, refuse_row_tag
 
 
@@ -48,7 +49,8 @@ class CompositionProcessor(LogitsProcessor):
 
         Raises:
             ValueError: the request carries a row's tag or a malformed plan, is composed and asks
-                for prompt logprobs, or exceeds a bound of `composer.bounds`.
+                for prompt logprobs, exceeds a bound of `composer.bounds`, or has a grammar that
+                no answer fits.
         """
         check_token_lists(
             stop=len(sampling_params.stop_token_ids or ()),
@@ -56,6 +58,7 @@ class CompositionProcessor(LogitsProcessor):
             biased=len(sampling_params.logit_bias or ()),
             min_tokens=sampling_params.min_tokens,
         )
+        check_grammar(sampling_params)
         refuse_row_tag(sampling_params.extra_args)
         plan = CompiledPlan.from_extra_args(sampling_params.extra_args)
         if plan is not None and sampling_params.prompt_logprobs is not None:

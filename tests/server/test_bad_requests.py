@@ -239,3 +239,67 @@ def test_other_routes_do_not_ignore_a_composition(server: LiveServer) -> None:
     error = error_of(server.http.post("/v1/chat/completions/batch", json=body), 400)
     assert (error["code"], error["param"]) == ("unsupported", "composition")
     assert "/v1/chat/completions" in error["message"]
+
+
+def schema(value: Any) -> dict[str, Any]:
+    return {
+        "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": value}}
+    }
+
+
+CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
+RESPONSES, ANTHROPIC = "/v1/responses", "/v1/messages"
+PROMPTS: dict[str, dict[str, Any]] = {
+    CHAT: {"messages": MESSAGES},
+    COMPLETION: {"prompt": "x"},
+    RESPONSES: {"input": "x"},
+    ANTHROPIC: {"messages": MESSAGES, "max_tokens": 4},
+}
+TOOL = {"type": "function", "function": {"name": "f"}}
+
+
+@pytest.mark.parametrize("model", ["base", "polite", "base + polite"])
+@pytest.mark.parametrize(
+    ("path", "fields", "told"),
+    [
+        (CHAT, schema({"$ref": "#"}), "$ref"),
+        (CHAT, schema({"type": "string", "minLength": -1}), "repetition range"),
+        (CHAT, {"structured_outputs": {"regex": r"\\p{L}+"}}, "regex"),
+        (CHAT, {"structured_outputs": {"grammar": "root ::= root"}}, "grammar"),
+        (CHAT, {"structured_outputs": []}, "cannot be read"),
+        (CHAT, {"stream_options": {"include_usage": True}}, "stream"),
+        (CHAT, {"top_logprobs": 2}, "logprobs"),
+        (CHAT, {"logprobs": True, "top_logprobs": "\ud800"}, "half of a character"),
+        (CHAT, {"stop": "\ud800"}, "half of a character"),
+        (CHAT, {"tools": [{}], "tool_choice": TOOL}, "cannot be read"),
+        (CHAT, {"vllm_xargs": {"kv_transfer_params": 5}}, "kv_transfer_params"),
+        (COMPLETION, {"structured_outputs": {"json": '{"$ref": "#"}'}}, "json"),
+        (COMPLETION, {"logit_bias": {"99999999": 1}}, "logit_bias"),
+        (
+            RESPONSES,
+            {"text": {"format": {"type": "json_schema", "name": "x", "schema": {"$ref": "#"}}}},
+            "$ref",
+        ),
+        (
+            RESPONSES,
+            {"input": [{"type": "message", "role": "assistant", "content": []}]},
+            "cannot be read",
+        ),
+        (ANTHROPIC, {"temperature": -1}, "temperature"),
+        (
+            ANTHROPIC,
+            {"output_config": {"format": {"type": "json_schema", "schema": {"$ref": "#"}}}},
+            "$ref",
+        ),
+    ],
+)
+def test_what_vllm_stumbles_over_is_the_clients_mistake(
+    server: LiveServer, model: str, path: str, fields: dict[str, Any], told: str
+) -> None:
+    before = server.log.read_text().count("Traceback")
+    body = json.dumps({"model": model, "max_tokens": 4} | PROMPTS[path] | fields)
+    headers = {"content-type": "application/json"}
+    response = server.http.post(path, content=body, headers=headers)
+    assert response.status_code == 400, response.text
+    assert told in response.json()["error"]["message"]
+    assert server.log.read_text().count("Traceback") == before, "a mistake fills the log"

@@ -1,0 +1,75 @@
+"""Refuse, at admission, grammars under which no answer can begin.
+
+`{"$ref": "#"}` compiles to a grammar of nothing. vLLM's sampler then finds every token forbidden,
+and the request ends with a server error. Whether a grammar has a first byte does not depend on the
+tokenizer, so it is asked with a vocabulary of single bytes, which takes less than a millisecond.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+import xgrammar
+from vllm.sampling_params import SamplingParams
+from vllm.v1.structured_output.backend_types import StructuredOutputOptions
+from vllm.v1.structured_output.backend_xgrammar import XgrammarBackend
+from vllm.v1.structured_output.request import get_structured_output_key
+
+_END = 256
+_PLACE = re.compile(r"^\[[\d:]+\] \S+\.cc:\d+: ")
+"""Where in xgrammar's source an error comes from."""
+
+_CACHE_BYTES = 16 * 2**20
+_CHECKED = (
+    StructuredOutputOptions.JSON,
+    StructuredOutputOptions.REGEX,
+    StructuredOutputOptions.GRAMMAR,
+)
+"""What can come out empty: the others always have a first byte."""
+
+
+class _ByteBackend(XgrammarBackend):
+    """vLLM's way from a request to a grammar, over single bytes."""
+
+    def __post_init__(self) -> None:
+        vocabulary = [bytes([value]) for value in range(_END)] + [b"</s>"]
+        raw = xgrammar.VocabType.RAW
+        info = xgrammar.TokenizerInfo(vocabulary, vocab_type=raw, stop_token_ids=[_END])
+        self.compiler = xgrammar.GrammarCompiler(
+            info, max_threads=1, cache_enabled=True, cache_limit_bytes=_CACHE_BYTES
+        )
+        self.disable_any_whitespace = False
+        self.num_speculative_tokens = 0
+
+
+@cache
+def _backend() -> _ByteBackend:
+    return _ByteBackend(vllm_config=None, tokenizer=None, vocab_size=_END + 1)
+
+
+def check_grammar(params: SamplingParams) -> None:
+    """Refuse a request whose grammar allows neither a first byte nor an empty answer.
+
+    Raises:
+        ValueError: names the kind of grammar and what is wrong with it.
+    """
+    wanted = params.structured_outputs
+    if wanted is None or wanted._backend != "xgrammar":
+        return
+    kind, text = get_structured_output_key(wanted)
+    if kind not in _CHECKED:
+        return
+    backend = _backend()
+    mask = backend.allocate_token_bitmask(1)
+    try:
+        grammar = backend.compile_grammar(kind, text)
+    except RuntimeError as error:  # what xgrammar's parser lets pass and its compiler does not
+        reason = _PLACE.sub("", str(error)).strip()
+        raise ValueError(f"the {kind.name.lower()} of this request: {reason}") from error
+    grammar.fill_bitmask(mask, 0)
+    if not mask.any():
+        raise ValueError(
+            f"no answer fits the {kind.name.lower()} of this request: not even a first character "
+            "is allowed. Look for a rule or a $ref that leads back to itself and to nothing else"
+        )
