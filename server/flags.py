@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from adapters import ModelShapes, model_of
@@ -96,8 +96,9 @@ def read_flags(
         args.kv_cache_memory_bytes = _modest_cache_bytes(1024 * MIB if needs.small else 4096 * MIB)
     # An engine has one back end for grammars, that of its first such request. `auto` lets every
     # request ask for another, and those that do not get theirs end with a server error.
-    if args.structured_outputs_config.backend == "auto":
-        args.structured_outputs_config.backend = "xgrammar"
+    grammars = args.structured_outputs_config
+    if grammars.backend == "auto":
+        args.structured_outputs_config = replace(grammars, backend="xgrammar")
     # vLLM answers in the first name, so that is the one the operator chose, if any.
     names = args.served_model_name or []
     args.served_model_name = list(dict.fromkeys([*names, BASE, *([] if names else [args.model])]))

@@ -61,7 +61,7 @@ def test_what_something_fits(wanted: dict[str, Any]) -> None:
 
 
 def test_what_does_not_compile() -> None:
-    with pytest.raises(ValueError, match="json of this request: Check failed.*repetition range"):
+    with pytest.raises(ValueError, match=r"json of this request: Check failed.*repetition range"):
         check_grammar(params(json={"type": "string", "minLength": -1}))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,13 @@ CPU = Platform(is_cpu=True, lora_ranks=(8, 16, 64))
 GPU = Platform(is_cpu=False, lora_ranks=(8, 16, 64))
 SMALL = ModelShapes(frozenset(), {}, 1_000_000)
 LARGE = ModelShapes(frozenset(), {}, 7_000_000_000)
+
+
+@dataclass(frozen=True)
+class Grammars:
+    """Of vLLM's configuration of grammars, what we touch."""
+
+    backend: str = "auto"
 
 
 def vllm_parser() -> argparse.ArgumentParser:
@@ -37,6 +45,7 @@ def vllm_parser() -> argparse.ArgumentParser:
     for option in ("--served-model-name", "--lora-modules", "--logits-processors"):
         parser.add_argument(option, nargs="+")
     parser.add_argument("--speculative-config")
+    parser.add_argument("--structured-outputs-config", type=Grammars, default=Grammars())
     parser.add_argument("--shutdown-timeout", type=int, default=0)
     return parser
 
@@ -156,6 +165,12 @@ def test_defaults_for_small_models_on_a_cpu() -> None:
     assert small.kv_cache_memory_bytes <= large.kv_cache_memory_bytes <= 2**32
     gpu = flags(platform=GPU)
     assert (gpu.dtype, gpu.enforce_eager, gpu.kv_cache_memory_bytes) == (None, False, None)
+
+
+def test_one_back_end_for_grammars() -> None:
+    assert flags().structured_outputs_config.backend == "xgrammar"
+    chosen = flags("--structured-outputs-config", "guidance")
+    assert chosen.structured_outputs_config.backend == "guidance"
 
 
 def test_names_of_the_base() -> None:
