@@ -136,6 +136,8 @@ class Switch:
             raise ValueError("a switch needs either a gate or triggers")
         if self.gate is not None and len(self.classes) != len(self.candidates):
             raise ValueError("a gate needs a class for every candidate")
+        if any(one < 0 for one in self.classes):
+            raise ValueError(f"the classes {self.classes} of a gate are not rows of its matrix")
 
 
 @dataclass(frozen=True, slots=True)

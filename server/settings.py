@@ -69,6 +69,7 @@ class Settings:
 
     drain_s: float
     """How long requests in flight may take to finish after SIGTERM."""
+
     gang_patience_s: float
     """How long requests that fit may pass a composed one that does not."""
 
@@ -374,7 +375,6 @@ def _seconds(text: str) -> float:
     value = float(text)
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not a finite number of at least 0")
-        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds from 0")
     return value
 
 

@@ -16,12 +16,15 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+import torch
 from vllm.lora.lora_model import LoRAModel
 from vllm.lora.model_manager import LoRAModelManager
 from vllm.lora.request import LoRARequest
 from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager
 from vllm.model_executor.layers.linear import LinearBase, QKVParallelLinear
 from vllm.platforms import current_platform
+
+from composer.vllm.failures import agreed
 
 Unready = tuple[int, str]
 """The id of an adapter that is not in memory, and why it never will be; "" while it is loading."""
@@ -73,6 +76,7 @@ class AdapterLoader:
         self._retired: dict[int, None] = {}  # in the order of their retirement
         # Calls that found no room, the first first, and when they last asked.
         self._line: dict[tuple[int, ...], float] = {}
+        self._failed: dict[int, str] = {}  # of the step in progress, and why
         self._read: Callable[[LoRARequest], LoRAModel] = manager._load_adapter
         self._apply: Callable[[set[LoRARequest]], None] = manager._apply_adapters
         manager._load_adapter = self._take
@@ -143,6 +147,7 @@ class AdapterLoader:
         """In a thread of the pool. Reads vLLM's manager, and changes nothing but its own result."""
         lora = self._read(request)
         check_shapes(self._models, lora)
+        check_values(lora)
         for weights in lora.loras.values():
             # Until now they may be a mapped file, which would be read in the step after all.
             for name in ("lora_a", "lora_b"):
@@ -155,7 +160,7 @@ class AdapterLoader:
         """vLLM needs the adapter now: the load that was started, or else the disk."""
         load = self._loads.pop(request.lora_int_id, None)
         if load is None or load.request != request or load.future.cancel():
-            return self._read(request)  # also if it was still in line behind others
+            return self._load(request)  # also if it was still in line behind others
         return load.future.result()
 
     def _apply_new(self, requests: set[LoRARequest]) -> None:
@@ -172,8 +177,45 @@ class AdapterLoader:
                 models._registered_adapters.touch(id)
             else:
                 new.add(request)
-        if new:
-            self._apply(requests if len(requests) > models.lora_slots else new)
+        if len(requests) > models.lora_slots:
+            self._apply(requests)  # raises
+        if not new:
+            return
+        found = {}
+        for request in new:
+            if (problem := self._try(request)) is not None:
+                found[request.lora_int_id] = problem
+        self._failed |= agreed(found)
+        for request in new:
+            if request.lora_int_id in self._failed:
+                self._stand_in(request)
+
+    def _try(self, request: LoRARequest) -> str | None:
+        """Put an adapter that the step needs into a slot. Returns why it cannot be."""
+        try:
+            self._apply({request})
+        except Exception as error:  # of any class: it comes from files and from layers of any model
+            return f"adapter '{request.lora_name}' cannot be loaded: {error}"
+        return None
+
+    def _stand_in(self, request: LoRARequest) -> None:
+        """Give a slot without weights to an adapter that failed, so that the step can run.
+
+        What its rows compute must go nowhere: see `take_failed`.
+        """
+        self._manager.remove_adapter(request.lora_int_id)
+        # Not by `add_adapter`, which wants factors.
+        id = request.lora_int_id
+        self._models._registered_adapters[id] = LoRAModel(id, 1, {})
+        self._models.activate_adapter(id)
+
+    def take_failed(self) -> dict[int, str]:
+        """The adapters that failed in the step that has just run, and why; they leave memory, so
+        that the next request tries again. To be called after every step."""
+        failed, self._failed = self._failed, {}
+        for id in failed:
+            self._manager.remove_adapter(id)
+        return failed
 
     # ---- out of memory
 
@@ -236,6 +278,39 @@ def check_shapes(models: LoRAModelManager, lora: LoRAModel) -> None:
                     f"the factors of {part} are A {list(a)} and B {list(b)}; the model needs "
                     f"[r, {base.input_size}] and [{size}, r] with r of at most {most}"
                 )
+
+
+LARGEST = 65504.0
+"""Largest magnitude of a factor, of the scaled B and of their product, as `adapters` has it for
+what is published: the largest float16."""
+
+
+def check_values(lora: LoRAModel) -> None:
+    """Refuse factors with which no engine computes. NaN in the KV cache outlives its request: the
+    kernels read the rest of a block that the next request only begins to fill.
+
+    Raises:
+        ValueError: names the module and its largest number.
+    """
+    for name, weights in lora.loras.items():
+        a, b = _largest(weights.lora_a), _largest(weights.lora_b)
+        scale = abs(weights.scaling)
+        for what, value in (
+            ("A", a),
+            ("scale", scale),
+            ("scale * B", scale * b),
+            ("scale * B @ A", scale * b * a),
+        ):
+            if not value <= LARGEST:
+                raise ValueError(f"{what} of {name} reaches {value:.3g}, more than {LARGEST:g}")
+
+
+def _largest(factor: torch.Tensor | Sequence[torch.Tensor | None] | None) -> float:
+    """The largest magnitude in a factor, or in those of all experts; NaN where one is."""
+    parts = (
+        [factor] if isinstance(factor, torch.Tensor) else [p for p in factor or () if p is not None]
+    )
+    return max((float(part.abs().max()) for part in parts if part.numel()), default=0.0)
 
 
 def _output_sizes(layer: LinearBase, parts: int) -> list[int]:

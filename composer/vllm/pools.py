@@ -67,32 +67,33 @@ class RoutedKVCache:
         """It has left; its blocks were freed before."""
         del self._holders[request_id]
 
-    def _of(self, request_id: str) -> KVCacheManager:
+    def manager_of(self, request_id: str) -> KVCacheManager:
+        """The one that holds a request's blocks."""
         return self._holders.get(request_id, self._base)
 
     def get_computed_blocks(self, request: Request) -> Any:
-        return self._of(request.request_id).get_computed_blocks(request)
+        return self.manager_of(request.request_id).get_computed_blocks(request)
 
     def allocate_slots(self, request: Request, *args: Any, **kwargs: Any) -> Any:
-        return self._of(request.request_id).allocate_slots(request, *args, **kwargs)
+        return self.manager_of(request.request_id).allocate_slots(request, *args, **kwargs)
 
     def cache_blocks(self, request: Request, num_computed_tokens: int) -> None:
-        self._of(request.request_id).cache_blocks(request, num_computed_tokens)
+        self.manager_of(request.request_id).cache_blocks(request, num_computed_tokens)
 
     def free(self, request: Request) -> None:
-        self._of(request.request_id).free(request)
+        self.manager_of(request.request_id).free(request)
 
     def get_blocks(self, request_id: str) -> Any:
-        return self._of(request_id).get_blocks(request_id)
+        return self.manager_of(request_id).get_blocks(request_id)
 
     def get_block_ids(self, request_id: str) -> Any:
-        return self._of(request_id).get_block_ids(request_id)
+        return self.manager_of(request_id).get_block_ids(request_id)
 
     def estimate_cached_tokens(self, request: Request) -> int:
-        return int(self._of(request.request_id).estimate_cached_tokens(request))
+        return int(self.manager_of(request.request_id).estimate_cached_tokens(request))
 
     def record_prefix_cache_stats(self, request: Request, num_hits: int) -> None:
-        self._of(request.request_id).record_prefix_cache_stats(request, num_hits)
+        self.manager_of(request.request_id).record_prefix_cache_stats(request, num_hits)
 
     # ---- about all of them
 

@@ -32,7 +32,7 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
-from vllm.v1.engine import EngineCoreOutputs
+from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
@@ -41,6 +41,7 @@ from composer.errors import CompositionError
 from composer.vllm.auxiliary import from_additional_config
 from composer.vllm.compat import check_engine
 from composer.vllm.configs import kv_cache, model_config
+from composer.vllm.failures import Failures, failures_of
 from composer.vllm.lifeline import obey_front_end
 from composer.vllm.limits import GroupLimits, ModelLimits
 from composer.vllm.options import gang_patience_s
@@ -484,9 +485,22 @@ class _Gangs(Scheduler):
     def update_from_output(
         self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput
     ) -> dict[int, EngineCoreOutputs]:
+        failures = failures_of(model_runner_output)
+        failed = self._fail(failures, scheduler_output) if failures else []
         outputs: dict[int, EngineCoreOutputs] = super().update_from_output(
             scheduler_output, model_runner_output
         )
+        for request in failed:
+            client = outputs.setdefault(request.client_index, EngineCoreOutputs())
+            client.outputs.append(
+                EngineCoreOutput(
+                    request_id=request.request_id,
+                    new_token_ids=[],
+                    finish_reason=request.get_finished_reason(),
+                    events=request.take_events(),
+                    trace_headers=request.trace_headers,
+                )
+            )
         if self._group_of:
             for client in outputs.values():
                 client.outputs = [
@@ -494,6 +508,42 @@ class _Gangs(Scheduler):
                 ]
             self._end_groups()
         return outputs
+
+    def _fail(self, failures: Failures, output: SchedulerOutput) -> list[Request]:
+        """End the requests that needed what a step could not load, before vLLM looks at what the
+        step gave them; returns them, with no token of that step.
+
+        All that run with a failed adapter end: under async scheduling the next step is under way,
+        and may have taken blocks from the prefix cache that this one filled with something else.
+        """
+        names = set(failures.requests)
+        for request in {
+            *self.running,
+            *(self.requests.get(n) for n in output.num_scheduled_tokens),
+        }:
+            if request is None or request.is_finished():
+                continue
+            group = self._group_of.get(request.request_id)
+            slot = slot_of(request)
+            slots = group.adapters if group is not None else {slot}
+            if not failures.adapters.keys().isdisjoint(slots):
+                names.add((request if group is None else group.leader).request_id)
+        for problem in {*failures.adapters.values(), *failures.requests.values()}:
+            logger.error("In a step, %s; ended %s", problem, sorted(names))
+        for name in names & self.requests.keys():
+            group = self._groups.get(name)
+            for row in [self.requests[name]] if group is None else group.rows:
+                self._forget_blocks(row)
+        return self.finish_requests(names, RequestStatus.FINISHED_ERROR)
+
+    def _forget_blocks(self, row: Request) -> None:
+        """Let nobody find the blocks of a row in the prefix cache: their content is not what their
+        keys say."""
+        manager = self.kv_cache_manager
+        if self._pools is not None:
+            manager = self._pools.manager_of(row.request_id)
+        blocks = manager.get_block_ids(row.request_id)
+        manager.evict_blocks({id for group in blocks for id in group})
 
     def _is_companion(self, request_id: str) -> bool:
         group = self._group_of.get(request_id)

@@ -19,10 +19,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from vllm.lora.request import LoRARequest
 
 from composer.compiled import Switch
+from composer.vllm.failures import agreed
 from composer.vllm.processor import processor_of, step_of
 from composer.vllm.rows import RowTag
 
@@ -43,6 +45,7 @@ class _Row:
     prompt: int  # tokens
     triggers: frozenset[int]
     report: str | None = None
+    matrix: tuple[torch.Tensor, torch.Tensor] | None = None  # of its gate, as `Switches._matrix`
     chosen: dict[int, int] = field(default_factory=dict)  # position -> candidate, from then on
     answered: int = 0
 
@@ -86,6 +89,7 @@ class Switches:
         self._ready: torch.Event | None = None  # when they are there
         self._added: set[int] = set()  # adapters that vLLM's books have because of us
         self._accounts: OrderedDict[str, list[tuple[str, _Row]]] = OrderedDict()
+        self._failed: dict[str, str] = {}  # request ids whose gate cannot be used, and why
         batch = runner.input_batch
         self._vllm: Callable[..., LoRAInputs] = batch.make_lora_inputs
         batch.make_lora_inputs = self.lora_inputs
@@ -109,6 +113,27 @@ class Switches:
             triggers = frozenset(tag.switch.triggers)
             row = _Row(tag.switch, ids, own, prompt, triggers, tag.report)
             self._rows.setdefault(new.req_id, row)  # one that was preempted is there already
+            if tag.switch.gate is not None and self._rows[new.req_id].matrix is None:
+                self._try_gate(new.req_id)
+
+    def _try_gate(self, name: str) -> None:
+        """Read the gate of a new row before the step needs it: there a file that is gone would end
+        the engine. All workers read it, and agree on whether they could."""
+        row, found = self._rows[name], {}
+        path, classes = row.switch.gate, row.switch.classes
+        assert path is not None
+        try:
+            row.matrix = self._matrix(path, classes)
+        except (OSError, SafetensorError, KeyError, ValueError, IndexError) as error:
+            found[0] = f"the gate {path} cannot be used: {error}"
+        if problem := agreed(found).get(0):
+            row.matrix = None
+            self._failed[name] = problem
+
+    def take_failed(self) -> dict[str, str]:
+        """The requests whose gate could not be used, and why. To be called after every step."""
+        failed, self._failed = self._failed, {}
+        return failed
 
     def forget(self, finished: Iterable[str]) -> None:
         if not self._rows:
@@ -181,7 +206,11 @@ class Switches:
                 row.answered = position - row.prompt + 1
             elif tag.switch.gate is None or position != row.prompt - 1 or position in row.chosen:
                 continue  # still reading
-            gate = None if tag.switch.gate is None else (tag.switch.gate, tag.switch.classes)
+            gate = None
+            if tag.switch.gate is not None:
+                if row.matrix is None:
+                    continue  # the gate failed, and nothing of this row is sent
+                gate = (tag.switch.gate, tag.switch.classes)
             by_gate.setdefault(gate, []).append((index, row, position))
         if not by_gate:
             return
@@ -189,7 +218,9 @@ class Switches:
         for gate, own in by_gate.items():
             grounds = token_ids
             if gate is not None:  # for all rows: that costs less than picking out those that ask
-                weight, bias = self._matrix(*gate)
+                matrix = own[0][1].matrix
+                assert matrix is not None
+                weight, bias = matrix
                 grounds = torch.addmm(bias, hidden.float(), weight)
             self._choices.append((own, self._to_host(grounds)))
         if hidden.is_cuda:

@@ -13,6 +13,7 @@ from vllm.v1.core.sched.output import GrammarOutput, SchedulerOutput
 from vllm.v1.kv_cache_interface import KVCacheConfig
 
 from composer.vllm.auxiliary import from_additional_config
+from composer.vllm.failures import Failures, attach
 from composer.vllm.generators import RewindableGenerator
 from composer.vllm.lifeline import obey_front_end
 from composer.vllm.loading import AdapterLoader, Unready
@@ -119,7 +120,20 @@ class ComposerWorker(PlatformWorker):
             sampler.hidden = state.sample_hidden_states
         sampler.constrained = grammar_output is not None
         output = super().sample_tokens(grammar_output)
-        return self.auxiliaries.finish(output) if self.auxiliaries.running else output
+        if self.auxiliaries.running:
+            output = self.auxiliaries.finish(output)
+        failures = self._take_failures()
+        return attach(output, failures) if failures else output
+
+    def _take_failures(self) -> Failures:
+        """What the step could not load."""
+        failures = Failures()
+        for model, loader in self._loaders.items():
+            for id, problem in loader.take_failed().items():
+                failures.adapters[model, id] = problem
+        if self.switches is not None:
+            failures.requests = self.switches.take_failed()
+        return failures
 
     def load_gate(self, path: str) -> str:
         """Read a gate now and not in the middle of a step, where a file that is gone would end the

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import os
 import shutil
 import threading
@@ -267,6 +268,12 @@ def strange_config(folder: Path) -> None:
     (folder / CONFIG).write_text(json.dumps({**config, "use_dora": True}), encoding="utf-8")
 
 
+def absurd_scale(folder: Path) -> None:
+    """Its logits are NaN, and so were the answers of others who used its KV blocks next."""
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    (folder / CONFIG).write_text(json.dumps({**config, "lora_alpha": 1e308}), encoding="utf-8")
+
+
 BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "file cut short": (cut_short, "header"),
     "no folder": (shutil.rmtree, "No adapter found"),
@@ -283,6 +290,10 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda f: change(f, A=lambda a: torch.cat([a, a]), B=lambda b: torch.cat([b, b], 1)),
         "r of at most 16",
     ),
+    "not a number": (lambda f: change(f, A=lambda a: a.fill_(math.nan)), "A of .* reaches nan"),
+    "infinite": (lambda f: change(f, B=lambda b: b.fill_(math.inf)), "B of .* reaches inf"),
+    "absurd": (lambda f: change(f, B=lambda b: b.fill_(1e6)), "more than 65504"),
+    "absurd scale": (absurd_scale, "more than 65504"),
     "one factor": (lambda f: change(f, B=lambda b: None), "one factor only"),
 }
 
