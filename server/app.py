@@ -23,7 +23,7 @@ from server.drain import DrainMiddleware
 from server.engine import Engine
 from server.errors import RouteNotFoundError, error_response
 from server.exposition import make_metrics
-from server.front import INVOCATIONS, Front
+from server.front import Front
 from server.gates import Gates, LoadedGate
 from server.health import make_health
 from server.lifecycle import Lifecycle
@@ -33,6 +33,7 @@ from server.quotas import Quotas
 from server.resolve import Resolver
 from server.routes import make_router
 from server.routing import AUTO, Routing
+from server.sagemaker import INVOCATIONS
 from server.service import AdapterService
 from server.settings import Settings
 from server.store_position import StorePositionGate

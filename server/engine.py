@@ -175,6 +175,9 @@ class Engine(Protocol):
             PromptOverflowError: the prompt does not fit the context.
         """
 
+    async def refusal(self, error: Exception) -> str | None:
+        """What vLLM tells a client about an error; None where it is not the client's."""
+
     async def load_gate(self, path: Path) -> None:
         """Read a gate before the first request that needs it. Raises `ValueError`."""
 

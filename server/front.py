@@ -11,57 +11,34 @@ import logging
 from dataclasses import replace
 from typing import Any
 
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from composer.compiled import RESERVED_ARGS
 from composer.errors import ComposerError, UnsupportedError, quoted
 from server import metrics
 from server.access import FIELD
-from server.bounds import check_bounds, count_answers
+from server.bounds import count_answers
 from server.comparison import Comparison, collected
 from server.engine import Body, Kind, RefusedError
-from server.errors import (
-    BodyTooLargeError,
-    CompositionLostError,
-    InvalidJsonError,
-    ReservedFieldError,
-    error_response,
-    is_anthropic,
-)
+from server.errors import CompositionLostError, error_response, is_anthropic
 from server.keys import key_of
 from server.quotas import Quotas
+from server.request_body import ClientGoneError, read_body, receive_body
 from server.request_record import RequestRecord, record_of
 from server.resolve import COMPARE, Resolution, Resolver
-from server.rewrite import AnswerSender, AnthropicErrorSender
+from server.rewrite import AnswerSender
+from server.sagemaker import INVOCATIONS, addressed, invoked
+from server.senders import AnthropicErrorSender, StreamGuard
 
 logger = logging.getLogger(__name__)
 
-_CARRIERS = frozenset({"vllm_xargs", "extra_args"})
-"""Fields whose entries reach the engine as `SamplingParams.extra_args`, on any of vLLM's routes."""
-
-_FIELDS = frozenset({"kv_transfer_params", "ec_transfer_params"})
-"""Fields of requests that vLLM itself puts among the extra arguments, once it has read them."""
-
 EXPECT = "X-Composer-Expect"
 """Request header by which clients say that they asked for a composition."""
-
-INVOCATIONS = "/invocations"
-_SAGEMAKER = b"x-amzn-sagemaker-"
-_SAGEMAKER_ADAPTER = "X-Amzn-SageMaker-Adapter-Identifier"
-
-_QUICK_BYTES = 64 * 1024
-"""A body up to this size is read within a millisecond or so."""
 
 _STORED = "/v1/compositions/"
 """Our own routes, whose bodies ask no model."""
 
 _COMPOSING = {kind.value: kind for kind in Kind}
-
-
-class ClientGoneError(Exception):
-    """The client disconnected before its request was complete."""
 
 
 class Front:
@@ -102,16 +79,16 @@ class Front:
             pass
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        data = await self._read(receive)
+        data = await receive_body(receive, self._max_body_bytes)
         if scope["method"] != "POST" or _path(scope).startswith(_STORED):
             await self._app(scope, _replay(data, receive), send)
             return
-        invoked = self._invocations and _path(scope) == INVOCATIONS
+        is_invocation = self._invocations and _path(scope) == INVOCATIONS
         kind = _COMPOSING.get(_path(scope))
-        body = await _checked(data, required=invoked or kind is not None)
-        if invoked:
-            kind, body = _invoked(scope, body or {})
-            scope = _addressed(scope, kind)
+        body = await read_body(data, required=is_invocation or kind is not None)
+        if is_invocation:
+            kind, body = invoked(scope, body or {})
+            scope = addressed(scope, kind)
         if kind is None and body is not None and FIELD in body:
             raise UnsupportedError(
                 f"'{FIELD}' is understood by {', '.join(_COMPOSING)} only. Send the request there.",
@@ -145,39 +122,43 @@ class Front:
         self, scope: Scope, receive: Receive, send: Send, kind: Kind | None, body: Body | None
     ) -> None:
         """Have vLLM answer a request as it came."""
-        begun = False
-
-        async def watched(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            await send(message)
-
+        guard = StreamGuard(send, _path(scope))
         try:
-            await self._app(scope, receive, watched)
-        except Exception:
-            if not begun and body is not None:
-                await self._check_readable(kind, body)
-            raise
+            await self._app(scope, receive, guard)
+        except Exception as error:
+            await self._failed(error, guard, kind, body)
 
     async def _send(
         self, scope: Scope, receive: Receive, send: Send, resolution: Resolution
     ) -> None:
         """Have vLLM answer a resolved request."""
         data, inner = _written(resolution.body, scope)
-        sender = AnswerSender(send, resolution.decoration, _path(scope))
+        guard = StreamGuard(send, _path(scope))
+        sender = AnswerSender(guard, resolution.decoration)
         try:
             await self._app(inner, _replay(data, receive), sender)
-        except Exception:
-            if not sender.streaming:
-                await self._check_readable(_COMPOSING.get(_path(scope)), resolution.body)
-                raise
-            logger.exception("A stream failed after its first byte")
-            await sender.fail()
+        except Exception as error:
+            await self._failed(error, guard, _COMPOSING.get(_path(scope)), resolution.body)
 
-    async def _check_readable(self, kind: Kind | None, body: Body) -> None:
-        """Raise the answer where vLLM stumbled over the shape of a request, and failed for that."""
-        if kind is not None and kind.generates:
+    async def _failed(
+        self, error: Exception, guard: StreamGuard, kind: Kind | None, body: Body | None
+    ) -> None:
+        """Answer a request over which vLLM stumbled.
+
+        Raises:
+            RefusedError, UnreadableRequestError: vLLM cannot read the request, and nothing has
+                been sent.
+            Exception: `error`, where neither that nor the end of a stream answers it.
+        """
+        if guard.streaming:
+            refusal = await self._resolver.refusal(_original(error))
+            if refusal is None:
+                logger.error("A stream failed after its first byte", exc_info=error)
+            await guard.fail(refusal)
+            return
+        if body is not None and kind is not None and kind.generates and not guard.begun:
             await self._resolver.check_readable(kind, body)
+        raise error
 
     async def _ask(self, scope: Scope, receive: Receive, body: Body) -> dict[str, Any]:
         """What a request of the same kind, to a single model, is answered."""
@@ -192,21 +173,11 @@ class Front:
             data, scope = _written(resolution.body, scope)
             return await collected(self._app, scope, _replay(data, receive))
 
-    async def _read(self, receive: Receive) -> bytes:
-        """The whole body. Raises `BodyTooLargeError` as soon as it is one byte too many."""
-        data = bytearray()
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise ClientGoneError
-            data += message.get("body", b"")
-            if len(data) > self._max_body_bytes:
-                raise BodyTooLargeError(
-                    f"the body has more than {self._max_body_bytes} bytes. Send less, or start "
-                    "the server with a larger --max-body-mib."
-                )
-            if not message.get("more_body", False):
-                return bytes(data)
+
+def _original(error: Exception) -> Exception:
+    """The error behind the one that Starlette raises for it once an answer has begun."""
+    cause = error.__cause__
+    return cause if type(error) is RuntimeError and isinstance(cause, Exception) else error
 
 
 def _rows(kind: Kind | None, body: Body | None, resolution: Resolution | None) -> int:
@@ -266,67 +237,6 @@ def _check_expected(scope: Scope, resolution: Resolution | None) -> None:
         )
 
 
-def _invoked(scope: Scope, body: Body) -> tuple[Kind, Body]:
-    """The route that a request to `/invocations` is meant for, and its body there.
-
-    SageMaker's header names an adapter; it stands for the field `model`.
-
-    Raises:
-        UnsupportedError: the body is none of a known route, or contradicts the header.
-    """
-    kind = Kind.CHAT if "messages" in body else Kind.COMPLETION
-    if "messages" not in body and "prompt" not in body:
-        raise UnsupportedError(
-            f"a request to {INVOCATIONS} has 'messages', as in {Kind.CHAT}, or a 'prompt', as in "
-            f"{Kind.COMPLETION}. This one has neither."
-        )
-    adapter = Headers(scope=scope).get(_SAGEMAKER_ADAPTER)
-    if adapter is None:
-        return kind, body
-    if body.get("model", adapter) != adapter or FIELD in body:
-        raise UnsupportedError(
-            f"the header {_SAGEMAKER_ADAPTER} asks for {quoted(adapter)}, and the body for "
-            "something else. Leave one of them out.",
-            param="model",
-        )
-    return kind, body | {"model": adapter}
-
-
-def _addressed(scope: Scope, kind: Kind) -> Scope:
-    """A request to `/invocations` as one to its route.
-
-    vLLM's handler would take the model from SageMaker's header, after all checks, and ignore
-    `model`.
-    """
-    path = scope.get("root_path", "") + kind.value
-    headers = [(k, v) for k, v in scope["headers"] if not k.lower().startswith(_SAGEMAKER)]
-    return {**scope, "path": path, "raw_path": path.encode(), "headers": headers}
-
-
-async def _checked(data: bytes, *, required: bool) -> Body | None:
-    """As `_read_body`; beside the event loop where it takes long."""
-    if len(data) <= _QUICK_BYTES:
-        return _read_body(data, required=required)
-    return await run_in_threadpool(_read_body, data, required=required)
-
-
-def _read_body(data: bytes, *, required: bool) -> Body | None:
-    """As `_object`, where the request is not too large and holds nothing that is the server's.
-
-    Raises:
-        InvalidJsonError: it is not JSON.
-        RequestBoundError: it holds more of something than a request may.
-        ReservedFieldError: it holds an argument that only the server writes.
-    """
-    body = _object(data, required=required)
-    if body is None:
-        return None
-    check_bounds(body)
-    if _may_hold_reserved(data):
-        _check_reserved(body)
-    return body
-
-
 def _path(scope: Scope) -> str:
     """The path without the prefix of a proxy."""
     return str(scope["path"]).removeprefix(scope.get("root_path", ""))
@@ -349,83 +259,3 @@ def _replay(data: bytes, receive: Receive) -> Receive:
 def _with_length(headers: list[tuple[bytes, bytes]], length: int) -> list[tuple[bytes, bytes]]:
     kept = [(k, v) for k, v in headers if k not in (b"content-length", b"transfer-encoding")]
     return [*kept, (b"content-length", str(length).encode())]
-
-
-def _object(data: bytes, *, required: bool) -> Body | None:
-    """The JSON object in `data`; None for anything else, which vLLM answers as it sees fit.
-
-    Raises:
-        InvalidJsonError: no parser of ours or vLLM's reads it, and the route takes nothing else.
-    """
-    try:
-        value = json.loads(data)
-    except ValueError as error:
-        if not required:
-            return None
-        raise InvalidJsonError(
-            f"the body is not JSON: {error}. Send one JSON object, e.g. "
-            '{"model": "base", "messages": [{"role": "user", "content": "Hello"}]}.'
-        ) from error
-    except RecursionError as error:
-        raise InvalidJsonError("the body is nested too deeply. Send a flatter one.") from error
-    if not isinstance(value, dict):
-        return None
-    if _may_hold_surrogates(data):
-        _check_text(value)
-    return value
-
-
-def _may_hold_surrogates(data: bytes) -> bool:
-    """Whether decoding could yield half of a character: escaped, or as the bytes of one."""
-    return b"\\u" in data or b"\xed" in data or b"\0" in data
-
-
-def _check_text(value: object) -> None:
-    """Raise `InvalidJsonError` where a text cannot be encoded: no tokenizer reads it."""
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        half = error.object[error.start]
-        raise InvalidJsonError(
-            f"the body holds the surrogate {half!r} alone, which is half of a character. Send "
-            "whole characters."
-        ) from error
-
-
-def _may_hold_reserved(data: bytes) -> bool:
-    """Whether decoding could yield a reserved name: it is there, or could be in disguise."""
-    disguised = b"\\u" in data or b"\0" in data
-    return disguised or any(name.encode() in data for name in RESERVED_ARGS | _FIELDS)
-
-
-def _check_reserved(body: Body) -> None:
-    """Refuse arguments that only the server may write: they name files, and were checked.
-
-    Raises:
-        ReservedFieldError: the client sent one, wherever in the request.
-    """
-    left: list[Any] = [body]
-    while left:
-        value = left.pop()
-        if isinstance(value, dict):
-            for carrier in _CARRIERS & value.keys():
-                _check_carrier(carrier, value[carrier])
-            left.extend(v for v in value.values() if isinstance(v, dict | list))
-        elif isinstance(value, list):
-            left.extend(v for v in value if isinstance(v, dict | list))
-
-
-def _check_carrier(carrier: str, entries: object) -> None:
-    if not isinstance(entries, dict):
-        return
-    if carrier == "vllm_xargs" and (fields := sorted(_FIELDS & entries.keys())):
-        raise ReservedFieldError(
-            f"{carrier}.{fields[0]} is a field of the request itself. Give it there.",
-            param=f"{carrier}.{fields[0]}",
-        )
-    if reserved := sorted(RESERVED_ARGS & entries.keys()):
-        raise ReservedFieldError(
-            f"{carrier}.{reserved[0]} is written by the server only. "
-            f"Use the field '{FIELD}' of the request.",
-            param=f"{carrier}.{reserved[0]}",
-        )

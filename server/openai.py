@@ -197,6 +197,9 @@ class VllmEngine:
     def detokenize(self, tokens: Tokens) -> str:
         return self._prompts.detokenize(tokens)
 
+    async def refusal(self, error: Exception) -> str | None:
+        return await self._prompts.told(error)
+
     async def open(self, kind: Kind, body: Body) -> Rendered:
         return await self._prompts.open(kind, body)
 

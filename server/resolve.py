@@ -282,6 +282,10 @@ class Resolver:
         except UnsupportedError:  # valid, but for compositions
             return
 
+    async def refusal(self, error: Exception) -> str | None:
+        """Why a request fails with this error of vLLM's; None where that is not its own fault."""
+        return await self._engine.refusal(error)
+
     # ---- the rewritten request
 
     async def _rewrite(

@@ -7,7 +7,6 @@ stays as it is, down to the order of the fields.
 from __future__ import annotations
 
 import json
-import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,11 +14,8 @@ from typing import Any, TypeAlias
 
 from starlette.types import Message, Send
 
-from composer.errors import EngineFault
 from server.decoration import Decoration
-from server.errors import anthropic_error, error_events
-
-logger = logging.getLogger(__name__)
+from server.senders import content_type, dump, send_whole
 
 _EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _DATA = b"data:"
@@ -172,18 +168,12 @@ class AnswerSender:
     Errors lose the engine's names of adapters.
     """
 
-    def __init__(self, send: Send, decoration: Decoration, path: str) -> None:
+    def __init__(self, send: Send, decoration: Decoration) -> None:
         self._send = send
         self._decoration = decoration
-        self._path = path
         self._stream: EventStream | None = None
         self._held: Message | None = None  # the start of a whole answer, whose length will change
         self._body = b""
-
-    @property
-    def streaming(self) -> bool:
-        """Whether the client has the first bytes of a stream, so that no status can follow."""
-        return self._stream is not None
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -199,14 +189,8 @@ class AnswerSender:
         else:
             await self._send(message)
 
-    async def fail(self) -> None:
-        """End a stream whose source failed: an error event instead of a cut connection."""
-        fault = EngineFault("the server failed while it was answering. Ask again.")
-        event = error_events(fault, self._path)
-        await self._send({"type": "http.response.body", "body": event, "more_body": False})
-
     async def _begin(self, message: Message) -> None:
-        kind = next((v for k, v in message["headers"] if k.lower() == b"content-type"), b"")
+        kind = content_type(message)
         succeeds = message["status"] == 200
         if succeeds and (affinity := self._decoration.affinity) is not None:
             headers = [*message["headers"], (AFFINITY, affinity.encode())]
@@ -233,48 +217,3 @@ class AnswerSender:
         elif isinstance(answer := json.loads(body), dict):
             body = dump(await self._decoration.whole(answer))
         await send_whole(self._send, start, body)
-
-
-class AnthropicErrorSender:
-    """An ASGI `send` for the routes of Anthropic's protocol, which have their own errors.
-
-    vLLM answers some requests to them in OpenAI's format: those that it cannot read.
-    """
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self._held: Message | None = None
-        self._body = b""
-
-    async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start" and message["status"] >= 400:
-            self._held = message
-        elif message["type"] != "http.response.body" or self._held is None:
-            await self._send(message)
-        else:
-            self._body += message.get("body", b"")
-            if not message.get("more_body", False):
-                await send_whole(self._send, self._held, self._translated(self._held["status"]))
-
-    def _translated(self, status: int) -> bytes:
-        try:
-            answer = json.loads(self._body)
-        except ValueError:
-            return self._body
-        error = answer.get("error") if isinstance(answer, dict) else None
-        if not isinstance(error, dict) or not isinstance(error.get("message"), str):
-            return self._body
-        return dump(anthropic_error(status, error["message"]))
-
-
-async def send_whole(send: Send, start: Message, body: bytes) -> None:
-    """Send an answer with another body than the one that `start` announced."""
-    headers = [(k, v) for k, v in start["headers"] if k.lower() != b"content-length"]
-    headers.append((b"content-length", str(len(body)).encode()))
-    await send({**start, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})
-
-
-def dump(value: dict[str, Any]) -> bytes:
-    """As vLLM writes JSON: no spaces, characters as they are."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

@@ -33,7 +33,7 @@ from vllm.renderers.chat_utils import has_non_text_content
 
 from composer.errors import ComposerError, UnsupportedError
 from server.engine import Body, Kind, PromptOverflowError, RefusedError, Rendered, Tokens
-from server.errors import InvalidJsonError, UnreadableRequestError
+from server.errors import InvalidJsonError, ServerError, UnreadableRequestError
 
 RELIES_ON: dict[str, tuple[str, ...]] = {
     "renderers/online_renderer.py": (
@@ -122,6 +122,13 @@ class PromptRenderer:
         except Exception as error:
             raise await self._refusal(error) from error
         return prompt
+
+    async def told(self, error: Exception) -> str | None:
+        """As `Engine.refusal`."""
+        refusal = await self._refusal(error)
+        if isinstance(refusal, RefusedError):
+            return str(refusal) if refusal.response.status_code < 500 else None
+        return refusal.message if isinstance(refusal, ServerError) else None
 
     def check_tokens(self, tokens: Tokens) -> None:
         """As `Engine.check_tokens`."""

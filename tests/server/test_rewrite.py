@@ -11,6 +11,7 @@ from starlette.types import Message
 
 from server.decoration import Decoration, Routed
 from server.rewrite import AnswerSender, EventStream
+from server.senders import StreamGuard
 
 PLAN = {"plan": {"formula": "base + polite"}, "rows": 2}
 EVENTS = "".join(
@@ -150,20 +151,26 @@ def test_other_fields_of_an_event_stay() -> None:
 
 
 async def _sent(
-    status: int, kind: bytes, bodies: list[bytes], path: str = "/v1/chat/completions"
-) -> tuple[AnswerSender, list[Message]]:
+    status: int,
+    kind: bytes,
+    bodies: list[bytes],
+    path: str = "/v1/chat/completions",
+    *,
+    ends: bool = True,
+) -> tuple[StreamGuard, list[Message]]:
     out: list[Message] = []
 
     async def send(message: Message) -> None:
         out.append(message)
 
-    sender = AnswerSender(send, Decoration("kind", PLAN), path)
+    guard = StreamGuard(send, path)
+    sender = AnswerSender(guard, Decoration("kind", PLAN))
     headers = [(b"content-type", kind), (b"content-length", b"%d" % sum(map(len, bodies)))]
     await sender({"type": "http.response.start", "status": status, "headers": headers})
     for number, body in enumerate(bodies, start=1):
-        more = number < len(bodies)
+        more = number < len(bodies) or not ends
         await sender({"type": "http.response.body", "body": body, "more_body": more})
-    return sender, out
+    return guard, out
 
 
 def sent(status: int, kind: bytes, bodies: list[bytes]) -> list[Message]:
@@ -213,21 +220,24 @@ def test_every_event_of_a_stream_is_sent_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "start", "told"),
+    ("path", "refusal", "start", "told"),
     [
-        ("/v1/chat/completions", b"data: ", ("error", "code", "engine_fault")),
-        ("/v1/messages", b"event: error\ndata: ", ("error", "type", "api_error")),
-        ("/v1/responses", b"event: error\ndata: ", ("code", "engine_fault")),
+        ("/v1/chat/completions", None, b"data: ", ("error", "code", "engine_fault")),
+        ("/v1/messages", None, b"event: error\ndata: ", ("error", "type", "api_error")),
+        ("/v1/responses", None, b"event: error\ndata: ", ("code", "engine_fault")),
+        ("/v1/responses", "no such token", b"event: error\ndata: ", ("message", "no such token")),
+        ("/v1/completions", "no such token", b"data: ", ("error", "type", "invalid_request_error")),
     ],
 )
 def test_a_stream_that_fails_ends_with_an_error_event(
-    path: str, start: bytes, told: tuple[str, ...]
+    path: str, refusal: str | None, start: bytes, told: tuple[str, ...]
 ) -> None:
     async def run() -> list[Message]:
         event = b'data: {"model":"e"}\n\n'
-        sender, out = await _sent(200, b"text/event-stream", [event, event, event], path)
-        assert sender.streaming
-        await sender.fail()
+        kind = b"text/event-stream"
+        guard, out = await _sent(200, kind, [event, event, event], path, ends=False)
+        assert guard.streaming
+        await guard.fail(refusal)
         return out
 
     last = asyncio.run(run())[-1]
@@ -238,6 +248,14 @@ def test_a_stream_that_fails_ends_with_an_error_event(
     for name in place:
         value = value[name]
     assert value == expected
+
+
+def test_a_guard_knows_how_far_an_answer_has_come() -> None:
+    for kind in (b"application/json", b"text/event-stream"):
+        guard, _ = asyncio.run(_sent(200, kind, [b"{}"]))
+        assert (guard.begun, guard.streaming) == (True, False)
+    guard, out = asyncio.run(_sent(200, b"application/json", [b"{}"], ends=False))
+    assert (guard.begun, out) == (False, []), "a whole answer waits for its end"
 
 
 def test_errors_do_not_tell_the_engines_names() -> None:

@@ -312,6 +312,22 @@ def test_what_the_server_would_keep_or_run_does_not_compose(
     assert told in response.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_a_stream_that_began_ends_with_what_is_wrong(live: LiveServer, model: str) -> None:
+    """vLLM looks at some fields of /v1/responses after the first event, and would just hang up."""
+    before = live.log.read_text().count("Traceback")
+    fields: dict[str, Any] = {"logit_bias": {"99999999": 1}, "stream": True}
+    response = post(live, RESPONSES, model=model, **fields)
+    if response.status_code == 400:
+        message = told(RESPONSES, response, 400)
+    else:
+        *_, last = events_of(response)
+        assert last["type"] == "error"
+        message = last["message"]
+    assert "99999999" in message
+    assert live.log.read_text().count("Traceback") == before
+
+
 # ---- compositions that get lost on the way
 
 
