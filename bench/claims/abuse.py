@@ -131,7 +131,10 @@ class _Target:
         log = self._server.text()
         news, self._log = log[self._log :], len(log)
         if (at := news.find("Traceback")) >= 0:
-            yield "a traceback in the log:\n" + "\n".join(news[at:].splitlines()[-1:])
+            lines = news[at:].splitlines()
+            ends = [n for n, line in enumerate(lines[1:], 1) if not line.startswith(" ")]
+            last = ends[0] + 1 if ends else len(lines)
+            yield "a traceback in the log:\n" + "\n".join(lines[max(0, last - 4) : last])
 
 
 @contextmanager
