@@ -34,7 +34,7 @@ RUN := $(VENV)/bin/python
 SETUP = $(PYTHON) -m scripts.setup --extra $(EXTRA) --venv $(VENV)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev serve test lint zoo bench claims fresh-check gpu-check clean
+.PHONY: help setup setup-dev serve test lint zoo bench claims soak fresh-check gpu-check clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
@@ -67,6 +67,9 @@ bench: setup ## print the benchmark tables
 
 claims: setup ## check every claim of the README, one command each
 	$(RUN) -m bench.claims all
+
+soak: setup ## thirty minutes of mixed traffic of 64 clients; ARGS="--minutes 2" for less
+	$(RUN) -m bench.soak $(ARGS)
 
 fresh-check: setup ## run make serve and make test in a clean Debian root (as root, with mmdebstrap and buildah)
 	$(RUN) -m bench.claims fresh_machine

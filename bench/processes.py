@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Collection
 from pathlib import Path
@@ -23,6 +24,18 @@ def descendants(pid: int) -> dict[int, str]:
         except OSError:
             continue  # it has ended
     return found
+
+
+def resident_bytes(pid: int) -> int:
+    """The memory of `pid` and of all that it has started, bytes."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    total = 0
+    for one in (pid, *descendants(pid)):
+        try:
+            total += int(Path(f"/proc/{one}/statm").read_text().split()[1]) * page
+        except OSError:
+            continue  # it has ended
+    return total
 
 
 def alive(pids: Collection[int]) -> list[int]:

@@ -63,7 +63,7 @@ def compositions() -> Iterator[Attack]:
         "10,000 routers that vote": {
             "recipe": "mixture",
             "experts": ["chat", "polite"],
-            "router": {"kind": "vote", "routers": [{"kind": "confidence"}] * 10_000},
+            "router": {"kind": "vote", "routers": [{"router": {"kind": "confidence"}}] * 10_000},
         },
         "weight infinite": {"members": [{"model": "chat", "weight": float("inf")}]},
         "weight no number": {"members": [{"model": "chat", "weight": float("nan")}]},
@@ -97,7 +97,7 @@ def compositions() -> Iterator[Attack]:
             "composition": nested('{"members":[', "", "]}", depth),
             "list in a field": nested("[", "", "]", depth),
             "vote": '{"recipe":"mixture","experts":["chat","polite"],"router":'
-            + nested('{"kind":"vote","routers":[', '{"kind":"confidence"}', "]}", depth)
+            + nested('{"kind":"vote","routers":[{"router":', '{"kind":"confidence"}', "}]}", depth)
             + "}",
             "formula": f'"{nested("(", "chat", ")", depth)}"',
         }.items():

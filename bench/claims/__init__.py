@@ -142,6 +142,14 @@ CLAIMS: tuple[Claim, ...] = (
         "s",
     ),
     Claim(
+        "soak",
+        "Two minutes of mixed traffic of 64 clients while an alias is replaced: answers that differ "
+        "from those of the same request alone, stuck and failed requests, lost connections, and "
+        "what is left behind; memory grows by 8 MiB at most",
+        Sense.AT_MOST,
+        0,
+    ),
+    Claim(
         "abuse",
         "Hostile requests and connections, with and without a key, that end the server, block "
         "others for more than 1 s, change an answer, log a traceback, or are not answered with a "

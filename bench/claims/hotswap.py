@@ -15,7 +15,6 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -24,6 +23,7 @@ from transformers import AutoTokenizer
 import zoo
 from bench.claim import Result
 from bench.measure import show, table
+from bench.processes import resident_bytes
 from bench.server import serving
 from composer.reference.oracle import TIE, Oracle, OracleRow
 from zoo.tasks import tasks
@@ -253,7 +253,7 @@ async def _swap(http: httpx.AsyncClient, swaps: list[Swap], sizes: list[int]) ->
         start = time.monotonic()
         version = (await _publish(http, SOURCES[n % 2]))["number"]
         swaps.append(Swap(start, time.monotonic(), version))
-        sizes.append(_resident_bytes())
+        sizes.append(resident_bytes(os.getpid()))
 
 
 async def _await_retired(http: httpx.AsyncClient) -> list[str]:
@@ -265,28 +265,6 @@ async def _await_retired(http: httpx.AsyncClient) -> list[str]:
             break
         await asyncio.sleep(0.1)
     return retiring
-
-
-def _resident_bytes() -> int:
-    """Memory of all processes that this one started: the server and its engine."""
-    page = os.sysconf("SC_PAGE_SIZE")
-    parents: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue  # it has ended
-            parents.setdefault(int(fields[1]), []).append(int(entry.name))
-    total, left = 0, list(parents.get(os.getpid(), ()))
-    while left:
-        pid = left.pop()
-        left += parents.get(pid, [])
-        try:
-            total += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * page
-        except OSError:
-            continue
-    return total
 
 
 # ---- judgement

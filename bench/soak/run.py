@@ -1,0 +1,133 @@
+"""A soak from start to end: references, warm-up, traffic, and what is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+import zoo
+from bench.processes import resident_bytes
+from bench.server import Running, running
+from bench.soak.cases import GATE, STORED, STORED_PLAN, make_cases, write_gate
+from bench.soak.reference import references
+from bench.soak.traffic import CLIENTS, Record, traffic
+from zoo.prompts import EXAMPLES
+
+KEY = "the key of the administrator of this soak"
+QUESTIONS = 3
+"""Of each kind of case."""
+
+WARM_UP_S = 20.0
+KV_MIB = 48
+"""Of the base model: small, so that requests wait and gangs are preempted, and so that all of it
+has been used when memory is first looked at."""
+
+ENVIRONMENT = {
+    "COMPOSER_ADMIN_KEY": KEY,
+    # oneDNN keeps up to 1,024 compiled kernels, one for each shape of a batch, which takes
+    # thousands of requests and 100 MiB to fill. With few, memory that grows is the server's.
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
+}
+GAUGES = (
+    *("vllm:num_requests_running", "vllm:num_requests_waiting", "composer_rows_running"),
+    *("composer_gangs_waiting", "composer_leases"),
+)
+"""What must be 0 when nobody asks any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Soaked:
+    """What a soak has shown."""
+
+    record: Record
+    cases: int
+    seconds: float
+    growth_mib: float
+    """Memory of the server: median of the last tenth of the time less that of the fifth tenth."""
+
+    left: tuple[str, ...]
+    """Gauges that do not go back to 0, and generations that stay."""
+
+    traces: int
+    """Tracebacks in the log."""
+
+
+def soak(seconds: float) -> Soaked:
+    """Traffic for so long, against a server as `make serve` starts it."""
+    with (
+        tempfile.TemporaryDirectory(prefix="soak-") as folder,
+        running(ENVIRONMENT, _options(Path(folder))) as server,
+    ):
+        return asyncio.run(_soak(server, seconds))
+
+
+def _options(folder: Path) -> list[str]:
+    write_gate(folder / "gate.safetensors")
+    small = ",".join(f"{name}={path}" for name, path in zoo.SMALL_ADAPTERS.items())
+    examples = ",".join(f"{name}={path}" for name, path in EXAMPLES.items())
+    return [
+        *("--auxiliary", f"small={zoo.SMALL},{small}", "--examples", examples),
+        *("--router", f"{GATE}={folder / 'gate.safetensors'}"),
+        *("--adapter-store", str(folder / "store")),
+        *("--adapter-root", str(zoo.PROJECT / "zoo" / "adapters")),
+        *("--kv-cache-memory-bytes", str(KV_MIB << 20)),
+    ]
+
+
+async def _soak(server: Running, seconds: float) -> Soaked:
+    limits = httpx.Limits(max_connections=2 * CLIENTS)
+    async with httpx.AsyncClient(
+        base_url=server.client.base_url, timeout=None, limits=limits, trust_env=False
+    ) as http:
+        stored = await http.put(
+            f"/v1/compositions/{STORED}",
+            json=STORED_PLAN,
+            headers={"Authorization": f"Bearer {KEY}"},
+        )
+        stored.raise_for_status()
+        known = await references(http, make_cases(QUESTIONS, seed=5), KEY)
+        await traffic(http, known, WARM_UP_S, KEY)
+        sizes: list[int] = []
+        watching = asyncio.create_task(_watch(server.process.pid, sizes))
+        record = await traffic(http, known, seconds, KEY)
+        watching.cancel()
+        left = await _left(http)
+        traces = server.text().count("Traceback (most recent call last)")
+        return Soaked(record, len(known), seconds, growth_mib(sizes), left, traces)
+
+
+async def _watch(pid: int, sizes: list[int]) -> None:
+    """Add the memory of the server to `sizes` every second."""
+    while True:
+        sizes.append(resident_bytes(pid))
+        await asyncio.sleep(1)
+
+
+def growth_mib(sizes: Sequence[int]) -> float:
+    """See `Soaked`. The first tenths are left out: caches fill in them."""
+    tenth = max(1, len(sizes) // 10)
+    middle, last = sizes[4 * tenth : 5 * tenth], sizes[-tenth:]
+    return (statistics.median(last) - statistics.median(middle)) / 2**20
+
+
+async def _left(http: httpx.AsyncClient) -> tuple[str, ...]:
+    """What is still held; it gets ten seconds to go."""
+    deadline = time.monotonic() + 10
+    while True:
+        scraped = (await http.get("/metrics")).text
+        values = re.findall(r"^(\S+?)(?:\{.*\})? (\S+)$", scraped, re.MULTILINE)
+        left = [f"{name} {value}" for name, value in values if name in GAUGES and float(value)]
+        missing = set(GAUGES) - {name for name, _ in values}
+        listed = await http.get("/v1/adapters", headers={"Authorization": f"Bearer {KEY}"})
+        left += [f"retiring {name}" for name in listed.json()["retiring"]]
+        if not left or time.monotonic() > deadline:
+            return (*left, *(f"no gauge {name}" for name in sorted(missing)))
+        await asyncio.sleep(0.2)
