@@ -143,8 +143,8 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "soak",
-        "Two minutes of mixed traffic of 64 clients while an alias is replaced: answers that differ "
-        "from those of the same request alone, stuck and failed requests, lost connections, and "
+        "Two minutes of mixed traffic of 64 clients while an alias is replaced: answers other "
+        "than those of the same request alone, stuck and failed requests, lost connections, and "
         "what is left behind; memory grows by 8 MiB at most",
         Sense.AT_MOST,
         0,
