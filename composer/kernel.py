@@ -18,15 +18,18 @@ from torch.nn.functional import pad
 
 from composer.groups import Group, picked, together
 from composer.mixing import Mixing
-from composer.plan import FilterKind
+from composer.plan import Filter, FilterKind
 
-FILTERED = 1e4
-"""How far below the others a filtered token is put, in logits.
+DISTANCE = 65536.0
+"""How far below the likeliest kept token the likeliest filtered one is put, in logits, at least.
 
-Its probability is exactly zero in float32, as with minus infinity; but where bad words,
-`min_tokens` or a grammar forbid every token that the filter kept, the filtered ones keep their
-order and the sampler never sees a row without a possible token (which would be NaN).
-"""
+With it a filtered token has the probability zero in float32, as with minus infinity, up to the
+temperature 600; but where bad words, `min_tokens` or a grammar forbid every token that the filter
+kept, the filtered ones keep their order and the sampler never sees a row without a possible token
+(which would be NaN)."""
+
+RELATIVE_DISTANCE = 2.0**-9
+"""The same relative to the magnitude of the composed logits: beside 1e30, 65536 is rounded away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +44,11 @@ class _Members:
 
 @dataclass(frozen=True, slots=True)
 class _Filters:
-    """All filters of one kind that look at members of one model."""
+    """Filters of one kind that look at members of one model, at most one for each leader."""
 
     kind: FilterKind
     model: int
+    places: torch.Tensor  # [F] int64, of the leaders among those that are judged
     leaders: torch.Tensor  # [F] int64, rows of the batch
     rows: torch.Tensor  # [F] int64, rows of the members that are looked at
     values: torch.Tensor  # [F, 1] float32
@@ -89,15 +93,31 @@ class Composition:
             _Members(model, index(leaders), index(rows), column(weights))
             for (_, model), (leaders, rows, weights) in together(members)
         ]
+        # Leaders whose row loses tokens: to filters, or to auxiliary models that know fewer.
+        judged = [g for g in groups if g.filters or (g.mixture is None and any(g.models))]
+        place_of = {group.rows[0]: place for place, group in enumerate(judged)}
+        self._judged = index(list(place_of))
         filters = [
-            ((f.kind, group.model(f.member)), (group.rows[0], group.rows[f.member], f.value))
-            for group in groups
-            for f in group.filters
+            (
+                # Several of one kind on one leader are judged one after the other.
+                (kind, model, nth),
+                (place_of[group.rows[0]], group.rows[0], group.rows[f.member], f.value),
+            )
+            for group in judged
+            for (kind, model), own in _by_kind(group).items()
+            for nth, f in enumerate(own)
         ]
         self._filters = [
-            _Filters(kind, model, index(leaders), index(rows), column(values))
-            for (kind, model), (leaders, rows, values) in together(filters)
+            _Filters(kind, model, index(places), index(leaders), index(rows), column(values))
+            for (kind, model, _), (places, leaders, rows, values) in together(filters)
         ]
+        tails = [
+            ((model,), (place_of[group.rows[0]],))
+            for group in judged
+            if group.mixture is None
+            for model in sorted(set(group.models) - {0})
+        ]
+        self._tails = [(model, index(places)) for (model,), (places,) in together(tails)]
         mixed = [group for group in groups if group.mixture is not None]
         fixed = [g for g in mixed if g.mixture is not None and not g.mixture.is_routed]
         routed = [g for g in mixed if g not in fixed]
@@ -120,8 +140,9 @@ class Composition:
 
         What is minus infinity in the leader's row (grammar, allowed tokens) stays minus infinity:
         the sum alone would turn `-inf - (-inf)` into NaN. Tokens beyond the base's vocabulary are
-        cut off an auxiliary model's rows; those that its own vocabulary lacks are put `FILTERED`
-        behind the others in the sum, whatever the weight is: it says nothing about them.
+        cut off an auxiliary model's rows; those that its own vocabulary lacks are filtered out of a
+        sum, whatever the weight is: it says nothing about them. Where filters leave no token, they
+        do not count.
 
         Args:
             logits: `[R, V]` float32, one row per request of the batch, changed in place.
@@ -132,14 +153,55 @@ class Composition:
         """
         logits_of = (logits, *auxiliary)
         # Filters look at the rows as they came, so they are judged before anything changes.
-        dropped = [(f.leaders, self._dropped(f, logits, logits_of[f.model])) for f in self._filters]
+        dropped = self._dropped(logits_of)
         for mixing in (self._fixed, self.routed):
             if mixing is not None:
                 mixing.mix(logits_of, constrained)
         if len(self._leaders):
             self._sum(logits, logits_of)
-        for rows, drop in dropped:
-            logits.index_add_(0, rows, drop.to(logits.dtype), alpha=-FILTERED)
+        if dropped is not None:
+            self._demote(logits, dropped)
+
+    def _dropped(self, logits_of: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+        """`[L, V]` bool: the tokens that the judged leaders lose; None if no token is lost."""
+        logits = logits_of[0]
+        assert logits is not None
+        tails = [
+            (places, own.shape[1])
+            for model, places in self._tails
+            if (own := logits_of[model]) is not None and own.shape[1] < logits.shape[1]
+        ]
+        if not (self._filters or tails):
+            return None
+        dropped = torch.zeros(
+            len(self._judged), logits.shape[1], dtype=torch.bool, device=logits.device
+        )
+        for f in self._filters:
+            outside = self._outside(f, logits, logits_of[f.model])
+            if len(f.places) < len(dropped):
+                outside.logical_or_(dropped.index_select(0, f.places))
+                dropped.index_copy_(0, f.places, outside)
+            else:  # all of them, in their order
+                dropped.logical_or_(outside)
+            del outside
+        for places, known in tails:
+            dropped[:, known:].index_fill_(0, places, True)
+        return dropped
+
+    def _demote(self, logits: torch.Tensor, dropped: torch.Tensor) -> None:
+        """Put the dropped tokens of composed rows behind all others, in the order that they have.
+
+        Relative to the row as it is composed: no weight can lift them again.
+        """
+        rows = logits.index_select(0, self._judged)  # [L, V]
+        top = rows.amax(dim=1, keepdim=True)  # [L, 1]
+        kept = rows.masked_fill_(dropped, -math.inf).amax(dim=1, keepdim=True)
+        del rows
+        largest = torch.maximum(top.abs(), kept.abs())
+        distance = (largest * RELATIVE_DISTANCE).clamp_(min=DISTANCE)
+        # Where no token is kept, nothing is put behind anything.
+        lower = torch.where(kept > -math.inf, top - kept + distance, 0.0)
+        logits.index_add_(0, self._judged, dropped.to(logits.dtype).mul_(lower), alpha=-1)
 
     def _sum(self, logits: torch.Tensor, logits_of: Sequence[torch.Tensor | None]) -> None:
         """Write `sum_k w_k l_k` over the leaders' rows of the groups that are sums."""
@@ -151,9 +213,6 @@ class Composition:
             term = picked(logits_of[member.model], member.rows).mul_(member.weights)  # [M, v]
             known = min(term.shape[1], logits.shape[1])
             logits[:, :known].index_add_(0, member.leaders, term[:, :known])
-            if known < logits.shape[1]:
-                unknown = term.new_full((len(term), logits.shape[1] - known), -FILTERED)
-                logits[:, known:].index_add_(0, member.leaders, unknown)
             del term
         composed = logits.index_select(0, self._leaders).masked_fill_(forbidden, -math.inf)
         logits.index_copy_(0, self._leaders, composed)
@@ -172,7 +231,7 @@ class Composition:
             own.index_copy_(0, companions.rows, token_ids.index_select(0, companions.leaders))
 
     @staticmethod
-    def _dropped(filters: _Filters, logits: torch.Tensor, own: torch.Tensor | None) -> torch.Tensor:
+    def _outside(filters: _Filters, logits: torch.Tensor, own: torch.Tensor | None) -> torch.Tensor:
         """`[F, V]` bool: tokens that a filter drops, judged among the tokens that are allowed.
 
         `own` `[A, v]` are the logits of the members' model, which knows no tokens beyond `v`.
@@ -191,6 +250,14 @@ class Composition:
             return outside_top(member, filters.values)
         weights = member.sub_(largest).exp_()
         return outside_nucleus(weights.div_(weights.sum(dim=1, keepdim=True)), filters.values)
+
+
+def _by_kind(group: Group) -> dict[tuple[FilterKind, int], list[Filter]]:
+    """The filters of a group by their kind and the model of the member that they look at."""
+    found: dict[tuple[FilterKind, int], list[Filter]] = {}
+    for f in group.filters:
+        found.setdefault((f.kind, group.model(f.member)), []).append(f)
+    return found
 
 
 def outside_nucleus(probs: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:

@@ -11,9 +11,16 @@ from collections.abc import Sequence
 import torch
 
 from composer.compiled import Mixture
-from composer.kernel import FILTERED
 from composer.plan import Filter
-from composer.reference.oracle import Mismatch, Oracle, OracleRow, aligned, kept, leaving
+from composer.reference.oracle import (
+    Mismatch,
+    Oracle,
+    OracleRow,
+    aligned,
+    kept,
+    leaving,
+    without,
+)
 
 IMPOSSIBLE = -1e4
 """Least log-probability that counts as evidence, so that forgetting can heal an expert that held a
@@ -57,9 +64,7 @@ def mixed(
     )  # [K, N]
     pi = weights(prior, evidence, log_probs, mixture)  # [len(answer) + 1, K]
     z = torch.logsumexp(pi.T.log().unsqueeze(-1) + log_probs, 0)
-    for f in filters:
-        z[~kept(f, answering[f.member])] -= FILTERED
-    return z, pi
+    return without(z, [~kept(f, answering[f.member]) for f in filters]), pi
 
 
 def weights(

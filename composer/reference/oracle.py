@@ -18,7 +18,6 @@ from peft import PeftModel
 from torch.nn.functional import pad
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from composer.kernel import FILTERED
 from composer.plan import Filter, FilterKind
 from composer.training.peft_adapters import key_of, with_adapters
 
@@ -120,7 +119,7 @@ class Oracle:
         """`[len(answer) + 1, V]` float32: the composed logits before and after each answer token.
 
         `z = sum_k w_k l_k`; a token that a filter drops, or that is not in the vocabulary of a
-        member, stands `FILTERED` behind the others. Row 0 is one of the base model.
+        member, is minus infinity, unless that leaves no token. Row 0 is one of the base model.
         """
         members = [
             self.logits(row.adapter, [*row.prompt, *answer], row.model)[len(row.prompt) - 1 :]
@@ -128,14 +127,14 @@ class Oracle:
         ]
         size = members[0].shape[1]
         members = [aligned(member, size) for member in members]
-        terms = [
-            torch.where(member == -math.inf, -FILTERED, row.weight * member)
-            for row, member in zip(rows, members, strict=True)
-        ]
-        z = torch.stack(terms).sum(0)
-        for f in filters:
-            z[~kept(f, members[f.member])] -= FILTERED
-        return z
+        z = torch.stack(
+            [
+                row.weight * member.masked_fill(member == -math.inf, 0.0)
+                for row, member in zip(rows, members, strict=True)
+            ]
+        ).sum(0)
+        unknown = torch.stack(members).isneginf().any(0)
+        return without(z, [unknown, *(~kept(f, members[f.member]) for f in filters)])
 
     def mismatches(
         self, rows: Sequence[OracleRow], filters: Sequence[Filter], answer: Sequence[int]
@@ -192,6 +191,14 @@ def leaving(z: torch.Tensor, answer: Sequence[int]) -> list[Mismatch]:
             gap = float(z[position, expected] - z[position, token])
             found.append(Mismatch(position, token, expected, gap))
     return found
+
+
+def without(z: torch.Tensor, dropped: Sequence[torch.Tensor]) -> torch.Tensor:
+    """`z` `[T, V]` with minus infinity where one of `dropped`, `[T, V]` bool each, holds; a row of
+    which no token would be left stays as it is."""
+    gone = torch.stack([torch.zeros_like(z, dtype=torch.bool), *dropped]).any(0)
+    gone &= ~(gone | z.isneginf()).all(-1, keepdim=True)
+    return z.masked_fill(gone, -math.inf)
 
 
 def _load(path: str | Path, adapters: Mapping[str, str | Path]) -> Any:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from composer.groups import Group
-from composer.kernel import FILTERED, Composition, outside_nucleus, outside_top
+from composer.kernel import Composition, outside_nucleus, outside_top
 from composer.plan import Filter, FilterKind
 from composer.reference.oracle import kept
 
@@ -23,11 +23,13 @@ VALUES = {
 }
 
 
-def expected(logits: torch.Tensor, group: Group) -> torch.Tensor:
+def expected(logits: torch.Tensor, group: Group) -> tuple[torch.Tensor, torch.Tensor]:
+    """The sum `[V]`, and which tokens the filters drop `[V]`: none if none would be left."""
     rows = logits.double()[list(group.rows)]
     forbidden = rows[0] == -math.inf
     z = sum(w * row for w, row in zip(group.weights, rows, strict=True))
     assert isinstance(z, torch.Tensor)
+    dropped = torch.zeros_like(forbidden)
     for f in group.filters:
         member = rows[f.member].masked_fill(forbidden, -math.inf)
         if f.kind is FilterKind.PLAUSIBILITY:
@@ -38,8 +40,25 @@ def expected(logits: torch.Tensor, group: Group) -> torch.Tensor:
             probs, order = member.softmax(0).sort(descending=True)
             keep = torch.zeros_like(forbidden)
             keep[order[probs.cumsum(0) - probs < f.value]] = True
-        z = torch.where(keep, z, z - FILTERED)
-    return z.masked_fill(forbidden, -math.inf)
+        dropped |= ~keep
+    if (dropped | forbidden).all():
+        dropped.zero_()
+    return z.masked_fill(forbidden, -math.inf), dropped & ~forbidden
+
+
+def assert_filtered(row: torch.Tensor, z: torch.Tensor, dropped: torch.Tensor) -> None:
+    """A composed row `[V]` is the sum, but the dropped tokens are impossible, and in order."""
+    scale = float(z[z.isfinite()].abs().max())
+    kept, atol = row[~dropped].double(), 1e-3 * max(1.0, scale / 1e3)
+    torch.testing.assert_close(kept, z[~dropped], rtol=1e-5, atol=atol)
+    if dropped.any():
+        for temperature in (1.0, 100.0):
+            probs = (row / temperature).softmax(0)
+            assert (probs[dropped] == 0).all()
+        assert row[dropped].isfinite().all()
+        lower = z[dropped] - row[dropped].double()
+        spread = float(lower.max() - lower.min())
+        assert spread <= 0.02 * max(1.0, scale / 1e3), "the dropped tokens keep their distances"
 
 
 @st.composite
@@ -56,9 +75,10 @@ def batches(draw: st.DrawFn) -> tuple[torch.Tensor, list[Group]]:
         own = tuple(rows.pop() for _ in range(size))
         weights = tuple(rng.choice([1.0, -1.0, 0.3, 2.5, -0.7]) for _ in own)
         filters = tuple(
-            Filter(kind, rng.randrange(size), rng.choice(VALUES[kind]))
+            Filter(kind, member, rng.choice(VALUES[kind]))
             for kind in FilterKind
-            if rng.random() < 0.4
+            for member in range(size)
+            if rng.random() < 0.4 / size**0.5
         )
         groups.append(Group(own, weights, filters))
         if rng.random() < 0.4:
@@ -74,9 +94,7 @@ def test_compose_is_the_weighted_sum(batch: tuple[torch.Tensor, list[Group]]) ->
     Composition(groups, CPU).compose(logits)
     leaders = {group.rows[0] for group in groups}
     for group in groups:
-        torch.testing.assert_close(
-            logits[group.rows[0]].double(), expected(before, group), rtol=1e-5, atol=1e-3
-        )
+        assert_filtered(logits[group.rows[0]], *expected(before, group))
     others = [row for row in range(len(logits)) if row not in leaders]
     assert torch.equal(logits[others], before[others])
 
@@ -106,6 +124,29 @@ def test_a_filter_never_leaves_a_row_without_tokens() -> None:
     logits[0, 0] = -math.inf
     assert logits[0].argmax() == 2
     assert logits[0].softmax(0).isfinite().all()
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e3, 1e30])
+def test_no_weight_lifts_a_filtered_token(scale: float) -> None:
+    """The base drops token 1, and seven others at the largest weight want nothing else."""
+    logits = torch.zeros(8, 4)
+    logits[0] = torch.tensor([9.0, 0.0, 8.9, 0.0])
+    logits[1:7, 1] = 20 * scale
+    filters = (Filter(FilterKind.PLAUSIBILITY, 0, 0.5),)
+    group = Group(tuple(range(8)), (1.0, *(100.0,) * 7), filters)
+    Composition([group], CPU).compose(logits)
+    probs = logits[0].softmax(0)
+    assert probs[1] == probs[3] == 0
+    assert logits[0].isfinite().all()
+    assert logits[0, 1] > logits[0, 3]
+    torch.testing.assert_close(probs[[0, 2]], torch.tensor([9.0, 8.9]).softmax(0))
+
+
+def test_filters_that_leave_nothing_together_do_not_count() -> None:
+    logits = torch.tensor([[9.0, 1.0, 0.0], [0.0, 1.0, 9.0]])
+    filters = (Filter(FilterKind.TOP_K, 0, 1.0), Filter(FilterKind.TOP_K, 1, 1.0))
+    Composition([Group((0, 1), (1.0, 0.5), filters)], CPU).compose(logits)
+    assert logits[0].tolist() == [9.0, 1.5, 4.5]
 
 
 def test_companions_get_their_leaders_token() -> None:
@@ -152,16 +193,15 @@ def test_rows_of_an_auxiliary_model(v: int, kind: FilterKind | None) -> None:
     aligned[:, :known] = own[[3, 0], :known].float()
     terms = torch.stack([base[1], *aligned.nan_to_num(neginf=0.0), base[2]]).double()
     wanted = (torch.tensor(weights).double().unsqueeze(1) * terms).sum(0)
-    wanted[known:] -= 2 * FILTERED  # once for each of its rows
+    dropped = torch.arange(V) >= known
     for f in filters:
-        member = aligned[1].masked_fill(base[1] == -math.inf, -math.inf)
-        wanted[~kept(f, member)] -= FILTERED
-    wanted[5] = -math.inf
+        dropped |= ~kept(f, aligned[1].masked_fill(base[1] == -math.inf, -math.inf))
+    wanted[5], dropped[5] = -math.inf, False
     before = own.clone()
     logits = base.clone()
     Composition([group], CPU).compose(logits, own)
     assert torch.equal(own, before)
-    torch.testing.assert_close(logits[1].double(), wanted, rtol=1e-5, atol=1e-2)
+    assert_filtered(logits[1], wanted, dropped)
     assert torch.equal(logits[[0, 2]], base[[0, 2]])
 
 
