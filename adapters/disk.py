@@ -15,7 +15,9 @@ from pathlib import Path
 
 from adapters.errors import AdapterStoreError, StoreFullError, StoreReadOnlyError
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Numbers of the errors that say that there is no room for what is written."""
+
 _DENIED = frozenset({errno.EACCES, errno.EPERM})
 
 READ_ONLY_REMEDY = (
@@ -49,7 +51,7 @@ def store_error(
     writing: bool = False,
 ) -> AdapterStoreError:
     """The error for what the operating system refused; arguments as of `store_errors`."""
-    if error.errno in _FULL:
+    if error.errno in FULL:
         return StoreFullError(
             f"the adapter store cannot {action}: {error}. Make room on the disk, for example with "
             "'composer adapters prune'; the change did not happen."

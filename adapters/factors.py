@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from adapters.errors import AdapterError
+from adapters.errors import AdapterError, MergeError
 from adapters.files import CONFIG, WEIGHTS
 from adapters.generation import ALIAS, BASE
 from adapters.inspection import inspect
@@ -134,8 +134,8 @@ def write_adapter(
     The same factors give the same bytes.
 
     Raises:
-        AdapterError: there is no module, or one has rank 0, which PEFT and vLLM do not load, or
-            numbers that are not finite or beyond `LARGEST`.
+        AdapterError: there is no module, or one has rank 0, which PEFT and vLLM do not load.
+        MergeError: one has numbers that are not finite, or beyond `LARGEST`.
     """
     if not modules:
         raise AdapterError(folder.name, folder, "it has no modules", "Give at least one")
@@ -151,12 +151,9 @@ def write_adapter(
             magnitude = float(copy.abs().amax())
             largest *= magnitude
             if not max(magnitude, largest) <= LARGEST:  # also where it is NaN
-                raise AdapterError(
-                    folder.name,
-                    folder,
+                raise MergeError(
                     f"the factors of {module} hold NaN, or numbers beyond {LARGEST:g}, alone or "
-                    "multiplied, which no server takes",
-                    "Give smaller weights",
+                    "multiplied, which no server takes. Give smaller weights."
                 )
     folder.mkdir(parents=True, exist_ok=True)
     config = _configuration({m: f.rank for m, f in modules.items()}, base_model)

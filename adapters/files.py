@@ -43,16 +43,16 @@ def open_below(root: Path, path: Path | str) -> int:
     except ValueError as error:
         raise SourceError(f"{quoted(str(path))} is no path: {error}. Give another.") from error
     except OSError as error:  # a link that went away between being seen and being read
-        raise _unreadable(root, path, error) from error
+        raise _unreadable(path, error) from error
     if not real.is_relative_to(real_root):
         raise SourceError(
-            f"{quoted(str(path))} leads outside the folder of adapters {quoted(str(root))}. "
-            "Move the adapter into that folder."
+            f"{quoted(str(path))} leads outside the folder of adapters. Move the adapter into the "
+            "folder of --adapter-root."
         )
     try:
         return _descend(real_root, real.relative_to(real_root).parts)
     except OSError as error:
-        raise _unreadable(root, path, error) from error
+        raise _unreadable(path, error) from error
 
 
 def open_file_in(root: Path, folder: Path | str, descriptor: int, name: str) -> int | None:
@@ -79,10 +79,10 @@ def open_file_in(root: Path, folder: Path | str, descriptor: int, name: str) -> 
         ) from error
 
 
-def _unreadable(root: Path, path: Path | str, error: OSError) -> SourceError:
+def _unreadable(path: Path | str, error: OSError) -> SourceError:
     return SourceError(
-        f"{quoted(str(path))} in the folder of adapters {quoted(str(root))} cannot be read: "
-        f"{error.strerror}. Give the path of a folder or an archive in it."
+        f"{quoted(str(path))} in the folder of adapters cannot be read: {error.strerror}. Give the "
+        "path of a folder or an archive in the folder of --adapter-root."
     )
 
 

@@ -77,8 +77,9 @@ class Access:
             await self._loader.ensure(lease.generations.values())
         except ComposerError as error:
             lease.release()
+            problem = self._loader.paths.hide(error.message)
             raise AdapterUnavailableError(
-                f"an adapter of this request cannot be loaded: {error.message}", param="model"
+                f"an adapter of this request cannot be loaded: {problem}", param="model"
             ) from error
         except BaseException:
             lease.release()

@@ -5,20 +5,17 @@ They stand before vLLM's application, and do not exist where no key could have t
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from adapters import AdapterNotFoundError, Policy, Profile, Version
+from adapters import AdapterNotFoundError, AdapterStoreError, Policy, Profile, Version
+from adapters.disk import store_error
 from composer.errors import ComposerError, quoted
-from server.errors import (
-    BodyTooLargeError,
-    ServerError,
-    error_body,
-    status_of,
-)
+from server.errors import BodyTooLargeError, ServerError, error_response, status_of
 from server.preconditions import (
     actor_of,
     etag,
@@ -26,9 +23,13 @@ from server.preconditions import (
     json_object,
     rollback_version,
 )
+from server.server_paths import ServerPaths
 from server.service import AdapterService
 from server.store_position import position_header
+from server.store_threads import StoreThreads
 from server.uploads import Uploads, take_profile
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "/v1/adapters"
 _VLLM_ROUTES = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
@@ -69,10 +70,24 @@ class AdminRoutes:
         return counted
 
 
-def make_admin(service: AdapterService, uploads: Uploads) -> FastAPI:
-    """The application behind the door."""
+def make_admin(
+    service: AdapterService, uploads: Uploads, threads: StoreThreads, paths: ServerPaths
+) -> FastAPI:
+    """The application behind the door; none of its errors names one of `paths`."""
+
+    async def answer_error(_: Request, error: Exception) -> Response:
+        if isinstance(error, OSError):
+            error = store_error("take the request", error, writing=True)
+        if not isinstance(error, ComposerError):
+            raise error
+        if status_of(error) >= 500:
+            logger.error("%s", error.message)
+        error.message = paths.hide(error.message)
+        return error_response(error, PREFIX)
+
     admin = FastAPI(title="Adapters", openapi_url=f"{PREFIX}/openapi.json", docs_url=None)
-    admin.add_exception_handler(ComposerError, _answer_error)
+    admin.add_exception_handler(ComposerError, answer_error)
+    admin.add_exception_handler(OSError, answer_error)
     admin.add_exception_handler(404, _answer_missing)
     admin.add_exception_handler(405, _answer_missing)
     admin.add_exception_handler(400, _answer_unread)
@@ -82,11 +97,15 @@ def make_admin(service: AdapterService, uploads: Uploads) -> FastAPI:
         """What an alias is now."""
         served = service.registry.get(version.alias)
         told: dict[str, Any] = {"object": "adapter", **version.to_json()}
-        if version.digest is not None:
-            told["adapter"] = store.stored(version.digest).report.to_json()
         told["served"] = served is not None and served.version == version.number
-        if (failure := service.failures.get(version.alias)) is not None:
-            told["error"] = failure
+        failure = service.failures.get(version.alias)
+        if version.digest is not None:
+            try:
+                told["adapter"] = store.stored(version.digest).report.to_json()
+            except (AdapterNotFoundError, AdapterStoreError) as error:
+                failure = failure or error.message
+        if failure is not None:
+            told["error"] = paths.hide(failure)
         return told
 
     def answer(version: Version, status: int = 200) -> JSONResponse:
@@ -96,7 +115,7 @@ def make_admin(service: AdapterService, uploads: Uploads) -> FastAPI:
     @admin.get(PREFIX)
     def list_adapters() -> JSONResponse:
         """All adapters, and the generations that requests in flight still compute with."""
-        data = [entry(store.current(alias)) for alias in store.aliases()]
+        data = [entry(version) for version in store.all()]
         current = {
             served.generation for served in map(service.registry.get, service.registry) if served
         }
@@ -117,15 +136,16 @@ def make_admin(service: AdapterService, uploads: Uploads) -> FastAPI:
     @admin.put(PREFIX + "/{alias}")
     async def put_adapter(alias: str, request: Request) -> JSONResponse:
         """Publish or replace an adapter."""
-        async with uploads.received(request) as upload:
-            version = await service.publish(
-                alias,
-                upload.fetch,
-                expected=expected_version(request),
-                actor=actor_of(request),
-                policy=upload.policy,
-                profile=upload.profile,
-            )
+        with threads.publishing.admitted():
+            async with uploads.received(request) as upload:
+                version = await service.publish(
+                    alias,
+                    upload.fetch,
+                    expected=expected_version(request),
+                    actor=actor_of(request),
+                    policy=upload.policy,
+                    profile=upload.profile,
+                )
         return answer(version, 201 if version.number == 1 else 200)
 
     @admin.put(PREFIX + "/{alias}/policy")
@@ -177,9 +197,10 @@ def make_admin(service: AdapterService, uploads: Uploads) -> FastAPI:
                 param="lora_name",
             )
         fetch, profile = uploads.from_source(source), take_profile(body)
-        version = await service.publish(
-            alias, fetch, expected=None, actor=actor_of(request), profile=profile
-        )
+        with threads.publishing.admitted():
+            version = await service.publish(
+                alias, fetch, expected=None, actor=actor_of(request), profile=profile
+            )
         return PlainTextResponse(
             f"Success: LoRA adapter '{alias}' added successfully.",
             headers=position_header(version.sequence),
@@ -210,26 +231,18 @@ def _text(body: dict[str, Any], field: str) -> str:
     return value
 
 
-def _error(error: ComposerError) -> JSONResponse:
-    return JSONResponse(error_body(error), status_code=status_of(error))
-
-
-async def _answer_error(_: Request, error: Exception) -> Response:
-    if not isinstance(error, ComposerError):
-        raise error
-    return _error(error)
-
-
 async def _answer_unread(_: Request, error: Exception) -> Response:
     """Starlette cannot read the body, a form say."""
     problem = error.detail if isinstance(error, HTTPException) else str(error)
-    return _error(ServerError(f"the body cannot be read: {problem} Send a well-formed one."))
+    said = ServerError(f"the body cannot be read: {problem} Send a well-formed one.")
+    return error_response(said, PREFIX)
 
 
 async def _answer_missing(request: Request, _: Exception) -> Response:
-    return _error(
+    return error_response(
         AdapterNotFoundError(
             f"{request.method} {request.url.path} is no route. There are GET {PREFIX}, and GET, "
             f"PUT and DELETE {PREFIX}/ALIAS, .../history, .../policy and .../rollback."
-        )
+        ),
+        PREFIX,
     )

@@ -34,9 +34,11 @@ from server.resolve import Resolver
 from server.routes import make_router
 from server.routing import AUTO, Routing
 from server.sagemaker import INVOCATIONS
+from server.server_paths import ServerPaths
 from server.service import AdapterService
 from server.settings import Settings
 from server.store_position import StorePositionGate
+from server.store_threads import StoreThreads
 from server.uploads import Uploads
 from server.verify import against_peft
 from server.weights import WeightSpace
@@ -77,8 +79,9 @@ async def assemble(app: FastAPI, engine: Engine, parts: Parts) -> ASGIApp:
         return name in others or name in store or name in templates
 
     verify = against_peft(engine, folders) if settings.verify_adapters else None
-    loader = Loader(engine, parts.adapters, shapes, verify)
-    service = AdapterService(engine, parts.adapters, shapes, taken, loader)
+    threads = StoreThreads()
+    loader = Loader(engine, parts.adapters, shapes, _paths(parts, folders), verify)
+    service = AdapterService(engine, parts.adapters, shapes, taken, loader, threads)
     given = (settings.adapters, *(one.given.adapters for one in parts.auxiliaries))
     await service.start({alias for adapters in given for alias, _ in adapters})
     registry = service.registry
@@ -92,11 +95,18 @@ async def assemble(app: FastAPI, engine: Engine, parts: Parts) -> ASGIApp:
     # Ours come first: of two routes for one path, the first answers.
     most = settings.max_compositions_per_key
     routers = [make_health(parts.lifecycle), router]
-    routers.append(make_composition_router(engine, store, resolver, most))
+    routers.append(make_composition_router(engine, store, resolver, threads, most))
     if settings.metrics is not MetricsAccess.OFF:
         routers.append(make_metrics(engine, registry, parts.adapters, parts.lifecycle))
     app.router.routes[:0] = [route for one in routers for route in one.routes]
-    app.add_exception_handler(ComposerError, _answer_error)
+
+    async def answer_error(request: Request, error: Exception) -> JSONResponse:
+        if not isinstance(error, ComposerError):
+            raise error
+        error.message = loader.paths.hide(error.message)
+        return error_response(error, route_of(request.scope))
+
+    app.add_exception_handler(ComposerError, answer_error)
     app.add_exception_handler(404, _answer_missing)
     app.add_exception_handler(405, _answer_missing)
     # Starlette's list goes from the outermost to the innermost: vLLM's own, then who may do what,
@@ -110,8 +120,8 @@ async def assemble(app: FastAPI, engine: Engine, parts: Parts) -> ASGIApp:
     layers.append(Middleware(StorePositionGate, position=service.position))
     if settings.keys.publishes:
         weights = WeightSpace(parts.adapters, settings.sources, parts.base)
-        uploads = Uploads(settings.sources, weights, parts.adapters)
-        admin = make_admin(service, uploads)
+        uploads = Uploads(settings.sources, weights, parts.adapters, threads)
+        admin = make_admin(service, uploads, threads, loader.paths)
         most = settings.sources.max_bytes
         layers.append(Middleware(AdminRoutes, admin=admin, max_body_bytes=most))
     layers.append(
@@ -133,10 +143,12 @@ async def assemble(app: FastAPI, engine: Engine, parts: Parts) -> ASGIApp:
     return ObservationMiddleware(app, log_requests=settings.log_requests)
 
 
-async def _answer_error(request: Request, error: Exception) -> JSONResponse:
-    if not isinstance(error, ComposerError):
-        raise error
-    return error_response(error, route_of(request.scope))
+def _paths(parts: Parts, folders: Mapping[str | None, Path]) -> ServerPaths:
+    """What the errors that clients see must not name."""
+    found = {path: f"the model {name or BASE}" for name, path in folders.items()}
+    if (root := parts.settings.sources.root) is not None:
+        found[root.absolute()] = "the adapter root"
+    return ServerPaths(found | {parts.adapters.root: "the adapter store"})
 
 
 async def _answer_missing(request: Request, error: Exception) -> JSONResponse:

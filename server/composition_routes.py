@@ -10,7 +10,6 @@ import json
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
 
 from adapters import (
@@ -28,6 +27,7 @@ from server.preconditions import actor_of, etag, expected_version, rollback_vers
 from server.resolve import Resolver
 from server.routing import AUTO
 from server.store_position import position_header
+from server.store_threads import StoreThreads
 from server.stored_compositions import is_for, is_private, sees
 
 PREFIX = "/v1/compositions"
@@ -82,7 +82,11 @@ class _View:
 
 
 def make_composition_router(
-    engine: Engine, compositions: Compositions, resolver: Resolver, limit: int
+    engine: Engine,
+    compositions: Compositions,
+    resolver: Resolver,
+    threads: StoreThreads,
+    limit: int,
 ) -> APIRouter:
     """The routes. `limit`: how many compositions a key may have."""
     router = APIRouter(tags=["compositions"])
@@ -141,7 +145,7 @@ def make_composition_router(
                 '"base + 0.5*polite" with the quotes.'
             ) from error
         resolver.parse(content, key=key)
-        version = await run_in_threadpool(
+        version = await threads.changes.admit(
             lambda: compositions.put(
                 name,
                 content,
@@ -161,7 +165,7 @@ def make_composition_router(
         """Bring an earlier version back: the one before, or `{"to": 3}`."""
         key, to = key_of(request.scope), await rollback_version(request)
         check_name(name)
-        version = await run_in_threadpool(
+        version = await threads.changes.admit(
             lambda: compositions.rollback(
                 name,
                 key=changing(key),
@@ -177,7 +181,7 @@ def make_composition_router(
     async def delete_composition(name: str, request: Request) -> JSONResponse:
         """Forget a stored composition. Requests that run are not affected; its history stays."""
         key = key_of(request.scope)
-        version = await run_in_threadpool(
+        version = await threads.changes.admit(
             lambda: compositions.delete(
                 name,
                 key=changing(key),

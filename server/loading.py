@@ -15,6 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from adapters import AdapterError, Generation, ModelShapes, Store, inspect
 from server import metrics
 from server.engine import Engine
+from server.server_paths import ServerPaths
 
 Verify = Callable[[Generation], Awaitable[None]]
 """Compares an adapter in the engine with PEFT; raises `AdapterError`."""
@@ -35,9 +36,12 @@ class Loader:
         engine: Engine,
         store: Store,
         shapes: Mapping[str | None, ModelShapes | None],
+        paths: ServerPaths,
         verify: Verify | None = None,
     ) -> None:
-        """`shapes` of each model, where they are known; None is the base."""
+        """`shapes` of each model, where they are known; None is the base. `paths` are what clients
+        must not see of the errors."""
+        self.paths = paths
         self.inspected: set[str] = set()
         """Digests of adapters that were compared with the base model already."""
 

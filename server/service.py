@@ -36,6 +36,7 @@ from composer.errors import ComposerError, EngineFault, quoted
 from server.engine import Engine
 from server.loading import Loader
 from server.store_position import StorePosition
+from server.store_threads import StoreThreads
 
 logger = logging.getLogger(__name__)
 
@@ -58,9 +59,11 @@ class AdapterService:
         shapes: Mapping[str | None, ModelShapes | None],
         taken: Callable[[str], bool],
         loader: Loader,
+        threads: StoreThreads,
     ) -> None:
         """`shapes` of each model, None is the base; `taken` says whether a name belongs to
-        something else, so that no adapter may have it."""
+        something else, so that no adapter may have it. Who publishes is admitted to the threads
+        for that."""
         self.store = store
         self.loader = loader
         self.registry = Registry(self._retire_later)
@@ -71,6 +74,7 @@ class AdapterService:
         """How far the store is followed."""
 
         self._engine = engine
+        self._threads = threads
         self._shapes = shapes
         self._taken = taken
         self._tasks: set[asyncio.Task[None]] = set()
@@ -132,7 +136,7 @@ class AdapterService:
         self, alias: str, policy: Policy, *, expected: int | None, actor: str
     ) -> Version:
         """Who may use the adapter, and how; requests in flight are not affected."""
-        version = await run_in_threadpool(
+        version = await self._threads.changes.admit(
             lambda: self.store.set_policy(alias, policy, expected=expected, actor=actor)
         )
         await self._apply(version, load=True)
@@ -142,7 +146,7 @@ class AdapterService:
         self, alias: str, profile: Profile, *, expected: int | None, actor: str
     ) -> Version:
         """What the adapter is for; requests in flight are not affected."""
-        version = await run_in_threadpool(
+        version = await self._threads.changes.admit(
             lambda: self.store.set_profile(alias, profile, expected=expected, actor=actor)
         )
         await self._apply(version, load=True)
@@ -150,7 +154,7 @@ class AdapterService:
 
     async def delete(self, alias: str, *, expected: int | None, actor: str) -> Version:
         """Stop serving the alias. Its history stays, and `rollback` brings it back."""
-        version = await run_in_threadpool(
+        version = await self._threads.changes.admit(
             lambda: self.store.delete(alias, expected=expected, actor=actor)
         )
         self.registry.drop(alias, version.number)
@@ -236,13 +240,15 @@ class AdapterService:
             )
 
         staging = ExitStack()
-        folder = await run_in_threadpool(staging.enter_context, self.store.staging())
+        folder = await self._threads.changes.admit(
+            lambda: staging.enter_context(self.store.staging())
+        )
         try:
-            stored = await run_in_threadpool(commit, folder)
+            stored = await self._threads.publishing.run(lambda: commit(folder))
             self.loader.inspected.add(stored.digest)
             yield stored
         finally:
-            await run_in_threadpool(staging.close)
+            await self._threads.changes.run(staging.close)
 
     async def _switch(
         self, alias: str, stored: StoredAdapter, record: Callable[[], Version]
@@ -250,7 +256,7 @@ class AdapterService:
         with self._prepare(alias, stored) as lease:
             generation = lease.generations[alias]
             await self.loader.ensure([generation])
-            version = await run_in_threadpool(record)
+            version = await self._threads.changes.admit(record)
             self.registry.point(generation, version.policy, version.number, version.profile)
         self.failures.pop(alias, None)
         return version

@@ -25,9 +25,11 @@ from adapters import (
     fetch,
     unpack,
 )
+from adapters.disk import store_errors
 from composer.errors import quoted
 from server.errors import InvalidJsonError, ServerError
 from server.service import Fetch
+from server.store_threads import StoreThreads
 from server.weights import WeightSpace
 
 _FILES = (CONFIG, WEIGHTS)
@@ -48,10 +50,13 @@ class Upload:
 class Uploads:
     """Reads requests to publish; files that come with them wait in the staging of `store`."""
 
-    def __init__(self, rules: SourceRules, weights: WeightSpace, store: Store) -> None:
+    def __init__(
+        self, rules: SourceRules, weights: WeightSpace, store: Store, threads: StoreThreads
+    ) -> None:
         self._rules = rules
         self._weights = weights
         self._store = store
+        self._threads = threads
 
     def from_source(self, source: str) -> Fetch:
         """Fetches a folder, an archive or a repository that the rules allow."""
@@ -70,14 +75,16 @@ class Uploads:
             return
         # A folder of the store's own: others take folders without an owner for leftovers.
         staging = ExitStack()
-        folder = await run_in_threadpool(staging.enter_context, self._store.staging())
+        folder = await self._threads.changes.admit(
+            lambda: staging.enter_context(self._store.staging())
+        )
         try:
             if kind == "multipart/form-data":
                 yield await self._from_form(request, folder)
             else:
                 yield await self._from_archive(request, folder / "archive", kind)
         finally:
-            await run_in_threadpool(staging.close)
+            await self._threads.changes.run(staging.close)
 
     async def _from_json(self, request: Request) -> Upload:
         try:
@@ -104,7 +111,7 @@ class Uploads:
         )
 
     async def _from_archive(self, request: Request, file: Path, kind: str) -> Upload:
-        with file.open("wb") as out:
+        with store_errors("keep the upload", writing=True), file.open("wb") as out:
             async for part in request.stream():
                 await run_in_threadpool(out.write, part)
         if not file.stat().st_size:
@@ -122,9 +129,11 @@ class Uploads:
     async def _from_form(self, request: Request, folder: Path) -> Upload:
         told: dict[str, Any] = {}
         async with request.form(max_files=len(_FILES), max_fields=len(_FIELDS)) as form:
-            for name, value in form.items():
+            for name, value in form.multi_items():
                 if isinstance(value, UploadFile):
                     await self._keep(name, value, folder)
+                elif name in told:
+                    raise ServerError(f"the form has the field '{name}' twice. Send it once.")
                 elif name in _FIELDS:
                     told[name] = _read_json(name, value)
                 else:
@@ -141,7 +150,9 @@ class Uploads:
                 return {"upload": "archive in a form"}
             for file in _FILES:
                 if not (folder / file).is_file():
-                    raise ServerError(f"the form has no file called {file}. Send {_FILES}.")
+                    raise ServerError(
+                        f"the form has no file called {file}. Send {' and '.join(_FILES)}."
+                    )
                 shutil.move(folder / file, destination / file)
             return {"upload": "form"}
 
@@ -154,7 +165,9 @@ class Uploads:
                 f"the form has a file called {quoted(str(name))}. "
                 f"Send {' and '.join(_FILES)}, or one archive in the field '{_ARCHIVE}'."
             )
-        with (folder / name).open("wb") as out:
+        if (folder / name).exists():
+            raise ServerError(f"the form has the file {name} twice. Send it once.")
+        with store_errors("keep the upload", writing=True), (folder / name).open("wb") as out:
             await run_in_threadpool(shutil.copyfileobj, file.file, out)
 
 

@@ -7,6 +7,7 @@ reads and writes folders; what comes out is published like any other adapter.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from adapters import CONFIG, WEIGHTS, MergeError, SourceError, SourceRules, Store, fetch
+from adapters import (
+    CONFIG,
+    WEIGHTS,
+    MergeError,
+    SourceError,
+    SourceRules,
+    Store,
+    StoreFullError,
+    fetch,
+)
+from adapters.disk import FULL
+from composer.errors import quoted
 from server.service import Fetch
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -95,12 +107,14 @@ def _below(root: Path | None, path: object) -> Path:
     """The folder `path` below the adapter root, symbolic links resolved."""
     if root is None or not isinstance(path, str):
         raise SourceError(
-            f"'tuned' is {path!r}, and the adapter root is {root}. Give a folder below the root of "
-            "--adapter-root."
+            f"'tuned' is {path!r}. Give a folder below that of --adapter-root, which this server "
+            f"{'does not have' if root is None else 'has'}."
         )
     found = (root / path).resolve()
     if not found.is_relative_to(root.resolve()) or not found.is_dir():
-        raise SourceError(f"{path} is no folder below {root}. Put the model there.")
+        raise SourceError(
+            f"{quoted(path)} is no folder below that of --adapter-root. Put the model there."
+        )
     return found
 
 
@@ -128,6 +142,7 @@ def _run(words: Sequence[str], out: Path, destination: Path) -> object:
 
     Raises:
         MergeError: with what the program said.
+        StoreFullError: it had no room to write.
     """
     done = subprocess.run(
         [sys.executable, "-m", "adapters", *words, "--output", str(out), "--json"],
@@ -139,7 +154,13 @@ def _run(words: Sequence[str], out: Path, destination: Path) -> object:
     )
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"]
-        raise MergeError(said[-1].removeprefix("composer: "))
+        problem = said[-1].removeprefix("composer: ")
+        if any(os.strerror(code) in problem for code in FULL):
+            raise StoreFullError(
+                f"the adapter could not be computed: {problem}. Make room on the disk of the "
+                "adapter store; nothing was published."
+            )
+        raise MergeError(problem)
     for name in _FILES:
         shutil.move(out / name, destination / name)
     return json.loads(done.stdout)

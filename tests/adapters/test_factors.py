@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from adapters.errors import AdapterError
+from adapters.errors import AdapterError, MergeError
 from adapters.factors import AdapterReader, Factors, write_adapter
 from tests.adapters.merge.samples import HEAD, SHAPES, UP, Q, dense, distance, products, write
 
@@ -116,7 +116,7 @@ def test_writing_what_no_server_takes_is_refused(
     tmp_path: Path, a: float, b: float, dtype: torch.dtype
 ) -> None:
     factors = Factors(torch.full((2, 8), a), torch.full((8, 2), b))
-    with pytest.raises(AdapterError, match=r"factors of up_proj hold NaN, or numbers beyond 65504"):
+    with pytest.raises(MergeError, match=r"factors of up_proj hold NaN, or numbers beyond 65504"):
         write_adapter(tmp_path / "a", {"up_proj": factors}, base_model=None, dtype=dtype)
     assert not (tmp_path / "a").exists()
 

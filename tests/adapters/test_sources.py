@@ -20,7 +20,7 @@ from typing import Any
 import fsspec  # type: ignore[import-untyped]
 import pytest
 
-from adapters.errors import AdapterStoreError, SourceError, SourceUnavailableError
+from adapters.errors import SourceError, SourceUnavailableError, StoreFullError
 from adapters.inspection import inspect
 from adapters.sources import SourceRules, fetch
 from tests.adapters.files import write_adapter
@@ -449,11 +449,11 @@ def test_a_full_disk(fetcher: Fetcher, root: Path, destination: Path) -> None:
             message = fetcher.refused(
                 source,
                 destination,
-                AdapterStoreError.code,
+                StoreFullError.code,
                 root=str(root),
                 remote=["hf://", server.url],
                 max_bytes=3 * MIB,
                 largest_file=MIB,
             )
             assert source in message
-            assert "space" in message
+            assert "Make room" in message

@@ -220,7 +220,8 @@ def _mount_read_only() -> None:
         return refuse(path) if flags & writing else real(path, flags, *more, **named)
 
     os.open = only_reading
-    os.mkdir = os.rename = refuse
+    os.mkdir = refuse
+    os.rename = refuse  # type: ignore[assignment]
 
 
 def _give_up_permissions(root: Path) -> None:

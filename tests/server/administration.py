@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +74,42 @@ def root(zoo_adapters: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
     return folder
 
 
+class StallingSource:
+    """A source of adapters that does not answer until it is told to."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.asked = 0
+        self.open = threading.Event()
+
+
 @pytest.fixture(scope="session")
-def arguments(zoo_base: Path, root: Path) -> list[str]:
+def stalling() -> Iterator[StallingSource]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            source.asked += 1
+            source.open.wait(60)
+            self.send_error(404)
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        source = StallingSource(f"http://127.0.0.1:{server.server_port}/")
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield source
+        source.open.set()
+        server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def arguments(zoo_base: Path, root: Path, stalling: StallingSource) -> list[str]:
     return [
+        *("--adapter-source", stalling.url),
         *("--model", str(zoo_base), "--adapters", f"chat={root / 'chat'}"),
         *("--adapter-root", str(root), "--adapter-store", str(root.parent / "store")),
         *("--max-model-len", "512", "--max-num-seqs", "16", "--max-loras", "3"),

@@ -11,11 +11,11 @@ import pytest
 
 from adapters import inspect
 from composer.gates import Gate, fingerprint, save_gate
-from tests.server.administration import admin, arguments, error, root
+from tests.server.administration import admin, arguments, error, root, stalling
 from tests.server.live import LiveServer, serving
 from zoo.prompts import EXAMPLES
 
-__all__ = ["admin", "arguments", "error", "root"]
+__all__ = ["admin", "arguments", "error", "root", "stalling"]
 
 CONTEXT = 512  # tokens
 COMPACT = {"backend": "xgrammar", "disable_any_whitespace": True}

@@ -22,9 +22,10 @@ READY_S = 240
 class LiveServer:
     """A running server and an HTTP client for it."""
 
-    def __init__(self, url: str, log: Path) -> None:
+    def __init__(self, url: str, log: Path, pid: int) -> None:
         self.url = url
         self.log = log
+        self.pid = pid
         self.http = httpx.Client(base_url=url, timeout=120, trust_env=False)
 
     def chat(self, model: str, text: str = "Who are you?", **fields: Any) -> httpx.Response:
@@ -70,7 +71,7 @@ def serving(
             command, cwd=ROOT, env=os.environ | (environment or {}), stdout=out, stderr=out
         )
     try:
-        server = LiveServer(f"http://127.0.0.1:{port}", log)
+        server = LiveServer(f"http://127.0.0.1:{port}", log, process.pid)
         with server.http:
             _await_health(server, process)
             yield server

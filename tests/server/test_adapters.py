@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import resource
 import shutil
+import sys
 import tarfile
 import threading
 import time
@@ -22,8 +25,16 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from adapters import Store
-from tests.server.administration import ENVIRONMENT, PLAIN, POLITE, QUESTION, RUDE, Admin
-from tests.server.live import LiveServer, serving
+from tests.server.administration import (
+    ENVIRONMENT,
+    PLAIN,
+    POLITE,
+    QUESTION,
+    RUDE,
+    Admin,
+    StallingSource,
+)
+from tests.server.live import ROOT, LiveServer, serving
 
 # ---- the life of an alias
 
@@ -238,6 +249,17 @@ def test_a_form(admin: Admin, root: Path) -> None:
     assert admin.says("from_form") == RUDE
 
 
+def test_a_form_with_both_files_in_one_field(admin: Admin, root: Path) -> None:
+    names = ("adapter_config.json", "adapter_model.safetensors")
+    files = [("files", (name, (root / "rude" / name).read_bytes())) for name in names]
+    made = admin.http.put("/v1/adapters/one_field", files=files)
+    assert made.status_code == 201, made.text
+    assert admin.says("one_field") == RUDE
+    twice = admin.http.put("/v1/adapters/one_field", files=[files[0], files[0]])
+    assert twice.status_code == 400
+    assert "adapter_config.json twice" in twice.json()["error"]["message"]
+
+
 def test_an_archive_with_a_policy(admin: Admin, root: Path) -> None:
     files = {"archive": ("rude.zip", archive(root / "rude", "zip"))}
     policy = {"policy": json.dumps({"compositions": False})}
@@ -297,7 +319,7 @@ def test_sources_that_are_not_allowed(
         assert source in error(admin.put("never", source), 400)
     (root / "link").symlink_to(tmp_path / "outside")
     assert "link" in error(admin.put("never", "link"), 400)
-    assert "--adapter-source" in error(admin.put("never", "https://example.com/a.zip"), 400)
+    assert "allowed sources" in error(admin.put("never", "https://example.com/a.zip"), 400)
     assert "nowhere" in error(admin.put("never", "nowhere"), 400)
     assert admin.http.get("/v1/adapters/never").status_code == 404
 
@@ -487,3 +509,151 @@ def test_an_adapter_whose_files_are_gone_fails_its_own_requests(
     finally:
         (root.parent / "away").rename(stored)
     assert admin.server.chat("chat + sort").status_code == 200
+
+
+def test_the_list_shows_what_is_broken(admin: Admin, root: Path) -> None:
+    digest = admin.put("broken", "rude").json()["digest"]
+    stored = root.parent / "store" / "objects" / digest
+    stored.rename(root.parent / "away")
+    try:
+        listed = admin.http.get("/v1/adapters")
+        assert listed.status_code == 200
+        entries = {entry["alias"]: entry for entry in listed.json()["data"]}
+        assert "pruned" in entries["broken"]["error"]
+        assert "adapter" not in entries["broken"]
+        assert entries["chat"]["adapter"]["rank"] > 0
+        assert "error" not in entries["chat"]
+        one = admin.http.get("/v1/adapters/broken")
+        assert (one.status_code, one.json()["error"]) == (200, entries["broken"]["error"])
+    finally:
+        (root.parent / "away").rename(stored)
+
+
+# ---- what publishing must not do to others
+
+
+def test_slow_sources_leave_the_threads_to_requests(admin: Admin, stalling: StallingSource) -> None:
+    for n in range(7):  # so that `chat` and `other` have to be read again
+        admin.put(f"other{n}", ("polite", "rude")[n % 2])
+    answers: list[httpx.Response] = []
+
+    def publish(n: int) -> None:
+        answers.append(admin.put(f"never{n}", f"{stalling.url}{n}.zip"))
+
+    threads = [threading.Thread(target=publish, args=(n,)) for n in range(45)]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + 30
+    while len(answers) < 25 or not stalling.asked:
+        assert time.monotonic() < deadline, "no publication is refused"
+        time.sleep(0.05)
+    for name, said in (("chat", PLAIN), ("other0", POLITE)):
+        assert admin.says(name) == said
+    stored = admin.server.http.put("/v1/compositions/meanwhile", json="base + chat")
+    assert stored.status_code == 201
+    assert admin.http.delete("/v1/adapters/other1").status_code == 200
+    assert not stalling.open.is_set()
+    assert {answer.status_code for answer in answers} == {503}
+    assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers)
+    assert "publications" in answers[0].json()["error"]["message"]
+    stalling.open.set()
+    for thread in threads:
+        thread.join(60)
+    assert len(answers) == 45
+    assert admin.put("after", "polite").status_code == 201
+    admin.server.http.delete("/v1/compositions/meanwhile")
+
+
+def test_a_full_disk_is_our_error(
+    admin: Admin, root: Path, error: Callable[[httpx.Response, int], str]
+) -> None:
+    """A limit of the size of files, which the system tells as it tells a full disk."""
+    url, large = "/v1/adapters/full", b"x" * (4 << 20)
+    names = ("adapter_config.json", "adapter_model.safetensors")
+    before = resource.prlimit(admin.server.pid, resource.RLIMIT_FSIZE)
+    limit = 2 * admin.server.log.stat().st_size + (1 << 20)
+    resource.prlimit(admin.server.pid, resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        archived = admin.http.put(url, content=large)
+        form = admin.http.put(url, files={name: (name, large) for name in names})
+        for refused in (archived, form):
+            assert "Make room on the disk" in error(refused, 507)
+            assert refused.json()["error"]["code"] == "adapter_store_full"
+    finally:
+        resource.prlimit(admin.server.pid, resource.RLIMIT_FSIZE, before)
+    assert admin.put("full", "polite").status_code == 201
+
+
+def test_no_refusal_names_a_folder_of_the_server(
+    admin: Admin, root: Path, zoo_base: Path, tmp_path: Path
+) -> None:
+    """Every way to publish, with everything that can be wrong."""
+    url, http = "/v1/adapters/never", admin.http
+
+    def broken(name: str, config: bytes | None = None, weights: bytes | None = None) -> str:
+        folder = root / name
+        shutil.copytree(root / "polite", folder)
+        if config is not None:
+            (folder / "adapter_config.json").write_bytes(config)
+        if weights is not None:
+            (folder / "adapter_model.safetensors").write_bytes(weights)
+        return name
+
+    config = json.loads((root / "polite" / "adapter_config.json").read_text())
+    (root / "empty").mkdir()
+    (root / "file").write_bytes(b"no archive")
+    (root / "outwards").symlink_to(tmp_path)
+    folder = root / "folders"
+    (folder / "adapter_config.json").mkdir(parents=True)
+    sources = [
+        broken("b1", b"{"),
+        broken("b2", json.dumps(config | {"peft_type": "IA3"}).encode()),
+        broken("b3", json.dumps(config | {"r": 3}).encode()),
+        broken("b4", None, b"12345678"),
+        broken("b5", None, b""),
+        broken("b6", json.dumps(config | {"r": 9999, "lora_alpha": 1}).encode()),
+        *("nothing", "empty", "file", "outwards", "nowhere", "folders", "../root", ".", ""),
+        *("hf://org/name", "https://example.com/a.zip", "polite\0"),
+    ]
+    merge: dict[str, Any] = {"method": "sum", "adapters": [{"adapter": "chat", "weight": 1e30}]}
+    bodies: list[dict[str, Any]] = [
+        *({"source": source} for source in sources),
+        {"merge": merge},
+        {"merge": merge | {"method": "soup"}},
+        {"merge": merge | {"adapters": [{"adapter": "chat", "weight": 0}]}},
+        {"merge": merge | {"method": "svd", "rank": 10**9}},
+        {"extract": {"tuned": "empty", "rank": 4}},
+        {"extract": {"tuned": "polite", "rank": 4}},
+        {"extract": {"tuned": "../store", "rank": 4}},
+        {"extract": {"rank": 4}},
+        {"patch": {"source": "b1"}},
+        {"patch": {"source": "polite", "scale": 1e30}},
+        {"patch": {"source": "polite", "scale": "much"}},
+    ]
+    answers = [http.put(url, json=body) for body in bodies]
+    for kind in ("zip", "gzip"):
+        data = archive(root / "b3", kind)
+        answers += [http.put(url, content=data), http.put(url, content=data[: len(data) // 2])]
+    answers.append(http.put(url, content=archive(root / "polite", "gzip", lambda n: f"../{n}")))
+    answers.append(http.put(url, files={"archive": ("a.zip", b"PK")}))
+    digest = admin.put("gone", "rude").json()["digest"]
+    weights = root.parent / "store" / "objects" / digest / "adapter_model.safetensors"
+    whole = weights.read_bytes()
+    try:
+        weights.write_bytes(whole[:-4])
+        answers += [
+            http.put(url, json={"merge": merge | {"adapters": [{"adapter": "gone", "weight": 1}]}}),
+            http.post("/v1/adapters/gone/rollback", json={"to": 1}),
+        ]
+        listed = http.get("/v1/adapters")
+    finally:
+        weights.write_bytes(whole)
+    assert "damaged" in listed.text
+    paths = {str(path) for path in (root, root.parent, zoo_base, ROOT, Path(sys.prefix))}
+    for answer in answers:
+        assert 400 <= answer.status_code < 600, answer.text
+        message = answer.json()["error"]["message"]
+        assert not [path for path in paths if path in message], message
+        assert not re.search(r"(?<![\w>./-])/(?:tmp|home|root|usr|var)\b", message), message
+    for entry in listed.json()["data"]:
+        assert not [path for path in paths if path in entry.get("error", "")], entry

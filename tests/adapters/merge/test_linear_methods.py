@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from adapters.errors import AdapterError, MergeError
+from adapters.errors import MergeError
 from adapters.merge.lines import depths
 from tests.adapters.merge.samples import HEAD, SHAPES, UP, Q, best, dense, distance, run, write
 
@@ -192,7 +192,7 @@ def test_numbers_that_float32_cannot_hold_are_refused(tmp_path: Path, folders: l
             run(tmp_path / str(number), method, folders[:1], [1e39], **rest)
         assert not (tmp_path / str(number)).exists()
     # Finite, and beyond what a server takes.
-    with pytest.raises(AdapterError, match="numbers beyond 65504"):
+    with pytest.raises(MergeError, match="numbers beyond 65504"):
         run(tmp_path / "large", "sum", folders[:1], [1e30])
     assert not (tmp_path / "large").exists()
     assert math.isfinite(run(tmp_path / "fine", "sum", folders[:1], [100])[1].energy)
