@@ -201,13 +201,14 @@ def _recorded(
     if told is not None and "mixture" in told["plan"]:
         metrics.count_choices(member["model"] for member in told["plan"]["members"])
     decoration = replace(resolution.decoration, seen=record.count_tokens)
-    body, options = resolution.body, resolution.body.get("stream_options") or {}
-    hides = not usage_is_forced and not options.get("include_usage")
-    streams = kind in (Kind.CHAT, Kind.COMPLETION) and body.get("stream")
-    if record.composed and streams and hides:
-        asked = {**options, "include_usage": True, "continuous_usage_stats": False}
-        body = body | {"stream_options": asked}
-        decoration = replace(decoration, hides_usage=True)
+    body = resolution.body
+    if record.composed and kind in (Kind.CHAT, Kind.COMPLETION) and body.get("stream"):
+        options = body.get("stream_options") or {}
+        given = isinstance(options, dict)  # else vLLM refuses it
+        if given and not usage_is_forced and not options.get("include_usage"):
+            asked = {**options, "include_usage": True, "continuous_usage_stats": False}
+            body = body | {"stream_options": asked}
+            decoration = replace(decoration, hides_usage=True)
     return replace(resolution, body=body, decoration=decoration)
 
 

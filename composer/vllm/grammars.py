@@ -7,6 +7,7 @@ tokenizer, so it is asked with a vocabulary of single bytes, which takes less th
 
 from __future__ import annotations
 
+import json
 import re
 from functools import cache
 
@@ -26,7 +27,12 @@ _CHECKED = (
     StructuredOutputOptions.REGEX,
     StructuredOutputOptions.GRAMMAR,
 )
-"""What can come out empty: the others always have a first byte."""
+"""What can come out empty; the others always have a first byte."""
+
+
+def _has_schemas(kind: StructuredOutputOptions, text: str) -> bool:
+    """Whether it is a structural tag with schemas, and so without tokens of one tokenizer."""
+    return kind is StructuredOutputOptions.STRUCTURAL_TAG and "structures" in json.loads(text)
 
 
 class _ByteBackend(XgrammarBackend):
@@ -58,7 +64,7 @@ def check_grammar(params: SamplingParams) -> None:
     if wanted is None or wanted._backend != "xgrammar":
         return
     kind, text = get_structured_output_key(wanted)
-    if kind not in _CHECKED:
+    if kind not in _CHECKED and not _has_schemas(kind, text):
         return
     backend = _backend()
     mask = backend.allocate_token_bitmask(1)

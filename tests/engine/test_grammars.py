@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -14,6 +15,13 @@ ENDLESS: dict[str, Any] = {
     "properties": {"a": {"$ref": "#"}},
     "required": ["a"],
 }
+
+
+def tag(schema: object) -> dict[str, Any]:
+    return {
+        "structures": [{"begin": "<a>", "schema": schema, "end": "</a>"}],
+        "triggers": ["<a"],
+    }
 
 
 def params(backend: str = "xgrammar", **wanted: Any) -> SamplingParams:
@@ -54,15 +62,23 @@ def test_what_nothing_fits(wanted: dict[str, Any]) -> None:
         {"grammar": 'root ::= ""'},
         {"grammar": 'root ::= "x" root'},
         {"grammar": "start: /a+/"},
+        {"structural_tag": json.dumps(tag({}))},
+        {"structural_tag": '{"format": {"type": "token", "token": 7}}'},
     ],
 )
 def test_what_something_fits(wanted: dict[str, Any]) -> None:
     check_grammar(params(**wanted))
 
 
-def test_what_does_not_compile() -> None:
-    with pytest.raises(ValueError, match=r"json of this request: Check failed.*repetition range"):
-        check_grammar(params(json={"type": "string", "minLength": -1}))
+WRONG = {"type": "string", "minLength": -1}
+
+
+@pytest.mark.parametrize(
+    "wanted", [{"json": WRONG}, {"structural_tag": json.dumps(tag(WRONG))}], ids=["json", "tag"]
+)
+def test_what_does_not_compile(wanted: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"of this request: Check failed.*repetition range"):
+        check_grammar(params(**wanted))
 
 
 def test_a_request_without_a_grammar() -> None:

@@ -258,7 +258,7 @@ PROMPTS: dict[str, dict[str, Any]] = {
 TOOL = {"type": "function", "function": {"name": "f"}}
 
 
-@pytest.mark.parametrize("model", ["base", "polite", "base + polite"])
+@pytest.mark.parametrize("model", ["base", "polite", "base + polite", "1*polite"])
 @pytest.mark.parametrize(
     ("path", "fields", "told"),
     [
@@ -286,6 +286,7 @@ TOOL = {"type": "function", "function": {"name": "f"}}
             "cannot be read",
         ),
         (ANTHROPIC, {"temperature": -1}, "temperature"),
+        (CHAT, {"stream_options": "x", "stream": True}, "stream_options"),
         (
             ANTHROPIC,
             {"output_config": {"format": {"type": "json_schema", "schema": {"$ref": "#"}}}},
