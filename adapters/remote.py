@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from adapters.archives import unpack_file
-from adapters.disk import store_errors
-from adapters.errors import AdapterStoreError, SourceError, SourceUnavailableError
+from adapters.disk import store_error, store_errors
+from adapters.errors import SourceError, SourceUnavailableError
 from adapters.files import CONFIG, PICKLES, WEIGHTS, missing
 from adapters.locations import HTTP, Location
 from adapters.writing import Allowance, CountedFile, copy, new_file
@@ -146,10 +146,7 @@ def remote_errors(source: str) -> Iterator[None]:
         detail = f"{type(error).__name__}: {error}".splitlines()[0][:300].rstrip(".: ")
         status = _status(error)
         if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
-            raise AdapterStoreError(
-                f"{quoted(source)} cannot be written: {error}. Check the space and the "
-                "permissions of the adapter store."
-            ) from error
+            raise store_error(f"write {quoted(source)}", error, writing=True) from error
         if isinstance(error, PermissionError) or (
             400 <= status < 500 and status not in _RETRY_LATER
         ):

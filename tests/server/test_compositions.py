@@ -136,7 +136,12 @@ def test_versions_history_and_rollback(clean: LiveServer) -> None:
 @pytest.fixture
 def owned(admin: Admin) -> Iterator[Admin]:
     """The administrator's server, without stored compositions before and after."""
+    _forget_all(admin)
     yield admin
+    _forget_all(admin)
+
+
+def _forget_all(admin: Admin) -> None:
     for entry in admin.http.get("/v1/compositions").json()["data"]:
         admin.http.delete(f"/v1/compositions/{entry['name']}")
 
