@@ -120,6 +120,7 @@ class Resolver:
                 return await self._alone(kind, body, asked, key)
             if kind is None:
                 self._refuse_engine_name(asked, key)
+                self._refuse_composition(asked, key)
                 return None
             plan = self.plan_of(asked, key)
             stored = self._store.find(asked)
@@ -270,6 +271,18 @@ class Resolver:
         stored = [version.name for version in self._store.all() if is_for(version, key)]
         known = {*base, *self.member_names.of(key), *stored}
         raise UnknownModelError(model, known, param="model") from None
+
+    def _refuse_composition(self, model: str, key: Key) -> None:
+        """Raise `UnsupportedError` where a model is listed and its route only knows single ones."""
+        try:
+            self.plan_of(model, key)
+        except CompositionError:  # vLLM says in its own words that there is no such model
+            return
+        raise UnsupportedError(
+            f"{quoted(model)} is a composition, and this route does not compute any. Send the "
+            f"request to one of {', '.join(kind for kind in Kind if kind.generates)}.",
+            param="model",
+        )
 
     def _refuse_engine_name(self, model: str, key: Key) -> None:
         if _ENGINE_NAME.fullmatch(model):

@@ -239,6 +239,11 @@ def test_other_routes_do_not_ignore_a_composition(server: LiveServer) -> None:
     error = error_of(server.http.post("/v1/chat/completions/batch", json=body), 400)
     assert (error["code"], error["param"]) == ("unsupported", "composition")
     assert "/v1/chat/completions" in error["message"]
+    for model in ("auto", "base + polite"):
+        body = {"model": model, "messages": [MESSAGES]}
+        error = error_of(server.http.post("/v1/chat/completions/batch", json=body), 400)
+        assert (error["code"], error["param"]) == ("unsupported", "model")
+        assert "/v1/responses" in error["message"]
 
 
 def schema(value: Any) -> dict[str, Any]:
