@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 from adapters import Generation, model_of
 from composer import mixture
+from composer.capacity import RowNeed
 from composer.compiled import CompiledPlan, LoadedAdapter, Mixture, Row, Switch
 from composer.errors import CompositionSchemaError, UnsupportedError, quoted
 from composer.plan import BASE, Member, Plan
 from composer.prompts import RequestPrompt
 from composer.routing import engine_mixture
-from server.capacity import RowNeed, check_group
+from server.capacity import check_group
 from server.engine import Body, Engine, Kind, Rendered
 from server.members import member_tokens
 from server.routing import Routing
@@ -88,11 +89,12 @@ class Binder:
             adapter = _loaded(generations.get(member.model))
             rows.append(Row(weight, adapter, prompt, model))
             own = (adapter.name,) if adapter else ()
-            needs.append(RowNeed(member, model, len(request if prompt is None else prompt), own))
+            length = len(request if prompt is None else prompt)
+            needs.append(RowNeed(model, length, own, str(member)))
         explain = plan.mixture is not None and plan.mixture.explain
         compiled = CompiledPlan.led(rows, plan.filters, mixed, ticket, explain)
         if len(compiled.rows) > len(rows):  # a row of the base model leads
-            needs.append(RowNeed(Member(BASE), None, len(request)))
+            needs.append(RowNeed(None, len(request), (), BASE))
         check_group(needs, rendered.max_tokens, self._engine.capacities)
         order = CompiledPlan.order(rows)
         return Bound(compiled, tuple(k if k is None else plan.members[k].model for k in order))
@@ -136,7 +138,8 @@ class Binder:
                 stickiness=router.stickiness,
             )
         slots = tuple(adapter.name for adapter in candidates if adapter is not None)
-        need = RowNeed(Member(names[switch.start]), None, max(map(len, rendered.prompts)), slots)
+        longest = max(map(len, rendered.prompts))
+        need = RowNeed(None, longest, slots, str(Member(names[switch.start])))
         check_group([need], rendered.max_tokens, self._engine.capacities)
         row = Row(1.0, candidates[switch.start])
         explain = plan.mixture is not None and plan.mixture.explain

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeAlias
 from starlette.responses import Response
 
 from adapters import Generation
+from composer.capacity import ModelCapacity
 
 Body: TypeAlias = dict[str, Any]
 """The decoded JSON object of a request."""
@@ -43,20 +44,11 @@ class Kind(StrEnum):
 class Capacity:
     """What the engine can hold for one request."""
 
-    context_tokens: int
-    """Longest prompt with its answer, per row (`max_model_len`)."""
+    model: ModelCapacity
+    """Context, adapter slots and KV cache."""
 
     rows: int
-    """Requests that run at once (`max_num_seqs`)."""
-
-    adapters: int
-    """Different adapters that run at once (`max_loras`)."""
-
-    kv_blocks: int
-    """Blocks of the KV cache that requests can use."""
-
-    block_tokens: int
-    """Tokens that one block of one row holds."""
+    """Requests that run at once (`max_num_active_seqs`, else `max_num_seqs`), of all models."""
 
     max_rank: int = 0
     """Largest rank of an adapter (`max_lora_rank`); 0 where there is no room for adapters."""

@@ -16,7 +16,7 @@ import socket
 import time
 import typing
 from argparse import Namespace
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -43,10 +43,11 @@ from vllm.sampling_params import SamplingParams
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from adapters import AdapterError, Generation
+from composer.capacity import ModelCapacity
 from composer.compiled import CompiledPlan, LoadedAdapter, Row
 from composer.errors import EngineFault
 from composer.vllm.auxiliary import from_additional_config
-from composer.vllm.configs import kv_cache, model_config
+from composer.vllm.configs import model_config
 from composer.vllm.lifeline import stop_engine
 from composer.vllm.loading import still_loading
 from composer.vllm.options import engine_options
@@ -77,11 +78,17 @@ _ENGINE_STOP_S = 5.0
 class VllmEngine:
     """vLLM's application with its engine, behind the interface `server.engine.Engine`."""
 
-    def __init__(self, app: FastAPI, client: Any, base_names: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        app: FastAPI,
+        client: Any,
+        base_names: tuple[str, ...],
+        capacities: Mapping[str | None, Capacity],
+    ) -> None:
         self.app = app
         self.base_names = base_names
         self.started = int(time.time())
-        self.capacities = _capacities(client.vllm_config)
+        self.capacities = capacities
         self._client = client
         self._models = app.state.openai_serving_models
         self._prompts = PromptRenderer(app)
@@ -174,7 +181,7 @@ class VllmEngine:
                 "owned_by": "vllm",
                 "root": card.name,
                 "parent": None,
-                "max_model_len": self.capacities[None].context_tokens,
+                "max_model_len": self.capacities[None].model.context_tokens,
             }
             for card in cards
         ]
@@ -240,32 +247,28 @@ def _refused(generation: Generation, problem: str) -> AdapterError:
     )
 
 
-def _capacities(config: Any) -> dict[str | None, Capacity]:
-    """What the base model, None, and the auxiliary models hold."""
-    cache, scheduler = config.cache_config, config.scheduler_config
-    lora = config.lora_config
-    # Across replicas vLLM adds the blocks up, but a group lives in one of them. The pool keeps one
-    # block for itself.
-    blocks = cache.num_gpu_blocks // config.parallel_config.data_parallel_size - 1
+async def _capacities(client: Any) -> dict[str | None, Capacity]:
+    """What the base model, None, and the auxiliary models hold: the scheduler's figures."""
+    config = client.vllm_config
+    scheduler, lora = config.scheduler_config, config.lora_config
+    rows = scheduler.max_num_active_seqs or scheduler.max_num_seqs
+    answers = await client.collective_rpc("kv_capacities")
+    pools = {name: (blocks, tuple(tokens)) for name, blocks, tokens in answers[0]}
     found: dict[str | None, Capacity] = {
         None: Capacity(
-            context_tokens=config.model_config.max_model_len,
-            rows=scheduler.max_num_seqs,
-            adapters=lora.max_loras if lora else 0,
-            kv_blocks=blocks,
-            block_tokens=cache.block_size,
+            ModelCapacity(
+                config.model_config.max_model_len, lora.max_loras if lora else 0, *pools[None]
+            ),
+            rows=rows,
             max_rank=lora.max_lora_rank if lora else 0,
             adapters_in_memory=lora.max_cpu_loras if lora else 0,
         )
     }
     for one in from_additional_config(config.additional_config):
-        own = model_config(config, one)
+        context = model_config(config, one).max_model_len
         found[one.name] = Capacity(
-            context_tokens=own.max_model_len,
-            rows=scheduler.max_num_seqs,
-            adapters=one.max_loras,
-            kv_blocks=kv_cache(config, one, own).num_blocks - 1,
-            block_tokens=cache.block_size,
+            ModelCapacity(context, one.max_loras, *pools[one.name]),
+            rows=rows,
             max_rank=one.max_lora_rank if one.max_loras else 0,
             adapters_in_memory=one.max_cpu_loras or one.max_loras,
         )
@@ -333,7 +336,8 @@ async def _serve(
             tasks = await client.get_supported_tasks()
             app = build_app(args, tasks, client.model_config)
             await init_app_state(client, app.state, args, tasks)
-            engine = VllmEngine(app, client, tuple(args.served_model_name))
+            names = tuple(args.served_model_name)
+            engine = VllmEngine(app, client, names, await _capacities(client))
             server = _http_server(await assemble(engine), args)
             app.state.server = server  # vLLM's error handlers end it when the engine has died
             loop = asyncio.get_running_loop()

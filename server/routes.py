@@ -60,7 +60,7 @@ def model_list(
             "owned_by": "auxiliary models",
             "root": name,
             "parent": None,
-            "max_model_len": capacity.context_tokens,
+            "max_model_len": capacity.model.context_tokens,
         }
         for name, capacity in engine.capacities.items()
         if name is not None and key.may_use(name)

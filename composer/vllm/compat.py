@@ -72,7 +72,10 @@ RELIES_ON: dict[str, tuple[str, ...]] = {
     ),
     "lora/lora_model.py": ("class LoRAModel", "loras: dict[str, LoRALayerWeights]"),
     "lora/lora_weights.py": ("scaling: float | None = None",),
-    "v1/core/kv_cache_utils.py": ("def get_kv_cache_configs(",),
+    "v1/core/kv_cache_utils.py": (
+        "def get_kv_cache_configs(",
+        "def resolve_dcp_kv_block_size(spec: KVCacheSpec, dcp_world_size: int) -> int",
+    ),
     "v1/kv_cache_interface.py": ("class FullAttentionSpec(", "class KVCacheGroupSpec"),
     "config/utils.py": ("def replace(dataclass_instance",),
     "config/vllm.py": ("additional_config: dict", "def max_in_flight_tokens("),
@@ -86,8 +89,8 @@ RELIES_ON: dict[str, tuple[str, ...]] = {
     "v1/core/kv_cache_manager.py": (
         "def get_computed_blocks(self, request: Request)",
         "def truncate_computed_blocks(",
-        "self.watermark_blocks",
-        "self.num_kv_cache_groups",
+        "self.watermark_blocks = int(watermark * kv_cache_config.num_blocks)",
+        "self.kv_cache_config = kv_cache_config",
         "self.empty_kv_cache_blocks",
         "def allocate_slots(",
         "def cache_blocks(self, request: Request",

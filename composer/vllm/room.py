@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from vllm.utils.math_utils import cdiv
+from vllm.config import VllmConfig
 from vllm.v1.core.kv_cache_manager import KVCacheBlocks, KVCacheManager
+from vllm.v1.core.kv_cache_utils import resolve_dcp_kv_block_size
+from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.request import Request
+
+from composer.capacity import blocks_of, usable_blocks
+
+
+def kv_capacity(cache: KVCacheConfig, config: VllmConfig) -> tuple[int, tuple[int, ...]]:
+    """What a block pool holds for requests, as `ModelCapacity` has it: its blocks, and the tokens
+    in a block of each of its groups of layers."""
+    dcp = config.parallel_config.decode_context_parallel_size
+    groups = [group.kv_cache_spec for group in cache.kv_cache_groups]
+    blocks = usable_blocks(cache.num_blocks, config.scheduler_config.watermark)
+    return blocks, tuple(resolve_dcp_kv_block_size(spec, dcp) for spec in groups)
 
 
 class KVRoom:
@@ -16,12 +29,11 @@ class KVRoom:
     (sliding window beside full attention), a token takes a slot in each: an upper bound.
     """
 
-    def __init__(self, manager: KVCacheManager, block_size: int):
+    def __init__(self, manager: KVCacheManager, config: VllmConfig, block_size: int):
+        """`block_size`: of the scheduler, in which hits in the prefix cache are counted."""
         self._manager = manager
         self._block_size = block_size
-        self._layer_groups = manager.num_kv_cache_groups
-        # One block of the pool is vLLM's null block. The watermark must stay free at admission.
-        self.capacity: int = manager.block_pool.num_gpu_blocks - 1 - manager.watermark_blocks
+        self.capacity, self.block_tokens = kv_capacity(manager.kv_cache_config, config)
 
     @property
     def free(self) -> int:
@@ -38,12 +50,12 @@ class KVRoom:
 
     def of_tokens(self, num_tokens: int) -> int:
         """Blocks that hold `num_tokens` tokens of one row."""
-        return int(cdiv(num_tokens, self._block_size)) * self._layer_groups
+        return blocks_of(num_tokens, self.block_tokens)
 
     def most_in_step(self, rows: int, tokens: int) -> int:
         """No step of so many rows and tokens can ask for more: each row may start one block
         beyond what its tokens fill."""
-        return self.of_tokens(tokens) + (rows + 1) * self._layer_groups
+        return self.of_tokens(tokens) + (rows + 1) * len(self.block_tokens)
 
     def holds(self, rows: Iterable[Request]) -> bool:
         """Whether all tokens of waiting rows fit now, without sharing blocks with anybody."""
@@ -72,25 +84,6 @@ class KVRoom:
             hit, cached = self.before_barrier(row, hit, cached)
             total += self._wanted(row, cached, row.num_tokens, hit.blocks, cached)
         return total
-
-    def longest_answer(self, prompts: Sequence[int], limit: int) -> int:
-        """The longest answer of at most `limit` tokens with which all rows fit the cache, or 0.
-
-        The last token of an answer is never fed back, so it needs no slot.
-        """
-
-        def fits(answer: int) -> bool:
-            return sum(self.of_tokens(prompt + answer - 1) for prompt in prompts) <= self.capacity
-
-        if limit < 1 or not fits(1):
-            return 0
-        fit, unfit = 1, limit + 1
-        if fits(limit):
-            return limit
-        while unfit - fit > 1:
-            middle = (fit + unfit) // 2
-            fit, unfit = (middle, unfit) if fits(middle) else (fit, middle)
-        return fit
 
     def _wanted(
         self, row: Request, computed: int, num_tokens: int, hit: Sequence[object], cached: int

@@ -62,8 +62,7 @@ class AuxiliaryRunner:
         cache_config = self.config.cache_config
         cache_config.block_size = min(g.kv_cache_spec.block_size for g in base.kv_cache_groups)
         cache_config.kv_cache_layout = base.kv_cache_layout
-        expected = kv_cache(self._base, self.auxiliary, self.config.model_config)
-        [group] = expected.kv_cache_groups
+        [group] = self.kv_cache.kv_cache_groups
         specs = self.runner.get_kv_cache_spec()
         pages = [spec.page_size_bytes for spec in specs.values()]
         if pages != [group.kv_cache_spec.page_size_bytes] * len(group.layer_names):
@@ -75,6 +74,11 @@ class AuxiliaryRunner:
             [config] = get_kv_cache_configs(self.config, [specs], [self.auxiliary.kv_memory_bytes])
             config.kv_cache_layout = base.kv_cache_layout
             self.runner.initialize_kv_cache(config)
+
+    @property
+    def kv_cache(self) -> KVCacheConfig:
+        """Its block pool, as the scheduler reckons with it."""
+        return kv_cache(self._base, self.auxiliary, self.config.model_config)
 
     @property
     def logits(self) -> torch.Tensor | None:

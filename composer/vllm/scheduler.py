@@ -26,7 +26,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from vllm.config import VllmConfig
+from vllm.config import ModelConfig, VllmConfig
 from vllm.logger import init_logger
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.interface import PauseState
@@ -36,6 +36,7 @@ from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
+from composer.capacity import ModelCapacity
 from composer.compiled import CompiledPlan
 from composer.errors import CompositionError
 from composer.vllm.auxiliary import from_additional_config
@@ -75,11 +76,8 @@ class _Gangs(Scheduler):
         super().__init__(*args, **kwargs)
         check_engine(self.vllm_config)
         slots = self.lora_config.max_loras if self.lora_config else 0
-        room = KVRoom(self.kv_cache_manager, self.block_size)
         self._models: dict[str | None, ModelLimits] = {
-            None: ModelLimits(
-                self.max_model_len, slots, room, self.vllm_config.model_config.get_vocab_size()
-            )
+            None: self._limits_of(self.kv_cache_manager, self.vllm_config.model_config, slots)
         }
         self._all_slots = self.lora_config  # for vLLM, which counts adapters of all models together
         self._pools = self._add_auxiliaries()
@@ -104,10 +102,8 @@ class _Gangs(Scheduler):
             own = model_config(self.vllm_config, one)
             manager = auxiliary_pool(self, kv_cache(self.vllm_config, one, own), own.max_model_len)
             managers[one.name] = manager
-            room = KVRoom(manager, self.block_size)
-            vocabulary = own.get_vocab_size()
-            self._models[one.name] = ModelLimits(own.max_model_len, one.max_loras, room, vocabulary)
-            logger.info("Auxiliary model %s: %d KV cache blocks", one.name, room.capacity)
+            limits = self._models[one.name] = self._limits_of(manager, own, one.max_loras)
+            logger.info("Auxiliary model %s: %d KV cache blocks", one.name, limits.room.capacity)
         if not managers:
             return None
         if self.lora_config is not None:
@@ -115,6 +111,11 @@ class _Gangs(Scheduler):
             self._all_slots.max_loras = sum(limits.adapters for limits in self._models.values())
         self.kv_cache_manager = RoutedKVCache(self.kv_cache_manager, managers)
         return self.kv_cache_manager
+
+    def _limits_of(self, manager: Any, model: ModelConfig, slots: int) -> ModelLimits:
+        room = KVRoom(manager, self.vllm_config, self.block_size)
+        capacity = ModelCapacity(model.max_model_len, slots, room.capacity, room.block_tokens)
+        return ModelLimits(capacity, room, model.get_vocab_size())
 
     # ---- arrival
 

@@ -18,6 +18,7 @@ from composer.vllm.generators import RewindableGenerator
 from composer.vllm.lifeline import obey_front_end
 from composer.vllm.loading import AdapterLoader, Unready
 from composer.vllm.memory import room_beside
+from composer.vllm.room import kv_capacity
 from composer.vllm.routing import MixtureRouting
 from composer.vllm.runners import AuxiliaryRunner, AuxiliaryRunners
 from composer.vllm.sampler import ComposingSampler
@@ -88,6 +89,7 @@ class ComposerWorker(PlatformWorker):
 
     def initialize_from_config(self, kv_cache_config: KVCacheConfig) -> None:
         super().initialize_from_config(kv_cache_config)
+        self._kv_cache_config = kv_cache_config
         for one in self.auxiliaries.runners:
             one.initialize_kv_cache(kv_cache_config)
         # Now, because vLLM may have made a new batch for the block size of the cache.
@@ -134,6 +136,14 @@ class ComposerWorker(PlatformWorker):
         if self.switches is not None:
             failures.requests = self.switches.take_failed()
         return failures
+
+    def kv_capacities(self) -> list[tuple[str | None, int, tuple[int, ...]]]:
+        """What the KV cache of each model holds for requests: its name, None for the base model,
+        and the `kv_blocks` and `block_tokens` of a `composer.capacity.ModelCapacity`."""
+        caches: dict[str | None, KVCacheConfig] = {None: self._kv_cache_config}
+        for one in self.auxiliaries.runners:
+            caches[one.auxiliary.name] = one.kv_cache
+        return [(name, *kv_capacity(cache, self.vllm_config)) for name, cache in caches.items()]
 
     def load_gate(self, path: str) -> str:
         """Read a gate now and not in the middle of a step, where a file that is gone would end the

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 import pytest
 
+from composer.capacity import ModelCapacity, RowNeed
 from composer.errors import GroupTooLargeError, PromptTooLongError
 from composer.plan import Member
 from composer.prompts import TextPrompt
-from server.capacity import RowNeed
 from server.capacity import check_group as check
 from server.engine import Capacity
 
-CAPACITY = Capacity(context_tokens=100, rows=3, adapters=2, kv_blocks=8, block_tokens=16)
-SMALL = Capacity(context_tokens=60, rows=3, adapters=1, kv_blocks=6, block_tokens=16)
+CAPACITY = Capacity(ModelCapacity(100, adapters=2, kv_blocks=8, block_tokens=(16,)), rows=3)
+SMALL = Capacity(ModelCapacity(60, adapters=1, kv_blocks=6, block_tokens=(16,)), rows=3)
 MEMBERS = [Member("base"), Member("polite"), Member("base", TextPrompt("other"))]
 
 
@@ -23,7 +23,7 @@ def check_group(
 ) -> None:
     """Rows of the base model, the first `adapters` of them with one each."""
     rows = [
-        RowNeed(member, None, count, (f"a{n}",) if n < adapters else ())
+        RowNeed(None, count, (f"a{n}",) if n < adapters else (), str(member))
         for n, (member, count) in enumerate(zip(members, tokens, strict=True))
     ]
     check(rows, max_tokens, {None: CAPACITY})
@@ -54,9 +54,9 @@ def test_more_adapters_than_slots() -> None:
 
 
 def test_one_row_may_need_several_slots() -> None:
-    check([RowNeed(MEMBERS[0], None, 10, ("a", "b", "a"))], 1, {None: CAPACITY})
+    check([RowNeed(None, 10, ("a", "b", "a"))], 1, {None: CAPACITY})
     with pytest.raises(GroupTooLargeError, match=r"3 adapters .* 2\. .*--max-loras"):
-        check([RowNeed(MEMBERS[0], None, 10, ("a", "b", "c"))], 1, {None: CAPACITY})
+        check([RowNeed(None, 10, ("a", "b", "c"))], 1, {None: CAPACITY})
 
 
 def test_more_blocks_than_there_are() -> None:
@@ -72,7 +72,7 @@ def test_every_model_has_its_own_room() -> None:
     capacities = {None: CAPACITY, "small": SMALL}
 
     def row(model: str | None, tokens: int, *adapters: str) -> RowNeed:
-        return RowNeed(Member(model or "base"), model, tokens, adapters)
+        return RowNeed(model, tokens, adapters)
 
     check([row(None, 80), row("small", 40), row("small", 40, "a")], 8, capacities)
     with pytest.raises(PromptTooLongError, match="context of 'small' holds 60"):
