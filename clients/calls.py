@@ -1,10 +1,9 @@
-"""Every call of the API, once; those of administrators are in clients/adapter_calls.py."""
+"""Every call of the API, once; adapters and stored compositions have files of their own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
-from urllib.parse import quote
 
 from clients import errors
 from clients.call import Call, Generation, reader
@@ -15,8 +14,6 @@ from clients.models import (
     Completion,
     Model,
     ModelList,
-    StoredComposition,
-    StoredCompositionList,
 )
 
 A = TypeVar("A", bound=Answer)
@@ -124,27 +121,6 @@ def list_models() -> Call[tuple[Model, ...]]:
     return Call("GET", "/models", None, lambda body: read(body).data)
 
 
-def list_compositions() -> Call[tuple[StoredComposition, ...]]:
-    """GET /compositions."""
-    read = reader(StoredCompositionList)
-    return Call("GET", "/compositions", None, lambda body: read(body).data)
-
-
-def get_composition(name: str) -> Call[StoredComposition]:
-    """GET /compositions/{name}."""
-    return Call("GET", _composition_path(name), None, reader(StoredComposition))
-
-
-def put_composition(name: str, composition: Composition) -> Call[StoredComposition]:
-    """PUT /compositions/{name}: store it, or replace what the name stands for."""
-    return Call("PUT", _composition_path(name), composition, reader(StoredComposition))
-
-
-def delete_composition(name: str) -> Call[None]:
-    """DELETE /compositions/{name}."""
-    return Call("DELETE", _composition_path(name), None, lambda body: None)
-
-
 def _generation(
     path: str, body: Mapping[str, object], answer: type[A], chunk: type[B]
 ) -> Generation[A, B]:
@@ -180,10 +156,6 @@ def _composed(read: Callable[[bytes], A]) -> Callable[[bytes], A]:
         return answer
 
     return read_composed
-
-
-def _composition_path(name: str) -> str:
-    return f"/compositions/{quote(name, safe='')}"
 
 
 def _body(fields: Mapping[str, object], extra: Mapping[str, object] | None) -> dict[str, object]:

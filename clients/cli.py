@@ -17,6 +17,7 @@ from clients import commands, errors
 from clients.adapter_arguments import add_adapters, admin_client
 from clients.arguments import UsageError, add_composition, assignment
 from clients.client import Client
+from clients.composition_commands import add_compositions
 from clients.router_commands import add_router
 
 REFUSED, USAGE, UNREACHABLE, FAILED, INTERRUPTED = 1, 2, 3, 4, 130
@@ -113,20 +114,7 @@ def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
     models = commands_.add_parser("models", help="list what the server serves")
     models.set_defaults(run=commands.models)
 
-    stored = commands_.add_parser("compositions", help="what the server keeps under a name")
-    actions = stored.add_subparsers(required=True, metavar="ACTION")
-    actions.add_parser("list").set_defaults(run=commands.list_compositions)
-    for name, run in (
-        ("show", commands.show_composition),
-        ("put", commands.put_composition),
-        ("delete", commands.delete_composition),
-    ):
-        action = actions.add_parser(name)
-        action.add_argument("name")
-        action.set_defaults(run=run)
-        if name == "put":
-            add_composition(action)
-
+    add_compositions(commands_)
     add_adapters(commands_, words)
     add_router(commands_)
     return parser

@@ -9,10 +9,11 @@ from typing import Self, TypeVar
 
 import httpx
 
-from clients import adapter_calls, calls, errors
+from clients import adapter_calls, calls, composition_calls, errors
 from clients.call import Call, Generation
 from clients.methods import awaits, awaits_stream, sends, sends_stream
 from clients.settings import Settings, Timeouts
+from clients.store_position import StorePosition
 from clients.streams import ChunkReader
 from clients.uploads import prepared
 
@@ -28,6 +29,9 @@ class Client:
         api_key: sent as a bearer token; default COMPOSER_API_KEY or none. What changes adapters
             needs the administrators' key here.
         timeouts: seconds to wait for each phase; nothing is repeated.
+        reads_writes: ask every server for what the answers to this client have told it of the
+            store, so that a change through one server is there on the next; for servers behind a
+            balancer that share an --adapter-store.
     """
 
     def __init__(
@@ -36,13 +40,16 @@ class Client:
         *,
         api_key: str | None = None,
         timeouts: Timeouts | None = None,
+        reads_writes: bool = False,
     ) -> None:
         self.settings = Settings.resolve(base_url, api_key, timeouts)
+        store = StorePosition()
         self._http = httpx.Client(
             base_url=self.settings.base_url,
             headers=self.settings.headers,
             timeout=self.settings.timeout,
             trust_env=self.settings.uses_proxy,
+            event_hooks={"request": [store.ask], "response": [store.learn]} if reads_writes else {},
         )
 
     def send(self, call: Call[R]) -> R:
@@ -78,10 +85,12 @@ class Client:
     complete = sends(calls.complete)
     stream_complete = sends_stream(calls.complete)
     models = sends(calls.list_models)
-    list_compositions = sends(calls.list_compositions)
-    get_composition = sends(calls.get_composition)
-    put_composition = sends(calls.put_composition)
-    delete_composition = sends(calls.delete_composition)
+    list_compositions = sends(composition_calls.list_compositions)
+    get_composition = sends(composition_calls.get_composition)
+    composition_history = sends(composition_calls.composition_history)
+    put_composition = sends(composition_calls.put_composition)
+    rollback_composition = sends(composition_calls.rollback_composition)
+    delete_composition = sends(composition_calls.delete_composition)
     list_adapters = sends(adapter_calls.list_adapters)
     get_adapter = sends(adapter_calls.get_adapter)
     adapter_history = sends(adapter_calls.adapter_history)
@@ -115,13 +124,18 @@ class AsyncClient:
         *,
         api_key: str | None = None,
         timeouts: Timeouts | None = None,
+        reads_writes: bool = False,
     ) -> None:
         self.settings = Settings.resolve(base_url, api_key, timeouts)
+        store = StorePosition()
         self._http = httpx.AsyncClient(
             base_url=self.settings.base_url,
             headers=self.settings.headers,
             timeout=self.settings.timeout,
             trust_env=self.settings.uses_proxy,
+            event_hooks={"request": [store.ask_async], "response": [store.learn_async]}
+            if reads_writes
+            else {},
         )
 
     async def send(self, call: Call[R]) -> R:
@@ -159,10 +173,12 @@ class AsyncClient:
     complete = awaits(calls.complete)
     stream_complete = awaits_stream(calls.complete)
     models = awaits(calls.list_models)
-    list_compositions = awaits(calls.list_compositions)
-    get_composition = awaits(calls.get_composition)
-    put_composition = awaits(calls.put_composition)
-    delete_composition = awaits(calls.delete_composition)
+    list_compositions = awaits(composition_calls.list_compositions)
+    get_composition = awaits(composition_calls.get_composition)
+    composition_history = awaits(composition_calls.composition_history)
+    put_composition = awaits(composition_calls.put_composition)
+    rollback_composition = awaits(composition_calls.rollback_composition)
+    delete_composition = awaits(composition_calls.delete_composition)
     list_adapters = awaits(adapter_calls.list_adapters)
     get_adapter = awaits(adapter_calls.get_adapter)
     adapter_history = awaits(adapter_calls.adapter_history)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping
 
@@ -123,27 +122,3 @@ def models(client: Client, arguments: argparse.Namespace) -> None:
     print_table(
         [(model.id, f"from {model.parent}" if model.parent else "") for model in client.models()]
     )
-
-
-def list_compositions(client: Client, arguments: argparse.Namespace) -> None:
-    stored = client.list_compositions()
-    print_table([(entry.name, _line(entry.composition)) for entry in stored])
-
-
-def show_composition(client: Client, arguments: argparse.Namespace) -> None:
-    print(client.get_composition(arguments.name).model_dump_json(indent=2, exclude_unset=True))
-
-
-def put_composition(client: Client, arguments: argparse.Namespace) -> None:
-    composition = composition_of(arguments)
-    if composition is None:
-        raise UsageError("what to store is missing: --formula, --recipe or --composition")
-    client.put_composition(arguments.name, composition)
-
-
-def delete_composition(client: Client, arguments: argparse.Namespace) -> None:
-    client.delete_composition(arguments.name)
-
-
-def _line(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)

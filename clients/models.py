@@ -193,20 +193,38 @@ class ModelList(Wire):
     data: tuple[Model, ...]
 
 
-class StoredComposition(Wire):
-    """A composition that the server keeps under a name; `composition` is as it was put.
+class CompositionVersion(Wire):
+    """One change of a stored composition.
 
-    It has a plan, or else the error that says why it no longer has one.
+    `version` counts within the name, from 1, and is what `if_match` means. `composition` is as it
+    was put; None where it was deleted, or is `private`: it has prompts, which only its owner sees.
+    `owner` and `actor` are told to the owner and to administrators.
     """
 
     name: str
-    composition: JsonValue
+    version: int
+    action: str
+    time: str
+    composition: JsonValue = None
+    private: bool = False
+    owner: str | None = None
+    actor: str | None = None
+    origin: dict[str, JsonValue] = {}
+
+
+class StoredComposition(CompositionVersion):
+    """What a name is now. It has a plan, or else the error that says why it no longer has one."""
+
     plan: dict[str, JsonValue] | None = None
     error: str | None = None
 
 
 class StoredCompositionList(Wire):
     data: tuple[StoredComposition, ...]
+
+
+class CompositionHistory(Wire):
+    data: tuple[CompositionVersion, ...]
 
 
 class AdapterPolicy(Wire):

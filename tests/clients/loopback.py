@@ -74,27 +74,54 @@ def make_app() -> FastAPI:
     async def models() -> Any:
         return {"data": [{"id": "base"}, {"id": "polite", "parent": "base", "digest": "ab12"}]}
 
-    @app.get("/v1/compositions")
-    async def compositions() -> Any:
-        return {"data": [{"name": name, "composition": value} for name, value in stored.items()]}
-
-    @app.get("/v1/compositions/{name:path}")
-    async def get(name: str) -> Response:
+    def entry(name: str, request: Request) -> Response:
+        """What a name stands for; `origin` tells which conditions the request had."""
         if name not in stored:
             return _error(404)
-        return JSONResponse({"name": name, "composition": stored[name], "plan": PLAN["plan"]})
+        conditions = ("if-match", "if-none-match", "x-composer-store")
+        asked = {key: request.headers[key] for key in conditions if key in request.headers}
+        version = {"version": 3, "action": "publish", "time": "now", "origin": asked}
+        content = {"composition": stored[name], "plan": PLAN["plan"]}
+        headers = {"X-Composer-Store": "17"}
+        return JSONResponse({"name": name, **version, **content}, headers=headers)
+
+    @app.get("/v1/compositions")
+    async def compositions() -> Any:
+        version = {"version": 3, "action": "publish", "time": "now"}
+        return {"data": [{"name": n, "composition": c, **version} for n, c in stored.items()]}
+
+    @app.get("/v1/compositions/{name:path}/history")
+    async def history(name: str) -> Any:
+        versions: list[dict[str, Any]] = [
+            {"version": 1, "action": "publish", "composition": "base", "owner": "me"},
+            {"version": 2, "action": "publish", "private": True},
+            {"version": 3, "action": "delete"},
+        ]
+        return {"data": [{"name": name, "time": "now", **version} for version in versions]}
+
+    @app.get("/v1/compositions/{name:path}")
+    async def get(name: str, request: Request) -> Response:
+        return entry(name, request)
 
     @app.put("/v1/compositions/{name:path}")
     async def put(name: str, request: Request) -> Response:
         if name == "base":
             return _error(409)
         stored[name] = await request.json()
-        return await get(name)
+        return entry(name, request)
+
+    @app.post("/v1/compositions/{name:path}/rollback")
+    async def rollback(name: str, request: Request) -> Response:
+        body = await request.body()
+        stored[name] = json.loads(body) if body else "the one before"
+        return entry(name, request)
 
     @app.delete("/v1/compositions/{name:path}")
-    async def delete(name: str) -> Response:
+    async def delete(name: str, request: Request) -> Response:
         if name not in stored:
             return _error(404)
+        if request.headers.get("if-match") == '"1"':
+            return _error(409)
         del stored[name]
         return Response(status_code=204)
 

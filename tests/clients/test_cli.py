@@ -69,12 +69,25 @@ def test_models(composer: Composer) -> None:
 
 
 def test_compositions(composer: Composer) -> None:
-    assert composer("compositions", "put", "kind", "--formula", "base + polite") == (0, "", "")
-    assert composer("compositions", "put", "k", "--composition", '{"recipe": "x"}')[0] == 0
+    put = ("compositions", "put")
+    stored = (0, "kind  version 3\n", "")
+    assert composer(*put, "kind", "--formula", "base + polite", "--new") == stored
+    assert composer(*put, "kind", "--formula", "base + polite", "--if-match", "2") == stored
+    assert composer(*put, "k", "--composition", '{"recipe": "x"}')[0] == 0
     _, out, _ = composer("compositions", "list")
-    assert out == 'kind  base + polite\nk     {"recipe": "x"}\n'
+    assert out == 'kind  3  base + polite\nk     3  {"recipe": "x"}\n'
     _, out, _ = composer("compositions", "show", "kind")
     assert json.loads(out)["composition"] == "base + polite"
+    _, out, _ = composer("compositions", "history", "kind")
+    assert [line.split() for line in out.splitlines()] == [
+        ["VERSION", "ACTION", "TIME", "OWNER", "COMPOSITION"],
+        ["1", "publish", "now", "me", "base"],
+        ["2", "publish", "now", "-", "(private)"],
+        ["3", "delete", "now", "-", "-"],
+    ]
+    _, out, _ = composer("compositions", "rollback", "kind", "--to", "1", "--if-match", "3")
+    assert out == 'kind  version 3  {"to": 1}\n'
+    assert composer("compositions", "delete", "kind", "--if-match", "1")[0] == 1
     assert composer("compositions", "delete", "kind")[0] == 0
     assert composer("compositions", "delete", "k")[0] == 0
     assert composer("compositions", "list") == (0, "", "")

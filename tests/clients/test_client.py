@@ -108,11 +108,42 @@ def test_life_of_a_stored_composition(caller: Caller, kind: type[Blocking]) -> N
     put = caller.call("put_composition", name, {"recipe": "proxy_tuning", "expert": "chat"})
     assert put.plan == {"formula": "base + 0.8*polite"}
     assert caller.call("get_composition", name) == put
+    assert (put.version, put.origin) == (3, {})
     assert name in [entry.name for entry in caller.call("list_compositions")]
     assert caller.call("put_composition", name, "base").composition == "base"
+    new = caller.call("put_composition", name, "base", if_none_match=True)
+    assert new.origin == {"if-none-match": "*"}
+    assert caller.call("put_composition", name, "base", if_match=3).origin == {"if-match": '"3"'}
+    with pytest.raises(ValueError, match="contradict"):
+        caller.call("put_composition", name, "base", if_match=3, if_none_match=True)
+    assert caller.call("rollback_composition", name).composition == "the one before"
+    assert caller.call("rollback_composition", name, to=2, if_match=3).composition == {"to": 2}
+    first, private, last = caller.call("composition_history", name)
+    assert (first.composition, first.owner, first.private) == ("base", "me", False)
+    assert (private.composition, private.private) == (None, True)
+    assert (last.version, last.action) == (3, "delete")
+    with pytest.raises(Conflict):
+        caller.call("delete_composition", name, if_match=1)
     assert caller.call("delete_composition", name) is None
     with pytest.raises(NotFound):
         caller.call("get_composition", name)
+
+
+def test_reading_ones_writes(url: str) -> None:
+    with Client(url) as client:
+        client.put_composition("written", "base")
+        assert client.get_composition("written").origin == {}  # only where it is wanted
+    asked = {"x-composer-store": ">=17"}
+    with Client(url, reads_writes=True) as client:
+        assert client.put_composition("written", "base").origin == {}
+        assert client.get_composition("written").origin == asked
+
+    async def run() -> dict[str, Any]:
+        async with AsyncClient(url, reads_writes=True) as client:
+            await client.put_composition("written", "base")
+            return (await client.get_composition("written")).origin
+
+    assert asyncio.run(run()) == asked
 
 
 @pytest.mark.parametrize(

@@ -121,3 +121,19 @@ def test_the_command_line(server: LiveServer, capsys: pytest.CaptureFixture[str]
     assert answer["composition"]["rows"] == 3
     assert main([*words, *options, "--stream"]) == 0
     assert capsys.readouterr().out == answer["choices"][0]["message"]["content"] + "\n"
+
+
+def test_the_life_of_a_stored_composition(server: LiveServer) -> None:
+    with Client(base_url(server), reads_writes=True) as client:
+        first = client.put_composition("written", FORMULA, if_none_match=True)
+        second = client.put_composition("written", "base + polite", if_match=first.version)
+        with pytest.raises(Conflict):
+            client.put_composition("written", "base", if_match=first.version)
+        assert client.chat("Who are you?", model="written", max_tokens=2).composition is not None
+        back = client.rollback_composition("written", if_match=second.version)
+        assert back.composition == FORMULA
+        client.delete_composition("written", if_match=back.version)
+        with pytest.raises(NotFound):
+            client.get_composition("written")
+        actions = [version.action for version in client.composition_history("written")]
+        assert actions == ["publish", "publish", "rollback", "delete"]
