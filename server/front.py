@@ -35,6 +35,9 @@ logger = logging.getLogger(__name__)
 EXPECT = "X-Composer-Expect"
 """Request header by which clients say that they asked for a composition."""
 
+_GRAMMARS = frozenset({"response_format", "structured_outputs", "text", "output_config", "tools"})
+"""Fields from which vLLM makes a grammar, which it looks at once a stream has begun."""
+
 _STORED = "/v1/compositions/"
 """Our own routes, whose bodies ask no model."""
 
@@ -100,11 +103,15 @@ class Front:
         rows = self._quotas.hold(key_of(scope), _rows(kind, body, resolution))
         if body is None or resolution is None:
             _check_expected(scope, None)
+            if body is not None:
+                await self._check_grammar(kind, body)
             with rows:
                 await self._pass(scope, _replay(data, receive), send, kind, body)
             return
         with resolution.lease, rows:
             _check_expected(scope, resolution)
+            if not resolution.was_read:
+                await self._check_grammar(kind, body)
             resolution = _recorded(kind, resolution, record_of(scope), self._usage_is_forced)
             if not resolution.alone:
                 await self._send(scope, receive, send, resolution)
@@ -117,6 +124,11 @@ class Front:
             async with Comparison(ask, same, resolution.alone) as others:
                 decoration = replace(resolution.decoration, compared=others.answers)
                 await self._send(scope, receive, send, replace(resolution, decoration=decoration))
+
+    async def _check_grammar(self, kind: Kind | None, body: Body) -> None:
+        """Refuse a stream under a wrong grammar while there is a status to say so."""
+        if kind is not None and kind.generates and body.get("stream") and _GRAMMARS & body.keys():
+            await self._resolver.check_readable(kind, body)
 
     async def _pass(
         self, scope: Scope, receive: Receive, send: Send, kind: Kind | None, body: Body | None

@@ -91,7 +91,7 @@ class VllmEngine:
         self.capacities = capacities
         self._client = client
         self._models = app.state.openai_serving_models
-        self._prompts = PromptRenderer(app)
+        self._prompts = PromptRenderer(app, self._validate)
         self._probes = 0
 
     @property
@@ -203,6 +203,9 @@ class VllmEngine:
 
     def detokenize(self, tokens: Tokens) -> str:
         return self._prompts.detokenize(tokens)
+
+    def _validate(self, params: SamplingParams) -> None:
+        self._client.input_processor._validate_params(params, ("generate",))
 
     async def refusal(self, error: Exception) -> str | None:
         return await self._prompts.told(error)

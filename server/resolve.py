@@ -48,9 +48,11 @@ _ENGINE_NAME = re.compile(r"[^@]+@[0-9a-f]{12}")
 class Resolution:
     """What becomes of a request.
 
-    The adapters in `lease` stay loaded until it is released, which is for whoever got this to do.
-    `alone` are the models that are to answer the same request, each on its own. `composition` and
-    `recipe` say what was composed, as metrics do.
+    body: as vLLM gets it.
+    lease: its adapters stay loaded until the caller releases it.
+    alone: the models that answer the same request, each on its own.
+    composition, recipe: what was composed, as metrics say it.
+    was_read: whether the body has been validated and tokenized.
     """
 
     body: Body
@@ -59,6 +61,7 @@ class Resolution:
     alone: tuple[str, ...] = ()
     composition: str = PLAIN
     recipe: str = PLAIN
+    was_read: bool = False
 
 
 class Resolver:
@@ -188,7 +191,8 @@ class Resolver:
         told = {"plan": settled.to_dict(), "rows": settled.rows}
         routed = self._routed(settled, bound, missing)
         decoration = Decoration(asked, told, _digests(lease), routed, aliases=_aliases(lease))
-        return Resolution(rewritten, decoration, lease, alone)
+        was_read = bound is not None
+        return Resolution(rewritten, decoration, lease, alone, was_read=was_read)
 
     def _routed(self, plan: Plan, bound: Bound | None, missing: tuple[str, ...]) -> Routed | None:
         """What tells, after the answer, how it was routed; None for a sum."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -30,10 +30,11 @@ from vllm.entrypoints.serve.exception_handling.handlers.validation import (
 )
 from vllm.exceptions import VLLMClientError, VLLMValidationError
 from vllm.renderers.chat_utils import has_non_text_content
+from vllm.sampling_params import SamplingParams
 
 from composer.errors import ComposerError, UnsupportedError
 from server.engine import Body, Kind, PromptOverflowError, RefusedError, Rendered, Tokens
-from server.errors import InvalidJsonError, ServerError, UnreadableRequestError
+from server.errors import InvalidJsonError, UnreadableRequestError
 
 RELIES_ON: dict[str, tuple[str, ...]] = {
     "renderers/online_renderer.py": (
@@ -53,6 +54,8 @@ RELIES_ON: dict[str, tuple[str, ...]] = {
     "entrypoints/openai/responses/protocol.py": (
         "extra_args: dict[str, Any] = self.vllm_xargs if self.vllm_xargs else {}",
     ),
+    "v1/engine/input_processor.py": ("def _validate_params(",),
+    "v1/engine/async_llm.py": ("self.input_processor = InputProcessor(",),
     "entrypoints/generate/api_router.py": ("state.anthropic_serving_messages = ",),
 }
 """File of vLLM -> source text that must be in it; a test looks."""
@@ -82,17 +85,24 @@ _LOGS_CLIENT_ERRORS = (
 """Loggers of vLLM's that report a client's mistake, with a traceback, as well as answering it."""
 
 
+def _is_clients(error: BaseException | None) -> bool:
+    """Whether an error says what is wrong with a request. Subclasses of `ValueError` do not: they
+    come from parsers, and may be about anything."""
+    return isinstance(error, VLLMClientError) or type(error) is ValueError
+
+
 def _is_ours(record: logging.LogRecord) -> bool:
     """Whether a record is for the operator: no client can fill the log with its mistakes."""
-    error = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, VLLMClientError | ValueError)
+    return not _is_clients(record.exc_info[1] if record.exc_info else None)
 
 
 class PromptRenderer:
     """What vLLM's routes make of a request before the engine gets it."""
 
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(self, app: FastAPI, validate: Callable[[SamplingParams], object]) -> None:
+        """`validate` raises what the engine's client would, for parameters that it refuses."""
         self._app = app
+        self._validate = validate
         for name in _LOGS_CLIENT_ERRORS:
             logging.getLogger(name).addFilter(_is_ours)
         self._renderer = app.state.online_renderer
@@ -125,10 +135,7 @@ class PromptRenderer:
 
     async def told(self, error: Exception) -> str | None:
         """As `Engine.refusal`."""
-        refusal = await self._refusal(error)
-        if isinstance(refusal, RefusedError):
-            return str(refusal) if refusal.response.status_code < 500 else None
-        return refusal.message if isinstance(refusal, ServerError) else None
+        return str(await self._refusal(error)) if _is_clients(error) else None
 
     def check_tokens(self, tokens: Tokens) -> None:
         """As `Engine.check_tokens`."""
@@ -168,7 +175,7 @@ class PromptRenderer:
         prompts = await _render(request, self._renderer)
         # What this refuses, the route would refuse too late: in a stream that has begun.
         context = self._renderer.model_config.max_model_len
-        request.to_sampling_params(context if most is None else most, {})
+        self._validate(request.to_sampling_params(context if most is None else most, {}))
         return Rendered(prompts, most, form, body)
 
     async def _as_chat(self, request: AnthropicMessagesRequest) -> ChatCompletionRequest:

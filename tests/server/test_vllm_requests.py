@@ -59,7 +59,7 @@ def renderer(request: pytest.FixtureRequest, zoo_base: Path) -> PromptRenderer:
         exclude_tools_when_tool_choice_none=request.param,
         tool_parser="hermes" if request.param else None,
     )
-    return PromptRenderer(app)
+    return PromptRenderer(app, lambda params: None)
 
 
 @pytest.mark.parametrize(
