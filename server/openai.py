@@ -41,6 +41,7 @@ from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
 from vllm.sampling_params import SamplingParams
 from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.v1.metrics.stats import LoRARequestStates
 
 from adapters import AdapterError, Generation
 from composer.capacity import ModelCapacity
@@ -122,7 +123,8 @@ class VllmEngine:
         await self._call("retire_adapter", generation.number, generation.model)
 
     async def figures(self) -> dict[str, Any]:
-        return {}
+        figures: dict[str, Any] = (await self._call("composer_stats"))[0]
+        return figures
 
     async def _call(self, method: str, *args: object) -> list[Any]:
         """A method of `ComposerWorker`, on every worker."""
@@ -339,6 +341,8 @@ async def _serve(
             tasks = await client.get_supported_tasks()
             app = build_app(args, tasks, client.model_config)
             await init_app_state(client, app.state, args, tasks)
+            # vLLM's front end would add the engine's names of adapters, and none of companions.
+            client.output_processor.lora_states = LoRARequestStates(log_stats=False)
             names = tuple(args.served_model_name)
             engine = VllmEngine(app, client, names, await _capacities(client))
             server = _http_server(await assemble(engine), args)

@@ -38,6 +38,19 @@ RELIES_ON: dict[str, tuple[str, ...]] = {
         "self.hash_block_size",
         "max_in_flight_tokens=vllm_config.max_in_flight_tokens",
         "self.prev_step_scheduled_req_ids",
+        "def make_stats(",
+        "num_skipped_waiting_reqs=num_deferred",
+    ),
+    "v1/metrics/stats.py": (
+        "class SchedulerStats:",
+        "waiting_lora_adapters: dict[str, int]",
+        "running_lora_adapters: dict[str, int]",
+        "class LoRARequestStates:",
+        "def __init__(self, log_stats: bool = False)",
+    ),
+    "v1/engine/output_processor.py": (
+        "self.lora_states = LoRARequestStates(log_stats)",
+        "self.lora_states.update_scheduler_stats(scheduler_stats)",
     ),
     "v1/core/sched/output.py": (
         "class CachedRequestData:",

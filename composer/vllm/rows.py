@@ -87,6 +87,10 @@ class RowGroup:
     stops: bool = False
     admitted: bool = False
     released: bool = False
+    adapter_names: frozenset[str] = frozenset()
+    """The engine's names of its adapters."""
+    arrived_s: float | None = None
+    """When it came, on the scheduler's clock; None once it has been admitted."""
     refused_s: float | None = None
     """When it could not be admitted for the first time, on the scheduler's clock."""
 
@@ -199,11 +203,13 @@ def expand(leader: Request, plan: CompiledPlan, max_tokens: int, block_tokens: i
     adapters = {slot for row in rows if (slot := slot_of(row)) is not None}
     if switch is not None:
         adapters.update((None, one.id) for one in switch.candidates if one is not None)
+    named = [row.adapter for row in plan.rows] if switch is None else switch.candidates
     return RowGroup(
         tuple(rows),
         frozenset(adapters),
         frozenset(row.model for row in plan.rows),
         stops=switch is not None and switch.gate is not None,
+        adapter_names=frozenset(one.name for one in named if one is not None),
     )
 
 

@@ -24,6 +24,7 @@ import copy
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from vllm.config import ModelConfig, VllmConfig
@@ -33,6 +34,7 @@ from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
+from vllm.v1.metrics.stats import SchedulerStats
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
@@ -43,6 +45,7 @@ from composer.vllm.auxiliary import from_additional_config
 from composer.vllm.compat import check_engine
 from composer.vllm.configs import kv_cache, model_config
 from composer.vllm.failures import Failures, failures_of
+from composer.vllm.figures import ClientCounts, GangFigures, aliases
 from composer.vllm.lifeline import obey_front_end
 from composer.vllm.limits import GroupLimits, ModelLimits
 from composer.vllm.options import gang_patience_s
@@ -90,6 +93,8 @@ class _Gangs(Scheduler):
         self._patience_s = gang_patience_s(self.vllm_config.additional_config)
         self._clock: Callable[[], float] = time.monotonic
         self._kept: Reservation | None = None  # of the first gang that waits beyond its patience
+        self._figures = GangFigures()
+        self._told = GangFigures()  # what the workers know
 
     def _add_auxiliaries(self) -> RoutedKVCache | None:
         """A block pool for every auxiliary model; None if there are none.
@@ -131,6 +136,7 @@ class _Gangs(Scheduler):
             return
         if group is None:
             return
+        group.arrived_s = self._clock()
         self._groups[request.request_id] = group
         for row in group.rows:
             self._group_of[row.request_id] = group
@@ -160,8 +166,18 @@ class _Gangs(Scheduler):
     # ---- one step
 
     def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
-        if not self._groups:
-            return super().schedule(throttle_prefills)
+        if self._groups:
+            output = self._schedule_groups(throttle_prefills)
+        else:
+            output = super().schedule(throttle_prefills)
+        self._figures.rows_running = len(self.running)
+        self._figures.gangs_waiting = sum(not group.admitted for group in self._groups.values())
+        if self._figures != self._told:
+            self._told = replace(self._figures, waits=[*self._figures.waits])
+            self._figures.attach(output)
+        return output
+
+    def _schedule_groups(self, throttle_prefills: bool) -> SchedulerOutput:
         limit, base_slots = self.max_num_active_reqs, self.lora_config
         step = Step(
             budget=self.max_num_scheduled_tokens,
@@ -383,6 +399,9 @@ class _Gangs(Scheduler):
             self._kept = None
         step.take_adapters(group.adapters)
         group.admitted = True
+        if group.arrived_s is not None:
+            self._figures.waited(self._clock() - group.arrived_s)
+            group.arrived_s = None
         (step.released if group.released else self._joining).append(group)
         joins = [row for row in group.rows if group.released or row.num_tokens > 1]
         for row in joins:
@@ -462,6 +481,7 @@ class _Gangs(Scheduler):
         if request is not leader:
             self.waiting.remove_request(request)  # the leader waits for all
         if group.admitted:
+            self._figures.preemptions += 1
             group.admitted = group.released = False
             if group in self._joining:
                 self._joining.remove(group)
@@ -549,6 +569,31 @@ class _Gangs(Scheduler):
     def _is_companion(self, request_id: str) -> bool:
         group = self._group_of.get(request_id)
         return group is not None and group.leader.request_id != request_id
+
+    def make_stats(self, *args: Any, **kwargs: Any) -> SchedulerStats | None:
+        """vLLM's figures, of requests that clients sent and of adapters as clients call them."""
+        stats: SchedulerStats | None = super().make_stats(*args, **kwargs)
+        if stats is None:
+            return None
+        groups = self._groups.values()
+        if groups:
+            counts = ClientCounts.of(
+                self.requests.values(), self.running, self.deferred_waiting, groups
+            )
+            stats.num_running_reqs = counts.running
+            stats.num_waiting_reqs = counts.waiting
+            stats.num_skipped_waiting_reqs = counts.deferred
+        if self.lora_config is not None:
+            of_groups = self._group_of
+            stats.running_lora_adapters = aliases(
+                (row for row in self.running if row.request_id not in of_groups),
+                (group for group in groups if group.admitted),
+            )
+            stats.waiting_lora_adapters = aliases(
+                (row for row in self.waiting if row.request_id not in of_groups),
+                (group for group in groups if not group.admitted),
+            )
+        return stats
 
     def _end_groups(self) -> None:
         """End the companions of leaders that have ended, whatever the reason was."""

@@ -14,6 +14,7 @@ from vllm.v1.kv_cache_interface import KVCacheConfig
 
 from composer.vllm.auxiliary import from_additional_config
 from composer.vllm.failures import Failures, attach
+from composer.vllm.figures import GangFigures, figures_of
 from composer.vllm.generators import RewindableGenerator
 from composer.vllm.lifeline import obey_front_end
 from composer.vllm.loading import AdapterLoader, Unready
@@ -46,6 +47,7 @@ class ComposerWorker(PlatformWorker):
         obey_front_end()
         self._runners: dict[str | None, Any] = {}
         self._loaders: dict[str | None, AdapterLoader] = {}  # of the models with LoRA
+        self._figures = GangFigures().as_dict()
 
     def init_device(self) -> None:
         # First of all: models that do not go together are refused before anything is loaded.
@@ -97,6 +99,7 @@ class ComposerWorker(PlatformWorker):
             self.switches = self.model_runner.sampler.switches = Switches(self.model_runner)
 
     def execute_model(self, scheduler_output: SchedulerOutput, *args: Any, **kwargs: Any) -> Any:
+        self._figures = figures_of(scheduler_output) or self._figures
         finished, new = scheduler_output.finished_req_ids, scheduler_output.scheduled_new_reqs
         self.mixtures.forget(finished)
         self.mixtures.add(new)
@@ -144,6 +147,20 @@ class ComposerWorker(PlatformWorker):
         for one in self.auxiliaries.runners:
             caches[one.auxiliary.name] = one.kv_cache
         return [(name, *kv_capacity(cache, self.vllm_config)) for name, cache in caches.items()]
+
+    def composer_stats(self) -> dict[str, Any]:
+        """What the scheduler counts, as of the last step:
+
+        * `gang_waits`: seconds from the arrival of a composed request to its first admission, as
+          `count`, `sum_s` and `buckets`, counts of at most so many seconds by the bound as text
+          ("0.01" to "100.0", "+Inf"), each with those of the smaller ones;
+        * `gang_preemptions`: composed requests that gave their KV blocks back to begin again;
+        * `rows_running`: requests in the batch, each row of a composed one counted;
+        * `gangs_waiting`: composed requests that are not admitted.
+
+        The first two are totals since the start.
+        """
+        return self._figures
 
     def load_gate(self, path: str) -> str:
         """Read a gate now and not in the middle of a step, where a file that is gone would end the
