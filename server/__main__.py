@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -16,16 +17,19 @@ from types import FrameType
 from adapters import ModelShapes, Profile, Store
 from composer.errors import ComposerError
 from composer.plan import BASE
-from composer.vllm.lifeline import tie_to_parent
 from composer.vllm.options import prepare_environment
+from composer.vllm.progress import stage
 from server.auxiliary import find_auxiliaries
 from server.base_model import find_folder
+from server.engine_process import run_first_in_children
 from server.flags import Needs
 from server.gates import LoadedGate, load_gates
 from server.given import publish_given, read_examples
 from server.lifecycle import ENGINE_DIED, Lifecycle
-from server.logs import configure_logging
+from server.logs import choose_levels, configure_logging, end_quiet_start
 from server.settings import Settings
+
+logger = logging.getLogger("server")
 
 _TINY = 50_000_000
 _TINY_ENVIRONMENT = {
@@ -36,6 +40,8 @@ _TINY_ENVIRONMENT = {
 """On CPU, for models of fewer parameters: one thread is fastest, threads pinned to busy cores wait
 for each other most of the time, and a worker process of its own costs its start and nothing gained.
 """
+_INTERRUPTED_S = 3.0
+"""How long a start that is interrupted may take to tidy up."""
 _RUNTIME_UPDATES = "VLLM_ALLOW_RUNTIME_LORA_UPDATING"
 
 
@@ -47,32 +53,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         `lifecycle.ENGINE_DIED`, or 128 and the number of the signal that came second.
     """
     settings = Settings.from_arguments(sys.argv[1:] if arguments is None else arguments)
+    choose_levels(verbose=settings.verbose)
     configure_logging()
     lifecycle = Lifecycle(settings.drain_s)
+
+    def interrupt_start(signum: int, frame: FrameType | None) -> None:
+        """There is nothing to finish before the server is ready."""
+        for process in multiprocessing.active_children():
+            process.kill()
+        lifecycle.exit_within(_INTERRUPTED_S)
+        raise KeyboardInterrupt  # which libraries may swallow on its way
+
     for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, _interrupt_start)
+        signal.signal(signum, interrupt_start)
     try:
         _serve(settings, lifecycle)
     except (ComposerError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
     except KeyboardInterrupt:
-        _say("stopped before it was ready")
+        logger.info("stopped before it was ready")
     if lifecycle.exit_status == ENGINE_DIED:
         print("error: the engine died; its own log is above", file=sys.stderr, flush=True)
     return lifecycle.exit_status
 
 
-def _interrupt_start(signum: int, frame: FrameType | None) -> None:
-    """There is nothing to finish before the server is ready."""
-    for process in multiprocessing.active_children():
-        process.kill()
-    raise KeyboardInterrupt
-
-
 def _serve(settings: Settings, lifecycle: Lifecycle) -> None:
     start = time.monotonic()
-    _say(f"looking at the base model {settings.model}")
+    logger.info("looking at the base model %s", settings.model)
     folder = find_folder(settings.model, settings.vllm_flags)
     shapes = ModelShapes.read(folder)
     auxiliaries = find_auxiliaries(settings.auxiliaries, folder, settings.vllm_flags)
@@ -86,16 +94,16 @@ def _serve(settings: Settings, lifecycle: Lifecycle) -> None:
         for alias in aliases:
             _say_adapter(store, alias)
         if not aliases:
-            _say("no adapters; --adapters name=path adds them")
+            logger.info("no adapters; --adapters name=path adds them")
         for gate in gates:
             _say_gate(gate, aliases)
-        _say(f"{len(store.compositions.all())} stored compositions")
+        logger.info("%d stored compositions", len(store.compositions.all()))
         if settings.adapter_store is None:
-            _say("--adapter-store is not given: adapters and compositions are forgotten at exit")
+            logger.info("what is published and stored is forgotten at exit; see --adapter-store")
         _prepare_environment(shapes)
-        _say("loading the engine")
         # vLLM takes seconds to import, so it comes last: errors above show at once.
-        from server import app, openai
+        with stage("importing vLLM"):
+            from server import app, openai
 
         ranks = {a: store.stored(str(store.current(a).digest)).report.rank for a in aliases}
         models = {name: one for name, one in profiles.items() if name not in aliases}
@@ -106,7 +114,6 @@ def _serve(settings: Settings, lifecycle: Lifecycle) -> None:
             lifecycle,
             assemble=lambda engine: app.assemble(engine.app, engine, parts),
             on_ready=lambda url: _say_ready(url, aliases, time.monotonic() - start),
-            say=_say,
         )
 
 
@@ -151,12 +158,12 @@ def _prepare_environment(shapes: ModelShapes | None) -> None:
             "publish in the adapter store."
         )
     os.environ.pop("VLLM_API_KEY", None)  # `server.access_control` asks for it, on every route
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     # The engine's processes import our scheduler by name, wherever they are started.
     root = str(Path(__file__).resolve().parent.parent)
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([root, *filter(None, paths)]))
     prepare_environment()
+    run_first_in_children()
     if shapes is not None and shapes.parameters < _TINY:
         for name, value in _TINY_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
@@ -165,38 +172,36 @@ def _prepare_environment(shapes: ModelShapes | None) -> None:
 def _say_adapter(store: Store, alias: str) -> None:
     version = store.current(alias)
     report = store.stored(str(version.digest)).report
-    _say(
+    logger.info(
         f"adapter {alias}: rank {report.rank}, sha256 {str(version.digest)[:12]}, "
         f"version {version.number}"
     )
     for warning in report.warnings:
-        _say(f"adapter {alias}: {warning}")
+        logger.warning("adapter %s: %s", alias, warning)
 
 
 def _say_gate(one: LoadedGate, aliases: Sequence[str]) -> None:
-    _say(f"gate {one.name}: chooses among {', '.join(one.gate.classes)}")
+    logger.info("gate %s: chooses among %s", one.name, ", ".join(one.gate.classes))
     for name in one.gate.classes:
         if name != BASE and name not in aliases:
-            _say(f"gate {one.name}: no adapter is called {name}; publish it, or ask for the others")
+            logger.info(
+                "gate %s: no adapter is called %s; publish it, or ask for the others",
+                one.name,
+                name,
+            )
 
 
 def _say_ready(url: str, adapters: Sequence[str], seconds: float) -> None:
+    end_quiet_start()
     url = url.replace("//0.0.0.0:", "//127.0.0.1:")
     formula = f"base + 0.5*({adapters[0]} - base)" if adapters else "base"
-    _say(f"ready after {seconds:.0f} s at {url}; try:")
+    logger.info("ready after %.0f s at %s; try:", seconds, url)
     print(
         f"curl {url}/v1/completions -H 'Content-Type: application/json' \\\n"
         f'  -d \'{{"model": "{formula}", "prompt": "Hello", "max_tokens": 20}}\'',
         flush=True,
     )
 
-
-def _say(line: str) -> None:
-    print(f"server: {line}", flush=True)
-
-
-if __name__ == "__mp_main__":  # in every process that multiprocessing starts, before all else
-    tie_to_parent()
 
 if __name__ == "__main__":
     sys.exit(main())

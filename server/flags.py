@@ -14,6 +14,7 @@ from typing import Any
 from adapters import ModelShapes, model_of
 from composer.plan import BASE
 from composer.vllm.auxiliary import Auxiliary
+from server.access_control import KEYLESS, METRICS
 from server.auxiliary import AuxiliaryModel
 from server.settings import MIB, Settings
 
@@ -29,6 +30,8 @@ _REFUSED: Mapping[str, str] = {
     "grpc": "only HTTP is served",
     "shutdown_timeout": "--drain-seconds says how long requests may take to finish",
 }
+_UNLOGGED = ",".join(sorted(KEYLESS | {METRICS}))
+"""Routes whose requests are not worth a line: orchestrators ask them every few seconds."""
 _OURS = "composition brings its own"
 
 
@@ -88,6 +91,9 @@ def read_flags(
     """
     parser.set_defaults(model=settings.model, host=settings.host, port=settings.port)
     parser.set_defaults(**_lora_defaults(needs, platform.lora_ranks))
+    parser.set_defaults(disable_access_log_for_endpoints=_UNLOGGED)
+    if not settings.verbose:
+        parser.set_defaults(use_tqdm_on_load=False)
     if platform.is_cpu and needs.small:
         parser.set_defaults(dtype="float32", enforce_eager=True)
     args = parser.parse_args(list(settings.vllm_flags))

@@ -69,11 +69,11 @@ class Lifecycle:
         """Begin to drain; at the second signal, end."""
         if self.phase is Phase.SERVING:
             self.phase = Phase.DRAINING
-            logger.warning(
-                "%s: finishing %d requests within %g s; a second signal ends them at once",
+            logger.info(
+                "%s: stopping, with up to %g s for %d requests in flight; a second signal ends them",
                 signal.Signals(signum).name,
-                len(self._in_flight),
                 self._drain_s,
+                len(self._in_flight),
             )
             self._end_after(self._drain_s)
         elif not self._over.is_set():
@@ -109,7 +109,7 @@ class Lifecycle:
         """End the process after `seconds` if it has not ended by then, whatever still runs."""
 
         def abandon() -> None:
-            logger.error("Threads are still busy: exiting without them")
+            logger.warning("Not everything ends in time: exiting without it")
             logging.shutdown()
             os._exit(self.exit_status)
 

@@ -8,6 +8,7 @@ so that a new release fails here, at once.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import os
 import re
@@ -49,9 +50,10 @@ from composer.compiled import CompiledPlan, LoadedAdapter, Row
 from composer.errors import EngineFault
 from composer.vllm.auxiliary import from_additional_config
 from composer.vllm.configs import model_config
-from composer.vllm.lifeline import stop_engine
+from composer.vllm.lifeline import release_engine
 from composer.vllm.loading import still_loading
 from composer.vllm.options import engine_options
+from composer.vllm.progress import stage
 from server.engine import (
     Body,
     Capacity,
@@ -64,12 +66,17 @@ from server.engine import (
 from server.flags import Needs, Platform, auxiliary_options, read_flags, set_engine_options
 from server.http_protocol import BoundedHttpProtocol
 from server.lifecycle import FAREWELL_S, LAST_RESORT_S, Lifecycle
+from server.logs import show
 from server.settings import MIB, Settings
 from server.vllm_requests import PromptRenderer
 
 _PROBE_TEXT = "The quick brown fox jumps over the lazy dog, 0 1 2 3 4 5 6 7 8 9."
 _PROBE_TOKENS = 20
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.001, 0.05
+logger = logging.getLogger(__name__)
+
+_REQUEST_LOGGERS = ("vllm.entrypoints.serve.utils.request_logger", "vllm.v1.engine.async_llm")
+"""What writes the lines of `--enable-log-requests`."""
 _WATCH_S = 0.2
 """How soon the death of the engine is noticed where no request meets it."""
 _ENGINE_STOP_S = 5.0
@@ -286,7 +293,6 @@ def run(
     lifecycle: Lifecycle,
     assemble: Callable[[VllmEngine], Awaitable[ASGIApp]],
     on_ready: Callable[[str], None],
-    say: Callable[[str], None],
 ) -> None:
     """Load the engine and serve until told to stop.
 
@@ -297,7 +303,6 @@ def run(
         assemble: loads the adapters, puts our part in front of vLLM's application and returns what
             to serve.
         on_ready: called with the server's URL when connections are accepted.
-        say: tells the operator something.
     """
     cli_env_setup()
     parser = make_arg_parser(FlexibleArgumentParser(prog="python -m server"))
@@ -305,7 +310,8 @@ def run(
     args = read_flags(parser, settings, needs, platform)
     auxiliaries = auxiliary_options(settings, needs, platform)
     for one in auxiliaries:
-        say(f"auxiliary model {one.name}: KV cache of {one.kv_memory_bytes // MIB} MiB")
+        mib = one.kv_memory_bytes // MIB
+        logger.info("auxiliary model %s: KV cache of %d MiB", one.name, mib)
     set_engine_options(args, parser, engine_options(auxiliaries, settings.gang_patience_s))
     if platform.is_cpu and args.enforce_eager:
         # Else the sampler's helpers are compiled in the middle of the first requests, for half a
@@ -313,6 +319,9 @@ def run(
         os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
     validate_parsed_serve_args(args)
     configure_logging_from_args(args)
+    if args.enable_log_requests:
+        for name in _REQUEST_LOGGERS:
+            show(name, logging.INFO)
     uvloop.run(_serve(args, lifecycle, assemble, on_ready))
 
 
@@ -332,7 +341,8 @@ async def _serve(
     with sock:
         async with AsyncExitStack() as stack:
             try:
-                client = await stack.enter_async_context(build_async_engine_client(args))
+                with stage("loading the engine"):
+                    client = await stack.enter_async_context(build_async_engine_client(args))
             except RuntimeError as error:
                 raise EngineFault(
                     f"the engine did not start; its own log is above. {error}"
@@ -375,6 +385,9 @@ def _http_server(app: ASGIApp, args: Namespace) -> NoSignalServer:
         h11_max_incomplete_event_size=args.h11_max_incomplete_event_size,
     )
     config.load()
+    if args.uvicorn_log_level == "info" and args.log_config_file is None:
+        # Requests are worth a line at this level, the steps of uvicorn's start and end are not.
+        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     return NoSignalServer(config)
 
 
@@ -418,9 +431,6 @@ async def _watch_engine(client: Any, lifecycle: Lifecycle) -> None:
 async def _stop_engine(client: Any, lifecycle: Lifecycle) -> None:
     """End the engine: let it tidy up, unless there is no time for it."""
     hurried = lifecycle.exit_status != 0
-    stopped = asyncio.create_task(
-        asyncio.to_thread(client.shutdown, timeout=0 if hurried else _ENGINE_STOP_S)
-    )
     if not hurried:
-        stop_engine()
-    await stopped
+        release_engine()
+    await asyncio.to_thread(client.shutdown, timeout=0 if hurried else _ENGINE_STOP_S)

@@ -76,6 +76,9 @@ class Settings:
     log_requests: bool
     """Whether each composed request gets a line in the log."""
 
+    verbose: bool
+    """Whether everything that vLLM, torch and transformers have to say is printed."""
+
     vllm_flags: tuple[str, ...]
 
     @classmethod
@@ -113,6 +116,7 @@ class Settings:
             drain_s=ours.drain_seconds,
             gang_patience_s=ours.gang_patience,
             log_requests=ours.request_log,
+            verbose=ours.verbose,
             vllm_flags=tuple(vllm_flags),
         )
 
@@ -292,6 +296,12 @@ def _parser() -> argparse.ArgumentParser:
         default=True,
         help="one line for each composed request: id, key, formula, rows, tokens, seconds, outcome "
         "(default: on)",
+    )
+    add(
+        "--verbose",
+        action="store_true",
+        help="print everything that vLLM, torch and transformers have to say; otherwise their "
+        "warnings are left out while the server starts",
     )
     return parser
 

@@ -1,7 +1,7 @@
 """What ties a process of the engine to the front end: it ends with it or at its word.
 
-Does not import vLLM: `python -m server` calls `tie_to_parent` before anything else in every process
-that multiprocessing starts, so that a model that is still loading is not left behind either.
+Does not import vLLM: `server.engine_process` calls `tie_to_parent` before anything else, so that a
+model that is still loading is not left behind either.
 """
 
 from __future__ import annotations
@@ -15,26 +15,25 @@ import threading
 import time
 from types import FrameType
 
-STOP = signal.SIGUSR2
-"""Ends a process of the engine the way SIGTERM does in vLLM. Only the front end sends it."""
+RELEASE = signal.SIGUSR2
+"""From this signal on, a process of the engine obeys SIGTERM. Only the front end sends it."""
 
 _PR_SET_PDEATHSIG = 1
 _WATCH_S = 1.0
 
 
-def tie_to_parent() -> None:
-    """Let this process be killed as soon as its parent has ended, however it ended.
+def tie_to_parent(parent: int) -> None:
+    """Let this process be killed as soon as its `parent` has ended, however it ended.
 
     On Linux the kernel does it (`prctl(2)`, PR_SET_PDEATHSIG), even where this process is stuck in
     native code. The kernel counts the parent's *thread* as the parent, which is right here: vLLM
     starts all its processes from the main thread. Elsewhere a thread watches the parent.
     """
-    parent = os.getppid()
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
             raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-        _end_without(parent)
+        _end_without(parent)  # it may have ended before
     else:
         threading.Thread(target=_watch, args=(parent,), name="lifeline", daemon=True).start()
 
@@ -44,27 +43,32 @@ def obey_front_end() -> None:
 
     systemd signals every process of a unit, a terminal every process of the foreground group. The
     front end finishes the requests in flight first, so the engine must outlast that signal: SIGTERM
-    and SIGINT are ignored, and `STOP` does what vLLM does on SIGTERM.
+    and SIGINT are ignored until `RELEASE` has come.
 
     Call it in the main thread, after vLLM has installed its handlers. It does nothing in a process
     that multiprocessing did not start, which belongs to somebody else.
     """
     parent = multiprocessing.parent_process()
-    if parent is None or signal.getsignal(signal.SIGTERM) is _ignore:
+    obeys = signal.getsignal(signal.SIGTERM)
+    if parent is None or obeys is _ignore:
         return
-    tie_to_parent()
+    tie_to_parent(os.getppid())
     if not parent.is_alive():  # ended before this process was tied to it
         os.kill(os.getpid(), signal.SIGKILL)
-    signal.signal(STOP, signal.getsignal(signal.SIGTERM))
+
+    def release(signum: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, obeys)
+
+    signal.signal(RELEASE, release)
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, _ignore)
 
 
-def stop_engine() -> None:
-    """Tell the engine's processes, as the process that started them, to end."""
+def release_engine() -> None:
+    """Let the processes that this one has started obey SIGTERM, with which vLLM stops them."""
     for process in multiprocessing.active_children():
         if process.pid is not None:
-            os.kill(process.pid, STOP)
+            os.kill(process.pid, RELEASE)
 
 
 def _ignore(signum: int, frame: FrameType | None) -> None:

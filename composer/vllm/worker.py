@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
@@ -31,6 +32,9 @@ if current_platform.is_cpu():
     from composer.vllm.cpu_lora import use_adapterwise_kernels
 else:
     from vllm.v1.worker.gpu_worker import Worker as PlatformWorker
+
+
+logger = logging.getLogger(__name__)
 
 
 class ComposerWorker(PlatformWorker):
@@ -68,6 +72,7 @@ class ComposerWorker(PlatformWorker):
         self.switches: Switches | None = None  # without LoRA nothing can be switched
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
+        self._tell("reading the weights")
         super().load_model(*args, **kwargs)
         for one in self.auxiliaries.runners:
             one.load(type(self.model_runner), self.device)
@@ -82,6 +87,7 @@ class ComposerWorker(PlatformWorker):
                 self._loaders[name] = AdapterLoader(runner.lora_manager)
 
     def determine_available_memory(self) -> int:
+        self._tell("measuring the memory for the KV cache")
         return room_beside(
             [one.auxiliary for one in self.auxiliaries.runners],
             super().determine_available_memory(),
@@ -97,6 +103,15 @@ class ComposerWorker(PlatformWorker):
         # Now, because vLLM may have made a new batch for the block size of the cache.
         if self.model_runner.lora_config is not None:
             self.switches = self.model_runner.sampler.switches = Switches(self.model_runner)
+
+    def compile_or_warm_up_model(self) -> Any:
+        self._tell("warming up")
+        return super().compile_or_warm_up_model()
+
+    def _tell(self, doing: str) -> None:
+        """Log a step of the start, once for all workers."""
+        if self.rank == 0:
+            logger.info("engine: %s", doing)
 
     def execute_model(self, scheduler_output: SchedulerOutput, *args: Any, **kwargs: Any) -> Any:
         self._figures = figures_of(scheduler_output) or self._figures
