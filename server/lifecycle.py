@@ -70,7 +70,7 @@ class Lifecycle:
         if self.phase is Phase.SERVING:
             self.phase = Phase.DRAINING
             logger.info(
-                "%s: stopping, with up to %g s for %d requests in flight; a second signal ends them",
+                "%s: stopping within %g s, %d requests are in flight; a second signal ends them",
                 signal.Signals(signum).name,
                 self._drain_s,
                 len(self._in_flight),
