@@ -113,6 +113,13 @@ def test_a_conversation_is_rendered_by_each_models_template(
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     chat = server.chat("other", return_token_ids=True)
     assert tokens_of(chat) == tokens_of(server.complete("other", ids, return_token_ids=True))
+    said = chat.json()["choices"][0]["message"]["content"]
+    options: dict[str, Any] = {"model": "other", "temperature": 0}
+    responses = {"input": messages, "max_output_tokens": 12} | options
+    answer = server.http.post("/v1/responses", json=responses).json()
+    assert answer["output"][0]["content"][0]["text"] == said
+    anthropic = {"messages": messages, "max_tokens": 12} | options
+    assert server.http.post("/v1/messages", json=anthropic).json()["content"][0]["text"] == said
 
     def surprise(model: str) -> float:
         answer = server.chat(model, logprobs=True, top_logprobs=1).json()
