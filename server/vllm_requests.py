@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -32,7 +32,8 @@ from vllm.exceptions import VLLMClientError, VLLMValidationError
 from vllm.renderers.chat_utils import has_non_text_content
 from vllm.sampling_params import SamplingParams
 
-from composer.errors import ComposerError, UnsupportedError
+from composer.errors import ComposerError
+from server.composed_options import refuse, refuse_stateful, refuse_unsupported
 from server.engine import Body, Kind, PromptOverflowError, RefusedError, Rendered, Tokens
 from server.errors import InvalidJsonError, UnreadableRequestError
 
@@ -70,10 +71,6 @@ _TOO_LONG = ("input_tokens", "input_text")
 """`VLLMValidationError.parameter` where a prompt exceeds the context."""
 
 _TEXT_PARTS = ("input_text", "output_text")
-
-_CLIENT_TOOLS = ("function", "custom", "namespace")
-"""Types of /v1/responses tools that the client runs; all others run on the server."""
-
 
 _LOGS_CLIENT_ERRORS = (
     "vllm.entrypoints.anthropic.api_router",
@@ -159,7 +156,7 @@ class PromptRenderer:
             case CompletionRequest():
                 form, most, messages = Kind.COMPLETION, request.max_tokens, None
             case ResponsesRequest():
-                _refuse_stateful(request)
+                refuse_stateful(request)
                 body, most = self._chat_body(request), request.max_output_tokens
                 form, messages = Kind.CHAT, body["messages"]
             case AnthropicMessagesRequest():
@@ -171,7 +168,9 @@ class PromptRenderer:
                 chosen = request.max_completion_tokens
                 most = request.max_tokens if chosen is None else chosen
                 form, messages = Kind.CHAT, request.messages
-        _refuse_unsupported(request, messages)
+        refuse_unsupported(request, chat=form is Kind.CHAT)
+        if has_non_text_content(messages):
+            refuse("messages" if kind is not Kind.RESPONSES else "input", "send text only")
         prompts = await _render(request, self._renderer)
         # What this refuses, the route would refuse too late: in a stream that has begun.
         context = self._renderer.model_config.max_model_len
@@ -267,61 +266,3 @@ async def _render(request: Any, renderer: Any) -> tuple[Tokens, ...]:
     if isinstance(inputs, ErrorResponse):
         raise RefusedError(JSONResponse(inputs.model_dump(), status_code=inputs.error.code))
     return tuple(tuple(prompt["prompt_token_ids"]) for prompt in inputs)
-
-
-def _refuse_stateful(request: ResponsesRequest) -> None:
-    """Raise `UnsupportedError` where the server would have to keep or run something."""
-    served = [tool.type for tool in request.tools if tool.type not in _CLIENT_TOOLS]
-    remedies = {
-        "previous_response_id": (
-            request.previous_response_id is not None,
-            "send the whole conversation as input",
-        ),
-        "previous_input_messages": (
-            request.previous_input_messages is not None,
-            "send the whole conversation as input",
-        ),
-        "background": (request.background, "wait for the answer, or stream it"),
-        "tools": (served, f"the server would run {', '.join(served)}, so give functions only"),
-    }
-    _refuse(remedies)
-
-
-def _refuse_unsupported(request: Any, messages: Any) -> None:
-    """Raise `UnsupportedError` for options that composed requests do not have.
-
-    Args:
-        request: of any route.
-        messages: in the chat route's form; None for text completions.
-    """
-    chat = messages is not None
-    echo = getattr(request, "echo", False)
-    echo_logprobs = echo and (chat or request.logprobs is not None)
-    prompt_logprobs = getattr(request, "prompt_logprobs", None) is not None
-    embeds = getattr(request, "prompt_embeds", None) is not None
-    _refuse(
-        {
-            "prompt_logprobs": (prompt_logprobs, "leave it out"),
-            "use_beam_search": (
-                getattr(request, "use_beam_search", False),
-                "sample, or set temperature to 0",
-            ),
-            "echo": (echo_logprobs, "it asks for logprobs of the prompt, so leave it out"),
-            "prompt_embeds": (embeds, "send text or token ids"),
-            "kv_transfer_params": (request.kv_transfer_params is not None, "leave it out"),
-            "ec_transfer_params": (request.ec_transfer_params is not None, "leave it out"),
-            "input" if isinstance(request, ResponsesRequest) else "messages": (
-                chat and has_non_text_content(messages),
-                "send text only",
-            ),
-        }
-    )
-
-
-def _refuse(remedies: Mapping[str, tuple[object, str]]) -> None:
-    for field, (asked, remedy) in remedies.items():
-        if asked:
-            raise UnsupportedError(
-                f"'{field}' does not go with a composition: {remedy}, or ask a single model.",
-                param=field,
-            )
