@@ -53,6 +53,7 @@ from composer.vllm.configs import model_config
 from composer.vllm.lifeline import release_engine
 from composer.vllm.loading import still_loading
 from composer.vllm.options import engine_options
+from composer.vllm.probes import PREFIX
 from composer.vllm.progress import stage
 from server.engine import (
     Body,
@@ -163,13 +164,19 @@ class VllmEngine:
     ) -> dict[int, float]:
         """Log-probabilities of the `count` likeliest next tokens, by token id."""
         extra = plan.to_extra_args()
-        params = SamplingParams(temperature=0.0, max_tokens=1, logprobs=count, extra_args=extra)
+        params = SamplingParams(
+            temperature=0.0,
+            max_tokens=1,
+            logprobs=count,
+            extra_args=extra,
+            skip_reading_prefix_cache=True,  # what an earlier probe left says nothing
+        )
         leads = plan.rows[0].adapter is not None
         self._probes += 1
         answers = self._client.generate(
             {"prompt_token_ids": list(prompt)},
             params,
-            f"probe-{self._probes}-{generation.engine_name}",
+            f"{PREFIX}{self._probes}-{generation.engine_name}",
             lora_request=_lora(generation) if leads else None,
         )
         answer = [output async for output in answers][-1].outputs[0]

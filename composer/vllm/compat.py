@@ -144,6 +144,7 @@ RELIES_ON: dict[str, tuple[str, ...]] = {
         "self.requests: dict[str, CachedRequestState]",
         "lora_request=new_req_data.lora_request",
         "self.execute_model_state: ExecuteModelState | None",
+        "self.kv_caches: list[torch.Tensor] = []",
         "unscheduled_req_ids = cached_req_ids - (scheduled_req_ids - resumed_req_ids)",
         "if self.use_async_scheduling and num_output_tokens > 0:",
         "self.input_batch.prev_req_id_to_index",

@@ -20,6 +20,7 @@ from composer.vllm.generators import RewindableGenerator
 from composer.vllm.lifeline import obey_front_end
 from composer.vllm.loading import AdapterLoader, Unready
 from composer.vllm.memory import room_beside
+from composer.vllm.probes import Probes
 from composer.vllm.room import kv_capacity
 from composer.vllm.routing import MixtureRouting
 from composer.vllm.runners import AuxiliaryRunner, AuxiliaryRunners
@@ -52,6 +53,7 @@ class ComposerWorker(PlatformWorker):
         self._runners: dict[str | None, Any] = {}
         self._loaders: dict[str | None, AdapterLoader] = {}  # of the models with LoRA
         self._figures = GangFigures().as_dict()
+        self._probes = Probes()
 
     def init_device(self) -> None:
         # First of all: models that do not go together are refused before anything is loaded.
@@ -116,6 +118,7 @@ class ComposerWorker(PlatformWorker):
     def execute_model(self, scheduler_output: SchedulerOutput, *args: Any, **kwargs: Any) -> Any:
         self._figures = figures_of(scheduler_output) or self._figures
         finished, new = scheduler_output.finished_req_ids, scheduler_output.scheduled_new_reqs
+        self._probes.follow(scheduler_output, self._runners.values())
         self.mixtures.forget(finished)
         self.mixtures.add(new)
         if self.switches is not None:
@@ -135,6 +138,7 @@ class ComposerWorker(PlatformWorker):
         if self.mixtures:
             for runner in self._runners.values():
                 self.mixtures.read_prompts(runner, self._vocabulary)
+        self._probes.look(self._runners.values())
         state, sampler = self.model_runner.execute_model_state, self.model_runner.sampler
         if self.switches and state is not None:
             sampler.hidden = state.sample_hidden_states

@@ -1,0 +1,60 @@
+"""Probes: requests by which the front end tries an adapter before others may use it.
+
+An adapter whose numbers overflow in the engine's precision leaves NaN in the blocks of the KV cache
+that its probe used. Attention kernels read whole blocks and multiply what is masked with 0, and
+0 * NaN is NaN: the next request in such a block would get wrong answers. So the blocks are cleaned
+before the first step that could give them to anybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from vllm.v1.core.sched.output import SchedulerOutput
+
+PREFIX = "probe-"
+"""How the names of these requests begin; those of clients begin with the kind of their answer."""
+
+_PLAIN = frozenset({torch.float16, torch.bfloat16, torch.float32})
+
+
+class Probes:
+    """The probes of one worker that are running, and whether they went wrong."""
+
+    def __init__(self) -> None:
+        self._failed: dict[str, bool] = {}
+
+    def follow(self, step: SchedulerOutput, runners: Iterable[Any]) -> None:
+        """Before a step: learn of new probes, and clean up after those that ended."""
+        if self._failed:
+            ended = [self._failed.pop(id, False) for id in step.finished_req_ids]
+            if any(ended):
+                for runner in runners:
+                    clean(runner)
+        for new in step.scheduled_new_reqs:
+            if new.req_id.startswith(PREFIX):
+                self._failed[new.req_id] = False
+
+    def look(self, runners: Iterable[Any]) -> None:
+        """After the models have run: whether all hidden states are finite.
+
+        Those of a step with a probe only; looking waits for the device.
+        """
+        if not self._failed:
+            return
+        states = [runner.execute_model_state for runner in runners]
+        if not all(
+            bool(state.sample_hidden_states.isfinite().all())
+            for state in states
+            if state is not None
+        ):
+            self._failed = dict.fromkeys(self._failed, True)
+
+
+def clean(runner: Any) -> None:
+    """Replace what is not finite in the KV cache of a model runner, in place."""
+    for cache in runner.kv_caches:
+        if isinstance(cache, torch.Tensor) and cache.dtype in _PLAIN:
+            torch.nan_to_num_(cache, nan=0.0, posinf=0.0, neginf=0.0)
