@@ -475,6 +475,24 @@ def test_another_server_on_the_same_store(admin: Admin, arguments: list[str], ro
         while admin.says("shared") != PLAIN:
             assert time.monotonic() < deadline, "the first server does not follow the store"
             time.sleep(0.1)
+        # Whoever says what it has written, is answered by a server that knows it.
+        url = "/v1/compositions/replicated"
+        for n, (one, other) in enumerate(((admin, second), (second, admin)) * 3, 1):
+            put = one.http.put(url, json=f"base + {n}*chat")
+            seen = {"X-Composer-Store": f">={put.headers['x-composer-store']}"}
+            assert other.http.get(url, headers=seen).json()["composition"] == f"base + {n}*chat"
+            body = {"model": "replicated", "prompt": QUESTION, "max_tokens": 2}
+            answer = other.http.post("/v1/completions", json=body, headers=seen)
+            assert answer.json()["composition"]["plan"]["formula"] == (
+                "base + chat" if n == 1 else f"base + {n}*chat"
+            )
+            swapped = one.put("swapped_shared", ("polite", "rude")[n % 2])
+            seen = {"X-Composer-Store": f">={swapped.headers['x-composer-store']}"}
+            body = {"model": "swapped_shared", "prompt": QUESTION, "max_tokens": 2}
+            answer = other.http.post("/v1/completions", json=body, headers=seen)
+            assert answer.json()["adapters"]["swapped_shared"] == swapped.json()["digest"]
+        assert second.http.put("/v1/compositions/shared", json="base").status_code == 409
+        assert second.http.delete(url).status_code == 200
         second.http.delete("/v1/adapters/shared")
         while admin.server.chat("shared").status_code == 200:
             assert time.monotonic() < deadline, "the first server serves what was deleted"
