@@ -39,6 +39,7 @@ from server.service import AdapterService
 from server.settings import Settings
 from server.store_position import StorePositionGate
 from server.store_threads import StoreThreads
+from server.tracing import TracingMiddleware
 from server.uploads import Uploads
 from server.verify import against_peft
 from server.weights import WeightSpace
@@ -114,6 +115,8 @@ async def assemble(app: FastAPI, engine: Engine, parts: Parts) -> ASGIApp:
     layers = app.user_middleware
     quotas = Quotas()
     layers.append(Middleware(DrainMiddleware, lifecycle=parts.lifecycle))
+    if app.state.args.otlp_traces_endpoint is not None:
+        layers.append(Middleware(TracingMiddleware))
     layers.append(
         Middleware(AccessControl, keys=settings.keys, quotas=quotas, metrics=settings.metrics)
     )

@@ -46,7 +46,7 @@ class EngineFigures(Collector):
         yield HistogramMetricFamily(
             "composer_gang_wait_seconds",
             "Time that the rows of composed requests waited until all could run.",
-            buckets=[(str(bound), count) for bound, count in waits["buckets"].items()],
+            buckets=list(waits["buckets"].items()),
             sum_value=waits["sum_s"],
         )
         yield CounterMetricFamily(

@@ -208,8 +208,8 @@ def _recorded(
     vLLM tells the tokens of a streamed completion only if it is asked for the usage; the client
     does not see what it has not asked for.
     """
-    told = resolution.decoration.composition
-    record.resolved(resolution.composition, resolution.recipe, told)
+    told, adapters = resolution.decoration.composition, resolution.decoration.adapters or ()
+    record.resolved(resolution.composition, resolution.recipe, told, adapters)
     if told is not None and "mixture" in told["plan"]:
         metrics.count_choices(member["model"] for member in told["plan"]["members"])
     decoration = replace(resolution.decoration, seen=record.count_tokens)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,7 @@ class RequestRecord:
     """As a formula, without the texts of prompts."""
 
     rows: int = 0
+    adapters: tuple[str, ...] = ()
     prompt_tokens: int | None = None
     answer_tokens: int | None = None
 
@@ -44,9 +45,16 @@ class RequestRecord:
         """Whether it was more than a request to one model."""
         return self.composition != PLAIN
 
-    def resolved(self, composition: str, recipe: str, told: Mapping[str, Any] | None) -> None:
-        """Note what was composed: its name, its recipe, and the answer's field `composition`."""
-        self.composition, self.recipe = composition, recipe
+    def resolved(
+        self,
+        composition: str,
+        recipe: str,
+        told: Mapping[str, Any] | None,
+        adapters: Iterable[str],
+    ) -> None:
+        """Note what was composed: its name, its recipe, the answer's field `composition`, and the
+        adapters that compute it."""
+        self.composition, self.recipe, self.adapters = composition, recipe, tuple(adapters)
         if told is not None:
             self.plan, self.rows = _formula(told["plan"]), told["rows"]
 
