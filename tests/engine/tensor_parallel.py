@@ -34,6 +34,9 @@ JOBS = (
     Job(PROMPT, switch=Switch((None, CHAT, POLITE), gate=str(random_gate()), classes=(0, 1, 2))),
 )
 
+LOST = Job(PROMPT, (Row(1.0), Row(0.5, LoadedAdapter("gone", 9, "/nowhere"))))
+"""Needs an adapter that no worker can read: it fails alone, without a token."""
+
 
 def main() -> None:
     llm = LLM(
@@ -49,10 +52,11 @@ def main() -> None:
         enforce_eager=True,
         **engine_options([Auxiliary("small", str(zoo.SMALL), 32 << 20, max_loras=2)]),
     )
+    jobs = [*JOBS, LOST]
     outputs = llm.generate(
-        [{"prompt_token_ids": list(job.prompt)} for job in JOBS],
-        [job.sampling_params() for job in JOBS],
-        lora_request=[job.lora() for job in JOBS],
+        [{"prompt_token_ids": list(job.prompt)} for job in jobs],
+        [job.sampling_params() for job in jobs],
+        lora_request=[job.lora() for job in jobs],
         use_tqdm=False,
     )
     answers = [list(output.outputs[0].token_ids) for output in outputs]
