@@ -21,8 +21,8 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _DENIED = frozenset({errno.EACCES, errno.EPERM})
 
 READ_ONLY_REMEDY = (
-    "Publish through a server that may write to it, or give this one's user write access to the "
-    "folder of --adapter-store."
+    "Make the change through a server that may write to it, or give this one's user write access "
+    "to the folder of --adapter-store."
 )
 
 
@@ -58,7 +58,7 @@ def store_error(
         )
     if error.errno == errno.EROFS or (writing and error.errno in _DENIED):
         return StoreReadOnlyError(
-            f"the adapter store cannot {action}: {error}. It is read-only from here. "
+            f"the adapter store is read-only from here, so it cannot {action}: {error}. "
             f"{READ_ONLY_REMEDY}"
         )
     return AdapterStoreError(f"the adapter store cannot {action}: {error}. {remedy}")

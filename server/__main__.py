@@ -100,6 +100,8 @@ def _serve(settings: Settings, lifecycle: Lifecycle) -> None:
         logger.info("%d stored compositions", len(store.compositions.all()))
         if settings.adapter_store is None:
             logger.info("what is published and stored is forgotten at exit; see --adapter-store")
+        elif store.read_only:
+            logger.warning("the adapter store cannot be written from here: nothing can be changed")
         _prepare_environment(shapes)
         # vLLM takes seconds to import, so it comes last: errors above show at once.
         with stage("importing vLLM"):
