@@ -30,6 +30,9 @@ KV_MIB = 48
 """Of the base model: small, so that requests wait and gangs are preempted, and so that all of it
 has been used when memory is first looked at."""
 
+AUXILIARY_MIB = 8
+"""Of the auxiliary model, likewise."""
+
 ENVIRONMENT = {
     "COMPOSER_ADMIN_KEY": KEY,
     # oneDNN keeps up to 1,024 compiled kernels, one for each shape of a batch, which takes
@@ -79,11 +82,14 @@ def _options(folder: Path) -> list[str]:
         *("--adapter-store", str(folder / "store")),
         *("--adapter-root", str(zoo.PROJECT / "zoo" / "adapters")),
         *("--kv-cache-memory-bytes", str(KV_MIB << 20)),
+        *("--auxiliary-memory", str(AUXILIARY_MIB)),
     ]
 
 
 async def _soak(server: Running, seconds: float) -> Soaked:
-    limits = httpx.Limits(max_connections=2 * CLIENTS)
+    # The server closes idle connections after 5 s. A client that used one just then would see it
+    # break, so these clients close theirs sooner.
+    limits = httpx.Limits(max_connections=2 * CLIENTS, keepalive_expiry=2.0)
     async with httpx.AsyncClient(
         base_url=server.client.base_url, timeout=None, limits=limits, trust_env=False
     ) as http:
