@@ -25,7 +25,8 @@ KEY = "the key of the administrator of this soak"
 QUESTIONS = 3
 """Of each kind of case."""
 
-WARM_UP_S = 20.0
+WARM_UP_S = 60.0
+"""Caches and the memory of the allocator fill meanwhile."""
 KV_MIB = 48
 """Of the base model: small, so that requests wait and gangs are preempted, and so that all of it
 has been used when memory is first looked at."""
