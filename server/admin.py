@@ -85,7 +85,7 @@ def make_admin(
         error.message = paths.hide(error.message)
         return error_response(error, PREFIX)
 
-    admin = FastAPI(title="Adapters", openapi_url=f"{PREFIX}/openapi.json", docs_url=None)
+    admin = FastAPI(title="Adapters", openapi_url=None, docs_url=None)
     admin.add_exception_handler(ComposerError, answer_error)
     admin.add_exception_handler(OSError, answer_error)
     admin.add_exception_handler(404, _answer_missing)

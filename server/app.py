@@ -17,6 +17,7 @@ from composer.errors import ComposerError
 from composer.plan import BASE
 from server.access_control import AccessControl, MetricsAccess, restrict_routes, route_of
 from server.admin import AdminRoutes, make_admin
+from server.api_document import api_document
 from server.auxiliary import AuxiliaryModel
 from server.composition_routes import make_composition_router
 from server.drain import DrainMiddleware
@@ -121,12 +122,15 @@ async def assemble(app: FastAPI, engine: Engine, parts: Parts) -> ASGIApp:
         Middleware(AccessControl, keys=settings.keys, quotas=quotas, metrics=settings.metrics)
     )
     layers.append(Middleware(StorePositionGate, position=service.position))
+    routes = list(app.router.routes)
     if settings.keys.publishes:
         weights = WeightSpace(parts.adapters, settings.sources, parts.base)
         uploads = Uploads(settings.sources, weights, parts.adapters, threads)
         admin = make_admin(service, uploads, threads, loader.paths)
         most = settings.sources.max_bytes
         layers.append(Middleware(AdminRoutes, admin=admin, max_body_bytes=most))
+        routes += admin.routes
+    app.openapi_schema = api_document(routes)
     layers.append(
         Middleware(
             Front,
