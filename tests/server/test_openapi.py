@@ -31,7 +31,7 @@ CHECKS = [
     status_code_conformance,
 ]
 MODELS = ("base", "chat", "base + 0.5*chat", "nobody")
-EXAMPLES = 15
+EXAMPLES = 10
 """Of each operation, the same in every run."""
 
 SEEDED = settings(
