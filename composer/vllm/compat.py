@@ -176,6 +176,7 @@ RELIES_ON: dict[str, tuple[str, ...]] = {
         "class LRUCacheWorkerLoRAManager(WorkerLoRAManager)",
         "def _load_adapter(self, lora_request: LoRARequest) -> LoRAModel:",
         "lora = self._load_adapter(lora_request)",
+        "def set_active_adapters(self, requests: set[Any], mapping: Any | None) -> None:",
         "self._apply_adapters(requests)",
         "for lora in loras_map.values():\n            self.add_adapter(lora)",
         "def remove_adapter(self, adapter_id: int) -> bool:",

@@ -17,6 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
+from vllm.lora.layers.utils import LoRAMapping
 from vllm.lora.lora_model import LoRAModel
 from vllm.lora.model_manager import LoRAModelManager
 from vllm.lora.request import LoRARequest
@@ -80,7 +81,7 @@ class AdapterLoader:
         self._read: Callable[[LoRARequest], LoRAModel] = manager._load_adapter
         self._apply: Callable[[set[LoRARequest]], None] = manager._apply_adapters
         manager._load_adapter = self._take
-        manager._apply_adapters = self._apply_new
+        manager.set_active_adapters = self._set_active
         self._pool = ThreadPoolExecutor(
             THREADS,
             "adapter-loader",
@@ -163,6 +164,17 @@ class AdapterLoader:
             return self._load(request)  # also if it was still in line behind others
         return load.future.result()
 
+    def _set_active(self, requests: set[LoRARequest], mapping: LoRAMapping | None) -> None:
+        """vLLM's question in every step: the adapters of the batch, and of each of its rows."""
+        self._apply_new(requests)
+        if mapping is None:
+            return
+        # To vLLM two requests for adapters of one name are equal, so one of them is not in the set.
+        for id in set(mapping.prompt_mapping) - {0, *self._models._active_adapters}:
+            self._failed[int(id)] = f"adapter {id} has the name of another that runs"
+            self._stand_in(int(id))
+        self._models.set_adapter_mapping(mapping)
+
     def _apply_new(self, requests: set[LoRARequest]) -> None:
         """Only what is not in a slot goes through vLLM's own loop.
 
@@ -188,7 +200,7 @@ class AdapterLoader:
         self._failed |= agreed(found)
         for request in new:
             if request.lora_int_id in self._failed:
-                self._stand_in(request)
+                self._stand_in(request.lora_int_id)
 
     def _try(self, request: LoRARequest) -> str | None:
         """Put an adapter that the step needs into a slot. Returns why it cannot be."""
@@ -198,14 +210,13 @@ class AdapterLoader:
             return f"adapter '{request.lora_name}' cannot be loaded: {error}"
         return None
 
-    def _stand_in(self, request: LoRARequest) -> None:
+    def _stand_in(self, id: int) -> None:
         """Give a slot without weights to an adapter that failed, so that the step can run.
 
         What its rows compute must go nowhere: see `take_failed`.
         """
-        self._manager.remove_adapter(request.lora_int_id)
+        self._manager.remove_adapter(id)
         # Not by `add_adapter`, which wants factors.
-        id = request.lora_int_id
         self._models._registered_adapters[id] = LoRAModel(id, 1, {})
         self._models.activate_adapter(id)
 

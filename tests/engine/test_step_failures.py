@@ -150,6 +150,23 @@ def test_a_file_that_is_damaged_is_as_good_as_gone(
     engine.assert_nothing_left()
 
 
+def test_another_adapter_of_the_same_name(
+    engine: WatchedEngine, oracle: Oracle, tmp_path: Path
+) -> None:
+    """No front end of ours sends that: one name has one number. To vLLM the two are the same."""
+    good = engine.adapters["0001"]
+    other = LoadedAdapter("0001", good.id + 300, str(tmp_path))
+    fine = Job(PROMPT, (Row(1.0), Row(0.7, good)), params={"max_tokens": 6})
+    running = engine.add(fine)
+    engine.step()
+    foreign = engine.add(Job(PROMPT, (Row(1.0), Row(0.7, other))))
+    done = engine.drain()
+    assert done[foreign].outputs[0].finish_reason == ERROR
+    wrong, _ = count_mismatches(oracle, [fine], [list(done[running].outputs[0].token_ids)])
+    assert wrong == 0
+    engine.assert_nothing_left()
+
+
 def test_an_absurd_adapter_leaves_nothing_in_the_kv_cache(
     engine: WatchedEngine, oracle: Oracle, tmp_path: Path
 ) -> None:
