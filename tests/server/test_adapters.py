@@ -638,15 +638,12 @@ def test_no_refusal_names_a_folder_of_the_server(
         *({"source": source} for source in sources),
         {"merge": merge},
         {"merge": merge | {"method": "soup"}},
-        {"merge": merge | {"adapters": [{"adapter": "chat", "weight": 0}]}},
-        {"merge": merge | {"method": "svd", "rank": 10**9}},
         {"extract": {"tuned": "empty", "rank": 4}},
         {"extract": {"tuned": "polite", "rank": 4}},
         {"extract": {"tuned": "../store", "rank": 4}},
         {"extract": {"rank": 4}},
         {"patch": {"source": "b1"}},
         {"patch": {"source": "polite", "scale": 1e30}},
-        {"patch": {"source": "polite", "scale": "much"}},
     ]
     answers = [http.put(url, json=body) for body in bodies]
     for kind in ("zip", "gzip"):
