@@ -202,13 +202,15 @@ def test_answers_are_those_of_the_generation_they_began_with(
 
 @pytest.mark.parametrize("prefetched", [False, True])
 def test_a_composition_of_all_slots_does_not_starve(
-    prefetched: bool, engine: WatchedEngine
+    prefetched: bool, engine: WatchedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A request comes in every step, for one of three other adapters, or for any other, loaded
     before it is sent: the composition competes for slots, or for room to load as well.
 
-    Nobody behind it may take the slots that it waits for. What runs when it arrives may end first.
+    When its patience is over, nobody behind it may take the slots that it waits for. What runs by
+    then may end first.
     """
+    monkeypatch.setattr(engine.scheduler, "_patience_s", 0.0)
     rng = random.Random(1)
     adapters = list(engine.adapters.values())
     group, others = adapters[:SLOTS], adapters[SLOTS : None if prefetched else 2 * SLOTS]
