@@ -30,7 +30,7 @@ DEATH_S: Final = 2.0
 FAREWELL_S: Final = 2.0
 """How long clients have to take the error that ends their stream."""
 
-LAST_RESORT_S: Final = 15.0
+LAST_RESORT_S: Final = 20.0
 """How long the exit may take after that. Threads that wait for a slow source cannot be stopped."""
 
 _RETRY_AFTER_S = 5.0

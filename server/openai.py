@@ -80,7 +80,7 @@ _REQUEST_LOGGERS = ("vllm.entrypoints.serve.utils.request_logger", "vllm.v1.engi
 """What writes the lines of `--enable-log-requests`."""
 _WATCH_S = 0.2
 """How soon the death of the engine is noticed where no request meets it."""
-_ENGINE_STOP_S = 5.0
+_ENGINE_STOP_S = 10.0
 """How long the engine may take to end by itself."""
 
 

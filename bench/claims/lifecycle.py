@@ -23,7 +23,7 @@ from bench.server import Running, running
 
 FORMULA = "base + 0.5*(polite - rude)"
 DRAIN_S = 4.0
-SOON_S = 10.0
+SOON_S = 20.0
 """Within which everything that is to happen at once must have happened, on a busy machine."""
 STOPPED, ENGINE_DIED = 0, 70
 MODES = {"engine in one process": "0", "engine with a worker process": "1"}

@@ -58,6 +58,7 @@ def obey_front_end() -> None:
 
     def release(signum: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, obeys)
+        release_engine()  # its workers
 
     signal.signal(RELEASE, release)
     for signum in (signal.SIGTERM, signal.SIGINT):
