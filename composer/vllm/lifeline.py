@@ -6,7 +6,9 @@ model that is still loading is not left behind either.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import gc
 import multiprocessing
 import os
 import signal
@@ -60,6 +62,9 @@ def obey_front_end() -> None:
         signal.signal(signal.SIGTERM, obeys)
         release_engine()  # its workers
 
+    # As it exits, the interpreter would look at every object of torch and vLLM once more, for a
+    # second of CPU time, and find nothing that the end of the process does not free.
+    atexit.register(gc.freeze)
     signal.signal(RELEASE, release)
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, _ignore)
