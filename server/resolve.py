@@ -240,6 +240,17 @@ class Resolver:
                 self._refuse_unknown(model, key)
             raise
 
+    def allowed_plan(self, model: str, key: Key) -> Plan:
+        """The plan that a `model` stands for, if the policies of its adapters let `key` ask it.
+
+        Raises:
+            CompositionError: `model` stands for nothing.
+            AdapterForbiddenError: a policy is against it.
+        """
+        plan = self.plan_of(model, key)
+        self._access.check_plan(plan, key)
+        return plan
+
     def stored_plan(self, version: CompositionVersion, key: Key, param: str = FIELD) -> Plan:
         """The plan of a stored composition; prompts that the key must not see are hidden in it.
 

@@ -98,7 +98,7 @@ def make_router(
         for card in model_list(engine, registry, store, resolver.routing, key)["data"]:
             if card["id"] == model:
                 return dict(card)
-        plan = resolver.plan_of(model, key)
+        plan = resolver.allowed_plan(model, key)
         return {
             "id": model,
             "object": "model",

@@ -146,7 +146,7 @@ def _target() -> Iterator[_Target]:
         options = [
             *("--keys", str(keys), "--adapter-store", str(folder / "store")),
             *("--adapter-root", str(zoo.PROJECT / "zoo" / "adapters")),
-            *("--max-adapter-mib", str(MOST_MIB)),
+            *("--max-adapter-mib", str(MOST_MIB), "--served-model-name", "zoo"),
         ]
         with running(options=options) as server:
             _make_secret(server.client)

@@ -210,6 +210,8 @@ def test_the_engines_name_is_no_way_around_a_policy(admin: Admin) -> None:
         admin.server.http.post("/tokenize", json={"model": "inner", "prompt": "x"}).status_code
         == 403
     )
+    for model in ("inner", "base + 0.5*inner"):
+        assert admin.server.http.get(f"/v1/models/{model}").status_code == 403
 
 
 # ---- where adapters come from
