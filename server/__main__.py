@@ -43,6 +43,7 @@ for each other most of the time, and a worker process of its own costs its start
 _INTERRUPTED_S = 3.0
 """How long a start that is interrupted may take to tidy up."""
 _RUNTIME_UPDATES = "VLLM_ALLOW_RUNTIME_LORA_UPDATING"
+_RESPONSE_STORE = "VLLM_ENABLE_RESPONSES_API_STORE"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -102,7 +103,7 @@ def _serve(settings: Settings, lifecycle: Lifecycle) -> None:
             logger.info("what is published and stored is forgotten at exit; see --adapter-store")
         elif store.read_only:
             logger.warning("the adapter store cannot be written from here: nothing can be changed")
-        _prepare_environment(shapes)
+        _prepare_environment(shapes, keys=settings.keys.required)
         # vLLM takes seconds to import, so it comes last: errors above show at once.
         with stage("importing vLLM"):
             from server import app, openai
@@ -151,13 +152,18 @@ def _adapter_store(settings: Settings) -> Iterator[Store]:
         yield Store(Path(folder))
 
 
-def _prepare_environment(shapes: ModelShapes | None) -> None:
+def _prepare_environment(shapes: ModelShapes | None, *, keys: bool) -> None:
     """Settings that vLLM reads as it is imported; what the environment says already, stays."""
     if os.environ.get(_RUNTIME_UPDATES, "0") not in ("", "0"):
         raise ValueError(
             f"{_RUNTIME_UPDATES} is set: its routes load adapters from any path, unchecked. "
             "Unset it. Name adapters with --adapters, or set COMPOSER_ADMIN_KEY: then these routes "
             "publish in the adapter store."
+        )
+    if keys and os.environ.get(_RESPONSE_STORE, "0") not in ("", "0"):
+        raise ValueError(
+            f"{_RESPONSE_STORE} is set: any key could go on with the responses of any other. "
+            "Unset it, or serve without keys."
         )
     os.environ.pop("VLLM_API_KEY", None)  # `server.access_control` asks for it, on every route
     # The engine's processes import our scheduler by name, wherever they are started.

@@ -34,8 +34,8 @@ MAX_ANSWERS = 1024
 """Prompts of a request times the answers to each (`n`)."""
 
 MAX_ENTRIES: Mapping[str, int] = {
-    "messages": 4096,
-    "input": 4096,
+    "messages": 2048,
+    "input": 1024,
     "tools": 128,
     "stop": 128,
     "stop_sequences": 128,

@@ -44,7 +44,7 @@ TOO_LARGE: list[tuple[dict[str, Any], str, str]] = [
     ({"foo": [[] for _ in range(bounds.MAX_VALUES + 1)]}, "objects", "65536"),
     ({"model": "base + " * 2000}, "model", "8192"),
     ({"request_id": "x" * 257}, "request_id", "256"),
-    ({"messages": [{}] * 4097}, "messages", "4096"),
+    ({"messages": [{}] * 2049}, "messages", "2048"),
     ({"stop": ["x"] * 129}, "stop", "128"),
     ({"stop": "x" * 1025}, "stop", "1024"),
     ({"bad_words": ["x"] * 1025}, "bad_words", "1024"),

@@ -92,3 +92,8 @@ def test_a_gate_of_another_base(zoo_base: Path, zoo_small: Path, tmp_path: Path)
 def test_vllms_unchecked_adapter_routes_stay_closed(base: str) -> None:
     name = "VLLM_ALLOW_RUNTIME_LORA_UPDATING"
     assert name in refused("--model", base, environment={name: "1"})
+
+
+def test_the_store_of_responses_knows_no_keys(base: str) -> None:
+    name = "VLLM_ENABLE_RESPONSES_API_STORE"
+    assert name in refused("--model", base, "--api-key", "secret", environment={name: "1"})
