@@ -29,7 +29,7 @@ MESSAGES = "/v1/messages"
 Sender = Callable[[str], list[httpx.Response]]
 """Attacks the server at this URL; returns the answers that came."""
 
-_ENGINE_NAME = re.compile(r"[\w.-]+@[0-9a-f]{12}")
+_ENGINE_NAME = re.compile(r"[\w.-]{1,64}@[0-9a-f]{12}")
 _OWN_PATHS = (str(zoo.PROJECT), "site-packages", "Traceback")
 
 
