@@ -3,7 +3,7 @@
 #   docker run --gpus all -p 8000:8000 -v $PWD/zoo/models:/models -v $PWD/zoo/adapters:/adapters \
 #     composer --model /models/base --adapters polite=/adapters/polite,rude=/adapters/rude
 # It finishes requests in flight for up to 30 s (--drain-seconds), so give it the time:
-#   docker stop --time 45 CONTAINER
+#   docker stop --time 60 CONTAINER
 ARG BASE_IMAGE=vllm/vllm-openai:v0.32.0
 FROM ${BASE_IMAGE}
 

@@ -14,6 +14,7 @@ OF_OTHERS = {
     "--ssl-certfile",
     "--ssl-keyfile",
     "--enable-log-requests",
+    "--otlp-traces-endpoint",
     "--structured-outputs-config",
     "--kv-cache-memory-bytes",
     "--max-num-seqs",
