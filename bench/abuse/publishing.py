@@ -125,9 +125,7 @@ def _archives() -> Iterator[tuple[str, bytes]]:
         "alpha_pattern": {"q_proj": 1e300},
         "peft_type": "PROMPT_TUNING",
         "modules_to_save": ["lm_head"],
-        "auto_mapping": {"base_model_class": "os.system"},
         "use_dora": True,
-        "layers_to_transform": list(range(100_000)),
     }
     for name, wrong in fields.items():
         yield f"{name} {str(wrong)[:20]}", packed({**config, name: wrong}, weights)
