@@ -39,7 +39,7 @@ MAX_ENTRIES: Mapping[str, int] = {
     "tools": 128,
     "stop": 128,
     "stop_sequences": 128,
-    "bad_words": 1024,
+    "bad_words": 128,
 }
 """Entries of fields that are lists."""
 

@@ -47,7 +47,7 @@ TOO_LARGE: list[tuple[dict[str, Any], str, str]] = [
     ({"messages": [{}] * 2049}, "messages", "2048"),
     ({"stop": ["x"] * 129}, "stop", "128"),
     ({"stop": "x" * 1025}, "stop", "1024"),
-    ({"bad_words": ["x"] * 1025}, "bad_words", "1024"),
+    ({"bad_words": ["x"] * 129}, "bad_words", "128"),
     ({"n": 1025}, "1025", "1024"),
     ({"prompt": ["x"] * 513, "n": 2}, "513 x 2", "1024"),
     ({"stop_token_ids": [1] * 129}, "stop_token_ids", "128"),
