@@ -58,13 +58,12 @@ class MetricsAccess(StrEnum):
     """Nobody: the route does not exist."""
 
 
-def restrict_routes(app: FastAPI, exposed: Collection[str], metrics: MetricsAccess) -> None:
+def restrict_routes(app: FastAPI, exposed: Collection[str]) -> None:
     """Take every route that is not served out of vLLM's application.
 
     Args:
         app: the application, with vLLM's routes only.
         exposed: further routes that the operator wants.
-        metrics: whether there is `/metrics`.
 
     Raises:
         ValueError: the application has no such route as the operator names.
@@ -75,7 +74,7 @@ def restrict_routes(app: FastAPI, exposed: Collection[str], metrics: MetricsAcce
             f"--expose {unknown[0]}: vLLM has no such route here. It has "
             f"{', '.join(sorted(filter(None, there - ALLOWED - {METRICS})))}."
         )
-    kept = {*ALLOWED, *exposed} | ({METRICS} if metrics is not MetricsAccess.OFF else set())
+    kept = {*ALLOWED, *exposed} - {METRICS}  # ours is in `server.exposition`
     app.router.routes[:] = [route for route in app.router.routes if route_path(route) in kept]
     app.openapi_schema = None
 
@@ -124,6 +123,7 @@ class AccessControl:
 
     def _identify(self, scope: Scope, path: str) -> Key:
         keyless = path in KEYLESS or (self._is_metrics(path) and self._metrics_are_open)
+        keyless = keyless and scope.get("method", "GET") in _READING
         return self._keys.anonymous(scope) if keyless else self._keys.identify(scope)
 
     async def _check(self, scope: Scope, path: str, key: Key) -> None:

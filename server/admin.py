@@ -9,13 +9,16 @@ import logging
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
+from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adapters import AdapterNotFoundError, AdapterStoreError, Policy, Profile, Version
 from adapters.disk import store_error
 from composer.errors import ComposerError, quoted
-from server.errors import BodyTooLargeError, ServerError, error_response, status_of
+from server.access_control import route_of
+from server.errors import BodyTooLargeError, RoleError, ServerError, error_response, status_of
+from server.keys import Role, key_of
 from server.preconditions import (
     actor_of,
     etag,
@@ -41,20 +44,29 @@ class AdminRoutes:
     `server.access_control` stands before it and has checked the role of the key.
     """
 
-    def __init__(self, app: ASGIApp, *, admin: ASGIApp, max_body_bytes: int) -> None:
+    def __init__(
+        self, app: ASGIApp, *, admin: ASGIApp, max_body_bytes: int, max_json_bytes: int
+    ) -> None:
+        """`max_body_bytes` of files, `max_json_bytes` of everything else."""
         self._app = app
         self._admin = admin
         self._max_body_bytes = max_body_bytes
+        self._max_json_bytes = max_json_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not _is_admin(scope):
             await self._app(scope, receive, send)
         else:
-            await self._admin(scope, self._counted(receive), send)
+            await self._admin(scope, self._counted(scope, receive), send)
 
-    def _counted(self, receive: Receive) -> Receive:
+    def _counted(self, scope: Scope, receive: Receive) -> Receive:
         """`receive` that fails as soon as the body is one byte too long."""
-        left = self._max_body_bytes
+        kind = Headers(scope=scope).get("content-type", "").partition(";")[0].strip().lower()
+        alias = route_of(scope).removeprefix(PREFIX + "/")
+        files = scope["method"] == "PUT" and "/" not in alias and kind != "application/json"
+        most = self._max_body_bytes if files else self._max_json_bytes
+        option = "--max-adapter-mib" if files else "--max-body-mib"
+        left = most
 
         async def counted() -> Message:
             nonlocal left
@@ -62,8 +74,8 @@ class AdminRoutes:
             left -= len(message.get("body", b""))
             if left < 0:
                 raise BodyTooLargeError(
-                    f"the body has more than {self._max_body_bytes} bytes. Send a smaller "
-                    "adapter, or start the server with a larger --max-adapter-mib."
+                    f"the body has more than {most} bytes. Send less, or start the server with a "
+                    f"larger {option}."
                 )
             return message
 
@@ -138,6 +150,11 @@ def make_admin(
         """Publish or replace an adapter."""
         with threads.publishing.admitted():
             async with uploads.received(request) as upload:
+                if upload.policy is not None and not key_of(request.scope).may(Role.ADMIN):
+                    raise RoleError(
+                        "the publication has a policy, which asks for the role 'admin'. Leave it "
+                        "out: an alias keeps the policy that it has."
+                    )
                 version = await service.publish(
                     alias,
                     upload.fetch,
@@ -220,7 +237,7 @@ def make_admin(
 
 
 def _is_admin(scope: Scope) -> bool:
-    path = str(scope["path"]).removeprefix(scope.get("root_path", ""))
+    path = route_of(scope)
     return path == PREFIX or path.startswith(PREFIX + "/") or path in _VLLM_ROUTES
 
 

@@ -93,7 +93,7 @@ async def assemble(app: FastAPI, engine: Engine, parts: Parts) -> ASGIApp:
     routing = Routing(engine, registry, gates, parts.profiles, default)
     resolver = Resolver(engine, registry, loader, store, settings.limits, routing, templates)
     router = make_router(engine, registry, store, resolver)
-    restrict_routes(app, settings.exposed, settings.metrics)
+    restrict_routes(app, settings.exposed)
     # Ours come first: of two routes for one path, the first answers.
     most = settings.max_compositions_per_key
     routers = [make_health(parts.lifecycle), router]
@@ -127,8 +127,10 @@ async def assemble(app: FastAPI, engine: Engine, parts: Parts) -> ASGIApp:
         weights = WeightSpace(parts.adapters, settings.sources, parts.base)
         uploads = Uploads(settings.sources, weights, parts.adapters, threads)
         admin = make_admin(service, uploads, threads, loader.paths)
-        most = settings.sources.max_bytes
-        layers.append(Middleware(AdminRoutes, admin=admin, max_body_bytes=most))
+        most, small = settings.sources.max_bytes, settings.max_body_bytes
+        layers.append(
+            Middleware(AdminRoutes, admin=admin, max_body_bytes=most, max_json_bytes=small)
+        )
         routes += admin.routes
     app.openapi_schema = api_document(routes)
     layers.append(

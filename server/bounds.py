@@ -71,7 +71,11 @@ MAX_PATTERN_LENGTH = 2000
 _COUNTED = ("Items", "Length", "Properties", "Contains")
 _COUNTS = frozenset(f"{bound}{what}" for bound in ("min", "max") for what in _COUNTED)
 _ALTERNATIVES = frozenset({"enum", "anyOf", "oneOf", "allOf", "choice", "prefixItems", "type"})
-_SCHEMAS = ("response_format", "structured_outputs", "text", "tools", "output_format")
+GRAMMAR_FIELDS = frozenset(
+    {"response_format", "structured_outputs", "text", "output_config", "tools"}
+)
+"""Fields of all routes that a grammar may be compiled from."""
+
 _FLOAT32_MAX = 3.4028234663852886e38
 
 
@@ -92,9 +96,10 @@ def check_bounds(body: Mapping[str, Any]) -> None:
         texts = body.get(field)
         for text in texts if isinstance(texts, list) else [texts]:
             _check_length(f"each entry of {field}", text, MAX_STOP_CHARACTERS)
+    _check_counts_are_whole(body)
     _check_answers(body)
     _check_tokens(body)
-    for field in _SCHEMAS:
+    for field in GRAMMAR_FIELDS:
         if field in body:
             _check_schemas(field, body[field])
 
@@ -167,6 +172,16 @@ def _prompts(body: Mapping[str, Any]) -> int:
     if not isinstance(prompts, list) or all(isinstance(prompt, int) for prompt in prompts):
         return 1
     return len(prompts)
+
+
+def _check_counts_are_whole(body: Mapping[str, Any]) -> None:
+    """vLLM reads "3" and 3.0 as 3, which the bounds below would not see."""
+    for field in ("n", "best_of", "min_tokens"):
+        value = body.get(field)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+            raise RequestBoundError(
+                f"{field} is {_short(json.dumps(value))}. Give a whole number.", param=field
+            )
 
 
 def _check_answers(body: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from composer.errors import ComposerError, UnsupportedError, quoted
 from server import metrics
 from server.access import FIELD
-from server.bounds import count_answers
+from server.bounds import GRAMMAR_FIELDS, count_answers
 from server.comparison import Comparison, collected
 from server.engine import Body, Kind, RefusedError
 from server.errors import CompositionLostError, error_response, is_anthropic
@@ -34,9 +34,6 @@ logger = logging.getLogger(__name__)
 
 EXPECT = "X-Composer-Expect"
 """Request header by which clients say that they asked for a composition."""
-
-_GRAMMARS = frozenset({"response_format", "structured_outputs", "text", "output_config", "tools"})
-"""Fields from which vLLM makes a grammar, which it looks at once a stream has begun."""
 
 _STORED = "/v1/compositions/"
 """Our own routes, whose bodies ask no model."""
@@ -127,7 +124,12 @@ class Front:
 
     async def _check_grammar(self, kind: Kind | None, body: Body) -> None:
         """Refuse a stream under a wrong grammar while there is a status to say so."""
-        if kind is not None and kind.generates and body.get("stream") and _GRAMMARS & body.keys():
+        if (
+            kind is not None
+            and kind.generates
+            and body.get("stream")
+            and GRAMMAR_FIELDS & body.keys()
+        ):
             await self._resolver.check_readable(kind, body)
 
     async def _pass(
@@ -196,8 +198,7 @@ def _rows(kind: Kind | None, body: Body | None, resolution: Resolution | None) -
     """How many rows of the engine's batch a request takes."""
     if kind is None or body is None or not kind.generates:
         return 0
-    told = resolution.decoration.composition if resolution is not None else None
-    return count_answers(body) * (int(told["rows"]) if told is not None else 1)
+    return count_answers(body) * (resolution.rows if resolution is not None else 1)
 
 
 def _recorded(

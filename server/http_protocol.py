@@ -10,7 +10,7 @@ from asyncio import Transport
 from asyncio.events import TimerHandle
 from typing import Any, Final
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 """What a client may send without finishing its headers, a piece of the body or its trailers."""
@@ -66,7 +66,16 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _start_timer(self) -> None:
         if self._deadline is None:
-            self._deadline = self.loop.call_later(HEAD_TIMEOUT_S, self.transport.close)
+            self._deadline = self.loop.call_later(HEAD_TIMEOUT_S, self._give_up)
+
+    def _give_up(self) -> None:
+        """Close the connection, unless what is late comes after a request still being answered."""
+        self._deadline = None
+        cycle: RequestResponseCycle | None = self.cycle  # None before the first request
+        if cycle is not None and not cycle.response_complete:
+            self._start_timer()
+        else:
+            self.transport.close()
 
     def _stop_timer(self) -> None:
         if self._deadline is not None:

@@ -33,6 +33,9 @@ FAREWELL_S: Final = 2.0
 LAST_RESORT_S: Final = 20.0
 """How long the exit may take after that. Threads that wait for a slow source cannot be stopped."""
 
+HURRY_S: Final = 1.0
+"""How long the exit may take after a signal that comes while the engine is being stopped."""
+
 _RETRY_AFTER_S = 5.0
 
 Condition = Callable[[], str | None]
@@ -76,10 +79,12 @@ class Lifecycle:
                 len(self._in_flight),
             )
             self._end_after(self._drain_s)
-        elif not self._over.is_set():
+        else:
             if self.phase is Phase.DRAINING:
                 self.exit_status = 128 + signum
             logger.warning("%s: ending at once", signal.Signals(signum).name)
+            if self._over.is_set():  # the engine is being stopped
+                self.exit_within(HURRY_S)
             self._over.set()
 
     def engine_died(self) -> None:

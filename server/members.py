@@ -70,9 +70,13 @@ async def member_tokens(
 
 
 def _with_messages(kind: Kind, body: Body, pairs: tuple[tuple[str, str], ...]) -> Body:
-    """The request with other messages: the same template, its arguments and tools."""
+    """The request with other messages: the same arguments of the template, and tools.
+
+    The template is the server's: one that a request brings (`--trust-request-chat-template`) could
+    print the messages of somebody else's composition in an error.
+    """
     messages = [{"role": role, "content": content} for role, content in pairs]
-    same = body if kind is Kind.CHAT else {}
+    same = {k: v for k, v in body.items() if k != "chat_template"} if kind is Kind.CHAT else {}
     return {
         **same,
         "messages": messages,

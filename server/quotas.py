@@ -12,7 +12,7 @@ from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import MovingWindowRateLimiter
 
 from composer.errors import quoted
-from server.errors import RateLimitError
+from server.errors import RateLimitError, RequestBoundError
 from server.keys import Key
 
 _ROWS_RETRY_S = 1.0
@@ -49,16 +49,21 @@ class Quotas:
 
         Raises:
             RateLimitError: the key's requests would take more rows at once than it may.
+            RequestBoundError: this one alone would.
         """
         if key.rows is None:
             yield
             return
+        if rows > key.rows:
+            raise RequestBoundError(
+                f"this request takes {rows} rows, and the key {quoted(key.name)} may take "
+                f"{key.rows} at once. Use fewer members or answers."
+            )
         used = self._rows[key.name]
         if used + rows > key.rows:
             raise RateLimitError(
                 f"this request takes {rows} rows, the others of the key {quoted(key.name)} take "
-                f"{used} now, and it may take {key.rows} at once. "
-                + ("Send it later." if rows <= key.rows else "Use fewer members or answers."),
+                f"{used} now, and it may take {key.rows} at once. Send it later.",
                 retry_after_s=_ROWS_RETRY_S,
             )
         self._rows[key.name] += rows

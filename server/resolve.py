@@ -21,6 +21,7 @@ from composer.errors import (
     UnsupportedError,
     quoted,
 )
+from composer.gates import GateError
 from composer.plan import BASE, Limits, Plan
 from composer.wire import parse_composition
 from server.access import FIELD, Access, MemberNames
@@ -52,6 +53,7 @@ class Resolution:
     lease: its adapters stay loaded until the caller releases it.
     alone: the models that answer the same request, each on its own.
     composition, recipe: what was composed, as metrics say it.
+    rows: of the engine's batch, for each answer.
     was_read: whether the body has been validated and tokenized.
     """
 
@@ -61,6 +63,7 @@ class Resolution:
     alone: tuple[str, ...] = ()
     composition: str = PLAIN
     recipe: str = PLAIN
+    rows: int = 1
     was_read: bool = False
 
 
@@ -177,7 +180,7 @@ class Resolver:
     ) -> Resolution:
         if kind is Kind.RESPONSES:
             body = _unstored(body)
-        settled, missing = await self.routing.settle(kind, body, plan)
+        settled, missing = await self._settle(kind, body, plan, key)
         alone = await self._compared(kind, body, plan) if _wants_compare(body) else ()
         self._access.check_plan(plan, key, missing)
         lease = await self._access.lease(
@@ -191,8 +194,24 @@ class Resolver:
         told = {"plan": settled.to_dict(), "rows": settled.rows}
         routed = self._routed(settled, bound, missing)
         decoration = Decoration(asked, told, _digests(lease), routed, aliases=_aliases(lease))
+        rows = len(bound.compiled.rows) if bound is not None else 1
         was_read = bound is not None
-        return Resolution(rewritten, decoration, lease, alone, was_read=was_read)
+        return Resolution(rewritten, decoration, lease, alone, rows=rows, was_read=was_read)
+
+    async def _settle(
+        self, kind: Kind, body: Body, plan: Plan, key: Key
+    ) -> tuple[Plan, tuple[str, ...]]:
+        """`Routing.settle`, whose errors name what a gate was trained for."""
+        try:
+            return await self.routing.settle(kind, body, plan)
+        except GateError as error:
+            if key.models is None:
+                raise
+            raise GateError(
+                "the gate of this composition cannot choose among its experts. Ask the operator "
+                "which ones it was trained for.",
+                param=error.param,
+            ) from error
 
     def _routed(self, plan: Plan, bound: Bound | None, missing: tuple[str, ...]) -> Routed | None:
         """What tells, after the answer, how it was routed; None for a sum."""
@@ -259,8 +278,9 @@ class Resolver:
         """
         try:
             plan = self.parse(version.content, param=param)
-        except UnknownModelError:  # names models, not prompts
-            raise
+        except UnknownModelError as error:  # names models, not prompts
+            known = self.member_names.of(key)
+            raise UnknownModelError(error.name, known, param=param) from error
         except CompositionError as error:
             if not is_private(version, key):
                 raise

@@ -66,6 +66,14 @@ TOO_LARGE: list[tuple[dict[str, Any], str, str]] = [
     ({"structured_outputs": {"json": json.dumps({"minItems": 10**9})}}, "minItems", "10000"),
     ({"structured_outputs": {"json": "[" * 60_000}}, "json", "100"),
     ({"text": {"format": {"schema": {"maxItems": 10**9}}}}, "maxItems", "10000"),
+    (
+        {"output_config": {"format": {"type": "json_schema", "schema": {"minItems": 10**9}}}},
+        "minItems",
+        "10000",
+    ),
+    ({"n": "16000"}, "n is", "whole number"),
+    ({"n": 300.0}, "300.0", "whole number"),
+    ({"min_tokens": "3"}, "min_tokens", "whole number"),
     ({"tools": [{"input_schema": {"minProperties": 10**9}}]}, "minProperties", "10000"),
 ]
 

@@ -11,7 +11,7 @@ import pytest
 from starlette.types import Scope
 
 from server import keys
-from server.errors import RateLimitError, UnauthorizedError
+from server.errors import RateLimitError, RequestBoundError, UnauthorizedError
 from server.keys import Key, KeyFile, KeyRing, Role, read_keys
 from server.quotas import Quotas
 
@@ -132,5 +132,5 @@ def test_rows_at_once() -> None:
         pass
     with quotas.hold(key, 4):
         pass
-    with pytest.raises(RateLimitError, match="fewer members"), quotas.hold(key, 5):
+    with pytest.raises(RequestBoundError, match="fewer members"), quotas.hold(key, 5):
         pass
