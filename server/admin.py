@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -100,6 +101,7 @@ def make_admin(
     admin = FastAPI(title="Adapters", openapi_url=None, docs_url=None)
     admin.add_exception_handler(ComposerError, answer_error)
     admin.add_exception_handler(OSError, answer_error)
+    admin.add_exception_handler(ClientDisconnect, _answer_nobody)
     admin.add_exception_handler(404, _answer_missing)
     admin.add_exception_handler(405, _answer_missing)
     admin.add_exception_handler(400, _answer_unread)
@@ -246,6 +248,11 @@ def _text(body: dict[str, Any], field: str) -> str:
     if not isinstance(value, str) or not value:
         raise ServerError(f"'{field}' is {value!r}. Give a name.", param=field)
     return value
+
+
+async def _answer_nobody(_: Request, __: Exception) -> Response:
+    """The client has gone before its upload was complete: nobody reads this, nobody is to blame."""
+    return Response(status_code=400)
 
 
 async def _answer_unread(_: Request, error: Exception) -> Response:

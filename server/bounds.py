@@ -17,6 +17,7 @@ from composer.bounds import (
     MAX_STOP_TOKENS,
     check_token_lists,
 )
+from composer.errors import quoted
 from composer.fields import MAX_EXPERTS, MAX_FILTERS, MAX_MEMBERS, MAX_NAME
 from composer.formula import MAX_LENGTH
 from server.errors import RequestBoundError
@@ -45,6 +46,9 @@ MAX_ENTRIES: Mapping[str, int] = {
 
 MAX_STOP_CHARACTERS = 1024
 """Of each text that ends an answer or must not occur; every token is compared with it."""
+
+MAX_ROLE_CHARACTERS = 64
+"""Of who speaks in a message. vLLM writes a role that it does not know into its log."""
 
 MAX_ID_CHARACTERS = 256
 """Of the identifiers that a request may bring."""
@@ -92,6 +96,10 @@ def check_bounds(body: Mapping[str, Any]) -> None:
     _check_length("request_id", body.get("request_id"), MAX_ID_CHARACTERS)
     for field, most in MAX_ENTRIES.items():
         _check_entries(field, body.get(field), most)
+    for field in ("messages", "input"):
+        for message in body[field] if isinstance(body.get(field), list) else ():
+            if isinstance(message, dict):
+                _check_length(f"a role in {field}", message.get("role"), MAX_ROLE_CHARACTERS)
     for field in ("stop", "stop_sequences", "bad_words"):
         texts = body.get(field)
         for text in texts if isinstance(texts, list) else [texts]:
@@ -252,6 +260,12 @@ def _check_schema(path: str, schema: object) -> None:
                 raise RequestBoundError(
                     f"{_short(here)} is {entry}; at most {MAX_COUNT}.", param=_short(here)
                 )
+            if name == "$ref" and isinstance(entry, str) and not entry.startswith("#"):
+                raise RequestBoundError(
+                    f"{_short(here)} is {quoted(entry)}, which is outside of the schema, and would "
+                    "not be followed. Put what it names into '$defs'.",
+                    param=_short(here),
+                )
             if name in _ALTERNATIVES and isinstance(entry, list):
                 _check_entries(here, entry, MAX_ALTERNATIVES)
             if name in ("grammar", "regex"):
@@ -376,6 +390,7 @@ def overview() -> str:
         ("characters of `model`", MAX_MODEL_CHARACTERS),
         ("prompts times `n`", MAX_ANSWERS),
         (f"entries of {entries}", "as listed"),
+        ("characters of the role of a message", MAX_ROLE_CHARACTERS),
         ("characters of each entry of `stop` and `bad_words`", MAX_STOP_CHARACTERS),
         ("entries of `stop_token_ids`, fewer beside `min_tokens`", MAX_STOP_TOKENS),
         ("entries of `allowed_token_ids`", MAX_ALLOWED_TOKENS),

@@ -71,6 +71,9 @@ TOO_LARGE: list[tuple[dict[str, Any], str, str]] = [
         "minItems",
         "10000",
     ),
+    ({"messages": [{"role": "x" * 65}]}, "role", "64"),
+    (schema({"items": {"$ref": "file:///etc/passwd"}}), "$ref", "$defs"),
+    (schema({"$ref": "https://example.org/schema"}), "$ref", "$defs"),
     ({"n": "16000"}, "n is", "whole number"),
     ({"n": 300.0}, "300.0", "whole number"),
     ({"min_tokens": "3"}, "min_tokens", "whole number"),
@@ -97,6 +100,7 @@ def test_what_is_too_large_is_refused(body: dict[str, Any], named: str, bound: s
         {"messages": [{"content": "minItems: 1000000000", "maxItems": 10**9}]},
         schema({"type": "array", "minItems": 10_000, "items": {"enum": ["a"] * 1024}}),
         {"structured_outputs": {"regex": r"\d{3}-[a-z]{1,64}"}},
+        schema({"$defs": {"x": {"type": "integer"}}, "items": {"$ref": "#/$defs/x"}}),
         {"structured_outputs": {"json": "not JSON"}},
     ],
 )
