@@ -549,22 +549,25 @@ class _Gangs(Scheduler):
             slots = group.adapters if group is not None else {slot}
             if not failures.adapters.keys().isdisjoint(slots):
                 names.add((request if group is None else group.leader).request_id)
+        names &= self.requests.keys()
         for problem in {*failures.adapters.values(), *failures.requests.values()}:
-            logger.error("In a step, %s; ended %s", problem, sorted(names))
-        for name in names & self.requests.keys():
-            group = self._groups.get(name)
-            for row in [self.requests[name]] if group is None else group.rows:
-                self._forget_blocks(row)
+            ended = ", ".join(sorted(names)) or "no request: all that needed it had left"
+            logger.error("In a step, %s; ended %s", problem, ended)
+        self._forget_prefixes()
         return self.finish_requests(names, RequestStatus.FINISHED_ERROR)
 
-    def _forget_blocks(self, row: Request) -> None:
-        """Let nobody find the blocks of a row in the prefix cache: their content is not what their
-        keys say."""
-        manager = self.kv_cache_manager
-        if self._pools is not None:
-            manager = self._pools.manager_of(row.request_id)
-        blocks = manager.get_block_ids(row.request_id)
-        manager.evict_blocks({id for group in blocks for id in group})
+    def _forget_prefixes(self) -> None:
+        """Empty the prefix caches of all models; blocks in use stay with their rows.
+
+        Scheduling a step keys its blocks. After a failure the content of some blocks is not what
+        their keys say, and the rows that would name these blocks may be gone: aborted or preempted
+        while the step ran.
+        """
+        pools = self._pools
+        managers = [self.kv_cache_manager] if pools is None else [own for _, own in pools]
+        for manager in managers:
+            blocks = manager.block_pool.blocks
+            manager.evict_blocks({b.block_id for b in blocks if b.block_hash is not None})
 
     def _is_companion(self, request_id: str) -> bool:
         group = self._group_of.get(request_id)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from vllm.sampling_params import RequestOutputKind
+from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.engine import FinishReason
 
 from bench.claims.adapter_scale import variants
@@ -130,6 +132,41 @@ def test_an_adapter_that_is_gone_ends_its_requests_only(
     lost.restore()
     again = [replace(job, params={"max_tokens": 6}) for job in failing[:3]]
     wrong, _ = count_mismatches(oracle, again, engine.answers(again))
+    assert wrong == 0
+    engine.assert_nothing_left()
+
+
+@pytest.mark.parametrize("how", ["aborted", "preempted"])
+def test_a_row_that_left_during_the_step_poisons_no_prefix(
+    how: str, engine: WatchedEngine, oracle: Oracle, tmp_path: Path
+) -> None:
+    """vLLM gives blocks their keys when it schedules a step, and handles aborts after it has run;
+    under async scheduling the row may also be preempted for the next step. By then it holds no
+    block, and what is in those that it held was computed without its adapter."""
+    if how == "preempted" and engine.core.batch_queue is None:
+        pytest.skip("a step ends before the next is scheduled")
+    lost = Lost(engine, tmp_path, "0003")
+    job = Job(PROMPT, adapter=lost.adapter, params={"max_tokens": 6})
+    name = engine.add(job)
+    scheduler = engine.scheduler
+    [row] = scheduler.requests.values()
+    if how == "aborted":
+        engine.core.aborts_queue.put_nowait([row.request_id])
+        engine.step()
+    else:
+        engine.step()  # in flight
+        scheduler.set_pause_state(PauseState.PAUSED_NEW)  # it does not run in the next one
+        scheduler.running.remove(row)
+        scheduler._preempt_request(row, time.monotonic())
+        engine.step()
+        scheduler.set_pause_state(PauseState.UNPAUSED)
+    engine._land()
+    assert row.is_finished()
+    engine.abort(name)  # what the front end keeps of one that the engine core has aborted
+    engine.assert_nothing_left()
+
+    lost.restore()
+    wrong, _ = count_mismatches(oracle, [job], engine.answers([job]))
     assert wrong == 0
     engine.assert_nothing_left()
 
