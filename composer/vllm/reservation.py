@@ -11,7 +11,7 @@ is complete; and what it does not need stays open to others.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from vllm.v1.request import Request
@@ -52,41 +52,55 @@ class Need:
 
 @dataclass(slots=True)
 class Reservation:
-    """The room of one gang, and who was admitted after it while it waits."""
+    """The room of one gang, and who was admitted after it while it waits.
+
+    Keeps the sums of what all of them need, so that refusing a request costs the same however many
+    have passed.
+    """
 
     group: RowGroup
     limits: GroupLimits
     runs: Callable[[Request], bool]
     """Whether a request is admitted, so that what it needs is in use."""
-    need: Need = field(init=False)
+    asked: bool = True
+    """Whether the gang has had its turn in this step. It makes its reservation in its turn."""
     passed: dict[str, tuple[Request, Need]] = field(default_factory=dict)  # by request id
+    rows: int = 0
+    blocks: Counter[str | None] = field(default_factory=Counter)
+    adapters: Counter[Slot] = field(default_factory=Counter)
+    """How many need each adapter."""
 
     def __post_init__(self) -> None:
-        self.need = Need.to_admit(self.group, self.limits)
+        self._add(Need.to_admit(self.group, self.limits))
 
-    def lets_pass(self, request: Request, need: Need) -> bool:
-        """Whether a request that fits may be admitted, as far as the gang is concerned.
+    def begin_step(self) -> None:
+        """Forget those that have left the batch; the gang has yet to be asked."""
+        self.asked = False
+        for name in [name for name, (one, _) in self.passed.items() if not self.runs(one)]:
+            _, need = self.passed.pop(name)
+            self.rows -= need.rows
+            self.blocks.subtract(need.blocks)
+            self.adapters -= Counter(need.adapters)  # keeps positive counts only
 
-        If it may, it is counted from now on, until it leaves the batch.
-        """
-        if request.request_id in self.passed:
-            return True
-        self.passed = {id: one for id, one in self.passed.items() if self.runs(one[0])}
-        together = [self.need, need, *(own for _, own in self.passed.values())]
-        if not self._fit(together):
+    def lets_pass(self, need: Need) -> bool:
+        """Whether the engine, empty, would hold a request beside the gang and all that passed."""
+        models = self.limits.models
+        if self.rows + need.rows > self.limits.rows or any(
+            self.blocks[model] + blocks > models[model].room.capacity
+            for model, blocks in need.blocks.items()
+        ):
             return False
-        self.passed[request.request_id] = (request, need)
-        return True
+        if need.adapters <= self.adapters.keys():
+            return True
+        used = Counter(model for model, _ in self.adapters.keys() | need.adapters)
+        return all(used[model] <= models[model].adapters for model, _ in need.adapters)
 
-    def _fit(self, needs: Sequence[Need]) -> bool:
-        """Whether the engine, empty, would hold all of these together."""
-        blocks: Counter[str | None] = Counter()
-        adapters: set[Slot] = set()
-        for need in needs:
-            blocks.update(need.blocks)
-            adapters |= need.adapters
-        used = Counter(model for model, _ in adapters)
-        return sum(need.rows for need in needs) <= self.limits.rows and all(
-            blocks[model] <= limits.room.capacity and used[model] <= limits.adapters
-            for model, limits in self.limits.models.items()
-        )
+    def count(self, request: Request, need: Need) -> None:
+        """Count a request that passes, until it leaves the batch."""
+        self.passed[request.request_id] = (request, need)
+        self._add(need)
+
+    def _add(self, need: Need) -> None:
+        self.rows += need.rows
+        self.blocks.update(need.blocks)
+        self.adapters.update(need.adapters)

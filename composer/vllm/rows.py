@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -105,6 +106,13 @@ class RowGroup:
     def unjoined(self) -> list[Request]:
         """Rows that are not in the batch yet."""
         return [row for row in self.rows if row.status is not RequestStatus.RUNNING]
+
+    def tokens(self) -> Counter[str | None]:
+        """Tokens that the rows of each model have now."""
+        tokens: Counter[str | None] = Counter()
+        for row in self.rows:
+            tokens[model_of(row)] += row.num_tokens
+        return tokens
 
     def at_barrier(self) -> bool:
         """Whether every row has exactly its last known token left to compute.

@@ -198,6 +198,8 @@ class _Gangs(Scheduler):
         # vLLM's loop admits nobody once this number runs. Rows that join later keep their slots.
         self.max_num_active_reqs = limit - step.absent if roomy else 0
         self.lora_config = self._all_slots
+        if self._kept is not None:
+            self._kept.begin_step()
         self._step = step
         try:
             output = super().schedule(throttle_prefills)
@@ -370,6 +372,8 @@ class _Gangs(Scheduler):
             return ready
         group = self._group_of.get(request.request_id)
         if group is not None:
+            if self._kept is not None and self._kept.group is group:
+                self._kept.asked = True
             return group.admitted or self._admit(group, step)
         slot = slot_of(request)
         adapters = frozenset[Slot]() if slot is None else frozenset({slot})
@@ -377,10 +381,13 @@ class _Gangs(Scheduler):
             return False
         if (kept := self._kept_before(request)) is not None:
             need = Need.of([request], adapters, self._limits)
-            if not kept.lets_pass(request, need):
-                if not adapters:
-                    self.max_num_active_reqs = 0  # the next in line has to wait as well
+            if not kept.lets_pass(need):
+                # The next in line has to wait as well. But a preempted request stands first in
+                # line, whenever it arrived: end vLLM's loop only after the gang had its turn.
+                if kept.asked and not adapters:
+                    self.max_num_active_reqs = 0
                 return False
+            kept.count(request, need)
         return step.take_adapters(adapters)
 
     # ---- admission
@@ -418,18 +425,19 @@ class _Gangs(Scheduler):
             return False
         if not step.has_slots(group.adapters):
             return False
-        # Where many gangs wait, one that is not smaller than one that found no room finds none
-        # either, or nearly: looking up the prefixes of all of them would cost more than a step.
-        tokens = sum(row.num_tokens for row in group.rows)
-        if step.refused_tokens is not None and tokens >= step.refused_tokens:
+        # Where many gangs wait, one that wants no less of a KV cache than one that found no room
+        # finds none either, or nearly: looking up the prefixes of all would cost more than a step.
+        if step.refuses(group):
             return False
-        if (kept := self._kept_before(group.leader)) is not None:
-            need = Need.of(group.rows, group.adapters, self._limits)
-            if not kept.lets_pass(group.leader, need):
-                return False
-        if self._lacks_room(group, step):
-            step.refused_tokens = tokens
+        kept = self._kept_before(group.leader)
+        need = Need.of(group.rows, group.adapters, self._limits)
+        if kept is not None and not kept.lets_pass(need):
             return False
+        if short := self._lacks_room(group, step):
+            step.refuse(group, short)
+            return False
+        if kept is not None:
+            kept.count(group.leader, need)
         return True
 
     def _kept_before(self, request: Request) -> Reservation | None:
@@ -443,8 +451,8 @@ class _Gangs(Scheduler):
         group = self._group_of.get(request.request_id)
         return request.status is RequestStatus.RUNNING or (group is not None and group.admitted)
 
-    def _lacks_room(self, group: RowGroup, step: Step) -> bool:
-        """Whether the KV cache of a model does not hold the tokens of its rows now.
+    def _lacks_room(self, group: RowGroup, step: Step) -> frozenset[str | None]:
+        """The models whose KV caches do not hold the tokens of the group's rows now.
 
         Releases the group if all of them do, and one step computes all tokens.
         """
@@ -458,9 +466,12 @@ class _Gangs(Scheduler):
             and all(self._models[model].room.holds(own) for model, own in rows.items())
             and self.scheduler_config.long_prefill_token_threshold == 0
         )
-        return not group.released and any(
-            (room := self._models[model].room).wanted_to_admit(own) > room.free_for_admission
+        if group.released:
+            return frozenset()
+        return frozenset(
+            model
             for model, own in rows.items()
+            if (room := self._models[model].room).wanted_to_admit(own) > room.free_for_admission
         )
 
     # ---- the end

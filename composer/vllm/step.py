@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from composer.vllm.rows import RowGroup, Slot
@@ -27,8 +27,9 @@ class Step:
     """Rows of admitted groups that hold a slot but do not join in this step."""
     adapters: set[Slot] = field(default_factory=set)
     """The adapters of everything that runs or was admitted."""
-    refused_tokens: int | None = None
-    """Tokens of the smallest group for which there was no room in a KV cache."""
+    refused: dict[str | None, int] = field(default_factory=dict)
+    """Of each model whose KV cache had no room for a group: the tokens that the smallest such group
+    wanted of it."""
     released: list[RowGroup] = field(default_factory=list)
     """Groups whose rows all run for the first time in this step."""
 
@@ -36,6 +37,19 @@ class Step:
     def unreserved(self) -> int:
         """Tokens that a prefill may take."""
         return max(self.budget - max(self.reserved, 0), 0)
+
+    def refuse(self, group: RowGroup, short: Iterable[str | None]) -> None:
+        """Remember that the KV caches of some models have no room for a group."""
+        tokens = group.tokens()
+        for model in short:
+            self.refused[model] = min(tokens[model], self.refused.get(model, tokens[model]))
+
+    def refuses(self, group: RowGroup) -> bool:
+        """Whether a group wants no less of a KV cache than one that found no room there."""
+        if self.refused.keys().isdisjoint(group.models):
+            return False
+        tokens = group.tokens()
+        return any(tokens[model] >= least for model, least in self.refused.items())
 
     def has_slots(self, needed: Collection[Slot]) -> bool:
         """Whether there are adapter slots for these beside those in use."""

@@ -222,3 +222,28 @@ def test_a_gang_that_is_aborted_keeps_nothing(tight: WatchedEngine, clock: Clock
     tight.step()
     assert len(tight.scheduler.running) == 8
     assert behind in tight.drain()
+
+
+def test_a_request_that_passed_and_is_preempted_does_not_block_the_gang(
+    tight: WatchedEngine, clock: Clock, oracle: Oracle
+) -> None:
+    """vLLM puts what it preempts at the head of the line, before the gang that came earlier. Each
+    of three requests grows from 5 blocks to 6 of 16; the third and the gang of 12 exclude each
+    other."""
+    jobs = [plain(20, tuple(range(k, k + 150))) for k in (20, 60, 100)]
+    jobs.insert(2, gang(6, PROMPT))
+    names = [tight.add(job) for job in jobs[:3]]
+    done = {out.request_id: out for _ in range(5) for out in tight.step() if out.finished}
+    names.append(tight.add(jobs[3]))
+    done.update({out.request_id: out for _ in range(3) for out in tight.step() if out.finished})
+    assert len(tight.scheduler.running) == 3
+    clock.now_s += 3
+    preempted = False
+    for _ in range(60):
+        done.update({out.request_id: out for out in tight.step() if out.finished})
+        first = next(iter(tight.scheduler.waiting), None)
+        preempted |= first is not None and first.request_id.split("-")[0] == names[3]
+    assert preempted
+    assert list(done) == [*names[:2], names[2], names[3]]
+    answers = [list(done[name].outputs[0].token_ids) for name in names]
+    assert count_mismatches(oracle, jobs, answers)[0] == 0
