@@ -170,7 +170,7 @@ class AdapterLoader:
         if mapping is None:
             return
         # To vLLM two requests for adapters of one name are equal, so one of them is not in the set.
-        for id in set(mapping.prompt_mapping) - {0, *self._models._active_adapters}:
+        for id in sorted(set(mapping.prompt_mapping) - {0, *self._models._active_adapters}):
             self._failed[int(id)] = f"adapter {id} has the name of another that runs"
             self._stand_in(int(id))
         self._models.set_adapter_mapping(mapping)
@@ -180,17 +180,21 @@ class AdapterLoader:
 
         That loop copies the list of all adapters in memory for every adapter of every step. What
         the batch uses is touched before anything is loaded, so nothing pushes it out.
+
+        Touch and load in the order of ids. The order of the set follows hashes of names, which
+        differ between the workers of a tensor-parallel group: each would push out another adapter,
+        and some would wait in `agreed` for the others for good.
         """
-        models, new = self._models, set()
-        for request in requests:
+        models, new = self._models, []
+        if len(requests) > models.lora_slots:
+            self._apply(requests)  # raises
+        for request in sorted(requests, key=lambda one: one.lora_int_id):
             id = request.lora_int_id
             if id in models._active_adapters and not request.load_inplace:
                 models._active_adapters.touch(id)
                 models._registered_adapters.touch(id)
             else:
-                new.add(request)
-        if len(requests) > models.lora_slots:
-            self._apply(requests)  # raises
+                new.append(request)
         if not new:
             return
         found = {}

@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from vllm.lora.lora_model import LoRAModel
+from vllm.lora.request import LoRARequest
 
 from bench.claims.adapter_scale import variants
 from composer.compiled import LoadedAdapter, Row
@@ -335,6 +336,25 @@ def test_an_engine_without_adapters_says_so(
         engine.prefetch([engine.adapters["0000"]])
     engine.retire(engine.adapters["0000"])
     assert engine.resident() == []
+
+
+def test_workers_push_out_the_same_adapters(engine: WatchedEngine) -> None:
+    """Each worker of a tensor-parallel group has hashes of its own, by which the adapters of a step
+    come in another order. Here other names make other hashes."""
+    loader = loader_of(engine)
+    known = [engine.adapters[name] for name in ("0000", "0001", "0002", "0003", "0004")]
+    memories = set()
+    for worker in range(8):
+        a, b, c, d, e = (LoRARequest(f"{worker}-{k.name}", k.id, k.path) for k in known)
+        memory = []
+        for step in ({a, b, c}, {a, b, c}, {d}, {e, d}):
+            loader._set_active(step, None)
+            slots = tuple(loader._models.lora_index_to_id)
+            memory.append((slots, tuple(loader._models._registered_adapters)))
+        memories.add(tuple(memory))
+        for id in engine.resident():
+            engine.core.remove_lora(id)
+    assert len(memories) == 1
 
 
 # ---- out of memory
