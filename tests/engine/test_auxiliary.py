@@ -169,6 +169,28 @@ def test_a_full_auxiliary_cache_concerns_only_those_who_use_it(
     tiny.assert_nothing_left()
 
 
+def test_a_group_refused_for_the_auxiliary_cache_holds_up_no_group_of_the_base(
+    tiny: WatchedEngine, oracle: Oracle
+) -> None:
+    """Each of the first two takes 6 of 10 blocks. The last wants more tokens, but none there."""
+
+    def of_small(first: int) -> Job:
+        others = (Row(0.1, None, tuple(range(k, k + 37)), "small") for k in range(first, first + 3))
+        return Job(PROMPT, (Row(1.0), *others), params={"max_tokens": 20})
+
+    own = tuple(range(200, 300))
+    jobs = [of_small(20), of_small(120), Job(own, (Row(1.0), Row(0.1, None, own[::-1])))]
+    names = [tiny.add(jobs[0])]
+    tiny.step()
+    names += [tiny.add(job) for job in jobs[1:]]
+    tiny.step()
+    assert [group.admitted for group in tiny.scheduler._groups.values()] == [True, False, True]
+    done = tiny.drain()
+    answers = [list(done[name].outputs[0].token_ids) for name in names]
+    assert count_mismatches(oracle, jobs, answers)[0] == 0
+    tiny.assert_nothing_left()
+
+
 def test_the_longest_answer_is_bounded_by_the_auxiliary_cache(tiny: WatchedEngine) -> None:
     """Ten blocks: two rows of 160 tokens, of which the last needs no place."""
     [output] = tiny.run([proxy(tiny, max_tokens=200)])

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
+from vllm.v1.request import Request
 
 from composer.compiled import Row
 from composer.reference.oracle import Oracle
+from composer.vllm.reservation import Need, Reservation
+from composer.vllm.rows import RowGroup
 from tests.engine.harness import Job, WatchedEngine, count_mismatches
 
 SHORT = (7, 8, 9, 10)
@@ -44,6 +49,11 @@ def plain(max_tokens: int, prompt: tuple[int, ...] = SHORT) -> Job:
     return Job(prompt, params={"max_tokens": max_tokens})
 
 
+def ended(engine: WatchedEngine) -> list[str]:
+    """Takes a step; the requests that ended in it."""
+    return [out.request_id for out in engine.step() if out.finished]
+
+
 class Flood:
     """Plain clients: as soon as one has its answer, the next request comes."""
 
@@ -64,6 +74,15 @@ class Flood:
             self._open.add(self._ask(self._max_tokens))
         self.ended |= ended
         return ended
+
+
+def run_until(ends: Callable[[], bool], step: Callable[[], object], most: int = 200) -> None:
+    """Take steps until something is the case. A scheduler that stalls takes them forever."""
+    for _ in range(most):
+        if ends():
+            return
+        step()
+    assert ends(), f"not the case after {most} steps"
 
 
 def admitted(engine: WatchedEngine) -> int:
@@ -94,8 +113,7 @@ def test_a_gang_is_passed_while_it_is_patient_and_then_gets_its_room(
             break
     assert admitted(tight) == 1
     kept_out = len(flood.ended)
-    while waiting not in flood.ended:
-        flood.step()
+    run_until(lambda: waiting in flood.ended, flood.step)
     assert len(flood.ended) > kept_out  # the two rows beside the gang stay open to others
 
 
@@ -113,8 +131,7 @@ def test_what_the_gang_does_not_need_stays_open(tight: WatchedEngine, clock: Clo
         assert len(tight.scheduler.running) <= 3 + 2
     assert admitted(tight) == 0
     assert len(flood.ended) >= 40
-    while not long <= flood.ended:
-        flood.step()
+    run_until(lambda: long <= flood.ended, flood.step)
     for _ in range(3):
         flood.step()
         if admitted(tight):
@@ -156,13 +173,12 @@ def test_plain_requests_do_not_take_the_blocks_of_a_gang(
     running = [tight.add(plain(20, long)) for _ in range(3)]
     tight.step()
     waiting = tight.add(gang(6, PROMPT))
-    while not any(group.refused_s for group in tight.scheduler._groups.values()):
-        tight.step()
+    groups = tight.scheduler._groups
+    run_until(lambda: any(group.refused_s for group in groups.values()), tight.step)
     clock.now_s += 3
     behind = [tight.add(plain(20, tuple(t + k for t in long))) for k in range(1, 7)]
     done: list[str] = []
-    while waiting not in done:
-        done += [out.request_id for out in tight.step() if out.finished]
+    run_until(lambda: waiting in done, lambda: done.extend(ended(tight)))
     assert set(running) <= set(done)
     assert not set(behind) & set(done)
 
@@ -173,8 +189,7 @@ def test_a_smaller_gang_passes_a_larger_one(tight: WatchedEngine, clock: Clock) 
     tight.step()
     large, small, same = tight.add(gang(4)), tight.add(gang(3)), tight.add(gang(4))
     done: list[str] = []
-    while len(done) < 8:
-        done += [out.request_id for out in tight.step() if out.finished]
+    run_until(lambda: len(done) >= 8, lambda: done.extend(ended(tight)))
     assert done.index(small) < done.index(large) < done.index(same)
 
 
@@ -199,9 +214,12 @@ def test_a_gang_gets_its_adapter_slots(tight: WatchedEngine, clock: Clock) -> No
     too_many = tight.add(asks("arithmetic", 2))
     base = tight.add(plain(2))
     done: list[str] = []
-    while not admitted(tight):
-        done += [out.request_id for out in tight.step() if out.finished]
+    for _ in range(60):
+        if admitted(tight):
+            break
+        done += ended(tight)
         assert not any(row.request_id.startswith(too_many) for row in tight.scheduler.running)
+    assert admitted(tight)
     assert {in_time, base} <= set(done)
     assert waiting in tight.drain()
 
@@ -247,3 +265,73 @@ def test_a_request_that_passed_and_is_preempted_does_not_block_the_gang(
     assert list(done) == [*names[:2], names[2], names[3]]
     answers = [list(done[name].outputs[0].token_ids) for name in names]
     assert count_mismatches(oracle, jobs, answers)[0] == 0
+
+
+def test_refusing_costs_the_same_however_many_have_passed(
+    tight: WatchedEngine, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three run, two pass a gang of six, thirty with adapters wait with three rows free: a step
+    looks once at each that passed, not once for each that waits."""
+    scheduler, looks = tight.scheduler, Counter[str]()
+    runs = scheduler._runs
+
+    def watched(request: Request) -> bool:
+        looks[request.request_id] += 1
+        return bool(runs(request))
+
+    monkeypatch.setattr(scheduler, "_runs", watched)
+    for _ in range(3):
+        tight.add(plain(20))
+    tight.step()
+    tight.add(gang(6))
+    tight.step()
+    clock.now_s += 3
+    tight.step()
+    asks = Job(SHORT, adapter=tight.adapters["polite"], params={"max_tokens": 8})
+    for _ in range(30):
+        tight.add(asks)
+    tight.step()
+    assert len(scheduler.running) == 5
+    looks.clear()
+    tight.step()
+    assert len(scheduler.running) == 5
+    assert sorted(looks.values()) == [1, 1]
+
+
+@dataclass(frozen=True)
+class Passing:
+    """What a reservation knows of a request."""
+
+    request_id: str
+
+
+def test_the_sums_of_a_reservation_are_those_of_what_passed_and_runs(tight: WatchedEngine) -> None:
+    """Compared with adding up everything anew."""
+    rng = random.Random(0)
+    limits = tight.scheduler._limits
+    gang_slots = frozenset({(None, 1)})
+    running: dict[str, Need] = {}
+    kept = Reservation(
+        RowGroup((), gang_slots, frozenset({None})), limits, lambda one: one.request_id in running
+    )
+    verdicts = Counter[bool]()
+    for step in range(300):
+        for name in [name for name in running if rng.random() < 0.3]:
+            del running[name]
+        kept.begin_step()
+        for k in range(4):
+            slots = frozenset((None, rng.randrange(1, 6)) for _ in range(rng.randrange(3)))
+            need = Need(rng.randrange(1, 4), {None: rng.randrange(1, 6)}, slots)
+            all_needs = [need, *running.values()]
+            fits = (
+                sum(one.rows for one in all_needs) <= ROWS
+                and sum(one.blocks[None] for one in all_needs) <= 16
+                and len(gang_slots.union(*(one.adapters for one in all_needs))) <= 3
+            )
+            assert kept.lets_pass(need) is fits
+            verdicts[fits] += 1
+            if fits:
+                name = f"{step}.{k}"
+                running[name] = need
+                kept.count(Passing(name), need)
+    assert min(verdicts[True], verdicts[False]) > 100
