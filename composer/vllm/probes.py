@@ -27,12 +27,19 @@ class Probes:
         self._failed: dict[str, bool] = {}
 
     def follow(self, step: SchedulerOutput, runners: Iterable[Any]) -> None:
-        """Before a step: learn of new probes, and clean up after those that ended."""
+        """Before a step: learn of new probes, and clean up after those that gave up their blocks.
+
+        A preempted probe stays known: it will be computed again from its first token. Clean no
+        sooner than its blocks are free, or a later step of the probe would not see what an earlier
+        one did.
+        """
         if self._failed:
             ended = [self._failed.pop(id, False) for id in step.finished_req_ids]
-            if any(ended):
+            preempted = self._failed.keys() & (step.preempted_req_ids or ())
+            if any(ended) or any(self._failed[id] for id in preempted):
                 for runner in runners:
                     clean(runner)
+            self._failed.update(dict.fromkeys(preempted, False))
         for new in step.scheduled_new_reqs:
             if new.req_id.startswith(PREFIX):
                 self._failed[new.req_id] = False

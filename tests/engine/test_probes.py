@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from vllm.v1.core.sched.interface import PauseState
 
 from composer.compiled import LoadedAdapter, Row
 from composer.reference.oracle import Oracle
@@ -74,6 +76,38 @@ def test_a_bad_probe_leaves_nothing(
     wrong, _ = count_mismatches(oracle, jobs, engine.answers(jobs))
     assert wrong == 0
     engine.assert_nothing_left()
+
+
+def test_a_bad_probe_that_is_preempted_leaves_nothing(
+    tight: WatchedEngine, poisoned: LoadedAdapter
+) -> None:
+    """Its prompt takes two steps, and it is preempted between them; the next step may give its
+    blocks to others, before it runs again."""
+    tight.forget_prefixes()
+    load(tight, poisoned)
+    tight.add(Job(PROMPT[:5], params={"max_tokens": 8}))
+    tight.step()
+    job = Job(tuple(range(50, 150)), adapter=poisoned, params={"max_tokens": 1})
+    name = f"{PREFIX}2-poisoned"
+    prompt = {"prompt_token_ids": list(job.prompt)}
+    tight.engine.add_request(name, prompt, job.sampling_params(), lora_request=job.lora())
+    tight.step()
+    scheduler = tight.scheduler
+    row = scheduler.running.pop()
+    assert row.request_id.startswith(PREFIX)
+    assert 0 < row.num_computed_tokens < row.num_tokens
+    assert not is_clean(tight)
+    scheduler._preempt_request(row, time.monotonic())
+    scheduler.set_pause_state(PauseState.PAUSED_NEW)  # it does not run in the next step
+    tight.step()
+    assert is_clean(tight)
+    scheduler.set_pause_state(PauseState.UNPAUSED)
+    assert name in tight.drain()
+    tight.retire(poisoned)
+    tight.run([Job(PROMPT[:5], params={"max_tokens": 1})])
+    assert is_clean(tight)
+    tight.forget_prefixes()
+    tight.assert_nothing_left()
 
 
 def test_a_good_probe_costs_the_cache_nothing(tight: WatchedEngine) -> None:
