@@ -52,7 +52,7 @@ serve: setup ## install if necessary, then serve the zoo on http://127.0.0.1:800
 	  $(if $(STORE),--adapter-store $(STORE) )$(ARGS)
 
 test: setup-dev ## install if necessary, then run the tests
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: setup-dev ## ruff and mypy
 	$(RUN) -m ruff check

@@ -11,7 +11,7 @@ from pathlib import Path
 from clients import adapter_commands
 from clients.arguments import UsageError
 from clients.client import Client
-from clients.settings import ADMIN_KEY_VARIABLE, Timeouts
+from clients.settings import ADMIN_KEY_VARIABLE, API_KEY_VARIABLE, Timeouts
 
 _LOCAL = ("inspect", "merge", "extract", "unpack", "patch", "prune")
 
@@ -41,20 +41,23 @@ def admin_client(arguments: argparse.Namespace) -> Client:
     Raises:
         UsageError: there is no key, or a wrong timeout.
     """
-    key = arguments.admin_key or os.environ.get(ADMIN_KEY_VARIABLE)
+    environment = os.environ.get(ADMIN_KEY_VARIABLE) or os.environ.get(API_KEY_VARIABLE)
+    key = arguments.admin_key or environment
     if not arguments.timeout > 0:
         raise UsageError(f"--timeout is {arguments.timeout:g}; give a number of seconds above 0")
     if not key:
         raise UsageError(
-            "this command needs the key of the server's administrators: give --admin-key or set "
-            f"{ADMIN_KEY_VARIABLE}"
+            "this command needs a key that may publish: give --admin-key or set "
+            f"{ADMIN_KEY_VARIABLE} or {API_KEY_VARIABLE}"
         )
     return Client(arguments.base_url, api_key=key, timeouts=Timeouts(read_s=arguments.timeout))
 
 
 def _add_remote(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--admin-key", help=f"default: ${ADMIN_KEY_VARIABLE}")
+    shared.add_argument(
+        "--admin-key", help=f"default: ${ADMIN_KEY_VARIABLE}, else ${API_KEY_VARIABLE}"
+    )
     shared.add_argument("--json", action="store_true", help="print the server's whole answer")
     shared.add_argument(
         "--timeout",

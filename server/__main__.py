@@ -116,7 +116,9 @@ def _serve(settings: Settings, lifecycle: Lifecycle) -> None:
             Needs(shapes, ranks, settings.keys.publishes, auxiliaries),
             lifecycle,
             assemble=lambda engine: app.assemble(engine.app, engine, parts),
-            on_ready=lambda url: _say_ready(url, aliases, time.monotonic() - start),
+            on_ready=lambda url: _say_ready(
+                url, aliases, time.monotonic() - start, keys=settings.keys.required
+            ),
         )
 
 
@@ -199,13 +201,14 @@ def _say_gate(one: LoadedGate, aliases: Sequence[str]) -> None:
             )
 
 
-def _say_ready(url: str, adapters: Sequence[str], seconds: float) -> None:
+def _say_ready(url: str, adapters: Sequence[str], seconds: float, *, keys: bool) -> None:
     end_quiet_start()
     url = url.replace("//0.0.0.0:", "//127.0.0.1:")
     formula = f"base + 0.5*({adapters[0]} - base)" if adapters else "base"
     logger.info("ready after %.0f s at %s; try:", seconds, url)
+    authorization = "  -H 'Authorization: Bearer YOUR_KEY' \\\n" if keys else ""
     print(
-        f"curl {url}/v1/completions -H 'Content-Type: application/json' \\\n"
+        f"curl {url}/v1/completions -H 'Content-Type: application/json' \\\n{authorization}"
         f'  -d \'{{"model": "{formula}", "prompt": "Hello", "max_tokens": 20}}\'',
         flush=True,
     )

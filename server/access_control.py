@@ -131,8 +131,8 @@ class AccessControl:
         role = role_for(method, path)
         if role in (Role.PUBLISH, Role.ADMIN) and not self._keys.publishes:
             raise RouteNotFoundError(
-                f"{method} {path} changes adapters, and no key of this server may. Start it with "
-                "--admin-key-file, COMPOSER_ADMIN_KEY or --keys."
+                f"{method} {path} is for keys that publish, and this server has none. Start it "
+                "with --admin-key-file, COMPOSER_ADMIN_KEY or --keys."
             )
         if not key.may(role) and key.name == ANONYMOUS.name:
             raise UnauthorizedError(

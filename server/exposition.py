@@ -86,7 +86,9 @@ def make_metrics(
         except TimeoutError:
             logger.warning("The engine did not tell its figures within %g s", _PATIENCE_S)
 
-    @router.get(METRICS)
+    formats: dict[str, Any] = {"text/plain": {}, "application/openmetrics-text": {}}
+
+    @router.get(METRICS, response_class=Response, responses={200: {"content": formats}})
     async def show_metrics(request: Request) -> Response:
         """Figures for Prometheus, in the format that it accepts."""
         await refresh()

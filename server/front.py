@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from composer.errors import ComposerError, UnsupportedError, quoted
+from composer.errors import ComposerError, UnsupportedError, nearest_name, quoted
 from server import metrics
 from server.access import FIELD
 from server.bounds import GRAMMAR_FIELDS, count_answers
@@ -34,6 +35,10 @@ logger = logging.getLogger(__name__)
 
 EXPECT = "X-Composer-Expect"
 """Request header by which clients say that they asked for a composition."""
+
+_FIELDS = (FIELD, "completions")
+"""What a misspelt field is compared with; the second is none of ours, and near enough to be taken
+for it."""
 
 _STORED = "/v1/compositions/"
 """Our own routes, whose bodies ask no model."""
@@ -96,6 +101,8 @@ class Front:
             )
         resolution = None
         if body is not None:
+            _check_misspelt(kind, body)
+            record_of(scope).attempted(body)
             resolution = await self._resolver.resolve(kind, body, key_of(scope))
         rows = self._quotas.hold(key_of(scope), _rows(kind, body, resolution))
         if body is None or resolution is None:
@@ -105,11 +112,25 @@ class Front:
             with rows:
                 await self._pass(scope, _replay(data, receive), send, kind, body)
             return
-        with resolution.lease, rows:
+        with resolution.lease:
+            resolution = _recorded(kind, resolution, record_of(scope), self._usage_is_forced)
             _check_expected(scope, resolution)
+            await self._answer_resolved(scope, receive, send, kind, body, resolution, rows)
+
+    async def _answer_resolved(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        kind: Kind | None,
+        body: Body,
+        resolution: Resolution,
+        rows: AbstractContextManager[None],
+    ) -> None:
+        """Answer a request whose adapters are leased; `rows` counts the rows of its key."""
+        with rows:
             if not resolution.was_read:
                 await self._check_grammar(kind, body)
-            resolution = _recorded(kind, resolution, record_of(scope), self._usage_is_forced)
             if not resolution.alone:
                 await self._send(scope, receive, send, resolution)
                 return
@@ -199,6 +220,21 @@ def _rows(kind: Kind | None, body: Body | None, resolution: Resolution | None) -
     if kind is None or body is None or not kind.generates:
         return 0
     return count_answers(body) * (resolution.rows if resolution is not None else 1)
+
+
+def _check_misspelt(kind: Kind | None, body: Body) -> None:
+    """Raise `CompositionLostError` where a field looks like a misspelt one of ours.
+
+    vLLM ignores fields that it does not know, and the base would answer as if nothing had been
+    asked.
+    """
+    if kind is None:
+        return
+    for name in body:
+        if name[:1] in "cC" and name != FIELD and nearest_name(name.lower(), _FIELDS) == FIELD:
+            raise CompositionLostError(
+                f"{quoted(name)} is no field of a request; did you mean '{FIELD}'?", param=name
+            )
 
 
 def _recorded(

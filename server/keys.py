@@ -174,6 +174,11 @@ def read_keys(path: Path) -> dict[str, Key]:
             fields = validate(KeyFields, table, name)
         except ComposerError as error:
             raise ValueError(f"--keys {path}: {error.message}") from error
+        if fields.models is not None and {Role.PUBLISH, Role.ADMIN} & set(fields.roles):
+            raise ValueError(
+                f"--keys {path}: {name} has 'models' and the role 'publish' or 'admin', which see "
+                "and change all adapters. Give it one of both, or two keys."
+            )
         key = Key(
             name,
             frozenset(fields.roles),

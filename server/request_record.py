@@ -18,6 +18,10 @@ HEADER = "X-Request-Id"
 PLAIN = "plain"
 """The composition of a request to one model."""
 
+UNKNOWN = "unknown"
+"""The recipe of a request that was refused before its composition was read."""
+
+_OPERATORS = frozenset("+*()")
 _STATE = "composer_record"
 _ID = re.compile(r"[A-Za-z0-9_.:@/+=-]{1,128}")
 """What of a client's id goes into logs and headers as it is."""
@@ -44,6 +48,14 @@ class RequestRecord:
     def composed(self) -> bool:
         """Whether it was more than a request to one model."""
         return self.composition != PLAIN
+
+    def attempted(self, body: Mapping[str, Any]) -> None:
+        """Note what a request wants to compose, before it is known whether that can be."""
+        model = body.get("model")
+        if "composition" in body:
+            self.composition, self.recipe = "composition", UNKNOWN
+        elif isinstance(model, str) and not _OPERATORS.isdisjoint(model):
+            self.composition, self.recipe = "formula", UNKNOWN
 
     def resolved(
         self,

@@ -304,7 +304,8 @@ class Resolver:
     def _refuse_unknown(self, model: str, key: Key) -> NoReturn:
         base = self._engine.base_names if key.may_use(BASE) else ()
         stored = [version.name for version in self._store.all() if is_for(version, key)]
-        known = {*base, *self.member_names.of(key), *stored}
+        auto = (AUTO,) if self.routing.serves_auto and key.may_use(AUTO) else ()
+        known = {*base, *self.member_names.of(key), *stored, *auto}
         raise UnknownModelError(model, known, param="model") from None
 
     def _refuse_composition(self, model: str, key: Key) -> None:

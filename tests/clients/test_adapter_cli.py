@@ -206,6 +206,8 @@ def test_the_key_comes_from_the_option_or_the_environment(
     given = told(composer, "show", "polite", "--admin-key", "another")
     assert given["authorization"] == "Bearer another"
     monkeypatch.delenv("COMPOSER_ADMIN_KEY")
+    assert told(composer, "show", "polite")["authorization"] == "Bearer a key for requests"
+    monkeypatch.delenv("COMPOSER_API_KEY")
     code, out, err = composer("adapters", "show", "polite")
     assert (code, out) == (2, "")
     assert "COMPOSER_ADMIN_KEY" in err

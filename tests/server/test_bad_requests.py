@@ -312,3 +312,19 @@ def test_what_vllm_stumbles_over_is_the_clients_mistake(
         response = server.http.post(path, json=json.loads(body) | {"stream": True})
         assert response.status_code == 400, "vLLM would begin the stream first"
     assert server.log.read_text().count("Traceback") == before, "a mistake fills the log"
+
+
+@pytest.mark.parametrize("name", ["compositon", "Composition", "compositions", "compostion"])
+def test_a_misspelt_composition_is_not_answered_by_the_base(server: LiveServer, name: str) -> None:
+    error = error_of(server.chat("base", **{name: "base + polite"}), 400)
+    assert (error["code"], error["param"]) == ("composition_lost", name)
+    assert "did you mean 'composition'" in error["message"]
+
+
+def test_refused_compositions_have_a_line_in_the_log(server: LiveServer) -> None:
+    headers = {"X-Request-Id": "the-refused-one"}
+    body = {"model": "base + nobody", "prompt": "x"}
+    assert server.http.post("/v1/completions", json=body, headers=headers).status_code == 404
+    [line] = [line for line in server.log.read_text().splitlines() if "the-refused-one" in line]
+    assert "composition=formula" in line
+    assert "outcome=client_error" in line

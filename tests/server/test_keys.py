@@ -39,19 +39,19 @@ def test_what_a_file_says(tmp_path: Path) -> None:
         sha256 = "{sha256(SECRET).upper()}"
         [bob]
         sha256 = ["sha256:{sha256("old")}", "{sha256("new")}"]
-        roles = ["compose", "publish"]
+        roles = ["use", "compose"]
         models = ["base"]
         requests_per_minute = 5
         rows = 8
     """
     found = read_keys(write(tmp_path / "keys.toml", text))
-    bob = Key("bob", frozenset({Role.COMPOSE, Role.PUBLISH}), frozenset({"base"}), 5, 8)
+    bob = Key("bob", frozenset({Role.USE, Role.COMPOSE}), frozenset({"base"}), 5, 8)
     assert found == {
         sha256(SECRET): Key("alice", frozenset({Role.USE})),
         sha256("old"): bob,
         sha256("new"): bob,
     }
-    assert bob.may(Role.PUBLISH)
+    assert bob.may(Role.COMPOSE)
     assert not bob.may(Role.ADMIN)
     assert Key("root", frozenset({Role.ADMIN})).may(Role.COMPOSE)
 
@@ -68,6 +68,7 @@ def test_what_a_file_says(tmp_path: Path) -> None:
         (f'[a]\nsha256 = "{"0" * 64}"\nroles = ["root"]', "roles"),
         (f'[a]\nsha256 = "{"0" * 64}"\nrole = ["use"]', "did you mean 'roles'"),
         (f'[a]\nsha256 = "{"0" * 64}"\nrows = 0', "rows"),
+        (f'[a]\nsha256 = "{"0" * 64}"\nroles = ["publish"]\nmodels = ["x"]', "all adapters"),
         (f'[a]\nsha256 = "{"0" * 64}"\n[b]\nsha256 = "{"0" * 64}"', "same sha256"),
     ],
 )
