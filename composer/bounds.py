@@ -21,6 +21,23 @@ MAX_ALLOWED_TOKENS = 1024
 MAX_BIASED_TOKENS = 1024
 """Entries of `logit_bias`."""
 
+LEAST_REPETITION_PENALTY, LARGEST_REPETITION_PENALTY = 0.01, 100.0
+"""`repetition_penalty` of a composed request. It multiplies or divides logits, and within these
+bounds lifts no filtered token (`composer.kernel.DISTANCE`)."""
+
+
+def check_repetition_penalty(penalty: float) -> None:
+    """Refuse a penalty of a composed request that could bring filtered tokens back.
+
+    Raises:
+        ValueError: names the field, its value and the bounds.
+    """
+    if not LEAST_REPETITION_PENALTY <= penalty <= LARGEST_REPETITION_PENALTY:
+        raise ValueError(
+            f"'repetition_penalty' is {penalty:g}; beside a composition it may be "
+            f"{LEAST_REPETITION_PENALTY:g} to {LARGEST_REPETITION_PENALTY:g}"
+        )
+
 
 def check_token_lists(*, stop: int, allowed: int, biased: int, min_tokens: int = 0) -> None:
     """Refuse lists of tokens that do not fit the tables, given their lengths.

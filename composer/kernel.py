@@ -24,7 +24,9 @@ DISTANCE = 65536.0
 """How far below the likeliest kept token the likeliest filtered one is put, in logits, at least.
 
 With it a filtered token has the probability zero in float32, as with minus infinity, up to the
-temperature 600; but where bad words, `min_tokens` or a grammar forbid every token that the filter
+temperature 600, and up to 1 after a `repetition_penalty` within `composer.bounds`, which multiplies
+negative logits and divides positive ones, if the likeliest kept logit lies between -500 and 500;
+but where bad words, `min_tokens` or a grammar forbid every token that the filter
 kept, the filtered ones keep their order and the sampler never sees a row without a possible token
 (which would be NaN)."""
 

@@ -12,9 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from composer.bounds import (
+    LARGEST_REPETITION_PENALTY,
+    LEAST_REPETITION_PENALTY,
     MAX_ALLOWED_TOKENS,
     MAX_BIASED_TOKENS,
     MAX_STOP_TOKENS,
+    check_repetition_penalty,
     check_token_lists,
 )
 from composer.errors import quoted
@@ -219,6 +222,23 @@ def _check_tokens(body: Mapping[str, Any]) -> None:
         raise RequestBoundError(f"{error}. Send fewer.") from error
 
 
+def check_composed(body: Mapping[str, Any]) -> None:
+    """Refuse what only a composed request may not have.
+
+    Raises:
+        RequestBoundError: names the field, its value and the bounds.
+    """
+    field = "repetition_penalty"
+    try:
+        penalty = float(body[field])  # vLLM reads strings too
+    except (KeyError, TypeError, ValueError):
+        return  # absent, or not a number, which vLLM refuses
+    try:
+        check_repetition_penalty(penalty)
+    except ValueError as error:
+        raise RequestBoundError(f"{error}. Choose one closer to 1.", param=field) from error
+
+
 # ---- grammars
 
 
@@ -395,6 +415,11 @@ def overview() -> str:
         ("entries of `stop_token_ids`, fewer beside `min_tokens`", MAX_STOP_TOKENS),
         ("entries of `allowed_token_ids`", MAX_ALLOWED_TOKENS),
         ("entries of `logit_bias`", MAX_BIASED_TOKENS),
+        (
+            "`repetition_penalty` beside a composition, where it is at least "
+            f"{LEAST_REPETITION_PENALTY:g}",
+            f"{LARGEST_REPETITION_PENALTY:g}",
+        ),
         ("bytes of a JSON schema", MAX_SCHEMA_BYTES),
         ("`minItems`, `maxLength` and the like", MAX_COUNT),
         ("properties of a schema, all objects together", MAX_PROPERTIES),

@@ -26,6 +26,7 @@ from composer.plan import BASE, Limits, Plan
 from composer.wire import parse_composition
 from server.access import FIELD, Access, MemberNames
 from server.binding import Binder, Bound
+from server.bounds import check_composed
 from server.decoration import Decoration, Routed
 from server.engine import Body, Engine, Kind
 from server.keys import Key
@@ -178,6 +179,7 @@ class Resolver:
     async def _composed(
         self, kind: Kind, body: Body, asked: str, plan: Plan, key: Key
     ) -> Resolution:
+        check_composed(body)
         if kind is Kind.RESPONSES:
             body = _unstored(body)
         settled, missing = await self._settle(kind, body, plan, key)

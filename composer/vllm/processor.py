@@ -17,7 +17,7 @@ from vllm.config import VllmConfig
 from vllm.sampling_params import SamplingParams
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
-from composer.bounds import check_token_lists
+from composer.bounds import check_repetition_penalty, check_token_lists
 from composer.compiled import CompiledPlan
 from composer.groups import Group
 from composer.kernel import Composition
@@ -61,7 +61,10 @@ class CompositionProcessor(LogitsProcessor):
         check_grammar(sampling_params)
         refuse_row_tag(sampling_params.extra_args)
         plan = CompiledPlan.from_extra_args(sampling_params.extra_args)
-        if plan is not None and sampling_params.prompt_logprobs is not None:
+        if plan is None:
+            return
+        check_repetition_penalty(sampling_params.repetition_penalty)
+        if sampling_params.prompt_logprobs is not None:
             raise ValueError(
                 "prompt_logprobs is not available for composed requests: only answers are "
                 "composed; drop it, or send the request without a composition"

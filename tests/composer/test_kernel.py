@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 
@@ -10,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from composer.bounds import LARGEST_REPETITION_PENALTY, LEAST_REPETITION_PENALTY
 from composer.groups import Group
 from composer.kernel import Composition, outside_nucleus, outside_top
 from composer.plan import Filter, FilterKind
@@ -124,6 +126,18 @@ def test_a_filter_never_leaves_a_row_without_tokens() -> None:
     logits[0, 0] = -math.inf
     assert logits[0].argmax() == 2
     assert logits[0].softmax(0).isfinite().all()
+
+
+@pytest.mark.parametrize("penalty", [LEAST_REPETITION_PENALTY, LARGEST_REPETITION_PENALTY])
+@pytest.mark.parametrize("top", [-500.0, 0.0, 500.0])
+def test_no_repetition_penalty_lifts_a_filtered_token(top: float, penalty: float) -> None:
+    """vLLM multiplies the negative logits of tokens that were seen, and divides the positive."""
+    logits = top - torch.arange(4.0).unsqueeze(0)
+    Composition([Group((0,), (1.0,), (Filter(FilterKind.TOP_K, 0, 1.0),))], CPU).compose(logits)
+    penalized = torch.where(logits > 0, logits / penalty, logits * penalty)
+    for seen in itertools.product([False, True], repeat=4):
+        row = torch.where(torch.tensor(seen), penalized[0], logits[0])
+        assert row.softmax(0).tolist() == [1, 0, 0, 0]
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e3, 1e30])

@@ -158,6 +158,19 @@ def test_lists_of_tokens_are_bounded(field: str, bound: int, params: dict[str, i
         CompositionProcessor.validate_params(of(bound + 1))
 
 
+@pytest.mark.parametrize("penalty", [1e-4, 0.0099, 100.5, 1e5])
+def test_the_repetition_penalty_of_a_composed_request_is_bounded(penalty: float) -> None:
+    """It multiplies negative logits: by 1e-4, a filtered token could be sampled."""
+    plan = CompiledPlan.led((Row(1.0), Row(0.5))).to_extra_args()
+    CompositionProcessor.validate_params(SamplingParams(repetition_penalty=penalty))
+    for good in (0.01, 100.0):
+        params = SamplingParams(repetition_penalty=good, extra_args=plan)
+        CompositionProcessor.validate_params(params)
+    params = SamplingParams(repetition_penalty=penalty, extra_args=plan)
+    with pytest.raises(ValueError, match=r"'repetition_penalty' is .* 0\.01 to 100"):
+        CompositionProcessor.validate_params(params)
+
+
 def test_the_bounds_are_those_of_the_tables() -> None:
     from vllm.v1.worker.gpu.sample import logit_bias as tables
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server import bounds
-from server.bounds import check_bounds, pattern_length
+from server.bounds import check_bounds, check_composed, pattern_length
 from server.errors import RequestBoundError
 from tests.server.live import LiveServer
 
@@ -108,6 +108,18 @@ def test_what_people_send_is_not(body: dict[str, Any]) -> None:
     check_bounds(body)
 
 
+@pytest.mark.parametrize("penalty", [1e-4, "0.0001", 101, 0, math.nan])
+def test_the_repetition_penalty_of_a_composition_is_bounded(penalty: object) -> None:
+    with pytest.raises(RequestBoundError, match=r"0\.01 to 100"):
+        check_composed({"repetition_penalty": penalty})
+
+
+@pytest.mark.parametrize("penalty", [None, "", [], 0.01, 1, "1.3", 100])
+def test_other_repetition_penalties_are_left_to_vllm(penalty: object) -> None:
+    check_composed({})
+    check_composed({"repetition_penalty": penalty})
+
+
 @given(st.from_regex(r"([abc]|\\d|\[x-z\]|\(a\)|b\{[1-9]\}|c\{1,[1-9]\}){0,12}", fullmatch=True))
 def test_the_length_of_a_pattern_is_that_of_its_longest_match(pattern: str) -> None:
     longest = 0
@@ -126,6 +138,21 @@ def test_every_route_has_the_bounds(server: LiveServer, path: str) -> None:
     answer = server.http.post(path, json=body)
     assert answer.status_code == 400, answer.text
     assert "64 bits" in answer.json()["error"]["message"]
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize(
+    "path", ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"]
+)
+def test_every_route_bounds_the_penalty_of_a_composition(server: LiveServer, path: str) -> None:
+    text = {"input": "x"} if path == "/v1/responses" else {"prompt": "x"}
+    body = {**text, **CHAT, "repetition_penalty": 1e-4, "stream": True}
+    answer = server.http.post(path, json=body | {"model": "base + 0.5*polite"})
+    assert answer.status_code == 400, answer.text
+    assert "0.01 to 100" in answer.json()["error"]["message"]
+    assert (answer.json().get("type") == "error") == (path == "/v1/messages")
+    alone = server.http.post(path, json=body | {"model": "base"})
+    assert alone.status_code == 200, alone.text
 
 
 @pytest.mark.engine
