@@ -25,6 +25,9 @@ CONFIG_LIMIT = 4 << 20
 RETRAIN = "Train a plain LoRA adapter, or merge this one into a model of its own"
 COPY_AGAIN = "Copy or save the adapter again"
 
+MAX_ENTRIES = 4096
+"""Entries of a list or an object in an adapter's configuration: modules, layers, patterns."""
+
 UNSUPPORTED: Mapping[str, str] = {
     "use_dora": "it is a DoRA adapter",
     "lora_bias": "its LoRA layers have a bias",
@@ -117,6 +120,12 @@ def parse(data: bytes, fail: Fail) -> dict[str, Any]:
 def check_method(config: Mapping[str, Any], fail: Fail) -> None:
     """Refuses every method that vLLM would run as if it were plain LoRA."""
     kind = config.get("peft_type")
+    for name, value in config.items():
+        if isinstance(value, list | dict) and len(value) > MAX_ENTRIES:
+            fail(
+                f"its {name[:60]!r} has {len(value)} entries",
+                f"Give at most {MAX_ENTRIES}; it was not written by PEFT",
+            )
     if kind != "LORA":
         fail(f"its peft_type is {kind!r}, not 'LORA'", RETRAIN)
     if modules := config.get("modules_to_save"):

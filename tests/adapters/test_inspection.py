@@ -230,6 +230,7 @@ def test_damaged_files(tmp_path: Path) -> None:
         ({"peft_type": None}, "peft_type is None"),
         ({"use_dora": True}, "DoRA"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"target_modules": ["x"] * 5000}, "has 5000 entries"),
         ({"bias": "all"}, "trains biases"),
         ({"lora_bias": True}, "have a bias"),
         ({"layer_replication": [[0, 1]]}, "replicates layers"),
