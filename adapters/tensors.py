@@ -128,7 +128,7 @@ def _value(dtype: str, bits: int) -> float:
             if exponent == 0:
                 return math.ldexp(fraction, -9)
             return math.ldexp(8 + fraction, exponent - 10)
-    raise ValueError(f"{dtype} is none of {', '.join(FORMATS)}")
+    raise ValueError(f"{dtype} is not one of {', '.join(FORMATS)}")
 
 
 def digest_of(config: bytes, weights: BinaryIO, size_bytes: int) -> str:

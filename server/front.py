@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from composer.errors import ComposerError, UnsupportedError, nearest_name, quoted
 from server import metrics
 from server.access import FIELD
+from server.access_control import route_of
 from server.bounds import GRAMMAR_FIELDS, count_answers
 from server.comparison import Comparison, collected
 from server.engine import Body, Kind, RefusedError
@@ -72,7 +73,7 @@ class Front:
         if scope["type"] != "http" or scope["method"] not in ("POST", "PUT"):
             await self._app(scope, receive, send)
             return
-        path = _path(scope)
+        path = route_of(scope)
         send = AnthropicErrorSender(send) if is_anthropic(path) else send
         try:
             await self._answer(scope, receive, send)
@@ -85,11 +86,11 @@ class Front:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         data = await receive_body(receive, self._max_body_bytes)
-        if scope["method"] != "POST" or _path(scope).startswith(_STORED):
+        if scope["method"] != "POST" or route_of(scope).startswith(_STORED):
             await self._app(scope, _replay(data, receive), send)
             return
-        is_invocation = self._invocations and _path(scope) == INVOCATIONS
-        kind = _COMPOSING.get(_path(scope))
+        is_invocation = self._invocations and route_of(scope) == INVOCATIONS
+        kind = _COMPOSING.get(route_of(scope))
         body = await read_body(data, required=is_invocation or kind is not None)
         if is_invocation:
             kind, body = invoked(scope, body or {})
@@ -157,7 +158,7 @@ class Front:
         self, scope: Scope, receive: Receive, send: Send, kind: Kind | None, body: Body | None
     ) -> None:
         """Have vLLM answer a request as it came."""
-        guard = StreamGuard(send, _path(scope))
+        guard = StreamGuard(send, route_of(scope))
         try:
             await self._app(scope, receive, guard)
         except Exception as error:
@@ -168,12 +169,12 @@ class Front:
     ) -> None:
         """Have vLLM answer a resolved request."""
         data, inner = _written(resolution.body, scope)
-        guard = StreamGuard(send, _path(scope))
+        guard = StreamGuard(send, route_of(scope))
         sender = AnswerSender(guard, resolution.decoration)
         try:
             await self._app(inner, _replay(data, receive), sender)
         except Exception as error:
-            await self._failed(error, guard, _COMPOSING.get(_path(scope)), resolution.body)
+            await self._failed(error, guard, _COMPOSING.get(route_of(scope)), resolution.body)
 
     async def _failed(
         self, error: Exception, guard: StreamGuard, kind: Kind | None, body: Body | None
@@ -197,7 +198,7 @@ class Front:
 
     async def _ask(self, scope: Scope, receive: Receive, body: Body) -> dict[str, Any]:
         """What a request of the same kind, to a single model, is answered."""
-        kind, key = _COMPOSING[_path(scope)], key_of(scope)
+        kind, key = _COMPOSING[route_of(scope)], key_of(scope)
         resolution = await self._resolver.resolve(kind, body, key)
         rows = self._quotas.hold(key, _rows(kind, body, resolution))
         if resolution is None:
@@ -233,7 +234,7 @@ def _check_misspelt(kind: Kind | None, body: Body) -> None:
     for name in body:
         if name[:1] in "cC" and name != FIELD and nearest_name(name.lower(), _FIELDS) == FIELD:
             raise CompositionLostError(
-                f"{quoted(name)} is no field of a request; did you mean '{FIELD}'?", param=name
+                f"{quoted(name)} is not a field of a request; did you mean '{FIELD}'?", param=name
             )
 
 
@@ -285,11 +286,6 @@ def _check_expected(scope: Scope, resolution: Resolution | None) -> None:
             f"A gateway on the way may have dropped the field '{FIELD}': name a formula or a "
             "stored composition as the model instead."
         )
-
-
-def _path(scope: Scope) -> str:
-    """The path without the prefix of a proxy."""
-    return str(scope["path"]).removeprefix(scope.get("root_path", ""))
 
 
 def _replay(data: bytes, receive: Receive) -> Receive:

@@ -75,7 +75,7 @@ def connection_attacks() -> Iterator[Attack]:
         "a request id that is no ASCII": {"X-Request-Id": b"\xff\xfe"},
         "a gzipped body": {"Content-Encoding": "gzip"},
         "an Expect that nobody knows": {"X-Composer-Expect": "x" * 1_000},
-        "a store position that is none": {"X-Composer-Store": ">=" + "9" * 500},
+        "a store position with 500 digits": {"X-Composer-Store": ">=" + "9" * 500},
     }
     for name, headers in odd.items():
         yield Attack(name, CHAT, chat(), headers=headers, harmless=True)

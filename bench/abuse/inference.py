@@ -84,7 +84,7 @@ def compositions() -> Iterator[Attack]:
                 {"model": "polite"},
             ]
         },
-        "a member prompt of token ids that are none": {
+        "a member prompt with invalid token ids": {
             "members": [
                 {"model": "chat", "prompt_token_ids": [-1, 2**40]},
                 {"model": "polite"},
@@ -120,7 +120,7 @@ def compositions() -> Iterator[Attack]:
         harmless=True,
     )
     yield Attack(
-        "detokenize ids that are none", "/detokenize", {"model": "base", "tokens": [2**62, -5]}
+        "detokenize invalid token ids", "/detokenize", {"model": "base", "tokens": [2**62, -5]}
     )
     yield Attack("10,000 messages", CHAT, chat(messages=[{"role": "user", "content": "a"}] * LIMIT))
     yield Attack(
