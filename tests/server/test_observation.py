@@ -22,13 +22,14 @@ ROUTES: list[tuple[str, dict[str, Any]]] = [
 
 
 def figure(server: LiveServer, name: str, **labels: str) -> float:
-    """A sample of `/metrics`; 0 where there is none."""
+    """The sum of the samples of `/metrics` that have these labels; 0 where there are none."""
     text = server.http.get("/metrics").text
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            if sample.name == name and labels.items() <= sample.labels.items():
-                return float(sample.value)
-    return 0.0
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    )
 
 
 def line_of(server: LiveServer, request_id: str) -> dict[str, str]:
