@@ -64,15 +64,15 @@ def _serve(root: CleanRoot) -> bool:
           -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(QUESTION))} > answer
         kill $!
         wait $! || true
-        echo
-        cat answer
+        printf '\\n%s\\n' "$(cat answer)"
         """,
         timeout_s=SERVE_S,
     )
     if status != 0:
         print(f"make serve ended with status {status}")
         return False
-    answer = json.loads(lines[-1])
+    # The shell may say after it that a process was terminated.
+    answer = json.loads(next(line for line in reversed(lines) if line.startswith("{")))
     if "choices" not in answer:
         return False
     content = answer["choices"][0]["message"]["content"]
