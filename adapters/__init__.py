@@ -1,12 +1,9 @@
 """Which LoRA adapters exist, what they stand for, and who uses them.
 
 Nothing here knows the engine or HTTP, and nothing that is imported from here loads torch: what
-computes with weights is in `adapters.merge`, `adapters.extract` and `adapters.patch`.
+computes with weights is in `adapters.weight_space`.
 """
 
-from adapters.archives import unpack
-from adapters.composition_version import CompositionVersion, Json
-from adapters.compositions import Compositions
 from adapters.errors import (
     AdapterError,
     AdapterNotFoundError,
@@ -24,23 +21,26 @@ from adapters.errors import (
     StoreReadOnlyError,
     VersionConflictError,
 )
+from adapters.fetch.archive import unpack
+from adapters.fetch.sources import SourceRules, fetch
 from adapters.files import CONFIG, WEIGHTS
 from adapters.generation import ALIAS, BASE, Generation, model_of
-from adapters.inspection import inspect
-from adapters.objects import StoredAdapter
-from adapters.policy import Policy
-from adapters.profile import UNSAID, Profile
+from adapters.inspection.inspect import inspect
+from adapters.inspection.model_shapes import ModelShapes
 from adapters.registry import Lease, Registry, Served
-from adapters.shapes import ModelShapes
-from adapters.sources import SourceRules, fetch
-from adapters.store import Store
-from adapters.version import Action, Version
+from adapters.store.composition_store import Compositions
+from adapters.store.composition_version import CompositionVersion, Json
+from adapters.store.objects import StoredAdapter
+from adapters.store.policy import Policy
+from adapters.store.profile import EMPTY_PROFILE, Profile
+from adapters.store.store import Store
+from adapters.store.version import Action, Version
 
 __all__ = [
     "ALIAS",
     "BASE",
     "CONFIG",
-    "UNSAID",
+    "EMPTY_PROFILE",
     "WEIGHTS",
     "Action",
     "AdapterError",

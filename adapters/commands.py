@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from adapters import inspection
-from adapters import patch as patching
 from adapters.errors import MergeError
 from adapters.generation import ALIAS, BASE
+from adapters.inspection import inspect as inspection
 from adapters.output import new_folder, print_fields, print_table, progress_bar
+from adapters.weight_space import patch as patching
 
 Action = Callable[[argparse.Namespace], None]
 
@@ -57,7 +57,7 @@ def inspect(arguments: argparse.Namespace) -> None:
 
 def prune(arguments: argparse.Namespace) -> None:
     """Servers that use the store may run meanwhile."""
-    from adapters.store import Store  # the other commands have no store
+    from adapters.store.store import Store  # the other commands have no store
 
     if not (arguments.store / "journal.jsonl").is_file():
         raise UsageError(f"{arguments.store} is no adapter store; it has no journal.jsonl")
@@ -71,9 +71,9 @@ def prune(arguments: argparse.Namespace) -> None:
 def merge(arguments: argparse.Namespace) -> None:
     """Adapters are folders; relative ones are found from the current folder."""
     value = _merge_spec(arguments)
-    from adapters.factors import AdapterReader
-    from adapters.merge import MergeSpec
-    from adapters.merge import merge as run
+    from adapters.weight_space.factors import AdapterReader
+    from adapters.weight_space.merge import MergeSpec
+    from adapters.weight_space.merge import merge as run
 
     spec = MergeSpec.from_json(value)
     readers = [AdapterReader(Path(member.adapter)) for member in spec.adapters]
@@ -93,8 +93,8 @@ def merge(arguments: argparse.Namespace) -> None:
 
 
 def extract(arguments: argparse.Namespace) -> None:
-    from adapters.extract import ExtractSpec
-    from adapters.extract import extract as run
+    from adapters.weight_space.extract import ExtractSpec
+    from adapters.weight_space.extract import extract as run
 
     names = ("energy", "rank", "max_rank", "bits", "dtype", "seed", "base_model")
     given = {name: getattr(arguments, name) for name in names}
@@ -140,7 +140,7 @@ def extract(arguments: argparse.Namespace) -> None:
 
 
 def unpack(arguments: argparse.Namespace) -> None:
-    from adapters.extract import unpack as run
+    from adapters.weight_space.extract import unpack as run
 
     with new_folder(arguments.output) as folder:
         run(arguments.file, folder)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from adapters.errors import SourceError
-from adapters.report import listing
+from adapters.inspection.problems import listing
 from composer.errors import quoted
 
 CONFIG = "adapter_config.json"

@@ -16,8 +16,8 @@ from pathlib import Path
 from types import TracebackType
 
 from adapters.generation import Generation, engine_name
-from adapters.policy import Policy
-from adapters.profile import UNSAID, Profile
+from adapters.store.policy import Policy
+from adapters.store.profile import EMPTY_PROFILE, Profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Served:
     generation: Generation
     policy: Policy
     version: int
-    profile: Profile = UNSAID
+    profile: Profile = EMPTY_PROFILE
 
 
 class Lease:
@@ -118,7 +118,7 @@ class Registry:
         return generation.engine_name in self._live
 
     def point(
-        self, generation: Generation, policy: Policy, version: int, profile: Profile = UNSAID
+        self, generation: Generation, policy: Policy, version: int, profile: Profile = EMPTY_PROFILE
     ) -> bool:
         """Let the alias stand for a generation that a lease holds; requests get it from now on.
 

@@ -9,15 +9,15 @@ from typing import Any, TypeVar
 
 from safetensors.torch import load_file
 
-from composer.reference.mixture import mixed_mismatches
+from bench.inprocess import InProcessEngine, Job
+from composer.reference.mixture_oracle import mixed_mismatches
 from composer.reference.oracle import TIE, Mismatch, Oracle, leaving
-from composer.reference.switching import (
+from composer.reference.switching_oracle import (
     LinearGate,
     gated,
     switched_mismatches,
     trigger_choices,
 )
-from composer.vllm.inprocess import Engine, Job
 
 PRESSURE: dict[str, Any] = {
     "kv_blocks": 17,
@@ -30,7 +30,7 @@ PRESSURE: dict[str, Any] = {
 
 ABORTS = 0.02  # chance per step
 
-E = TypeVar("E", bound=Engine)
+E = TypeVar("E", bound=InProcessEngine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ def send_under_pressure(
     return Outcome(tuple(whole), len(aborted), lost, preempted(), tuple(engine.leftovers()))
 
 
-def count_preemptions(engine: Engine) -> Callable[[], int]:
+def count_preemptions(engine: InProcessEngine) -> Callable[[], int]:
     """Watches the scheduler from now on; call the result for the number of preempted groups."""
     scheduler = engine.scheduler
     preempt = scheduler._preempt_request

@@ -11,10 +11,10 @@ from typing import Any
 import zoo
 from bench import dummy, precision, speed
 from bench.agreement import PRESSURE, count_mismatches, send_under_pressure
+from bench.inprocess import InProcessEngine
 from bench.measure import table
 from bench.workload import VOCABULARY, prompts, proxy_tuning, random_job
 from composer.reference.oracle import Oracle
-from composer.vllm.inprocess import Engine
 
 Part = Callable[[], tuple[str, bool]]
 
@@ -43,9 +43,9 @@ def parts(cuda: bool) -> list[tuple[str, Part]]:
 
 
 @cache
-def zoo_engine(cuda: bool) -> Engine:
+def zoo_engine(cuda: bool) -> InProcessEngine:
     options: dict[str, Any] = {"max_num_seqs": 256, "kv_blocks": None, "max_logprobs": -1}
-    return Engine(zoo.BASE, zoo.ADAPTERS, **options, **(GRAPHS if cuda else {}))
+    return InProcessEngine(zoo.BASE, zoo.ADAPTERS, **options, **(GRAPHS if cuda else {}))
 
 
 def oracle(cuda: bool) -> tuple[str, bool]:
@@ -53,7 +53,7 @@ def oracle(cuda: bool) -> tuple[str, bool]:
     are the base with prompts of their own."""
     adapters = {} if cuda else zoo.ADAPTERS
     options = GRAPHS | {"dtype": "float32"} if cuda else {}
-    engine = Engine(zoo.BASE, adapters, **PRESSURE, **options)
+    engine = InProcessEngine(zoo.BASE, adapters, **PRESSURE, **options)
     found = send_under_pressure(engine, 0, 100 if cuda else 20, random_job)
     jobs = [one.job for one in found.answered]
     answers = [one.answer for one in found.answered]
@@ -107,7 +107,7 @@ def plain_rows(cuda: bool) -> tuple[str, bool]:
 
 
 def tax(
-    engine: Engine, cuda: bool, members: Sequence[str] = ("polite", "rude")
+    engine: InProcessEngine, cuda: bool, members: Sequence[str] = ("polite", "rude")
 ) -> tuple[str, bool]:
     """At 1, 16 and 64 composed requests of three rows."""
     length, rounds = (64, 8) if cuda else (4, 2)
@@ -130,7 +130,7 @@ def billion() -> tuple[str, bool]:
             name: dummy.write_adapter(folder / name, seed)
             for seed, name in enumerate(("polite", "rude"))
         }
-        engine = Engine(
+        engine = InProcessEngine(
             base,
             adapters,
             load_format="dummy",

@@ -28,8 +28,8 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 import zoo
-from adapters.factors import AdapterReader
-from adapters.merge import MergeSpec, merge
+from adapters.weight_space.factors import AdapterReader
+from adapters.weight_space.merge import MergeSpec, merge
 from bench.hardware import describe
 from bench.measure import show, table
 

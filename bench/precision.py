@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from composer.vllm.inprocess import Engine, Job
+from bench.inprocess import InProcessEngine, Job
 
 NEAR = 20
 """Differences are taken among so many likeliest tokens: deep in the tail, bfloat16 is all noise."""
@@ -32,7 +32,7 @@ class Agreement:
     worst_difference: float
 
 
-def compare(engine: Engine, jobs: Sequence[Job]) -> Agreement:
+def compare(engine: InProcessEngine, jobs: Sequence[Job]) -> Agreement:
     """Greedy answers to `jobs`, which have no filters, against their rows as plain requests.
 
     A difference has two sources: composing, and that the plain rows read the answer as a prompt,
@@ -63,7 +63,7 @@ def compare(engine: Engine, jobs: Sequence[Job]) -> Agreement:
     )
 
 
-def _plain(engine: Engine, row: Job, answer: Sequence[int]) -> torch.Tensor:
+def _plain(engine: InProcessEngine, row: Job, answer: Sequence[int]) -> torch.Tensor:
     """`[T, V]` float32: log probabilities of one member before each token of `answer`.
 
     One request per token: it is what a member would have been asked for.

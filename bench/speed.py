@@ -7,10 +7,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bench.inprocess import InProcessEngine, Job
 from bench.measure import Paired, Spread, paired
 from bench.workload import VOCABULARY, prompts
-from composer.compiled import Row
-from composer.vllm.inprocess import Engine, Job
+from composer.engine_plan import Row
 
 PROMPT_TOKENS = 32
 HEADER = (
@@ -44,7 +44,9 @@ class Tax:
         )
 
 
-def tax(engine: Engine, adapters: Sequence[str], concurrent: int, length: int, rounds: int) -> Tax:
+def tax(
+    engine: InProcessEngine, adapters: Sequence[str], concurrent: int, length: int, rounds: int
+) -> Tax:
     """base + 0.8*(one - other) for `concurrent` requests of `length` tokens each.
 
     A step gives every request a token, the prompts take one more.

@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 from transformers import AutoConfig
 
 import zoo
+from bench.inprocess import InProcessEngine, Job
 from bench.measure import Paired, cpu_seconds, paired, settle
-from composer.compiled import CompiledPlan, LoadedAdapter, Mixture, Row, Switch
+from composer.engine_plan import EnginePlan, LoadedAdapter, MixtureParameters, Row, Switch
 from composer.plan import Filter, FilterKind
-from composer.vllm.inprocess import Engine, Job
 
 VOCABULARY = 1024  # of the zoo
 GATE_CLASSES = 4  # of the random gate
@@ -44,20 +44,22 @@ KINDS = (
 """What `random_job` sends. All greedy: a sampled answer cannot be compared with the oracle's."""
 
 
-def proxy_tuning(engine: Engine, prompt: tuple[int, ...], max_tokens: int) -> Job:
+def proxy_tuning(engine: InProcessEngine, prompt: tuple[int, ...], max_tokens: int) -> Job:
     """base + 0.8*(polite - rude): three rows."""
     polite, rude = engine.adapters["polite"], engine.adapters["rude"]
     rows = (Row(1.0), Row(0.8, polite), Row(-0.8, rude))
     return Job(prompt, rows, params={"max_tokens": max_tokens})
 
 
-def mixture(engine: Engine, prompt: tuple[int, ...], max_tokens: int, router: Mixture) -> Job:
+def mixture(
+    engine: InProcessEngine, prompt: tuple[int, ...], max_tokens: int, router: MixtureParameters
+) -> Job:
     """Three adapters, equally likely before anything is known."""
     rows = tuple(Row(1 / 3, engine.adapters[name]) for name in ("chat", "polite", "velan"))
     return Job(prompt, rows, mixture=router, params={"max_tokens": max_tokens})
 
 
-def auxiliary_job(rng: random.Random, engine: Engine) -> Job:
+def auxiliary_job(rng: random.Random, engine: InProcessEngine) -> Job:
     """A request with at most two rows of an auxiliary model that has at least two adapters.
 
     The largest takes 10 blocks of 32 tokens of the auxiliary model's KV cache.
@@ -86,7 +88,7 @@ def auxiliary_job(rng: random.Random, engine: Engine) -> Job:
             ((Row(1.0, base), expert), (Filter(FilterKind.TOP_P, 1, 0.9),)),
         ]
     )
-    plan = CompiledPlan.led(rows, filters)
+    plan = EnginePlan.led(rows, filters)
     return Job(prompt, plan.rows, plan.filters, params=params)
 
 
@@ -103,16 +105,16 @@ def random_experts(
     )
 
 
-def random_router(rng: random.Random) -> Mixture:
+def random_router(rng: random.Random) -> MixtureParameters:
     """Every rule, alone and with others."""
     return rng.choice(
         [
-            Mixture(),
-            Mixture(fixed=0.0, posterior=1.0),
-            Mixture(fixed=0.0, posterior=1.0, forgetting=0.5, floor=0.1),
-            Mixture(fixed=0.0, posterior=1.0, forgetting=0.9, prompt=False),
-            Mixture(fixed=0.0, confidence=1.0, temperature=0.5),
-            Mixture(fixed=0.25, posterior=0.25, confidence=0.5, forgetting=0.8),
+            MixtureParameters(),
+            MixtureParameters(fixed=0.0, posterior=1.0),
+            MixtureParameters(fixed=0.0, posterior=1.0, forgetting=0.5, floor=0.1),
+            MixtureParameters(fixed=0.0, posterior=1.0, forgetting=0.9, prompt=False),
+            MixtureParameters(fixed=0.0, confidence=1.0, temperature=0.5),
+            MixtureParameters(fixed=0.25, posterior=0.25, confidence=0.5, forgetting=0.8),
         ]
     )
 
@@ -153,14 +155,14 @@ def prompts(count: int, tokens: int, vocabulary: int, seed: int) -> list[tuple[i
     return [tuple(rng.randrange(10, vocabulary) for _ in range(tokens)) for _ in range(count)]
 
 
-def seconds_per_token(engine: Engine, jobs: Sequence[Job], tokens: int) -> float:
+def seconds_per_token(engine: InProcessEngine, jobs: Sequence[Job], tokens: int) -> float:
     """CPU seconds per token of `tokens`, from a cold prefix cache to the last answer."""
     engine.forget_prefixes()
     return cpu_seconds(lambda: engine.run(jobs)) / tokens
 
 
 def paired_jobs(
-    engine: Engine, one: Sequence[Job], other: Sequence[Job], tokens: int, rounds: int
+    engine: InProcessEngine, one: Sequence[Job], other: Sequence[Job], tokens: int, rounds: int
 ) -> Paired:
     """CPU seconds per token of `tokens` for two ways of asking for the same, in turns."""
     for jobs in (one, other):
@@ -173,7 +175,7 @@ def paired_jobs(
     )
 
 
-def random_job(rng: random.Random, engine: Engine) -> Job:
+def random_job(rng: random.Random, engine: InProcessEngine) -> Job:
     """A request of any of `KINDS`, with prompts around the sizes of KV blocks.
 
     The largest group fits a KV cache of 15 blocks of 32 tokens. Members are base models where the

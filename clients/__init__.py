@@ -1,6 +1,7 @@
 """A typed client for the server, synchronous and asynchronous, and the command line `composer`."""
 
 from clients.client import AsyncClient, Client
+from clients.client_settings import ClientSettings
 from clients.errors import (
     ApiError,
     BadRequest,
@@ -15,7 +16,6 @@ from clients.errors import (
     ServerError,
     StreamError,
 )
-from clients.settings import Settings
 
 __all__ = [
     "ApiError",
@@ -23,6 +23,7 @@ __all__ = [
     "BadRequest",
     "Client",
     "ClientError",
+    "ClientSettings",
     "CompositionLost",
     "Conflict",
     "ConnectionFailed",
@@ -31,6 +32,5 @@ __all__ = [
     "NotFound",
     "RateLimited",
     "ServerError",
-    "Settings",
     "StreamError",
 ]

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from clients.call import Call, Form, RawFile, reader
-from clients.models import Adapter, AdapterHistory, AdapterList, AdapterPolicy, AdapterVersion
+from clients.responses import Adapter, AdapterHistory, AdapterList, AdapterPolicy, AdapterVersion
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 """What an adapter consists of."""
@@ -63,15 +63,15 @@ def put_adapter(
 
     Exactly one of `source` to `patch` says what it is. The call returns when new requests get it;
     requests in flight keep what they have. A merge of large adapters may take longer than the
-    client waits by default, see clients.settings.Timeouts.
+    client waits by default, see clients.client_settings.Timeouts.
 
     Args:
         source: a folder or an archive below the server's root, a Hugging Face id, a URL.
         files: a folder here, whose adapter_config.json and adapter_model.safetensors are sent.
         archive: a .zip, .tar or .tar.gz here with these two files; takes no policy and no texts.
-        merge: adapters of the server and how to merge them; see `adapters.merge`.
-        extract: a full fine-tune to take an adapter from; see `adapters.extract`.
-        patch: an adapter of an earlier version of the base; see `adapters.patch`.
+        merge: adapters of the server and how to merge them; see `adapters.weight_space.merge`.
+        extract: a full fine-tune to take an adapter from; see `adapters.weight_space.extract`.
+        patch: an adapter of an earlier version of the base; see `adapters.weight_space.patch`.
         policy: who may use it, and how; None leaves it as it is, or open if the alias is new.
         examples: prompts that it is to answer, for routers; None leaves those that it has.
         description: what it is for, in a few words; None leaves it as it is.

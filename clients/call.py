@@ -64,7 +64,7 @@ class Call(Generic[R]):
 
 
 @dataclass(frozen=True, slots=True)
-class Generation(Call[R], Generic[R, C]):
+class GenerationCall(Call[R], Generic[R, C]):
     """A call whose answer can also come as a stream of chunks."""
 
     body: Mapping[str, object]

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from clients import errors
-from clients.call import Call, Generation, reader
-from clients.models import (
+from clients.call import Call, GenerationCall, reader
+from clients.responses import (
     Answer,
     ChatChunk,
     ChatCompletion,
@@ -43,7 +43,7 @@ def chat(
     n: int | None = None,
     logprobs: int | None = None,
     extra: Mapping[str, object] | None = None,
-) -> Generation[ChatCompletion, ChatChunk]:
+) -> GenerationCall[ChatCompletion, ChatChunk]:
     """POST /chat/completions.
 
     Args:
@@ -93,7 +93,7 @@ def complete(
     n: int | None = None,
     logprobs: int | None = None,
     extra: Mapping[str, object] | None = None,
-) -> Generation[Completion, Completion]:
+) -> GenerationCall[Completion, Completion]:
     """POST /completions: text, or token ids, to be continued; the rest as in `chat`."""
     body = _body(
         {
@@ -123,7 +123,7 @@ def list_models() -> Call[tuple[Model, ...]]:
 
 def _generation(
     path: str, body: Mapping[str, object], answer: type[A], chunk: type[B]
-) -> Generation[A, B]:
+) -> GenerationCall[A, B]:
     """The call, which fails where a composition gets lost on the way.
 
     A gateway may drop a field that it does not know, and the base alone would answer. So the
@@ -132,8 +132,8 @@ def _generation(
     """
     read, read_chunk = reader(answer), reader(chunk)
     if body.get(_COMPOSITION) is None:
-        return Generation("POST", path, body, read, read_chunk, read_chunk)
-    return Generation(
+        return GenerationCall("POST", path, body, read, read_chunk, read_chunk)
+    return GenerationCall(
         "POST",
         path,
         body,

@@ -10,12 +10,12 @@ from typing import Self, TypeVar
 import httpx
 
 from clients import adapter_calls, calls, composition_calls, errors
-from clients.call import Call, Generation
+from clients.call import Call, GenerationCall
+from clients.client_settings import ClientSettings, Timeouts
+from clients.last_change import LastChange
 from clients.methods import awaits, awaits_stream, sends, sends_stream
-from clients.settings import Settings, Timeouts
-from clients.store_position import StorePosition
 from clients.streams import ChunkReader
-from clients.uploads import prepared
+from clients.upload_body import prepared
 
 R = TypeVar("R")
 C = TypeVar("C")
@@ -42,8 +42,8 @@ class Client:
         timeouts: Timeouts | None = None,
         reads_writes: bool = False,
     ) -> None:
-        self.settings = Settings.resolve(base_url, api_key, timeouts)
-        store = StorePosition()
+        self.settings = ClientSettings.resolve(base_url, api_key, timeouts)
+        store = LastChange()
         self._http = httpx.Client(
             base_url=self.settings.base_url,
             headers=self.settings.headers,
@@ -57,7 +57,7 @@ class Client:
             response = self._http.send(request)
         return call.read(response.status_code, response.content)
 
-    def stream(self, call: Generation[R, C]) -> Generator[C, None, None]:
+    def stream(self, call: GenerationCall[R, C]) -> Generator[C, None, None]:
         """The chunks as they arrive; nothing is sent before the first is asked for.
 
         Closing the generator, or leaving it unfinished, aborts the request on the server.
@@ -126,8 +126,8 @@ class AsyncClient:
         timeouts: Timeouts | None = None,
         reads_writes: bool = False,
     ) -> None:
-        self.settings = Settings.resolve(base_url, api_key, timeouts)
-        store = StorePosition()
+        self.settings = ClientSettings.resolve(base_url, api_key, timeouts)
+        store = LastChange()
         self._http = httpx.AsyncClient(
             base_url=self.settings.base_url,
             headers=self.settings.headers,
@@ -143,7 +143,7 @@ class AsyncClient:
             response = await self._http.send(request)
         return call.read(response.status_code, response.content)
 
-    async def stream(self, call: Generation[R, C]) -> AsyncGenerator[C, None]:
+    async def stream(self, call: GenerationCall[R, C]) -> AsyncGenerator[C, None]:
         """The chunks as they arrive.
 
         A loop that is left early should be wrapped in `contextlib.aclosing`, so that the request
@@ -204,13 +204,13 @@ class AsyncClient:
 
 
 @contextmanager
-def _connection_errors(settings: Settings) -> Iterator[None]:
+def _connection_errors(settings: ClientSettings) -> Iterator[None]:
     try:
         yield
     except httpx.TimeoutException as error:
         raise errors.ConnectionFailed(
             f"{settings.base_url} did not answer in time ({type(error).__name__}); "
-            "see clients.settings.Timeouts"
+            "see clients.client_settings.Timeouts"
         ) from error
     except httpx.HTTPError as error:
         raise errors.ConnectionFailed(

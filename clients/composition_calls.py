@@ -10,9 +10,9 @@ from urllib.parse import quote
 
 from clients.call import Call, reader
 from clients.calls import Composition
-from clients.models import (
+from clients.responses import (
+    CompositionChange,
     CompositionHistory,
-    CompositionVersion,
     StoredComposition,
     StoredCompositionList,
 )
@@ -29,7 +29,7 @@ def get_composition(name: str) -> Call[StoredComposition]:
     return Call("GET", _path(name), None, reader(StoredComposition))
 
 
-def composition_history(name: str) -> Call[tuple[CompositionVersion, ...]]:
+def composition_history(name: str) -> Call[tuple[CompositionChange, ...]]:
     """GET /compositions/{name}/history: all versions, the oldest first, deletions included."""
     read = reader(CompositionHistory)
     return Call("GET", _path(name, "history"), None, lambda body: read(body).data)

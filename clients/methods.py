@@ -9,7 +9,7 @@ import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from clients.call import Call, Generation
+from clients.call import Call, GenerationCall
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -18,12 +18,12 @@ C = TypeVar("C")
 
 class Sender(Protocol):
     def send(self, call: Call[R]) -> R: ...
-    def stream(self, call: Generation[R, C]) -> Generator[C, None, None]: ...
+    def stream(self, call: GenerationCall[R, C]) -> Generator[C, None, None]: ...
 
 
 class AsyncSender(Protocol):
     async def send(self, call: Call[R]) -> R: ...
-    def stream(self, call: Generation[R, C]) -> AsyncGenerator[C, None]: ...
+    def stream(self, call: GenerationCall[R, C]) -> AsyncGenerator[C, None]: ...
 
 
 def sends(build: Callable[P, Call[R]]) -> Callable[Concatenate[Sender, P], R]:
@@ -34,7 +34,7 @@ def sends(build: Callable[P, Call[R]]) -> Callable[Concatenate[Sender, P], R]:
 
 
 def sends_stream(
-    build: Callable[P, Generation[R, C]],
+    build: Callable[P, GenerationCall[R, C]],
 ) -> Callable[Concatenate[Sender, P], Generator[C, None, None]]:
     def method(self: Sender, /, *args: P.args, **kwargs: P.kwargs) -> Generator[C, None, None]:
         return self.stream(build(*args, **kwargs))
@@ -50,7 +50,7 @@ def awaits(build: Callable[P, Call[R]]) -> Callable[Concatenate[AsyncSender, P],
 
 
 def awaits_stream(
-    build: Callable[P, Generation[R, C]],
+    build: Callable[P, GenerationCall[R, C]],
 ) -> Callable[Concatenate[AsyncSender, P], AsyncGenerator[C, None]]:
     def method(self: AsyncSender, /, *args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[C, None]:
         return self.stream(build(*args, **kwargs))

@@ -1,7 +1,7 @@
 """What a composition computes: formulas, recipes, routers, plans. No engine, no HTTP, no tensors.
 
-`composer.vllm` and `composer.reference`, which need an engine, and `composer.kernel`, which needs
-tensors, are imported by name only.
+`composer.vllm` and `composer.reference`, which need an engine, and `composer.tensors`, which needs
+torch, are imported by name only.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from composer.errors import ComposerError, CompositionError, EngineFault
 from composer.plan import BASE, Filter, FilterKind, Limits, Member, Plan, normalize
 from composer.recipes import RECIPES, Recipe
-from composer.wire import parse_composition
+from composer.request import parse_composition
 
 __all__ = [
     "BASE",

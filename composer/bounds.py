@@ -23,7 +23,7 @@ MAX_BIASED_TOKENS = 1024
 
 LEAST_REPETITION_PENALTY, LARGEST_REPETITION_PENALTY = 0.01, 100.0
 """`repetition_penalty` of a composed request. It multiplies or divides logits, and within these
-bounds lifts no filtered token (`composer.kernel.DISTANCE`)."""
+bounds lifts no filtered token (`composer.tensors.compose.DISTANCE`)."""
 
 
 def check_repetition_penalty(penalty: float) -> None:

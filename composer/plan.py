@@ -22,7 +22,7 @@ from composer.errors import (
 )
 from composer.formula import format_number, format_sum
 from composer.lexer import quote_name
-from composer.mixture import MixturePlan, Rules, normalized
+from composer.mixtures.specs import MixturePlan, WeightedMixtureSpec, normalized
 from composer.prompts import (
     REQUEST,
     OwnPrompt,
@@ -104,8 +104,8 @@ class Plan:
     """A composition in normal form; `normalize` makes it. `weights[k]` belongs to `members[k]`.
 
     With a mixture the weights are the prior of the experts, which sum to one: what the request says
-    about it, and all the same where it depends on the prompt, until `composer.routing.route` has
-    read that.
+    about it, and all the same where it depends on the prompt, until
+    `composer.mixtures.route.route` has read that.
     """
 
     members: tuple[Member, ...]
@@ -130,7 +130,7 @@ class Plan:
     def candidates(self) -> tuple[str, ...]:
         """The models of the members; in the order of the request, and perhaps one several times,
         where they take turns on one row."""
-        if self.mixture is None or isinstance(self.mixture.router, Rules):
+        if self.mixture is None or isinstance(self.mixture.router, WeightedMixtureSpec):
             return tuple(member.model for member in self.members)
         return self.mixture.router.experts
 

@@ -19,15 +19,15 @@ from composer.errors import ComposerError
 from composer.plan import BASE
 from composer.vllm.options import prepare_environment
 from composer.vllm.progress import stage
-from server.auxiliary import find_auxiliaries
-from server.base_model import find_folder
-from server.engine_process import run_first_in_children
-from server.flags import Needs
-from server.gates import LoadedGate, load_gates
-from server.given import publish_given, read_examples
+from server.compose.gates import LoadedGate, load_gates
+from server.engine.engine_process import run_first_in_children
+from server.engine.vllm_args import Needs
 from server.lifecycle import ENGINE_DIED, Lifecycle
 from server.logs import choose_levels, configure_logging, end_quiet_start
 from server.settings import Settings
+from server.startup.auxiliary_models import find_auxiliaries
+from server.startup.base_model import find_folder
+from server.startup.seed_store import publish_given, read_examples
 
 logger = logging.getLogger("server")
 
@@ -106,12 +106,13 @@ def _serve(settings: Settings, lifecycle: Lifecycle) -> None:
         _prepare_environment(shapes, keys=settings.keys.required)
         # vLLM takes seconds to import, so it comes last: errors above show at once.
         with stage("importing vLLM"):
-            from server import app, openai
+            from server import app
+            from server.engine import vllm_engine
 
         ranks = {a: store.stored(str(store.current(a).digest)).report.rank for a in aliases}
         models = {name: one for name, one in profiles.items() if name not in aliases}
         parts = app.Parts(settings, folder, shapes, auxiliaries, store, lifecycle, gates, models)
-        openai.run(
+        vllm_engine.run(
             settings,
             Needs(shapes, ranks, settings.keys.publishes, auxiliaries),
             lifecycle,
@@ -167,7 +168,7 @@ def _prepare_environment(shapes: ModelShapes | None, *, keys: bool) -> None:
             f"{_RESPONSE_STORE} is set: any key could go on with the responses of any other. "
             "Unset it, or serve without keys."
         )
-    os.environ.pop("VLLM_API_KEY", None)  # `server.access_control` asks for it, on every route
+    os.environ.pop("VLLM_API_KEY", None)  # `server.auth.access_control` asks for it, on every route
     # The engine's processes import our scheduler by name, wherever they are started.
     root = str(Path(__file__).resolve().parent.parent)
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)

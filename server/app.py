@@ -15,35 +15,35 @@ from starlette.types import ASGIApp
 from adapters import ModelShapes, Profile, Store
 from composer.errors import ComposerError
 from composer.plan import BASE
-from server.access_control import AccessControl, MetricsAccess, restrict_routes, route_of
-from server.admin import AdminRoutes, make_admin
 from server.api_document import api_document
-from server.auxiliary import AuxiliaryModel
-from server.composition_routes import make_composition_router
-from server.drain import DrainMiddleware
-from server.engine import Engine
+from server.auth.access_control import AccessControl, MetricsAccess, restrict_routes, route_of
+from server.auth.quotas import Quotas
+from server.compose.auto import AUTO, Routing
+from server.compose.gates import Gates, LoadedGate
+from server.compose.middleware import CompositionMiddleware
+from server.compose.resolve import Resolver
+from server.compose.sagemaker import INVOCATIONS
+from server.engine.port import Engine
+from server.engine.residency import Loader
 from server.errors import RouteNotFoundError, error_response
-from server.exposition import make_metrics
-from server.front import Front
-from server.gates import Gates, LoadedGate
-from server.health import make_health
+from server.http.drain import DrainMiddleware
+from server.http.request_log import ObservationMiddleware
+from server.http.store_position import StorePositionGate
+from server.http.tracing import TracingMiddleware
 from server.lifecycle import Lifecycle
-from server.loading import Loader
-from server.observation import ObservationMiddleware
-from server.quotas import Quotas
-from server.resolve import Resolver
-from server.routes import make_router
-from server.routing import AUTO, Routing
-from server.sagemaker import INVOCATIONS
+from server.publishing.publisher import AdapterService
+from server.publishing.store_threads import StoreThreads
+from server.publishing.uploads import Uploads
+from server.publishing.verify import against_peft
+from server.publishing.weight_jobs import WeightSpace
+from server.routes.adapters import AdminRoutes, make_admin
+from server.routes.compositions import make_composition_router
+from server.routes.health import make_health
+from server.routes.models import make_router
+from server.routes.prometheus import make_metrics
 from server.server_paths import ServerPaths
-from server.service import AdapterService
 from server.settings import Settings
-from server.store_position import StorePositionGate
-from server.store_threads import StoreThreads
-from server.tracing import TracingMiddleware
-from server.uploads import Uploads
-from server.verify import against_peft
-from server.weights import WeightSpace
+from server.startup.auxiliary_models import AuxiliaryModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ async def assemble(app: FastAPI, engine: Engine, parts: Parts) -> ASGIApp:
     app.openapi_schema = api_document(routes)
     layers.append(
         Middleware(
-            Front,
+            CompositionMiddleware,
             resolver=resolver,
             quotas=quotas,
             max_body_bytes=settings.max_body_bytes,

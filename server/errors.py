@@ -32,49 +32,49 @@ from composer.errors import (
 )
 
 
-class ServerError(ComposerError):
+class RequestError(ComposerError):
     """A request that is wrong as HTTP, not as a composition."""
 
     code = "invalid_request"
 
 
-class InvalidJsonError(ServerError):
+class InvalidJsonError(RequestError):
     """The body is not JSON, or not of the kind that the route reads."""
 
     code = "invalid_json"
 
 
-class UnreadableRequestError(ServerError):
+class UnreadableRequestError(RequestError):
     """vLLM stumbles over the shape of the request, which it did not foresee."""
 
     code = "unreadable_request"
 
 
-class BodyTooLargeError(ServerError):
+class BodyTooLargeError(RequestError):
     """The body exceeds the limit of the server."""
 
     code = "body_too_large"
 
 
-class RequestBoundError(ServerError):
+class RequestBoundError(RequestError):
     """Something in the request is larger, longer or deeper than the server takes."""
 
     code = "request_too_large"
 
 
-class ReservedFieldError(ServerError):
+class ReservedFieldError(RequestError):
     """A field that only the server itself may write."""
 
     code = "reserved_field"
 
 
-class CompositionLostError(ServerError):
+class CompositionLostError(RequestError):
     """The client expects a composed answer, and the request composes nothing."""
 
     code = "composition_lost"
 
 
-class AdapterForbiddenError(ServerError):
+class AdapterForbiddenError(RequestError):
     """The policy of an adapter does not allow what was asked for."""
 
     code = "adapter_not_allowed"
@@ -86,25 +86,25 @@ class AdapterUnavailableError(ComposerError):
     code = "adapter_unavailable"
 
 
-class UnauthorizedError(ServerError):
+class UnauthorizedError(RequestError):
     """The request has no key, or one that nobody knows."""
 
     code = "invalid_api_key"
 
 
-class RoleError(ServerError):
+class RoleError(RequestError):
     """The key of the request does not have the role that the route asks for."""
 
     code = "missing_role"
 
 
-class RouteNotFoundError(ServerError):
+class RouteNotFoundError(RequestError):
     """There is no such route here."""
 
     code = "route_not_found"
 
 
-class RateLimitError(ServerError):
+class RateLimitError(RequestError):
     """The key has used up what it may ask for. `retry_after_s`: when to try again."""
 
     code = "rate_limit_exceeded"
@@ -114,7 +114,7 @@ class RateLimitError(ServerError):
         self.retry_after_s = retry_after_s
 
 
-class UnavailableError(ServerError):
+class UnavailableError(RequestError):
     """The server cannot take the request now. `retry_after_s`: when to try again."""
 
     code = "unavailable"
@@ -140,7 +140,7 @@ STATUS: tuple[tuple[type[ComposerError], int], ...] = (
     (VersionConflictError, 409),
     (BodyTooLargeError, 413),
     (CompositionError, 400),
-    (ServerError, 400),
+    (RequestError, 400),
     (AdapterError, 400),
     (PolicyError, 400),
     (ProfileError, 400),

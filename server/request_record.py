@@ -102,6 +102,6 @@ def begin_record(scope: Scope) -> RequestRecord:
 
 
 def record_of(scope: Scope) -> RequestRecord:
-    """The record of a request that has passed `server.observation`."""
+    """The record of a request that has passed `server.http.request_log`."""
     record: RequestRecord = scope["state"][_STATE]
     return record

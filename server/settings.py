@@ -14,11 +14,11 @@ from adapters import SourceRules
 from composer.errors import CompositionError
 from composer.fields import MAX_EXPERTS
 from composer.plan import Limits
+from composer.request import parse_composition
 from composer.vllm.options import DEFAULT_GANG_PATIENCE_S
-from composer.wire import parse_composition
-from server.access_control import MetricsAccess
-from server.auxiliary import AuxiliaryGiven
-from server.keys import KeyFile, KeyRing
+from server.auth.access_control import MetricsAccess
+from server.auth.keys import KeyFile, KeyRing
+from server.startup.auxiliary_models import AuxiliaryGiven
 
 MIB = 2**20
 _SHORTEST_KEY = 16

@@ -8,7 +8,14 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from composer.compiled import ENGINE_ARG, CompiledPlan, LoadedAdapter, Mixture, Row, Switch
+from composer.engine_plan import (
+    ENGINE_ARG,
+    EnginePlan,
+    LoadedAdapter,
+    MixtureParameters,
+    Row,
+    Switch,
+)
 from composer.plan import Filter, FilterKind
 
 _SCALARS = (
@@ -33,11 +40,11 @@ _ONE = LoadedAdapter("one@0", 9001, "/one")
 _PLANS = tuple(
     json.loads(plan.to_extra_args()[ENGINE_ARG])
     for plan in (
-        CompiledPlan((Row(1.0), Row(-0.5, _ONE, (5, 6)))),
-        CompiledPlan((Row(1.0), Row(0.5)), (Filter(FilterKind.TOP_P, 1, 0.9),), report="r"),
-        CompiledPlan((Row(0.5), Row(0.5)), (), Mixture(0.0, posterior=1.0), explain=True),
-        CompiledPlan((Row(1.0),), (), None, Switch((None, _ONE), triggers=(5,))),
-        CompiledPlan((Row(1.0),), (), None, Switch((None, _ONE), 0, "gate", (0, 1))),
+        EnginePlan((Row(1.0), Row(-0.5, _ONE, (5, 6)))),
+        EnginePlan((Row(1.0), Row(0.5)), (Filter(FilterKind.TOP_P, 1, 0.9),), report="r"),
+        EnginePlan((Row(0.5), Row(0.5)), (), MixtureParameters(0.0, posterior=1.0), explain=True),
+        EnginePlan((Row(1.0),), (), None, Switch((None, _ONE), triggers=(5,))),
+        EnginePlan((Row(1.0),), (), None, Switch((None, _ONE), 0, "gate", (0, 1))),
     )
 )
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from server import bounds, settings
-from server.access_control import ALLOWED, KEYLESS
-from server.keys import Role
+from server import settings
+from server.auth.access_control import ALLOWED, KEYLESS
+from server.auth.keys import Role
+from server.compose import request_bounds
 
 OPERATING = (Path(__file__).resolve().parent.parent / "docs" / "operating.md").read_text("utf-8")
 OF_OTHERS = {
@@ -26,9 +27,12 @@ OF_OTHERS = {
 
 
 def test_the_table_of_bounds() -> None:
-    begin, end = "<!-- bounds: generated from server.bounds -->\n", "\n<!-- /bounds -->"
+    begin, end = (
+        "<!-- bounds: generated from server.compose.request_bounds -->\n",
+        "\n<!-- /bounds -->",
+    )
     table = OPERATING.split(begin)[1].split(end)[0]
-    assert table == bounds.overview(), f"put there:\n{bounds.overview()}"
+    assert table == request_bounds.overview(), f"put there:\n{request_bounds.overview()}"
 
 
 def test_options_that_are_named_exist() -> None:

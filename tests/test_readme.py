@@ -65,7 +65,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for the PATH with this environment's `python` and `composer`."""
     folder = tmp_path_factory.mktemp("bin")
-    for name, command in (("python", ""), ("python3", ""), ("composer", "-m clients.cli")):
+    for name, command in (("python", ""), ("python3", ""), ("composer", "-m clients.cli.main")):
         script = folder / name
         script.write_text(f'#!/bin/sh\nexec "{sys.executable}" {command} "$@"\n', encoding="utf-8")
         script.chmod(0o755)

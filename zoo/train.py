@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from composer.training.masking import lora_at
+from composer.reference.masking import lora_at
 from zoo.corpus import Corpus
 from zoo.tasks import Task
 from zoo.tokenizer import ASSISTANT, CONTEXT, END, PAD

@@ -15,7 +15,7 @@ from bench.abuse.attack import (
     chat,
     completion,
 )
-from composer.compiled import RESERVED_ARGS
+from composer.engine_plan import RESERVED_ARGS
 
 LIMIT = 10_000
 FORMULA = "chat + 0.8*(polite - rude)"

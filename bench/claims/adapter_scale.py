@@ -21,10 +21,10 @@ from safetensors.torch import load_file, save_file
 
 import zoo
 from bench.claim import Result
+from bench.inprocess import InProcessEngine, Job
 from bench.measure import RATIO, Side, cpu_seconds, paired, settle, show, table
 from bench.workload import VOCABULARY
-from composer.compiled import LoadedAdapter
-from composer.vllm.inprocess import Engine, Job
+from composer.engine_plan import LoadedAdapter
 
 KNOWN, USED, FEW = 1000, 64, 8
 CLIENTS = 64
@@ -46,8 +46,8 @@ def measure() -> Result:
     """Value: tokens per CPU second with 64 adapters in use over those with 8, median of rounds."""
     with tempfile.TemporaryDirectory() as folder:
         folders = variants(Path(folder), KNOWN)
-        many = Engine(zoo.BASE, folders, **OPTIONS)
-        few = Engine(zoo.BASE, dict(list(folders.items())[:FEW]), **OPTIONS)
+        many = InProcessEngine(zoo.BASE, folders, **OPTIONS)
+        few = InProcessEngine(zoo.BASE, dict(list(folders.items())[:FEW]), **OPTIONS)
         known, own = list(many.adapters.values()), list(few.adapters.values())
         used = known[:USED]
         base = side(few, lambda rng, client: rng.choice(own))
@@ -90,7 +90,7 @@ def variants(root: Path, count: int) -> dict[str, Path]:
     return found
 
 
-def side(engine: Engine, pick: Pick) -> Side:
+def side(engine: InProcessEngine, pick: Pick) -> Side:
     """CPU seconds per token of `REQUESTS` requests, the same ones but for their adapters."""
 
     def run() -> float:
@@ -107,7 +107,7 @@ def side(engine: Engine, pick: Pick) -> Side:
     return run
 
 
-def serve(engine: Engine, pick: Callable[[int], LoadedAdapter]) -> int:
+def serve(engine: InProcessEngine, pick: Callable[[int], LoadedAdapter]) -> int:
     """Answer all requests as a server would; the number of tokens of the answers."""
     rng = random.Random(1)
     lengths = [(rng.randint(*PROMPT_TOKENS), rng.randint(*ANSWER_TOKENS)) for _ in range(REQUESTS)]

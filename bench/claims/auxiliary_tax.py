@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import zoo
 from bench.claim import Result
+from bench.inprocess import InProcessEngine, Job
 from bench.measure import RATIO, Paired, cpu_seconds, paired, settle, show, table
 from bench.workload import VOCABULARY, prompts, seconds_per_token
-from composer.compiled import Row
-from composer.vllm.inprocess import Engine, Job
+from composer.engine_plan import Row
 
 CONCURRENT = (1, 4, 16)  # composed requests at once; the value is the worst of them
 ROUNDS = {1: 40, 4: 24, 16: 12}
@@ -17,14 +17,16 @@ PROMPT_TOKENS = 32
 ANSWER_TOKENS = 16
 
 
-def proxy_tuning(engine: Engine, prompt: tuple[int, ...]) -> Job:
+def proxy_tuning(engine: InProcessEngine, prompt: tuple[int, ...]) -> Job:
     """base + 0.8*(small:polite - small): three rows, two of them of the auxiliary model."""
     polite = engine.auxiliary_adapters["small"]["polite"]
     rows = (Row(1.0), Row(0.8, polite, None, "small"), Row(-0.8, None, None, "small"))
     return Job(prompt, rows, params={"max_tokens": ANSWER_TOKENS})
 
 
-def compare(engine: Engine, small: Engine, concurrent: int) -> tuple[Paired, Paired]:
+def compare(
+    engine: InProcessEngine, small: InProcessEngine, concurrent: int
+) -> tuple[Paired, Paired]:
     """Composed requests against their rows as plain requests to an engine of either model: one
     engine after the other, and step by step in turn.
 
@@ -56,7 +58,7 @@ def compare(engine: Engine, small: Engine, concurrent: int) -> tuple[Paired, Pai
     return paired(together, apart, rounds), paired(together, in_turn, rounds // 2)
 
 
-def alternate(jobs: Mapping[Engine, Sequence[Job]]) -> None:
+def alternate(jobs: Mapping[InProcessEngine, Sequence[Job]]) -> None:
     """Run the jobs of several engines, a step of each in turn."""
     for engine, own in jobs.items():
         for job in own:
@@ -69,8 +71,8 @@ def alternate(jobs: Mapping[Engine, Sequence[Job]]) -> None:
 def measure() -> Result:
     """Value: the ratio of CPU seconds, median over rounds, worst over the batch sizes."""
     auxiliaries = {"small": (zoo.SMALL, zoo.SMALL_ADAPTERS)}
-    engine = Engine(zoo.BASE, zoo.ADAPTERS, auxiliaries=auxiliaries)
-    small = Engine(zoo.SMALL, zoo.SMALL_ADAPTERS, max_loras=2, max_cpu_loras=3)
+    engine = InProcessEngine(zoo.BASE, zoo.ADAPTERS, auxiliaries=auxiliaries)
+    small = InProcessEngine(zoo.SMALL, zoo.SMALL_ADAPTERS, max_loras=2, max_cpu_loras=3)
     found = {concurrent: compare(engine, small, concurrent) for concurrent in CONCURRENT}
     show("base + 0.8*(small:polite - small), three rows; CPU microseconds per token and row:")
     header = ("composed requests", "composed", "plain requests to two engines", *RATIO)

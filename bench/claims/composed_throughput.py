@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import zoo
 from bench.claim import Result
+from bench.inprocess import InProcessEngine
 from bench.loop import Loop
 from bench.measure import cpu_seconds, paired, settle, show, table
 from bench.workload import VOCABULARY, prompts, proxy_tuning, seconds_per_token
-from composer.vllm.inprocess import Engine
 
 CONCURRENT = 16
 ROUNDS = 5
@@ -19,7 +19,7 @@ TOKENS = 32  # of each prompt and each answer
 
 def measure() -> Result:
     """Value: tokens per CPU second of the engine over those of the loop with PEFT's adapters."""
-    engine = Engine(zoo.BASE, zoo.ADAPTERS)
+    engine = InProcessEngine(zoo.BASE, zoo.ADAPTERS)
     members = [(1.0, None), (0.8, zoo.ADAPTERS["polite"]), (-0.8, zoo.ADAPTERS["rude"])]
     texts = prompts(CONCURRENT, TOKENS, VOCABULARY, seed=0)
     jobs = [proxy_tuning(engine, text, TOKENS) for text in texts]

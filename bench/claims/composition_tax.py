@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import zoo
 from bench.claim import Result
+from bench.inprocess import InProcessEngine, Job
 from bench.measure import RATIO, Paired, paired, settle, show, table
 from bench.workload import VOCABULARY, paired_jobs, prompts, proxy_tuning, seconds_per_token
-from composer.vllm.inprocess import Engine, Job
 
 CONCURRENT = (1, 4, 16)  # composed requests at once; the value is the worst of them
 ROUNDS = {1: 60, 4: 30, 16: 16}
@@ -14,7 +14,7 @@ PROMPT_TOKENS = 32
 ANSWER_TOKENS = 16
 
 
-def compare(engine: Engine, concurrent: int) -> Paired:
+def compare(engine: InProcessEngine, concurrent: int) -> Paired:
     """Composed requests against the same rows as plain requests of vLLM's multi-LoRA."""
     texts = prompts(concurrent, PROMPT_TOKENS, VOCABULARY, seed=concurrent)
     composed = [proxy_tuning(engine, text, ANSWER_TOKENS) for text in texts]
@@ -25,13 +25,13 @@ def compare(engine: Engine, concurrent: int) -> Paired:
 
 def measure() -> Result:
     """Value: the ratio of CPU seconds, median over rounds, worst over the batch sizes."""
-    engine = Engine(zoo.BASE, zoo.ADAPTERS)
+    engine = InProcessEngine(zoo.BASE, zoo.ADAPTERS)
     found = {concurrent: compare(engine, concurrent) for concurrent in CONCURRENT}
     show("base + 0.8*(polite - rude), three rows; CPU microseconds per token and row:")
     header = ("composed requests", "composed", "same rows, plain requests", *RATIO)
     show(table(header, [(n, *one.microseconds()) for n, one in found.items()]))
     show("\nThe base alone, 48 plain requests at once, with room for adapters and without:")
-    bare = Engine(zoo.BASE, {})
+    bare = InProcessEngine(zoo.BASE, {})
     base = [
         Job(text, params={"max_tokens": ANSWER_TOKENS})
         for text in prompts(48, PROMPT_TOKENS, VOCABULARY, seed=48)

@@ -11,9 +11,9 @@ from torch.utils._pytree import tree_leaves
 
 from bench.claim import Result
 from bench.measure import show, table
-from composer.groups import Group
-from composer.kernel import Composition
 from composer.plan import Filter, FilterKind
+from composer.tensors.compose import Composition
+from composer.tensors.gang_rows import GangRows
 
 VOCABULARY = 32_000
 GROUPS = 4
@@ -56,7 +56,7 @@ def peak_rows(size: int, filters: tuple[Filter, ...]) -> float:
     """The peak for groups of `size` rows, in float32 rows of vocabulary size per group."""
     weights = (1.0, *((-1.0) ** k * 0.5 for k in range(size - 1)))
     groups = [
-        Group(tuple(range(g * size, (g + 1) * size)), weights, filters) for g in range(GROUPS)
+        GangRows(tuple(range(g * size, (g + 1) * size)), weights, filters) for g in range(GROUPS)
     ]
     composition = Composition(groups, torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import zoo
 from bench.claim import Result
+from bench.inprocess import InProcessEngine, live_requests
 from bench.measure import show, table
 from bench.workload import VOCABULARY, prompts, proxy_tuning
-from composer.vllm.inprocess import Engine, live_requests
 
 REQUESTS = 10_000
 WARM_UP = 2_000
@@ -36,7 +36,7 @@ def resident_bytes() -> int:
 
 def measure() -> Result:
     """Value: growth of resident memory between the warm-up and the end, in MiB."""
-    engine = Engine(zoo.BASE, zoo.ADAPTERS)
+    engine = InProcessEngine(zoo.BASE, zoo.ADAPTERS)
     rng = random.Random(0)
     sizes: dict[int, int] = {}
     for sent in range(AT_ONCE, REQUESTS + 1, AT_ONCE):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import zoo
 from bench.claim import Result
+from bench.inprocess import InProcessEngine
 from bench.measure import RATIO, Paired, show, table
 from bench.workload import VOCABULARY, mixture, paired_jobs, prompts
-from composer.compiled import Mixture
-from composer.vllm.inprocess import Engine
+from composer.engine_plan import MixtureParameters
 
 ROUNDS = {1: 120, 4: 48, 16: 40}
 """For each number of routed requests at once. Many, because the value is the worst of twelve
@@ -15,14 +15,16 @@ medians."""
 PROMPT_TOKENS = 32
 ANSWER_TOKENS = 16
 ROUTERS = {
-    "fixed": Mixture(),
-    "posterior": Mixture(fixed=0.0, posterior=1.0, forgetting=0.9),
-    "posterior, prompt not read": Mixture(fixed=0.0, posterior=1.0, forgetting=0.9, prompt=False),
-    "confidence": Mixture(fixed=0.0, confidence=1.0),
+    "fixed": MixtureParameters(),
+    "posterior": MixtureParameters(fixed=0.0, posterior=1.0, forgetting=0.9),
+    "posterior, prompt not read": MixtureParameters(
+        fixed=0.0, posterior=1.0, forgetting=0.9, prompt=False
+    ),
+    "confidence": MixtureParameters(fixed=0.0, confidence=1.0),
 }
 
 
-def compare(engine: Engine, router: Mixture, concurrent: int) -> Paired:
+def compare(engine: InProcessEngine, router: MixtureParameters, concurrent: int) -> Paired:
     """Mixtures of three adapters against the same rows as plain requests of vLLM's multi-LoRA."""
     texts = prompts(concurrent, PROMPT_TOKENS, VOCABULARY, seed=concurrent)
     mixed = [mixture(engine, text, ANSWER_TOKENS, router) for text in texts]
@@ -33,7 +35,7 @@ def compare(engine: Engine, router: Mixture, concurrent: int) -> Paired:
 
 def measure() -> Result:
     """Value: the ratio of CPU seconds, median over rounds, worst over routers and batch sizes."""
-    engine = Engine(zoo.BASE, zoo.ADAPTERS)
+    engine = InProcessEngine(zoo.BASE, zoo.ADAPTERS)
     found = {
         (name, concurrent): compare(engine, router, concurrent)
         for name, router in ROUTERS.items()

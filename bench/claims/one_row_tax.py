@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import zoo
 from bench.claim import Result
+from bench.inprocess import InProcessEngine, Job
 from bench.measure import RATIO, Paired, show, table
 from bench.workload import VOCABULARY, paired_jobs, prompts, random_gate
-from composer.compiled import Switch
-from composer.vllm.inprocess import Engine, Job
+from composer.engine_plan import Switch
 
 ROUNDS = {1: 30, 4: 24, 16: 24}
 """For each number of routed requests at once, the worst of which is the value. As many as this,
@@ -19,7 +19,9 @@ RARELY = 1000.0  # logits, more than those of the random gate differ by
 CANDIDATES = ("chat", "polite", "velan")
 
 
-def compare(engine: Engine, concurrent: int, rounds: int, stickiness: float = 0.0) -> Paired:
+def compare(
+    engine: InProcessEngine, concurrent: int, rounds: int, stickiness: float = 0.0
+) -> Paired:
     """Requests that a gate routes token by token against requests to one adapter each."""
     adapters = [engine.adapters[name] for name in CANDIDATES]
     texts = prompts(concurrent, PROMPT_TOKENS, VOCABULARY, seed=concurrent)
@@ -38,7 +40,7 @@ def compare(engine: Engine, concurrent: int, rounds: int, stickiness: float = 0.
 def measure() -> Result:
     """Value: the ratio of CPU seconds, median over rounds, worst over the batch sizes, for a gate
     that changes the adapter every second or third token, which is the dearest case."""
-    engine = Engine(zoo.BASE, zoo.ADAPTERS)
+    engine = InProcessEngine(zoo.BASE, zoo.ADAPTERS)
     found = {n: compare(engine, n, rounds) for n, rounds in ROUNDS.items()}
     rare = {n: compare(engine, n, ROUNDS_RARE, RARELY) for n in ROUNDS}
     header = ("requests", "routed token by token", "one adapter each", *RATIO)

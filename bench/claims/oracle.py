@@ -9,11 +9,11 @@ import torch
 import zoo
 from bench.agreement import PRESSURE, count_mismatches, send_under_pressure
 from bench.claim import Result
+from bench.inprocess import InProcessEngine
 from bench.measure import show, table
 from bench.streams import without_streams
 from bench.workload import random_job
 from composer.reference.oracle import Oracle
-from composer.vllm.inprocess import Engine
 
 REQUESTS = 150  # in each mode
 
@@ -26,7 +26,7 @@ def measure() -> Result:
     for seed, asynchronous in enumerate((False, True)):
         streams = asynchronous and not torch.cuda.is_available()
         with without_streams() if streams else nullcontext():
-            engine = Engine(zoo.BASE, zoo.ADAPTERS, asynchronous=asynchronous, **PRESSURE)
+            engine = InProcessEngine(zoo.BASE, zoo.ADAPTERS, asynchronous=asynchronous, **PRESSURE)
             found = send_under_pressure(engine, seed, REQUESTS, random_job)
         jobs = [one.job for one in found.answered]
         wrong, ties = count_mismatches(oracle, jobs, [one.answer for one in found.answered])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import zoo
 from bench.claim import Result
+from bench.inprocess import InProcessEngine, Job
 from bench.measure import RATIO, Paired, paired, settle, show, table
 from bench.workload import VOCABULARY, prompts, seconds_per_token
-from composer.vllm.inprocess import Engine, Job
 
 CONCURRENT = (1, 16)  # the value is the worst of them
 ROUNDS = {1: 250, 16: 120}
@@ -18,7 +18,7 @@ def measure() -> Result:
 
     Both engines run without LoRA: with it, ours runs a correction of vLLM's CPU kernels.
     """
-    ours, stock = Engine(zoo.BASE, {}), Engine(zoo.BASE, {}, composing=False)
+    ours, stock = InProcessEngine(zoo.BASE, {}), InProcessEngine(zoo.BASE, {}, composing=False)
     found = {concurrent: compare(ours, stock, concurrent) for concurrent in CONCURRENT}
     show("Plain requests on the base model; CPU microseconds per token:")
     header = ("requests at once", "our options", "stock vLLM", *RATIO)
@@ -26,7 +26,7 @@ def measure() -> Result:
     return Result(max(one.ratio.median for one in found.values()))
 
 
-def compare(ours: Engine, stock: Engine, concurrent: int) -> Paired:
+def compare(ours: InProcessEngine, stock: InProcessEngine, concurrent: int) -> Paired:
     """The same plain requests in both engines."""
     tokens = concurrent * TOKENS
     jobs = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bench.claim import Result
 from bench.measure import show, table
-from composer.routers.similarity import PromptRouter
+from composer.mixtures.tfidf import PromptSimilarity
 from zoo.prompts import COUNT, EXAMPLES
 from zoo.tasks import tasks
 
@@ -18,7 +18,7 @@ def measure() -> Result:
     The adapters that answer the same questions in another manner are no alternatives.
     """
     texts = {name: path.read_text(encoding="utf-8").splitlines() for name, path in EXAMPLES.items()}
-    router = PromptRouter(texts)
+    router = PromptSimilarity(texts)
     right, rows = 0, []
     for name in EXAMPLES:
         chosen, weights = [], []

@@ -18,16 +18,16 @@ from typing import TypeAlias
 from transformers import PreTrainedTokenizerFast
 
 import zoo
+from bench.inprocess import InProcessEngine, Job
 from bench.measure import table
 from bench.reproduce.exam import DEVELOPMENT, SEEDS
 from bench.reproduce.plot import Line, chart
 from bench.reproduce.readme import Report
 from bench.reproduce.seeds import cell, mean
-from composer.compiled import Mixture, Row, Switch
-from composer.gates import BASE, Gate, save_gate
-from composer.training.examples import Example
-from composer.training.gate import train_gate
-from composer.vllm.inprocess import Engine, Job
+from composer.engine_plan import MixtureParameters, Row, Switch
+from composer.gate_training.examples import Example
+from composer.gate_training.train import train_gate
+from composer.mixtures.gate_file import BASE, Gate, save_gate
 from zoo.lists import Item, composite, opening, pieces, right
 from zoo.tokenizer import BOS
 
@@ -43,7 +43,7 @@ TURNS = 100  # of each speaker, from which the gate learns
 TAUGHT = (1, 2, 4, 6, 10)  # questions of the lists that they stand in
 
 POSTERIORS = tuple(
-    Mixture(fixed=0.0, posterior=1.0, forgetting=forgetting, floor=floor, prompt=False)
+    MixtureParameters(fixed=0.0, posterior=1.0, forgetting=forgetting, floor=floor, prompt=False)
     for forgetting in (0.3, 0.5, 0.8)
     for floor in (0.005, 0.02)
 )
@@ -89,7 +89,7 @@ class Found:
 
     scores: Mapping[str, Scores]
     single: str
-    posterior: Mixture
+    posterior: MixtureParameters
     stickiness: float
     gate_accuracy: float
 
@@ -108,7 +108,7 @@ class Hall:
 
     def __init__(self) -> None:
         self.tokenizer = PreTrainedTokenizerFast.from_pretrained(zoo.LISTS)
-        self.engine = Engine(
+        self.engine = InProcessEngine(
             zoo.LISTS,
             zoo.LIST_ADAPTERS,
             max_loras=len(zoo.LIST_ADAPTERS),
@@ -140,7 +140,7 @@ class Hall:
         own = self.engine.adapters[adapter] if adapter is not None else None
         return Job(asked.tokens, adapter=own, params=self._params())
 
-    def mixed(self, mixture: Mixture, asked: Asked) -> Job:
+    def mixed(self, mixture: MixtureParameters, asked: Asked) -> Job:
         """A row for every adapter."""
         adapters = self.engine.adapters.values()
         rows = tuple(Row(1 / len(adapters), adapter) for adapter in adapters)
@@ -205,7 +205,7 @@ def measure(count: int = QUESTIONS, sizes: Sequence[int] = SIZES) -> Found:
         ways: dict[str, Way] = {
             "base": partial(hall.plain, None),
             "best single adapter": partial(hall.plain, single),
-            "uniform mixture": partial(hall.mixed, Mixture()),
+            "uniform mixture": partial(hall.mixed, MixtureParameters()),
             POSTERIOR: partial(hall.mixed, posterior),
             UNSTEADY: partial(hall.gated, gate, path, 0.0),
             GATE: partial(hall.gated, gate, path, stickiness),

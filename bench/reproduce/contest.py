@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
 
-from adapters.merge import METHODS, Method
+from adapters.weight_space.merge import METHODS, Method
 from bench.reproduce.cases import Case
 from bench.reproduce.exam import TRAINING, Answer, Exam, Sitting, exercises, right
 from bench.reproduce.settings import SCALES, Setting, candidates, documented

@@ -13,13 +13,13 @@ from types import TracebackType
 from transformers import PreTrainedTokenizerFast
 
 import zoo
-from adapters.factors import AdapterReader
-from adapters.merge import MergeMember, MergeSpec, merge
+from adapters.weight_space.factors import AdapterReader
+from adapters.weight_space.merge import MergeMember, MergeSpec, merge
+from bench.inprocess import InProcessEngine, Job
 from bench.reproduce.settings import EXACT, Setting
-from composer.compiled import CompiledPlan, LoadedAdapter, Row
+from composer.engine_plan import EnginePlan, LoadedAdapter, Row
 from composer.formula import Sum
 from composer.plan import BASE, Member, NamedFilter, normalize
-from composer.vllm.inprocess import Engine, Job
 from zoo.evaluate import NEW_TOKENS
 from zoo.tasks import Example, Task, tasks
 
@@ -85,7 +85,7 @@ class Exam:
 
     def __init__(self) -> None:
         own = {**zoo.SMALL_ADAPTERS, **zoo.PROXIES, "value": zoo.VALUE}
-        self._engine = Engine(
+        self._engine = InProcessEngine(
             zoo.BASE,
             zoo.ADAPTERS,
             auxiliaries={SMALL: (zoo.SMALL, own)},
@@ -161,7 +161,7 @@ class Exam:
         rows = [self._row(m.model, w) for m, w in zip(plan.members, plan.weights, strict=True)]
         if plan.is_plain and rows[0].may_lead:
             return Job(prompt, adapter=rows[0].adapter, params=params)
-        led = CompiledPlan.led(rows, plan.filters)
+        led = EnginePlan.led(rows, plan.filters)
         return Job(prompt, led.rows, led.filters, params=params)
 
     def _row(self, name: str, weight: float) -> Row:

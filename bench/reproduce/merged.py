@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         names = ", ".join(case.name for case in CASES)
         parser.error(f"there is no case {', '.join(sorted(unknown))}; it is one of: {names}")
     prepare()
-    from adapters.merge import METHODS  # after prepare(): it imports torch
+    from adapters.weight_space.merge import METHODS  # after prepare(): it imports torch
 
     methods = [m.name for m in METHODS if given.methods is None or m.name in given.methods]
     if unknown := set(given.methods or ()) - set(methods):
@@ -58,7 +58,7 @@ def study(
     choosing: bool,
 ) -> str:
     """Measure these cases and methods; the table and its notes as Markdown."""
-    from adapters.merge import METHODS
+    from adapters.weight_space.merge import METHODS
     from bench.reproduce import contest, report  # after prepare(): they import torch and vLLM
     from bench.reproduce.exam import Exam
 

@@ -10,8 +10,8 @@ from typing import TypeAlias
 from safetensors.torch import load_file
 
 import zoo
-from adapters.factors import AdapterReader
-from adapters.merge.inputs import inner
+from adapters.weight_space.factors import AdapterReader
+from adapters.weight_space.merge.inputs import inner
 from bench.measure import table
 from bench.reproduce.cases import Case
 from bench.reproduce.contest import Contestant, Kind, Measured

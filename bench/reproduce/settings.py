@@ -1,4 +1,4 @@
-"""How each method of `adapters.merge` is set up.
+"""How each method of `adapters.weight_space.merge` is set up.
 
 Rank: that of the exact sum, 16 for each adapter, so that truncation costs a method little; `svd` is
 there to show what less does, and has the rank of one adapter. The first parameters are documented
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TypeAlias
 
-from adapters.merge import METHODS, Method, RankRule
+from adapters.weight_space.merge import METHODS, Method, RankRule
 
 RANK = 16  # of each of the zoo's adapters
 SCALES = (1.0, 0.85, 1.2, 0.7, 1.5, 0.5, 0.3)

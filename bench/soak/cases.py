@@ -12,7 +12,7 @@ import numpy as np
 
 import zoo
 from adapters import inspect
-from composer.gates import Gate, fingerprint, save_gate
+from composer.mixtures.gate_file import Gate, fingerprint, save_gate
 from zoo.tasks import tasks
 
 CHAT = "/v1/chat/completions"

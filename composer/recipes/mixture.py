@@ -15,11 +15,17 @@ from pydantic import Field
 from composer.errors import CompositionSchemaError, quoted
 from composer.fields import MAX_EXPERTS, Fields, Flag, ModelName
 from composer.formula import format_number
-from composer.mixture import MixturePlan, Router, Rules, Sequence, normalized
+from composer.mixtures.routers.fixed import FixedRouter, uniform_or
+from composer.mixtures.routers.union import AnyRouter, router_of
+from composer.mixtures.specs import (
+    HandoverSpec,
+    MixturePlan,
+    Router,
+    WeightedMixtureSpec,
+    normalized,
+)
 from composer.plan import NEGLIGIBLE, Member
 from composer.recipes.recipe import Filters, Recipe, Terms
-from composer.routers.fixed import FixedRouter, uniform_or
-from composer.routers.reading import AnyRouter, router_of
 
 
 class Mixture(Fields):
@@ -61,13 +67,13 @@ def _read(fields: Mixture) -> tuple[Router, dict[str, float]]:
     experts = fields.experts
     router = router_of(fields.router, experts)
     twice = next((name for name, count in Counter(experts).items() if count > 1), None)
-    if twice is not None and not isinstance(router, Sequence):
+    if twice is not None and not isinstance(router, HandoverSpec):
         raise CompositionSchemaError(
             f"the expert {quoted(twice)} is listed twice. List every expert once; how much it "
             "counts is for the router to say."
         )
     prior = dict.fromkeys(experts, 1 / len(experts))
-    if not isinstance(router, Rules):
+    if not isinstance(router, WeightedMixtureSpec):
         if fields.top_k is not None:
             raise CompositionSchemaError(
                 f"top_k is {fields.top_k}, but the {fields.router.kind} router runs one row and "
@@ -85,13 +91,13 @@ def _read(fields: Mixture) -> tuple[Router, dict[str, float]]:
     return router, prior
 
 
-def _check_top_k(top_k: int | None, router: Rules, count: int) -> None:
+def _check_top_k(top_k: int | None, router: WeightedMixtureSpec, count: int) -> None:
     if top_k is not None and top_k > count:
         raise CompositionSchemaError(
             f"top_k is {top_k}, and the mixture has {count} "
             f"{'expert' if count == 1 else 'experts'}. Give at most {count}, or leave it out.",
         )
-    if top_k is not None and top_k < count and router.prior == Rules().prior:
+    if top_k is not None and top_k < count and router.prior == WeightedMixtureSpec().prior:
         raise CompositionSchemaError(
             f"top_k is {top_k} of {count} experts, but before the answer begins they all weigh the "
             'same. Use the router "prompt", give weights, or give the router a prior, e.g. '
@@ -99,7 +105,7 @@ def _check_top_k(top_k: int | None, router: Rules, count: int) -> None:
         )
 
 
-def _check_floor(router: Rules, count: int) -> None:
+def _check_floor(router: WeightedMixtureSpec, count: int) -> None:
     if router.floor * count >= 1:
         raise CompositionSchemaError(
             f"the floor is {format_number(router.floor)}, which {count} experts cannot all have. "

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
 
 from composer.fields import Fields
-from composer.mixture import MixturePlan
+from composer.mixtures.specs import MixturePlan
 from composer.plan import Member, NamedFilter
 
 Terms: TypeAlias = tuple[tuple[Member, float], ...]

@@ -19,7 +19,7 @@ from torch.nn.functional import pad
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from composer.plan import Filter, FilterKind
-from composer.training.peft_adapters import key_of, with_adapters
+from composer.reference.peft_adapters import key_of, with_adapters
 
 TIE = 1e-3
 """Two tokens whose composed logits are closer than this may be taken for each other: the engine

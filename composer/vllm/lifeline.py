@@ -1,7 +1,7 @@
 """What ties a process of the engine to the front end: it ends with it or at its word.
 
-Does not import vLLM: `server.engine_process` calls `tie_to_parent` before anything else, so that a
-model that is still loading is not left behind either.
+Does not import vLLM: `server.engine.engine_process` calls `tie_to_parent` before anything else, so
+that a model that is still loading is not left behind either.
 """
 
 from __future__ import annotations

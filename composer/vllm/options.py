@@ -6,11 +6,11 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from composer.vllm.auxiliary import Auxiliary, to_additional_config
+from composer.vllm.auxiliary.spec import Auxiliary, to_additional_config
 
-SCHEDULER = "composer.vllm.scheduler.gang_scheduler"
-WORKER = "composer.vllm.worker.ComposerWorker"
-PROCESSOR = "composer.vllm.processor:CompositionProcessor"
+SCHEDULER = "composer.vllm.schedule.gang_scheduler.gang_scheduler"
+WORKER = "composer.vllm.execute.worker.ComposerWorker"
+PROCESSOR = "composer.vllm.execute.batch:CompositionProcessor"
 
 PATIENCE_KEY = "composer_gang_patience_s"
 """Key in vLLM's `additional_config`, which must be JSON."""

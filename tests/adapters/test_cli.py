@@ -15,11 +15,18 @@ import pytest
 import torch
 
 from adapters.cli import main
-from adapters.inspection import inspect
-from adapters.store import Store
-from tests.adapters.extract.models import LINEAR, NORM, Q, base_tensors, changed, write_model
+from adapters.inspection.inspect import inspect
+from adapters.store.store import Store
 from tests.adapters.files import write_adapter
-from tests.adapters.merge.samples import dense, distance, products, write
+from tests.adapters.weight_space.extract.models import (
+    LINEAR,
+    NORM,
+    Q,
+    base_tensors,
+    changed,
+    write_model,
+)
+from tests.adapters.weight_space.merge.samples import dense, distance, products, write
 
 PROGRAM = [sys.executable, "-m", "adapters"]
 ROOT = Path(__file__).resolve().parents[2]

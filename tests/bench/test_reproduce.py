@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from adapters.merge import METHODS
+from adapters.weight_space.merge import METHODS
 from bench.reproduce.__main__ import NAMES, main
 from bench.reproduce.plot import Bars, Level, Line, bars, chart
 from bench.reproduce.readme import README, Report, markers, write

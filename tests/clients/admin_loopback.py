@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse
 from starlette.datastructures import UploadFile
 
 from adapters import Action, Policy, Profile, Version
-from adapters.report import Report
+from adapters.inspection.problems import Report
 
 KEY = "the key of administrators"
 DIGEST = "0123456789abcdef" * 4

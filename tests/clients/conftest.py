@@ -14,8 +14,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from clients import AsyncClient, Client
-from clients.cli import main
-from clients.settings import Timeouts
+from clients.cli.main import main
+from clients.client_settings import Timeouts
 from tests.clients.loopback import make_app
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from clients.adapter_calls import FILES
-from clients.cli import main
+from clients.cli.main import main
 from tests.clients.admin_loopback import DIGEST, KEY, PROFILE, REPORT
 from tests.clients.conftest import Composer
 
@@ -301,7 +301,7 @@ def run(code: str) -> str:
 def test_other_commands_do_not_wait_for_imports() -> None:
     code = """
 import sys
-from clients.cli import build_parser
+from clients.cli.main import build_parser
 for words in (["chat", "Hi"], ["adapters", "list"]):
     build_parser(words).parse_args(words)
     print([name for name in ("adapters", "numpy", "torch") if name in sys.modules])
@@ -315,7 +315,7 @@ def test_a_client_alone_says_what_it_lacks() -> None:
     code = """
 import sys
 sys.modules["tqdm"] = None  # not installed, to `import`
-from clients.cli import build_parser, main
+from clients.cli.main import build_parser, main
 build_parser(["adapters", "-x"])
 print(main(["adapters", "merge", "--json"]))
 """

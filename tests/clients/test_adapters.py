@@ -20,7 +20,7 @@ from clients import (
     ServerError,
 )
 from clients.adapter_calls import FILES
-from clients.models import AdapterPolicy
+from clients.responses import AdapterPolicy
 from tests.clients.admin_loopback import DIGEST, KEY, PROFILE, REPORT
 from tests.clients.conftest import Blocking, Caller
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from clients.cli import main
+from clients.cli.main import main
 from tests.clients.conftest import Composer
 from tests.clients.loopback import WORDS
 
@@ -134,7 +134,7 @@ def test_a_wrong_command_line_is_code_2(
 
 def start(url: str, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "clients.cli", "--base-url", url, *words],
+        [sys.executable, "-m", "clients.cli.main", "--base-url", url, *words],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

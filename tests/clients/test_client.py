@@ -27,7 +27,7 @@ from clients import (
     StreamError,
 )
 from clients.call import Call
-from clients.settings import Timeouts
+from clients.client_settings import Timeouts
 from tests.clients.conftest import Blocking, Caller
 from tests.clients.loopback import WORDS
 

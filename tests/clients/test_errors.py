@@ -7,7 +7,7 @@ import pytest
 
 from clients import BadRequest, ConnectionFailed, ServerError, StreamError, errors
 from clients.client import _connection_errors, _stream_errors
-from clients.settings import Settings
+from clients.client_settings import ClientSettings
 
 
 def _subclasses(kind: type[Exception]) -> set[type[Exception]]:
@@ -23,7 +23,7 @@ RAISED = sorted(
 
 @pytest.mark.parametrize("kind", RAISED)
 def test_every_exception_of_httpx_becomes_ours(kind: type[Exception]) -> None:
-    with pytest.raises(ConnectionFailed, match=r"/v1"), _connection_errors(Settings()):
+    with pytest.raises(ConnectionFailed, match=r"/v1"), _connection_errors(ClientSettings()):
         raise kind("reason")
     with pytest.raises(StreamError, match="reason"), _stream_errors():
         raise kind("reason")

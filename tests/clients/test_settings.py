@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from clients.settings import DEFAULT_BASE_URL, Settings, Timeouts
+from clients.client_settings import DEFAULT_BASE_URL, ClientSettings, Timeouts
 
 
 def test_arguments_come_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Settings.resolve(None, None, None) == Settings(DEFAULT_BASE_URL)
+    assert ClientSettings.resolve(None, None, None) == ClientSettings(DEFAULT_BASE_URL)
     monkeypatch.setenv("COMPOSER_BASE_URL", "https://models.example/v1")
     monkeypatch.setenv("COMPOSER_API_KEY", "from-environment")
-    found = Settings.resolve(None, None, None)
+    found = ClientSettings.resolve(None, None, None)
     assert (found.base_url, found.api_key) == ("https://models.example/v1", "from-environment")
-    given = Settings.resolve("http://other/v1", "given", Timeouts(read_s=1.0))
+    given = ClientSettings.resolve("http://other/v1", "given", Timeouts(read_s=1.0))
     assert (given.base_url, given.api_key, given.timeout.read) == ("http://other/v1", "given", 1.0)
 
 
@@ -22,7 +22,7 @@ def test_arguments_come_before_the_environment(monkeypatch: pytest.MonkeyPatch) 
 )
 def test_a_base_url_must_be_one(text: str) -> None:
     with pytest.raises(ValueError, match="base_url"):
-        Settings(text)
+        ClientSettings(text)
 
 
 @pytest.mark.parametrize(
@@ -36,4 +36,4 @@ def test_a_base_url_must_be_one(text: str) -> None:
     ],
 )
 def test_a_proxy_is_not_asked_for_the_loopback(host: str, proxied: bool) -> None:
-    assert Settings(f"http://{host}:8000/v1").uses_proxy is proxied
+    assert ClientSettings(f"http://{host}:8000/v1").uses_proxy is proxied

@@ -14,14 +14,14 @@ import torch
 from transformers import AutoTokenizer
 
 import zoo
-from adapters.inspection import inspect
-from clients.cli import main
-from composer.gates import BASE, GateError, fingerprint, load_gate
+from adapters.inspection.inspect import inspect
+from clients.cli.main import main
+from composer.gate_training.examples import read_examples
+from composer.gate_training.fit import fit
+from composer.gate_training.hidden_states import HiddenStates, Reading
+from composer.gate_training.train import train_gate
+from composer.mixtures.gate_file import BASE, GateError, fingerprint, load_gate
 from composer.reference.oracle import Oracle
-from composer.training.examples import read_examples
-from composer.training.fit import fit
-from composer.training.gate import train_gate
-from composer.training.states import HiddenStates, Reading
 from zoo.tasks import tasks
 
 NAMES = ("count", "sort")

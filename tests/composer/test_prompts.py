@@ -24,7 +24,7 @@ from composer.prompts import (
     sort_key,
 )
 from composer.recipes import RECIPES
-from composer.wire import PROMPT_FIELDS, MemberFields, holds_prompts, parse_composition
+from composer.request import PROMPT_FIELDS, MemberFields, holds_prompts, parse_composition
 
 CASES: list[tuple[Prompt, str | dict[str, Any], str]] = [
     (RequestPrompt(), "request", ""),

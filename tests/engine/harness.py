@@ -15,10 +15,10 @@ from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.request import RequestStatus
 
 from bench.agreement import count_mismatches
-from composer.vllm.inprocess import Engine, Job
-from composer.vllm.rows import slot_of, tokens_left
+from bench.inprocess import InProcessEngine, Job
+from composer.vllm.schedule.gang import slot_of, tokens_left
 
-__all__ = ["Engine", "Job", "WatchedEngine", "count_mismatches"]
+__all__ = ["InProcessEngine", "Job", "WatchedEngine", "count_mismatches"]
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Watch:
     scheduled: list[dict[str, int]] = field(default_factory=list)  # step -> request id -> tokens
 
 
-class WatchedEngine(Engine):
+class WatchedEngine(InProcessEngine):
     """The engine, with the invariants checked in every step."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 from vllm import LLM
 
 import zoo
+from bench.inprocess import BLOCK_TOKENS, Job
 from bench.workload import random_gate
-from composer.compiled import LoadedAdapter, Mixture, Row, Switch
-from composer.vllm.auxiliary import Auxiliary
-from composer.vllm.inprocess import BLOCK_TOKENS, Job
+from composer.engine_plan import LoadedAdapter, MixtureParameters, Row, Switch
+from composer.vllm.auxiliary.spec import Auxiliary
 from composer.vllm.options import engine_options
 
 PROMPT = tuple(range(40, 77))
@@ -29,7 +29,7 @@ JOBS = (
     Job(
         PROMPT,
         (Row(0.4), Row(0.3, POLITE), Row(0.3, SMALL_POLITE, None, "small")),
-        mixture=Mixture(fixed=0.5, posterior=0.5, forgetting=0.5),
+        mixture=MixtureParameters(fixed=0.5, posterior=0.5, forgetting=0.5),
     ),
     Job(PROMPT, switch=Switch((None, CHAT, POLITE), gate=str(random_gate()), classes=(0, 1, 2))),
 )

@@ -10,7 +10,7 @@ import pytest
 import torch
 from vllm.engine.arg_utils import EngineArgs
 
-from composer.compiled import Row
+from composer.engine_plan import Row
 from composer.reference.oracle import Oracle
 from composer.vllm.compat import RELIES_ON, SUPPORTED, check_engine
 from tests.engine.harness import Job, WatchedEngine, count_mismatches
@@ -34,13 +34,13 @@ def test_vllm_still_has(file: str, text: str) -> None:
 
 
 def test_cpu_lora_kernels_still_need_our_fix() -> None:
-    """When this fails, delete composer/vllm/cpu_lora.py."""
+    """When this fails, delete composer/vllm/workarounds/cpu_lora.py."""
     source = (VLLM / "lora/ops/torch_ops/lora_ops.py").read_text()
     assert "selected_loras = lora_b_weights[lora_indices_tensor]" in source
 
 
 def test_cpu_generators_still_need_our_rewinding() -> None:
-    """When this fails, delete composer/vllm/generators.py."""
+    """When this fails, delete composer/vllm/workarounds/cpu_generator.py."""
     with pytest.raises(RuntimeError, match="does not use offset"):
         torch.Generator().set_offset(0)
 

@@ -18,8 +18,8 @@ from composer.bounds import (
     MAX_STOP_TOKENS,
     MODEL_STOP_TOKENS,
 )
-from composer.compiled import ENGINE_ARG, ROW_ARG, CompiledPlan, LoadedAdapter, Row, Switch
-from composer.vllm.processor import CompositionProcessor
+from composer.engine_plan import ENGINE_ARG, ROW_ARG, EnginePlan, LoadedAdapter, Row, Switch
+from composer.vllm.execute.batch import CompositionProcessor
 from tests.engine.harness import Job, WatchedEngine
 from tests.foreign_plans import JSON_VALUES, mutated_plans
 
@@ -117,7 +117,7 @@ def test_whatever_arrives_the_engine_takes_or_refuses_it(
     leader, *_ = roomy.scheduler.requests.values()
     group = roomy.scheduler._groups.get(leader.request_id)
     try:
-        wellformed = CompiledPlan.from_extra_args(extra) is not None
+        wellformed = EnginePlan.from_extra_args(extra) is not None
     except ValueError:
         wellformed = False
     refused = leader.request_id in roomy.scheduler.grammar_compile_error_reqs
@@ -161,7 +161,7 @@ def test_lists_of_tokens_are_bounded(field: str, bound: int, params: dict[str, i
 @pytest.mark.parametrize("penalty", [1e-4, 0.0099, 100.5, 1e5])
 def test_the_repetition_penalty_of_a_composed_request_is_bounded(penalty: float) -> None:
     """It multiplies negative logits: by 1e-4, a filtered token could be sampled."""
-    plan = CompiledPlan.led((Row(1.0), Row(0.5))).to_extra_args()
+    plan = EnginePlan.led((Row(1.0), Row(0.5))).to_extra_args()
     CompositionProcessor.validate_params(SamplingParams(repetition_penalty=penalty))
     for good in (0.01, 100.0):
         params = SamplingParams(repetition_penalty=good, extra_args=plan)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from composer.compiled import Row
+from composer.engine_plan import Row
 from composer.plan import Filter, FilterKind
 from composer.reference.oracle import Oracle
 from tests.engine.harness import Job, WatchedEngine, count_mismatches

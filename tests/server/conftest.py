@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from adapters import inspect
-from composer.gates import Gate, fingerprint, save_gate
+from composer.mixtures.gate_file import Gate, fingerprint, save_gate
 from tests.server.administration import admin, arguments, error, root, stalling
 from tests.server.live import LiveServer, serving
 from zoo.prompts import EXAMPLES

@@ -10,7 +10,7 @@ import pytest
 from fastapi import FastAPI, Request, Response
 
 from clients import AsyncClient, BadRequest, Client, Conflict, NotFound
-from clients.cli import main
+from clients.cli.main import main
 from tests.clients.conftest import served
 from tests.server.live import LiveServer
 

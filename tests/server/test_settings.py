@@ -10,10 +10,16 @@ from pathlib import Path
 import pytest
 
 from adapters import ModelShapes
-from server.auxiliary import AuxiliaryGiven, AuxiliaryModel
-from server.flags import Needs, Platform, auxiliary_options, read_flags, set_engine_options
-from server.keys import Role
+from server.auth.keys import Role
+from server.engine.vllm_args import (
+    Needs,
+    Platform,
+    auxiliary_options,
+    read_flags,
+    set_engine_options,
+)
 from server.settings import Settings
+from server.startup.auxiliary_models import AuxiliaryGiven, AuxiliaryModel
 
 CPU = Platform(is_cpu=True, lora_ranks=(8, 16, 64))
 GPU = Platform(is_cpu=False, lora_ranks=(8, 16, 64))

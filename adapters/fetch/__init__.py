@@ -1,0 +1,1 @@
+"""Bring an adapter's files here: folders, archives, URLs and the Hugging Face hub."""

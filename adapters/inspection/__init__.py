@@ -1,0 +1,1 @@
+"""Is this folder a LoRA adapter that fits the base model?"""

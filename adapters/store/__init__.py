@@ -1,0 +1,1 @@
+"""The adapter store: content-addressed objects, a journal of versions, stored compositions."""

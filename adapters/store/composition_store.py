@@ -1,0 +1,258 @@
+"""Stored compositions: names with an owner and a history, in the journal of an adapter store.
+
+What a composition says is not read here; whoever stores one has checked it. A name stands for one
+thing, a composition or an adapter, in all servers that share the store: that is decided under the
+lock of the journal.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from adapters.errors import (
+    CompositionLimitError,
+    CompositionNotFoundError,
+    CompositionOwnerError,
+    NameTakenError,
+    VersionConflictError,
+)
+from adapters.store.composition_version import MOST_BYTES, NAME, CompositionVersion, Json
+from adapters.store.history import check_number, is_served
+from adapters.store.journal import Journal
+from adapters.store.version import Action
+from composer.errors import CompositionSchemaError, quoted
+
+
+class Compositions:
+    """The compositions of a store. Safe to use from several threads.
+
+    What a method wrote is on disk when it returns. `actor` is who makes a change, for the record;
+    `key` is the name of the key that asks for it, None for one that may change those of all.
+    """
+
+    def __init__(self, journal: Journal, now: Callable[[], str]) -> None:
+        self._journal = journal
+        self._now = now
+
+    # ---- reading
+
+    def find(self, name: str) -> CompositionVersion | None:
+        """The present version; None where the name stands for no composition."""
+        history = self._journal.composition_history(name)
+        return history[-1] if _exists(history) else None
+
+    def get(self, name: str) -> CompositionVersion:
+        """The present version. Raises `CompositionNotFoundError`."""
+        if (version := self.find(name)) is None:
+            raise self._unknown(name)
+        return version
+
+    def all(self) -> tuple[CompositionVersion, ...]:
+        """The present version of every composition, sorted by name."""
+        found = map(self.find, sorted(self._journal.compositions()))
+        return tuple(version for version in found if version is not None)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self.find(name) is not None
+
+    def history(self, name: str) -> tuple[CompositionVersion, ...]:
+        """All versions, oldest first, deletions included. Raises `CompositionNotFoundError`."""
+        history = self._journal.composition_history(name)
+        if not history:
+            raise self._unknown(name)
+        return history
+
+    # ---- changing
+
+    def put(
+        self,
+        name: str,
+        content: Json,
+        *,
+        key: str | None,
+        owner: str,
+        actor: str,
+        expected: int | None = None,
+        limit: int | None = None,
+    ) -> CompositionVersion:
+        """Store a composition, or replace one.
+
+        Args:
+            name: what it is called.
+            content: the composition, as JSON; not None.
+            key: who asks.
+            owner: of a new one; one that exists keeps its owner.
+            actor: for the record.
+            expected: the number that it must have now, 0 where it must not exist.
+            limit: how many compositions the owner may have.
+
+        Raises:
+            CompositionSchemaError: it cannot have this name, or is too large.
+            NameTakenError: an adapter has the name.
+            CompositionOwnerError: it belongs to another key.
+            CompositionLimitError: the owner has as many as it may.
+            VersionConflictError: it is not at `expected`.
+        """
+        check_name(name)
+        size = len(json.dumps(content, allow_nan=False))
+        if size > MOST_BYTES:
+            raise CompositionSchemaError(
+                f"the composition has {size} bytes as JSON; at most {MOST_BYTES} are stored. "
+                "Shorten its prompts, or send it with every request."
+            )
+        with self._changing(name, key, expected) as history:
+            self._check_free(name)
+            if _exists(history):
+                owner = history[-1].owner
+            elif limit is not None and (count := self._count(owner)) >= limit:
+                raise CompositionLimitError(
+                    f"the key {quoted(owner)} has {count} stored compositions, and may have "
+                    f"{limit}. Delete one that is not needed, or start the server with a larger "
+                    "--max-compositions-per-key."
+                )
+            return self._append(name, Action.PUBLISH, content, owner, actor)
+
+    def rollback(
+        self,
+        name: str,
+        *,
+        key: str | None,
+        actor: str,
+        to: int | None = None,
+        expected: int | None = None,
+        limit: int | None = None,
+    ) -> CompositionVersion:
+        """Bring an earlier version back: number `to`, or the last with another content.
+
+        Raises:
+            CompositionNotFoundError: no such composition or version.
+            CompositionOwnerError: it belongs to another key, or the version did.
+            CompositionLimitError: its owner has as many as it may.
+            NameTakenError: an adapter has the name now.
+            VersionConflictError: it is not at `expected`, or there is nothing to return to.
+        """
+        with self._changing(name, key, expected) as history:
+            if not history:
+                raise self._unknown(name)
+            self._check_free(name)
+            target = _target(history, to)
+            self._check_owner(target, key)
+            if (
+                not _exists(history)
+                and limit is not None
+                and (count := self._count(target.owner)) >= limit
+            ):
+                raise CompositionLimitError(
+                    f"the key {quoted(target.owner)} has {count} stored compositions, and may have "
+                    f"{limit}. Delete one that is not needed."
+                )
+            origin = {"rollback_to": target.number}
+            return self._append(name, Action.ROLLBACK, target.content, target.owner, actor, origin)
+
+    def delete(
+        self, name: str, *, key: str | None, actor: str, expected: int | None = None
+    ) -> CompositionVersion:
+        """Let the name stand for nothing; its history stays.
+
+        Raises:
+            CompositionNotFoundError: no such composition.
+            CompositionOwnerError: it belongs to another key.
+            VersionConflictError: it is not at `expected`.
+        """
+        with self._changing(name, key, expected) as history:
+            if not _exists(history):
+                raise self._unknown(name)
+            return self._append(name, Action.DELETE, None, history[-1].owner, actor)
+
+    # ---- parts
+
+    @contextmanager
+    def _changing(
+        self, name: str, key: str | None, expected: int | None
+    ) -> Iterator[tuple[CompositionVersion, ...]]:
+        """Exclude other writers; gives the history, which is at `expected` and the key's own."""
+        with self._journal.writing():
+            history = self._journal.composition_history(name)
+            if _exists(history):
+                self._check_owner(history[-1], key)
+            number = history[-1].number if _exists(history) else 0
+            check_number(f"the composition {quoted(name)}", number, expected)
+            yield history
+
+    def _check_free(self, name: str) -> None:
+        if is_served(self._journal.history(name)):
+            raise NameTakenError(
+                f"{quoted(name)} names an adapter. Choose another name.", param="name"
+            )
+
+    def _check_owner(self, version: CompositionVersion, key: str | None) -> None:
+        if key is not None and version.owner != key:
+            raise CompositionOwnerError(
+                f"version {version.number} of the composition {quoted(version.name)} belongs to "
+                "another key. Choose another name, or ask an administrator."
+            )
+
+    def _count(self, owner: str) -> int:
+        return sum(version.owner == owner for version in self.all())
+
+    def _append(
+        self,
+        name: str,
+        action: Action,
+        content: Json,
+        owner: str,
+        actor: str,
+        origin: Mapping[str, object] | None = None,
+    ) -> CompositionVersion:
+        return self._journal.append(
+            CompositionVersion(0, name, 0, action, content, owner, self._now(), actor, origin or {})
+        )
+
+    def _unknown(self, name: str) -> CompositionNotFoundError:
+        return CompositionNotFoundError(
+            f"no composition is called {quoted(name)}. GET /v1/compositions lists them.",
+            param="name",
+        )
+
+
+def check_name(name: str) -> None:
+    """Raises `CompositionSchemaError` where `name` cannot name a composition."""
+    if not NAME.fullmatch(name):
+        raise CompositionSchemaError(
+            f"{quoted(name)} cannot name a composition. Use 1 to 64 letters, digits and _ . - "
+            "that start with a letter or _.",
+            param="name",
+        )
+
+
+def _exists(history: Sequence[CompositionVersion]) -> bool:
+    return bool(history) and history[-1].content is not None
+
+
+def _target(history: Sequence[CompositionVersion], to: int | None) -> CompositionVersion:
+    """The version whose content comes back. Raises as `Compositions.rollback`."""
+    present = history[-1]
+    name = quoted(present.name)
+    if to is None:
+        for version in reversed(history):
+            if version.content not in (None, present.content):
+                return version
+        raise VersionConflictError(
+            f"{name} never had another content to return to. Store one instead."
+        )
+    if not 1 <= to <= len(history):
+        raise CompositionNotFoundError(
+            f"{name} has no version {to}. It has the versions 1 to {len(history)}."
+        )
+    target = history[to - 1]
+    if target.content is None:
+        raise VersionConflictError(
+            f"version {to} of {name} is its deletion. Delete it, or name a version with content."
+        )
+    if target.content == present.content:
+        raise VersionConflictError(
+            f"{name} has the content of version {to} now. Name one with another content."
+        )
+    return target

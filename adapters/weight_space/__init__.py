@@ -1,0 +1,1 @@
+"""Work on weights instead of logits: merge, extract and patch adapters."""

@@ -1,0 +1,62 @@
+"""How far two versions of a weight are apart, a block of rows at a time. Imports torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adapters.weight_space.model_weights import ModelWeights
+
+_NARROW = frozenset({torch.float32, torch.float16, torch.bfloat16})
+
+
+@dataclass(frozen=True, slots=True)
+class Distance:
+    """How far two tensors of one shape are apart, in squared Frobenius norms."""
+
+    difference: float
+    reference: float
+
+    @property
+    def changed(self) -> bool:
+        return self.difference != 0
+
+    @property
+    def relative(self) -> float | None:
+        """Norm of new - old over that of old; None where old is zero and new is not, or where one
+        holds NaN or infinity.
+        """
+        if not self.changed:
+            return 0.0
+        squared = self.difference / self.reference if self.reference else math.inf
+        return math.sqrt(squared) if math.isfinite(squared) else None
+
+
+def difference(
+    old: ModelWeights,
+    new: ModelWeights,
+    name: str,
+    *,
+    new_name: str | None = None,
+    into: Tensor | None = None,
+) -> Distance:
+    """new - old of two tensors of one shape, which the caller has compared.
+
+    Subtracted in float32, or in float64 where a model has more digits. `into` [out, in] f32, if
+    given, receives the difference. NaN or infinity make the distance so. `new_name`: where the
+    tensor has another name in `new`.
+    """
+    changed = reference = 0.0
+    pairs = zip(old.blocks(name), new.blocks(new_name or name), strict=True)
+    for (row, before), (_, after) in pairs:
+        narrow = before.dtype in _NARROW and after.dtype in _NARROW
+        wide = before.to(torch.float32 if narrow else torch.float64)
+        delta = after.to(wide.dtype) - wide
+        reference += float(wide.double().square().sum())
+        changed += float(delta.double().square().sum())
+        if into is not None:
+            into[row : row + delta.shape[0]] = delta
+    return Distance(changed, reference)

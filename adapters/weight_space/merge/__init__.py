@@ -1,0 +1,23 @@
+"""Merging adapters into one adapter: published methods, as data.
+
+A new method is a file and a line in `METHODS`.
+"""
+
+from adapters.weight_space.merge.merge_report import MergedModule, MergeReport
+from adapters.weight_space.merge.merge_spec import MergeMember, MergeSpec
+from adapters.weight_space.merge.method import Method, Parameter, RankRule
+from adapters.weight_space.merge.methods import METHODS
+from adapters.weight_space.merge.run import Progress, merge
+
+__all__ = [
+    "METHODS",
+    "MergeMember",
+    "MergeReport",
+    "MergeSpec",
+    "MergedModule",
+    "Method",
+    "Parameter",
+    "Progress",
+    "RankRule",
+    "merge",
+]

@@ -1,0 +1,93 @@
+"""LiNeS: shallow layers change less than deep ones.
+
+Wang et al. 2024, section 4: the delta of layer l of L, counted from 0, is scaled by
+
+    a + b * l / (L - 1)
+
+so by a in the first layer and by a + b in the last. With several adapters their weighted sum is
+scaled, as the paper does with merged task vectors.
+
+l is the first number in a module's name (`model.layers.3.mlp.up_proj`), and L belongs to the stack
+that it numbers (`model.layers`): one more than the highest number that any of the adapters changes,
+or `layers`, which one must give where the adapters leave out the last layers. A stack of one layer
+is scaled by a. The output head comes after the last layer and is scaled by a + b.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from adapters.errors import MergeError
+from adapters.weight_space.factors import Factors
+from adapters.weight_space.merge.inputs import Inputs, combination
+from adapters.weight_space.merge.method import (
+    Combine,
+    Method,
+    Parameter,
+    RankRule,
+    Step,
+    Values,
+    number,
+)
+
+_LAYER = re.compile(r"(?P<stack>.*?)\.(?P<layer>\d+)(?:\..*)?")
+_HEADS = frozenset({"lm_head", "score", "classifier"})
+
+
+def depths(modules: Iterable[str], layers: int | None) -> dict[str, float]:
+    """Module -> l / (L - 1), from 0 in the first layer to 1 in the last and in the output head.
+
+    Raises:
+        MergeError: a module has no layer, or its number is not below `layers`.
+    """
+    places: dict[str, tuple[str, int]] = {}
+    for module in modules:
+        if match := _LAYER.fullmatch(module):
+            places[module] = (match["stack"], int(match["layer"]))
+        elif module.rpartition(".")[2] not in _HEADS:
+            raise MergeError(
+                f"{module} is in no numbered layer, so 'lines' has no scale for it; "
+                "merge adapters of numbered layers, or use 'sum'"
+            )
+    highest: dict[str, int] = {}
+    for module, (stack, layer) in places.items():
+        highest[stack] = max(layer, highest.get(stack, 0))
+        if layers is not None and layer >= layers:
+            raise MergeError(
+                f"{module} is in layer {layer}, but layers is {layers}; "
+                "give the number of layers of the base model",
+                param="layers",
+            )
+    last = {stack: (layers or top + 1) - 1 for stack, top in highest.items()}
+    found = {module: n / max(last[stack], 1) for module, (stack, n) in places.items()}
+    return {module: found.get(module, 1.0) for module in modules}
+
+
+def prepare(inputs: Inputs, values: Values, step: Step) -> Combine:
+    a, b, layers = number(values, "a"), number(values, "b"), values["layers"]
+    depth = depths(inputs.modules, None if layers is None else int(layers))
+
+    def combine(module: str) -> Factors:
+        scale = a + b * depth[module]
+        return combination(inputs, module, [scale * weight for weight in inputs.weights])
+
+    return combine
+
+
+METHOD = Method(
+    name="lines",
+    title="LiNeS",
+    citation='Wang et al. 2024, "LiNeS: Post-training Layer Scaling Prevents Forgetting and '
+    'Enhances Model Merging", arXiv:2410.17146',
+    formula="(a + b*l/(L-1)) * sum_k w_k*d_k in layer l of L",
+    prepare=prepare,
+    parameters=(
+        Parameter("a", "the scale of the first layer", required=True),
+        Parameter("b", "what the last layer's scale is more", required=True),
+        Parameter(
+            "layers", "L; null counts the adapters' layers", low=1, whole=True, optional=True
+        ),
+    ),
+    rank=RankRule.OPTIONAL,
+)

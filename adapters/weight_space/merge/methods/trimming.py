@@ -1,0 +1,65 @@
+"""The magnitude that a share of a task vector reaches, exactly, without holding the vector.
+
+The bits of a float32 that is not negative, read as an integer, are in the order of its value. So
+the m-th largest magnitude is found digit by digit: a first pass counts the upper 16 bits, which
+gives the upper half of the answer; a second pass counts the lower 16 bits of the values with that
+upper half. Two passes over blocks, 512 KiB of counters per adapter, and no approximation.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from adapters.weight_space.merge.inputs import Inputs
+from adapters.weight_space.merge.method import Step
+from adapters.weight_space.merge.methods.deltas import Blocks
+
+PASSES = 2
+_HIGH, _LOW = 2**15, 2**16  # values of the upper 16 bits (the sign is 0) and of the lower 16 bits
+
+
+def thresholds(inputs: Inputs, blocks: Blocks, density: float, step: Step) -> list[float]:
+    """Of each input, the magnitude that its largest `density` of values have at least.
+
+    The values are all numbers of all deltas of the input, m = round(density * their number) of
+    them (at least one); values equal to the m-th largest all reach it. Density 1: 0 for all.
+    """
+    if density == 1:
+        return [0.0] * len(inputs)
+    wanted = [max(1, round(density * inputs.size(k))) for k in range(len(inputs))]
+    counts = torch.zeros(len(inputs), _HIGH, dtype=torch.int64)
+    for module in inputs.modules:
+        for _, values in blocks(module):
+            for k, value in values.items():
+                counts[k] += torch.bincount(_bits(value) >> 16, minlength=_HIGH)
+        step(module)
+    upper = [_place(counts[k], wanted[k]) for k in range(len(inputs))]
+    counts = torch.zeros(len(inputs), _LOW, dtype=torch.int64)
+    for module in inputs.modules:
+        for _, values in blocks(module):
+            for k, value in values.items():
+                bits = _bits(value)
+                inside = bits[bits >> 16 == upper[k][0]]
+                counts[k] += torch.bincount(inside & 0xFFFF, minlength=_LOW)
+        step(module)
+    lower = [_place(counts[k], upper[k][1]) for k in range(len(inputs))]
+    found = [high << 16 | low for (high, _), (low, _) in zip(upper, lower, strict=True)]
+    return torch.tensor(found, dtype=torch.int32).view(torch.float32).tolist()
+
+
+def trim(value: Tensor, threshold: float) -> Tensor:
+    """`value` with zeros where the magnitude is below the threshold."""
+    return value.where(value.abs() >= threshold, 0.0)
+
+
+def _bits(value: Tensor) -> Tensor:
+    """The magnitudes as integers of the same order, [n] int32."""
+    return value.abs().flatten().view(torch.int32)
+
+
+def _place(counts: Tensor, wanted: int) -> tuple[int, int]:
+    """The largest digit that `wanted` values reach, and how many are still wanted within it."""
+    reaching = counts.flip(0).cumsum(0).flip(0)  # values with this digit or a larger one
+    digit = int((reaching >= wanted).nonzero().max())
+    return digit, wanted - int(reaching[digit] - counts[digit])

@@ -1,0 +1,282 @@
+"""vLLM's engine in this process, driven step by step: for tests, benchmarks and experiments."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vllm.engine.arg_utils import EngineArgs
+from vllm.lora.request import LoRARequest
+from vllm.outputs import RequestOutput
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.v1.engine.llm_engine import LLMEngine
+from vllm.v1.request import Request
+
+from composer.engine_plan import EnginePlan, LoadedAdapter, MixtureParameters, Row, Switch
+from composer.plan import Filter
+from composer.reference.oracle import OracleRow, Weights
+from composer.vllm.auxiliary.spec import Auxiliary
+from composer.vllm.execute.adapter_loader import still_loading
+from composer.vllm.options import engine_options
+from composer.vllm.schedule.kv_pools import RoutedKVCache
+
+BLOCK_TOKENS = 32  # the smallest KV block of vLLM's CPU attention
+_EMPTY = ("running", "waiting", "kv_holding_waiting", "_groups", "_group_of", "_joining", "_ended")
+"""Collections of a scheduler that are empty when it has nothing to do; vLLM's own lacks some."""
+
+_ENGINES: list[InProcessEngine] = []
+"""All engines of this process. One that is collected takes down state that vLLM's engines share."""
+
+
+@dataclass
+class Job:
+    """One request: plain if `rows` is None."""
+
+    prompt: tuple[int, ...]
+    rows: tuple[Row, ...] | None = None
+    filters: tuple[Filter, ...] = ()
+    adapter: LoadedAdapter | None = None  # of a plain request
+    params: dict[str, Any] = field(default_factory=dict)
+    mixture: MixtureParameters | None = None
+    switch: Switch | None = None  # in place of rows
+    report: str | None = None
+    explain: bool = False
+
+    def sampling_params(self) -> SamplingParams:
+        """Greedy, 16 tokens, no early end, one output at the end; unless `params` say otherwise."""
+        given = {
+            "temperature": 0.0,
+            "max_tokens": 16,
+            "ignore_eos": True,
+            "output_kind": RequestOutputKind.FINAL_ONLY,
+            **self.params,
+        }
+        return SamplingParams(**given, extra_args=self._extra_args())
+
+    def _extra_args(self) -> dict[str, str] | None:
+        rows = self.rows
+        if self.switch is not None:
+            rows = (Row(1.0, self.switch.candidates[self.switch.start]),)
+        if rows is None:
+            return None
+        plan = EnginePlan(rows, self.filters, self.mixture, self.switch, self.report, self.explain)
+        return plan.to_extra_args()
+
+    def lora(self) -> LoRARequest | None:
+        adapter = self.rows[0].adapter if self.rows else self.adapter
+        if self.switch is not None:
+            adapter = self.switch.candidates[self.switch.start]
+        return LoRARequest(adapter.name, adapter.id, adapter.path) if adapter else None
+
+    def oracle_rows(self) -> list[OracleRow]:
+        """The same request for `composer.reference`."""
+        rows = self.rows or (Row(1.0, self.adapter),)
+        return [
+            OracleRow(
+                row.weight,
+                row.adapter.name if row.adapter else None,
+                row.prompt_token_ids or self.prompt,
+                row.model,
+            )
+            for row in rows
+        ]
+
+    def separate(self) -> list[Job]:
+        """The same rows as plain requests, which vLLM batches without composing them."""
+        return self.separate_by_model().get(None, [])
+
+    def separate_by_model(self) -> dict[str | None, list[Job]]:
+        """The same rows as plain requests to the engines of their models; None is the base."""
+        jobs: dict[str | None, list[Job]] = {}
+        for row in self.rows or (Row(1.0, self.adapter),):
+            prompt = row.prompt_token_ids or self.prompt
+            job = Job(prompt, adapter=row.adapter, params=self.params)
+            jobs.setdefault(row.model, []).append(job)
+        return jobs
+
+
+class InProcessEngine:
+    """`LLMEngine` with the project's options, or without them (`composing=False`)."""
+
+    def __init__(
+        self,
+        base: Path,
+        adapters: Mapping[str, Path],
+        *,
+        kv_blocks: int | None = 512,
+        asynchronous: bool = False,
+        composing: bool = True,
+        auxiliaries: Mapping[str, Weights] | None = None,
+        auxiliary_kv_bytes: int = 64 << 20,  # each
+        auxiliary_slots: int = 2,  # for adapters, each
+        **options: Any,
+    ) -> None:
+        self.adapters = _numbered(adapters)
+        self.auxiliary_adapters = {
+            name: _numbered(own) for name, (_, own) in (auxiliaries or {}).items()
+        }
+        own_models = [
+            Auxiliary(name, str(path), auxiliary_kv_bytes, slots, 16, len(own) or None)
+            for name, (path, own) in (auxiliaries or {}).items()
+            for slots in [auxiliary_slots if own else 0]
+        ]
+        arguments: dict[str, Any] = {
+            "model": str(base),
+            "dtype": "float32",
+            "enable_lora": bool(adapters),
+            "max_loras": 4,
+            "max_lora_rank": 16,
+            "max_cpu_loras": 16,
+            "max_model_len": 512,
+            "max_num_seqs": 64,
+            "max_num_batched_tokens": 2048,
+            "block_size": BLOCK_TOKENS,
+            "num_gpu_blocks_override": kv_blocks,
+            "kv_cache_memory_bytes": 256 << 20,
+            "enforce_eager": True,
+            "disable_log_stats": True,
+            **(engine_options(own_models) if composing else {}),
+            **options,
+        }
+        config = EngineArgs(**arguments).create_engine_config()
+        # vLLM switches async scheduling off on CPU, after all options: back on, where asked for.
+        config.scheduler_config.async_scheduling = asynchronous
+        self.engine = LLMEngine.from_vllm_config(config, disable_log_stats=True)
+        self.core = self.engine.engine_core.engine_core
+        self.scheduler = self.core.scheduler
+        self.worker = self.core.model_executor.driver_worker.worker
+        self.runner = self.worker.model_runner
+        self._count = 0
+        _ENGINES.append(self)
+
+    def add(self, job: Job) -> str:
+        """Queue a request; its name."""
+        self._count += 1
+        name = f"r{self._count}"
+        self.engine.add_request(
+            name,
+            {"prompt_token_ids": list(job.prompt)},
+            job.sampling_params(),
+            lora_request=job.lora(),
+        )
+        return name
+
+    def step(self) -> list[RequestOutput]:
+        return list(self.engine.step())
+
+    def run(self, jobs: Iterable[Job], max_steps: int = 5000) -> list[RequestOutput]:
+        """All answers, in the order of the jobs."""
+        names = [self.add(job) for job in jobs]
+        done = self.drain(max_steps)
+        return [done[name] for name in names]
+
+    def drain(self, max_steps: int = 5000) -> dict[str, RequestOutput]:
+        """Step until every request has its answer.
+
+        Raises:
+            AssertionError: requests are left after `max_steps`.
+        """
+        done: dict[str, RequestOutput] = {}
+        for _ in range(max_steps):
+            if not self.engine.has_unfinished_requests():
+                return done
+            done.update({out.request_id: out for out in self.step() if out.finished})
+        raise AssertionError(f"unfinished after {max_steps} steps: {list(self.scheduler.requests)}")
+
+    def abort(self, name: str) -> None:
+        self.engine.abort_request([name])
+
+    def prefetch(self, adapters: Iterable[LoadedAdapter]) -> set[int]:
+        """Begin to load adapters in the background; the ids of those not in memory yet.
+
+        Raises:
+            ValueError: an adapter cannot be loaded.
+        """
+        entries = [(adapter.name, adapter.id, adapter.path) for adapter in adapters]
+        return still_loading(self.core.collective_rpc("prefetch_adapters", args=(entries,)))
+
+    def load(self, adapters: Iterable[LoadedAdapter]) -> None:
+        """Return when adapters, at most as many as slots, are in memory."""
+        adapters = list(adapters)
+        while self.prefetch(adapters):
+            time.sleep(0.001)
+
+    def retire(self, adapter: LoadedAdapter) -> None:
+        self.core.collective_rpc("retire_adapter", args=(adapter.id,))
+
+    def resident(self) -> list[int]:
+        """Ids of the adapters in memory."""
+        [ids] = self.core.collective_rpc("resident_adapters")
+        return list(ids)
+
+    def report(self, ticket: str) -> list[dict[str, Any]]:
+        """What routers did in the answers to the job of that `report`."""
+        [found] = self.core.collective_rpc("routing_report", args=(ticket,))
+        return list(found)
+
+    def answers(self, jobs: Sequence[Job]) -> list[list[int]]:
+        return [list(out.outputs[0].token_ids) for out in self.run(jobs)]
+
+    def forget_prefixes(self) -> None:
+        """Empty the prefix cache, so that the same prompts cost the same again."""
+        self._land()
+        assert self.engine.reset_prefix_cache(), "requests are running"
+
+    def _land(self) -> None:
+        """With async scheduling the last step may be in flight after the last answer."""
+        while getattr(self.core, "batch_queue", None):
+            self.step()
+
+    def _left_in_the_worker(self) -> list[str]:
+        """Routed requests, and those of auxiliary models, that the worker has not forgotten."""
+        auxiliaries = getattr(self.worker, "auxiliaries", None)
+        if auxiliaries is None:  # vLLM's own worker
+            return []
+        found = [f"mixture {name}" for name in self.worker.mixtures.left()]
+        if self.worker.switches is not None:
+            found += [f"switch {name}" for name in self.worker.switches.left()]
+        found += [f"route of {name}" for name in auxiliaries.model_of]
+        for one in auxiliaries.runners:
+            found += [f"row {name}" for name in one.runner.requests]
+            found += [f"batch row {name}" for name in one.runner.input_batch.req_id_to_index]
+        return found
+
+    def leftovers(self) -> list[str]:
+        """What survived its request: names of requests, groups, queues and missing KV blocks."""
+        self._land()
+        self.step()
+        scheduler = self.scheduler
+        found = [f"request {name}" for name in scheduler.requests]
+        for name in _EMPTY:
+            left = len(getattr(scheduler, name, ()))
+            found += [f"{name}: {left}"] * (left > 0)
+        for model, manager in managers_of(scheduler):
+            pool = manager.block_pool
+            missing = pool.num_gpu_blocks - 1 - pool.get_num_free_blocks()
+            found += [f"{missing} KV blocks of {model or 'the base'}"] * (missing > 0)
+        found += self._left_in_the_worker()
+        found += [f"output of {name}" for name in self.engine.output_processor.request_states]
+        return found
+
+
+def managers_of(scheduler: Any) -> Iterable[tuple[str | None, Any]]:
+    """The KV cache managers of a scheduler by model; None is the base."""
+    manager = scheduler.kv_cache_manager
+    return manager if isinstance(manager, RoutedKVCache) else [(None, manager)]
+
+
+def _numbered(adapters: Mapping[str, str | Path]) -> dict[str, LoadedAdapter]:
+    return {
+        name: LoadedAdapter(name, number, str(path))
+        for number, (name, path) in enumerate(sorted(adapters.items()), start=1)
+    }
+
+
+def live_requests() -> int:
+    """vLLM `Request` objects that are still alive in this process."""
+    gc.collect()
+    return sum(isinstance(thing, Request) for thing in gc.get_objects())

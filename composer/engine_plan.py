@@ -1,0 +1,335 @@
+"""What the engine receives for one composed request.
+
+A plan whose names are bound to adapters and whose prompts are token ids.
+
+This is the only thing that crosses from the front end into the engine. It travels as one JSON
+string in `SamplingParams.extra_args` (over HTTP: `vllm_xargs`), whose values may only be strings,
+numbers and lists.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from composer.plan import MOST_KEPT, Filter, FilterKind
+
+ENGINE_ARG = "composition"
+"""Key of the JSON string in `SamplingParams.extra_args`."""
+
+ROW_ARG = "composition_row"
+"""Key of a `composer.vllm.schedule.gang.RowTag` in the `extra_args` that the scheduler hands to the
+worker."""
+
+RESERVED_ARGS = frozenset({ENGINE_ARG, ROW_ARG})
+"""Every key of `extra_args` that the engine reads. Clients may write none of them."""
+
+MAX_WEIGHT = 1e30
+"""Largest magnitude of a weight: sums of logits stay finite in float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedAdapter:
+    """An adapter generation as the engine knows it.
+
+    `name` contains the digest of the content, because vLLM keys its prefix cache by this name;
+    `id` is unique per generation and positive.
+    """
+
+    name: str
+    id: int
+    path: str
+
+    def __post_init__(self) -> None:
+        if not 0 < self.id < 2**63:  # vLLM keeps it as an int64, and 0 stands for no adapter
+            raise ValueError(f"the id of an adapter is {self.id}; it must be from 1 to 2**63 - 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of the batch: one member of the composition.
+
+    `prompt_token_ids` is None where the member reads the request's own prompt. `model` names the
+    auxiliary model that computes the row, to which `adapter` then belongs; None is the base.
+    """
+
+    weight: float
+    adapter: LoadedAdapter | None = None
+    prompt_token_ids: tuple[int, ...] | None = None
+    model: str | None = None
+
+    @property
+    def may_lead(self) -> bool:
+        """Whether it may be row 0: on the base model, and reading the request's own prompt."""
+        return self.model is None and self.prompt_token_ids is None
+
+
+@dataclass(frozen=True, slots=True)
+class MixtureParameters:
+    """How the rows are mixed: `p = sum_k pi_k softmax(l_k)`; the weight of a row is its prior.
+
+    Three rules vote on `pi`, by shares that sum to one (a vote of routers, as in Mixture of
+    Routers): the prior itself; the posterior `P`, how well each row explains the text so far
+    (DEMix, Gururangan et al. 2021, section 4; c-BTM, 2023); and the confidence `C`.
+
+        P_k ~ prior_k exp(s_k),   s_k <- forgetting * s_k + log p_k(x) after every token x,
+              then P <- (1 - K floor) P + floor
+        C_k ~ prior_k exp(-H(p_k) / temperature),   H the entropy in nats
+
+    With `prompt`, `s` starts from the prompt, whose tokens but the first count as those of the
+    answer do; otherwise from zero.
+    """
+
+    fixed: float = 1.0
+    posterior: float = 0.0
+    confidence: float = 0.0
+    forgetting: float = 1.0
+    floor: float = 0.0
+    prompt: bool = True
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        shares = (self.fixed, self.posterior, self.confidence)
+        if not (min(shares) >= 0 and abs(sum(shares) - 1) < 1e-6):
+            raise ValueError(f"the shares {shares} of a mixture's rules do not sum to one")
+        if not (0 < self.forgetting <= 1 and 0 <= self.floor < 1 and self.temperature > 0):
+            raise ValueError(f"a parameter of {self} is out of range")
+
+    @property
+    def is_routed(self) -> bool:
+        """Whether the weights change from token to token."""
+        return self.fixed < 1
+
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether the likelihood of the prompt counts."""
+        return self.posterior > 0 and self.prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """One row whose adapter is chosen anew for every token, on one KV cache, as in MeteoRA.
+
+    With a gate: the prompt but its last token is computed under `candidates[start]`; every later
+    token under the candidate whose class the gate gives the largest logit, judged by the last
+    hidden state of the token before. The present candidate stays unless another's logit exceeds
+    its own by more than `stickiness`.
+
+    With `triggers`, token ids: the prompt is computed under `candidates[start]`, and every trigger
+    in the answer hands over to the next candidate, as input already; the last one stays.
+    """
+
+    candidates: tuple[LoadedAdapter | None, ...]  # None: the base alone
+    start: int = 0
+    gate: str | None = None  # path of a gate's file
+    classes: tuple[int, ...] = ()  # row of the gate's matrix for each candidate
+    stickiness: float = 0.0
+    triggers: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < len(self.candidates):
+            raise ValueError(f"candidate {self.start} of {len(self.candidates)} cannot start")
+        if (self.gate is None) == (not self.triggers):
+            raise ValueError("a switch needs either a gate or triggers")
+        if self.gate is not None and len(self.classes) != len(self.candidates):
+            raise ValueError("a gate needs a class for every candidate")
+        if any(one < 0 for one in self.classes):
+            raise ValueError(f"the classes {self.classes} of a gate are not rows of its matrix")
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePlan:
+    """Rows in the order of the plan's members; row 0 is the leader.
+
+    The leader runs on the base model and reads the request's prompt: it is the request that vLLM
+    knows (`EnginePlan.led` finds or adds one). Filters point at rows by index. With `mixture` the
+    rows are mixed instead of summed; with `switch` there is one row. `report` is a name by which
+    the weights that a router gave can be asked for after the answer, with `explain` those of every
+    token.
+    """
+
+    rows: tuple[Row, ...]
+    filters: tuple[Filter, ...] = ()
+    mixture: MixtureParameters | None = None
+    switch: Switch | None = None
+    report: str | None = None
+    explain: bool = False
+
+    def __post_init__(self) -> None:
+        if self.switch is not None:
+            if len(self.rows) != 1 or self.filters or self.mixture is not None:
+                raise ValueError("a switch has one row and nothing else")
+            if self.switch.candidates[self.switch.start] != self.rows[0].adapter:
+                raise ValueError("the row of a switch begins with another adapter than its start")
+        if self.mixture is not None and any(not row.weight >= 0 for row in self.rows):
+            raise ValueError("the prior of a row is negative")
+        if self.mixture is not None and self.rows and not any(row.weight for row in self.rows):
+            raise ValueError("the priors of all rows are zero; give one of them weight")
+        if not self.rows:
+            raise ValueError("a compiled plan needs at least one row")
+        if self.rows[0].prompt_token_ids is not None:
+            raise ValueError("row 0, the leader, must read the request's own prompt")
+        if self.rows[0].model is not None:
+            raise ValueError(
+                f"row 0, the leader, runs on {self.rows[0].model!r} instead of the base model; "
+                "build the plan with CompiledPlan.led"
+            )
+        for row in self.rows:
+            if not math.isfinite(row.weight):
+                raise ValueError(f"weight {row.weight} is not a finite number")
+            if abs(row.weight) > MAX_WEIGHT:
+                raise ValueError(f"weight {row.weight} is beyond ±{MAX_WEIGHT:g}")
+            if row.prompt_token_ids is not None and not row.prompt_token_ids:
+                raise ValueError("the prompt of a member is empty; give it at least one token")
+        for f in self.filters:
+            if not 0 <= f.member < len(self.rows):
+                raise ValueError(f"filter {f.kind} names row {f.member} of {len(self.rows)}")
+            if not 0 <= f.value <= MOST_KEPT:
+                raise ValueError(f"filter {f.kind} has the value {f.value}")
+        if len({(f.kind, f.member) for f in self.filters}) < len(self.filters):
+            raise ValueError("a row has two filters of one kind; keep the stricter one")
+
+    @property
+    def is_routed(self) -> bool:
+        """Whether something is to be reported of it: weights that come about while decoding."""
+        return self.switch is not None or (self.mixture is not None and self.mixture.is_routed)
+
+    @staticmethod
+    def led(
+        rows: Sequence[Row],
+        filters: Sequence[Filter] = (),
+        mixture: MixtureParameters | None = None,
+        report: str | None = None,
+        explain: bool = False,
+    ) -> EnginePlan:
+        """The plan of these rows with a row in front that may lead.
+
+        The first such row moves there. If there is none, as in `small:chat - small`, a row of the
+        base model with weight 0 is added: one more row to compute and to keep in the KV cache.
+        `EnginePlan.order` tells where the rows went.
+        """
+        order = EnginePlan.order(rows)
+        moved = tuple(Filter(f.kind, order.index(f.member), f.value) for f in filters)
+        led = tuple(Row(0.0) if k is None else rows[k] for k in order)
+        return EnginePlan(led, moved, mixture, None, report, explain)
+
+    @staticmethod
+    def order(rows: Sequence[Row]) -> list[int | None]:
+        """The rows in the order that `led` brings them into; None stands for the added one."""
+        order: list[int | None] = list(range(len(rows)))
+        leader = next((k for k, row in enumerate(rows) if row.may_lead), None)
+        order.insert(0, order.pop(leader) if leader is not None else None)
+        return order
+
+    def to_extra_args(self) -> dict[str, str]:
+        """The plan as `SamplingParams.extra_args` carry it."""
+        value = {
+            "rows": [
+                {
+                    "weight": row.weight,
+                    "adapter": _listed(row.adapter),
+                    "prompt": row.prompt_token_ids,
+                    "model": row.model,
+                }
+                for row in self.rows
+            ],
+            "filters": [[f.kind.value, f.member, f.value] for f in self.filters],
+            "mixture": asdict(self.mixture) if self.mixture else None,
+            "switch": self.switch
+            and {
+                **{f.name: getattr(self.switch, f.name) for f in fields(self.switch)},
+                "candidates": list(map(_listed, self.switch.candidates)),
+            },
+            "report": self.report,
+            "explain": self.explain,
+        }
+        return {ENGINE_ARG: json.dumps(value, separators=(",", ":"))}
+
+    @staticmethod
+    def from_extra_args(extra_args: Mapping[str, Any] | None) -> EnginePlan | None:
+        """The plan in `extra_args`, or None for a plain request.
+
+        Raises:
+            ValueError: the value is not what `to_extra_args` writes.
+        """
+        text = (extra_args or {}).get(ENGINE_ARG)
+        if text is None:
+            return None
+        try:
+            return _plan(json.loads(text))
+        except _MALFORMED as error:
+            raise ValueError(
+                f"'{ENGINE_ARG}' is not a compiled plan: {str(error)[:200]}"
+            ) from error
+
+
+_MALFORMED = (
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    IndexError,
+    OverflowError,
+    RecursionError,
+)
+"""What reading foreign JSON may raise: `json.loads` itself, and looking into what it gives."""
+
+
+def _plan(value: Any) -> EnginePlan:
+    """The plan of a decoded value. Raises one of `_MALFORMED` if it is not what `to_extra_args`
+    writes."""
+    mixture, switch = value["mixture"], value["switch"]
+    return EnginePlan(
+        rows=tuple(map(_row, value["rows"])),
+        filters=tuple(Filter(FilterKind(k), int(m), float(v)) for k, m, v in value["filters"]),
+        mixture=MixtureParameters(**mixture) if mixture is not None else None,
+        switch=_switch(switch) if switch is not None else None,
+        report=_typed(value["report"], str, optional=True),
+        explain=_typed(value["explain"], bool),
+    )
+
+
+def _row(value: Any) -> Row:
+    prompt = value["prompt"]
+    return Row(
+        weight=float(value["weight"]),
+        adapter=_loaded(value["adapter"]),
+        prompt_token_ids=_integers(prompt) if prompt is not None else None,
+        model=_typed(value["model"], str, optional=True),
+    )
+
+
+def _switch(value: Any) -> Switch:
+    return Switch(
+        candidates=tuple(map(_loaded, value["candidates"])),
+        start=_typed(value["start"], int),
+        gate=_typed(value["gate"], str, optional=True),
+        classes=_integers(value["classes"]),
+        stickiness=float(value["stickiness"]),
+        triggers=_integers(value["triggers"]),
+    )
+
+
+def _integers(values: Sequence[Any]) -> tuple[int, ...]:
+    return tuple(_typed(value, int) for value in values)
+
+
+def _typed(value: Any, kind: type, *, optional: bool = False) -> Any:
+    """`value`, if it is of this type. Raises `TypeError` otherwise."""
+    if type(value) is not kind and not (optional and value is None):
+        raise TypeError(f"{str(value)[:80]!r} is not of type {kind.__name__}")
+    return value
+
+
+def _listed(adapter: LoadedAdapter | None) -> list[str | int] | None:
+    return [adapter.name, adapter.id, adapter.path] if adapter else None
+
+
+def _loaded(value: Sequence[Any] | None) -> LoadedAdapter | None:
+    if value is None:
+        return None
+    name, id, path = value
+    return LoadedAdapter(_typed(name, str), _typed(id, int), _typed(path, str))

@@ -1,0 +1,1 @@
+"""Mixtures of experts with routers: specifications, priors and gate files."""

@@ -1,0 +1,60 @@
+"""Gate: a trained classifier chooses the expert of every next token, on one row.
+
+The papers put a gate into every layer (MeteoRA, Xu et al. 2024, section 3.2) and train it with the
+adapters in place. Here it is one linear classifier on the last hidden state, trained once for
+adapters that never met (`composer router train`); one row with one KV cache changes its adapter in
+time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from composer.errors import CompositionSchemaError, listing, quoted
+from composer.fields import Fields, ModelName, Number
+from composer.mixtures.routers.router import RouterKind
+from composer.mixtures.specs import GateSpec, Missing
+
+
+class GateRouter(Fields):
+    """the expert with the largest gate_k(hidden state) computes the next token"""
+
+    kind: Literal["gate"] = "gate"
+    """Name of the router."""
+
+    name: ModelName | None = None
+    """Which of the server's gates; its only one if absent."""
+
+    start: ModelName | None = None
+    """The expert that reads the prompt. Absent: what the prompt router says if all experts have
+    examples, otherwise the first."""
+
+    stickiness: Annotated[Number, Field(ge=0)] = 0.0
+    """By how much another expert's logit must exceed that of the present one."""
+
+    missing: Missing = Missing.ERROR
+    """Where adapters of the gate are not served any more: `error` refuses the request, `remaining`
+    chooses among the others."""
+
+
+def build(fields: GateRouter, experts: Sequence[str]) -> GateSpec:
+    if fields.start is not None and fields.start not in experts:
+        raise CompositionSchemaError(
+            f"the gate starts with {quoted(fields.start)}, which is not one of the experts "
+            f"{listing(experts)}. Name one of them, or leave 'start' out."
+        )
+    return GateSpec(tuple(experts), fields.name, fields.start, fields.stickiness, fields.missing)
+
+
+ROUTER = RouterKind(
+    name="gate",
+    title="Learned gate",
+    citation='After Xu et al. 2024, "MeteoRA: Multiple-tasks Embedded LoRA for Large Language '
+    'Models", arXiv:2405.13053',
+    formula="the expert with the largest gate_k(hidden state) computes the next token",
+    fields=GateRouter,
+    build=build,
+)

@@ -1,0 +1,51 @@
+"""Sequence: the experts take over one after the other, at tokens that the request names.
+
+One row with one KV cache, as with a gate, but by a rule: for answers whose parts are known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Names
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from composer.errors import CompositionSchemaError
+from composer.fields import Fields, TokenId
+from composer.mixtures.routers.router import RouterKind
+from composer.mixtures.specs import HandoverSpec
+
+Text = Annotated[str, Field(min_length=1)]
+Several = Annotated[list[Text | TokenId], Field(min_length=1, max_length=64)]
+
+
+class SequenceRouter(Fields):
+    """the next expert takes over at every token of the answer that is in at"""
+
+    kind: Literal["sequence"] = "sequence"
+    """Name of the router."""
+
+    at: Text | TokenId | Several
+    """The tokens: texts of one token each, or token ids."""
+
+
+MOST_TURNS = 256
+
+
+def build(fields: SequenceRouter, experts: Names[str]) -> HandoverSpec:
+    if len(experts) > MOST_TURNS:
+        raise CompositionSchemaError(
+            f"the sequence has {len(experts)} experts; give at most {MOST_TURNS}."
+        )
+    at = fields.at if isinstance(fields.at, list) else [fields.at]
+    return HandoverSpec(tuple(experts), tuple(dict.fromkeys(at)))
+
+
+ROUTER = RouterKind(
+    name="sequence",
+    title="Sequence",
+    citation="ours; a rule in place of the gate",
+    formula="the next expert takes over at every token of the answer that is in at",
+    fields=SequenceRouter,
+    build=build,
+)

@@ -1,0 +1,249 @@
+"""The JSON field `composition`: what a client may write, and how it becomes a plan.
+
+Four ways to say the same sum:
+
+    "base + 0.8*(polite - base)"
+    {"formula": "base + 0.8*(polite - base)"}
+    {"recipe": "proxy_tuning", "expert": "polite", "alpha": 0.8}
+    {"members": [{"model": "base", "weight": 0.2}, {"model": "polite", "weight": 0.8}]}
+
+Mixtures of probabilities are a recipe:
+
+    {"recipe": "mixture", "experts": ["polite", "rude"], "router": "posterior"}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import Field, model_validator
+
+from composer.errors import (
+    CompositionError,
+    CompositionSchemaError,
+    UnknownModelError,
+    nearest_name,
+    quoted,
+)
+from composer.fields import (
+    MAX_FILTERS,
+    MAX_MEMBERS,
+    MAX_MESSAGES,
+    Fields,
+    Message,
+    ModelName,
+    Number,
+    TokenId,
+    pairs,
+)
+from composer.formula import parse
+from composer.mixtures.specs import MixturePlan
+from composer.plan import DEFAULT_LIMITS, FilterKind, Limits, Member, NamedFilter, Plan, normalize
+from composer.prompts import REQUEST, MessagesPrompt, Prompt, TextPrompt, TokensPrompt
+from composer.recipes import RECIPES, Filters, Recipe, Terms
+from composer.recipes.classifier_free_guidance import ClassifierFreeGuidance
+from composer.recipes.context_aware import ContextAware
+from composer.recipes.contrastive import Contrastive
+from composer.recipes.copilot import Copilot
+from composer.recipes.dexperts import DExperts
+from composer.recipes.emulated_fine_tuning import EmulatedFineTuning
+from composer.recipes.mixture import Mixture
+from composer.recipes.proxy_tuning import ProxyTuning
+from composer.recipes.value_augmented import ValueAugmented
+from composer.validation import shown, validate
+
+_EXAMPLE = '"base + 0.8*(polite - base)"'
+
+
+class FilterFields(Fields):
+    """Lets only those tokens be chosen that one of the members finds likely enough."""
+
+    kind: FilterKind
+    """`top_p`: the member's nucleus; `plausibility`: likely relative to its likeliest token;
+    `top_k`: its likeliest tokens."""
+
+    model: ModelName
+    """The member, by its model; it must read the request's prompt, its weight may be 0."""
+
+    value: Number
+    """The mass of the nucleus or the least ratio to the likeliest token, from 0 to 1; for `top_k`
+    how many."""
+
+
+class MemberFields(Fields):
+    """One model and its weight; it reads the request's prompt unless given another."""
+
+    model: ModelName
+    """The base or an adapter."""
+
+    weight: Number
+    """What its logits are multiplied with; may be negative."""
+
+    prompt: Annotated[str, Field(min_length=1)] | None = None
+    """A text that it reads instead of the request's prompt, without chat template."""
+
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
+    """Chat messages that it reads instead of the request's."""
+
+    prompt_token_ids: Annotated[list[TokenId], Field(min_length=1)] | None = None
+    """Token ids that it reads instead of the request's prompt."""
+
+    @model_validator(mode="after")
+    def _at_most_one_prompt(self) -> MemberFields:
+        given = [
+            name
+            for name in ("prompt", "messages", "prompt_token_ids")
+            if getattr(self, name) is not None
+        ]
+        if len(given) > 1:
+            raise ValueError(
+                f"{quoted(self.model)} is given {' and '.join(given)}; it reads one prompt, "
+                "so leave one of them"
+            )
+        return self
+
+    def member(self) -> Member:
+        """The member without its weight."""
+        prompt: Prompt = REQUEST
+        if self.prompt is not None:
+            prompt = TextPrompt(self.prompt)
+        elif self.messages is not None:
+            prompt = MessagesPrompt(pairs(self.messages))
+        elif self.prompt_token_ids is not None:
+            prompt = TokensPrompt(tuple(self.prompt_token_ids))
+        return Member(self.model, prompt)
+
+
+class FormulaComposition(Fields):
+    """A formula, with filters."""
+
+    formula: str
+    """A linear expression over models, e.g. `base + 0.8*(polite - base)`."""
+
+    filters: list[FilterFields] = Field(default_factory=list, max_length=MAX_FILTERS)
+    """Which tokens may be chosen; all filters hold at once."""
+
+
+class MembersComposition(Fields):
+    """Members one by one, where they read prompts of their own."""
+
+    members: Annotated[list[MemberFields], Field(min_length=1, max_length=MAX_MEMBERS)]
+    """What is added up. Equal members are merged, those with weight 0 are left out."""
+
+    filters: list[FilterFields] = Field(default_factory=list, max_length=MAX_FILTERS)
+    """Which tokens may be chosen; all filters hold at once."""
+
+
+# Spelled out, because types must be known without running the program; a test compares to RECIPES.
+RecipeComposition: TypeAlias = Annotated[
+    ProxyTuning
+    | EmulatedFineTuning
+    | DExperts
+    | Contrastive
+    | ClassifierFreeGuidance
+    | ContextAware
+    | ValueAugmented
+    | Copilot
+    | Mixture,
+    Field(discriminator="recipe"),
+]
+
+CompositionBody: TypeAlias = str | FormulaComposition | RecipeComposition | MembersComposition
+"""The type of the field, for the API's schema. Values are read by `parse_composition`."""
+
+
+def parse_composition(
+    value: object,
+    *,
+    known: Collection[str],
+    limits: Limits = DEFAULT_LIMITS,
+    param: str = "composition",
+) -> Plan:
+    """Read what a client wrote.
+
+    Args:
+        value: the decoded JSON value.
+        known: the names that members may have; contains "base".
+        limits: what one composition may ask for.
+        param: where `value` stands in the request, for error messages.
+
+    Raises:
+        CompositionError: and nothing else, whatever the value.
+    """
+    try:
+        terms, filters, mixture = _read(value, param)
+        for name in [member.model for member, _ in terms] + [f.model for f in filters]:
+            if name not in known:
+                raise UnknownModelError(name, known)
+        return normalize(terms, filters, mixture, limits=limits)
+    except CompositionError as error:
+        error.param = error.param or param
+        raise
+
+
+PROMPT_FIELDS = frozenset({"prompt", "messages", "prompt_token_ids", "negative_prompt", "context"})
+"""The fields, of members and of recipes, that hold what a member reads in place of the request."""
+
+
+def holds_prompts(composition: object) -> bool:
+    """Whether a composition, as a client wrote it, has prompts of its own."""
+    if not isinstance(composition, Mapping):
+        return False
+    members = composition.get("members")
+    parts = [composition, *(members if isinstance(members, list) else ())]
+    return any(
+        part.get(field) is not None
+        for part in parts
+        if isinstance(part, Mapping)
+        for field in PROMPT_FIELDS
+    )
+
+
+def _read(value: object, param: str) -> tuple[Terms, Filters, MixturePlan | None]:
+    if isinstance(value, str):
+        return _formula_terms(value), (), None
+    if not isinstance(value, Mapping):
+        raise CompositionSchemaError(
+            f"{param} is {shown(value)}; give a formula such as {_EXAMPLE}, or an object with "
+            "one of 'formula', 'recipe' and 'members'."
+        )
+    match [key for key in ("formula", "recipe", "members") if key in value]:
+        case ["formula"]:
+            by_formula = validate(FormulaComposition, value, param)
+            return _formula_terms(by_formula.formula), _named(by_formula.filters), None
+        case ["recipe"]:
+            recipe = _recipe(value["recipe"], param)
+            fields = validate(recipe.fields, value, param)
+            return *recipe.build(fields), recipe.mixture(fields) if recipe.mixture else None
+        case ["members"]:
+            by_members = validate(MembersComposition, value, param)
+            terms = tuple((m.member(), m.weight) for m in by_members.members)
+            return terms, _named(by_members.filters), None
+        case _:
+            raise CompositionSchemaError(
+                f"{param} is {shown(value)}; give exactly one of 'formula', 'recipe' and "
+                f"'members', e.g. {{\"formula\": {_EXAMPLE}}}."
+            )
+
+
+def _formula_terms(text: str) -> Terms:
+    return tuple((Member(name), weight) for name, weight in parse(text))
+
+
+def _named(filters: Sequence[FilterFields]) -> Filters:
+    return tuple(NamedFilter(f.kind, f.model, f.value) for f in filters)
+
+
+def _recipe(name: object, param: str) -> Recipe[Any]:
+    for recipe in RECIPES:
+        if recipe.name == name:
+            return recipe
+    names = [recipe.name for recipe in RECIPES]
+    nearest = nearest_name(name, names) if isinstance(name, str) else None
+    raise CompositionSchemaError(
+        f"{param}.recipe is {shown(name)}"
+        + (f"; did you mean {quoted(nearest)}? " if nearest else ". ")
+        + f"Use one of: {', '.join(names)}.",
+        param=f"{param}.recipe",
+    )

@@ -1,0 +1,1 @@
+"""The kernels: composed logits from the logits of the members."""

@@ -1,0 +1,1 @@
+"""Auxiliary models: what is configured, and the memory they take."""

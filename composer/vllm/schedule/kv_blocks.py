@@ -1,0 +1,101 @@
+"""How many KV cache blocks rows take, and how many there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from vllm.config import VllmConfig
+from vllm.v1.core.kv_cache_manager import KVCacheBlocks, KVCacheManager
+from vllm.v1.core.kv_cache_utils import resolve_dcp_kv_block_size
+from vllm.v1.kv_cache_interface import KVCacheConfig
+from vllm.v1.request import Request
+
+from composer.capacity import blocks_of, usable_blocks
+
+
+def kv_capacity(cache: KVCacheConfig, config: VllmConfig) -> tuple[int, tuple[int, ...]]:
+    """What a block pool holds for requests, as `ModelCapacity` has it: its blocks, and the tokens
+    in a block of each of its groups of layers."""
+    dcp = config.parallel_config.decode_context_parallel_size
+    groups = [group.kv_cache_spec for group in cache.kv_cache_groups]
+    blocks = usable_blocks(cache.num_blocks, config.scheduler_config.watermark)
+    return blocks, tuple(resolve_dcp_kv_block_size(spec, dcp) for spec in groups)
+
+
+class KVBlocks:
+    """Block arithmetic over vLLM's KV cache manager. Reads it, never changes it.
+
+    All figures are blocks. Where a model has several groups of layers with caches of their own
+    (sliding window beside full attention), a token takes a slot in each: an upper bound.
+    """
+
+    def __init__(self, manager: KVCacheManager, config: VllmConfig, block_size: int):
+        """`block_size`: of the scheduler, in which hits in the prefix cache are counted."""
+        self._manager = manager
+        self._block_size = block_size
+        self.capacity, self.block_tokens = kv_capacity(manager.kv_cache_config, config)
+
+    @property
+    def free(self) -> int:
+        return int(self._manager.block_pool.get_num_free_blocks())
+
+    @property
+    def watermark(self) -> int:
+        """Blocks that must stay free when a request is admitted."""
+        return int(self._manager.watermark_blocks)
+
+    @property
+    def free_for_admission(self) -> int:
+        return self.free - self.watermark
+
+    def of_tokens(self, num_tokens: int) -> int:
+        """Blocks that hold `num_tokens` tokens of one row."""
+        return blocks_of(num_tokens, self.block_tokens)
+
+    def most_in_step(self, rows: int, tokens: int) -> int:
+        """No step of so many rows and tokens can ask for more: each row may start one block
+        beyond what its tokens fill."""
+        return self.of_tokens(tokens) + (rows + 1) * len(self.block_tokens)
+
+    def holds(self, rows: Iterable[Request]) -> bool:
+        """Whether all tokens of waiting rows fit now, without sharing blocks with anybody."""
+        return sum(self.of_tokens(row.num_tokens) for row in rows) <= self.free_for_admission
+
+    def before_barrier(
+        self, row: Request, hit: KVCacheBlocks, cached: int
+    ) -> tuple[KVCacheBlocks, int]:
+        """A hit of `cached` tokens in the prefix cache, cut by a block where it leaves a row that
+        was not released nothing to compute before the barrier."""
+        if not 0 < cached == row.num_tokens - 1:
+            return hit, cached
+        cached = (cached - 1) // self._block_size * self._block_size
+        return self._manager.truncate_computed_blocks(hit, cached), cached
+
+    def wanted_by(self, row: Request, new_tokens: int) -> int:
+        """What a running row asks for to compute `new_tokens` more tokens."""
+        computed = row.num_computed_tokens
+        return self._wanted(row, computed, computed + new_tokens, (), computed)
+
+    def wanted_to_admit(self, rows: Iterable[Request]) -> int:
+        """What waiting rows need for all their tokens, beyond what they share with running ones."""
+        total = 0
+        for row in rows:
+            hit, cached, *_ = self._manager.get_computed_blocks(row)
+            hit, cached = self.before_barrier(row, hit, cached)
+            total += self._wanted(row, cached, row.num_tokens, hit.blocks, cached)
+        return total
+
+    def _wanted(
+        self, row: Request, computed: int, num_tokens: int, hit: Sequence[object], cached: int
+    ) -> int:
+        return int(
+            self._manager.coordinator.get_num_blocks_to_allocate(
+                request_id=row.request_id,
+                num_tokens=num_tokens,
+                new_computed_blocks=hit or self._manager.empty_kv_cache_blocks.blocks,
+                num_encoder_tokens=0,
+                total_computed_tokens=computed,
+                num_local_computed_tokens=cached,
+                num_tokens_main_model=num_tokens,
+            )
+        )

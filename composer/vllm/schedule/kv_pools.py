@@ -1,0 +1,143 @@
+"""One KV cache manager per model, behind the face of one.
+
+Every model has its own block pool and prefix cache, so none can take another's memory or read
+another's keys. vLLM's scheduler asks one manager; this one passes each question on by request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from vllm.v1.core.kv_cache_manager import KVCacheManager
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.kv_cache_interface import KVCacheConfig
+from vllm.v1.request import Request
+
+from composer.vllm.schedule.gang import model_of
+
+
+def auxiliary_pool(
+    scheduler: Scheduler, cache: KVCacheConfig, max_model_len: int
+) -> KVCacheManager:
+    """An auxiliary model's KV cache manager, set up as the scheduler's own.
+
+    Raises:
+        ValueError: the base model's blocks have several sizes.
+    """
+    [group] = cache.kv_cache_groups
+    if group.kv_cache_spec.block_size != scheduler.block_size:
+        raise ValueError(
+            f"the base model has KV cache blocks of several sizes ({group.kv_cache_spec.block_size}"
+            f" and {scheduler.block_size} tokens), beside which auxiliary models do not work"
+        )
+    return KVCacheManager(
+        kv_cache_config=cache,
+        max_model_len=max_model_len,
+        scheduler_block_size=scheduler.block_size,
+        hash_block_size=scheduler.hash_block_size,
+        max_in_flight_tokens=scheduler.vllm_config.max_in_flight_tokens,
+        enable_caching=scheduler.cache_config.enable_prefix_caching,
+        watermark=scheduler.scheduler_config.watermark,
+    )
+
+
+class RoutedKVCache:
+    """What vLLM's scheduler uses of a `KVCacheManager`, without connectors and speculation.
+
+    Only that: a question that a later vLLM adds fails by name, and does not go to the wrong pool.
+    """
+
+    def __init__(self, base: KVCacheManager, auxiliary: Mapping[str, KVCacheManager]) -> None:
+        self._base = base
+        self._managers: dict[str | None, KVCacheManager] = {None: base} | dict(auxiliary)
+        self._holders: dict[str, KVCacheManager] = {}  # of requests of auxiliary models
+
+    def __iter__(self) -> Iterator[tuple[str | None, KVCacheManager]]:
+        """The models, None for the base, and their managers."""
+        return iter(self._managers.items())
+
+    # ---- about one request
+
+    def add(self, request: Request) -> None:
+        """A request of an auxiliary model arrives. Before anything is asked about it."""
+        self._holders[request.request_id] = self._managers[model_of(request)]
+
+    def remove(self, request_id: str) -> None:
+        """It has left; its blocks were freed before."""
+        del self._holders[request_id]
+
+    def manager_of(self, request_id: str) -> KVCacheManager:
+        """The one that holds a request's blocks."""
+        return self._holders.get(request_id, self._base)
+
+    def get_computed_blocks(self, request: Request) -> Any:
+        return self.manager_of(request.request_id).get_computed_blocks(request)
+
+    def allocate_slots(self, request: Request, *args: Any, **kwargs: Any) -> Any:
+        return self.manager_of(request.request_id).allocate_slots(request, *args, **kwargs)
+
+    def cache_blocks(self, request: Request, num_computed_tokens: int) -> None:
+        self.manager_of(request.request_id).cache_blocks(request, num_computed_tokens)
+
+    def free(self, request: Request) -> None:
+        self.manager_of(request.request_id).free(request)
+
+    def get_blocks(self, request_id: str) -> Any:
+        return self.manager_of(request_id).get_blocks(request_id)
+
+    def get_block_ids(self, request_id: str) -> Any:
+        return self.manager_of(request_id).get_block_ids(request_id)
+
+    def estimate_cached_tokens(self, request: Request) -> int:
+        return int(self.manager_of(request.request_id).estimate_cached_tokens(request))
+
+    def record_prefix_cache_stats(self, request: Request, num_hits: int) -> None:
+        self.manager_of(request.request_id).record_prefix_cache_stats(request, num_hits)
+
+    # ---- about all of them
+
+    def new_step_starts(self) -> None:
+        for manager in self._managers.values():
+            manager.new_step_starts()
+
+    def take_new_block_ids(self) -> list[int]:
+        """Blocks to overwrite with zeros: the base's. No auxiliary model needs that (`auxiliary`),
+        but vLLM's lists grow until they are taken."""
+        taken = [manager.take_new_block_ids() for manager in self._managers.values()]
+        return list(taken[0])
+
+    def reset_prefix_cache(self) -> bool:
+        done = [manager.reset_prefix_cache() for manager in self._managers.values()]
+        return all(done)
+
+    @property
+    def usage(self) -> float:
+        """Of the fullest pool: the one that requests will wait for."""
+        return float(max(manager.usage for manager in self._managers.values()))
+
+    # ---- about the base model: what no auxiliary model has
+
+    @property
+    def coordinator(self) -> Any:
+        return self._base.coordinator
+
+    @property
+    def block_pool(self) -> Any:
+        return self._base.block_pool
+
+    @property
+    def empty_kv_cache_blocks(self) -> Any:
+        return self._base.empty_kv_cache_blocks
+
+    def take_boundary_state_offloads(self) -> Any:
+        return self._base.take_boundary_state_offloads()
+
+    def take_kv_cache_block_copies(self) -> Any:
+        return self._base.take_kv_cache_block_copies()
+
+    def take_events(self) -> Any:
+        return self._base.take_events()
+
+    def make_prefix_cache_stats(self) -> Any:
+        return self._base.make_prefix_cache_stats()

@@ -1,0 +1,1 @@
+"""Keys: who may use which route and model, and how much."""

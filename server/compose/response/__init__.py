@@ -1,0 +1,1 @@
+"""What composed responses say besides vLLM's own fields."""

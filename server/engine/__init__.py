@@ -1,0 +1,1 @@
+"""The engine: the port that the server asks, and vLLM behind it."""

@@ -1,0 +1,191 @@
+"""What the server needs of the engine and of vLLM's application, as plain types.
+
+`server.engine.vllm_engine` is the implementation; nothing else here knows that it is vLLM.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+from starlette.responses import Response
+
+from adapters import Generation
+from composer.capacity import ModelCapacity
+
+Body: TypeAlias = dict[str, Any]
+"""The decoded JSON object of a request."""
+
+Tokens: TypeAlias = tuple[int, ...]
+
+
+class Kind(StrEnum):
+    """The routes that understand compositions; the value is the path."""
+
+    CHAT = "/v1/chat/completions"
+    COMPLETION = "/v1/completions"
+    RESPONSES = "/v1/responses"
+    MESSAGES = "/v1/messages"
+    COUNT_TOKENS = "/v1/messages/count_tokens"
+    TOKENIZE = "/tokenize"
+    DETOKENIZE = "/detokenize"
+
+    @property
+    def generates(self) -> bool:
+        """Whether the route answers with generated text; the others only count or show tokens."""
+        return self not in (Kind.COUNT_TOKENS, Kind.TOKENIZE, Kind.DETOKENIZE)
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What the engine can hold for one request."""
+
+    model: ModelCapacity
+    """Context, adapter slots and KV cache."""
+
+    rows: int
+    """Requests that run at once (`max_num_active_seqs`, else `max_num_seqs`), of all models."""
+
+    max_rank: int = 0
+    """Largest rank of an adapter (`max_lora_rank`); 0 where there is no room for adapters."""
+
+    adapters_in_memory: int = 0
+    """How many adapters stay in memory (`max_cpu_loras`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A request as the engine would receive it: token ids of its prompts, mostly one."""
+
+    prompts: tuple[Tokens, ...]
+    max_tokens: int | None
+    """How long the answer may be, where the client said so."""
+
+    kind: Kind
+    """`CHAT` or `COMPLETION`: the form that `body` has."""
+
+    body: Body
+    """The request in that form, whatever its route: rendered, it gives the same prompts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A prompt, and the log-probabilities of the likeliest next tokens, by token id."""
+
+    prompt: Tokens
+    logprobs: Mapping[int, float]
+    dtype: str
+    """In which the engine computes: `float32`, `bfloat16`, ..."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """What a router did in one answer.
+
+    `weights`: of each row the mean of its weight over the answer, of each candidate of a switch the
+    share of the tokens that it computed. `tokens`, where it was asked for: the weights of every
+    token, or the index of the candidate that computed it.
+    """
+
+    weights: tuple[float, ...]
+    tokens: tuple[tuple[float, ...] | int, ...] = ()
+
+
+class RefusedError(Exception):
+    """vLLM refuses the request; `response` is its own answer, which the client gets unchanged."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__(json.loads(bytes(response.body))["error"]["message"])
+        self.response = response
+
+
+class PromptOverflowError(Exception):
+    """A prompt is longer than the context. The message is vLLM's."""
+
+
+class Engine(Protocol):
+    """vLLM, as the rest of the server sees it."""
+
+    @property
+    def base_names(self) -> tuple[str, ...]:
+        """The names under which vLLM serves the base model, the preferred one first."""
+
+    @property
+    def started(self) -> int:
+        """When it was loaded, in seconds since the epoch."""
+
+    @property
+    def capacities(self) -> Mapping[str | None, Capacity]:
+        """What each model can hold, by the name of the auxiliary model; None is the base."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can answer. Once it cannot, it never will again."""
+
+    async def load(self, generation: Generation) -> None:
+        """Read the adapter into memory, beside the steps of the engine, and know it by its name.
+
+        Raises:
+            AdapterError: vLLM does not load it.
+        """
+
+    async def try_slot(self, generation: Generation) -> None:
+        """Put a loaded adapter where it runs. Raises `AdapterError` where it does not fit."""
+
+    async def shift(self, generation: Generation) -> float | None:
+        """How far the adapter moves the next-token logits of a fixed prompt, in nats, at most.
+
+        0 where adapter and base give the same logits, up to a constant; NaN or infinite where its
+        logits are; None where the engine runs one row at a time, so that they cannot be compared.
+        """
+
+    async def probe(self, generation: Generation) -> Probe:
+        """What the adapter predicts after the fixed prompt."""
+
+    async def retire(self, generation: Generation) -> None:
+        """Forget the adapter, in memory too, once no request of the engine computes with it."""
+
+    async def open(self, kind: Kind, body: Body) -> Rendered:
+        """Read a request that will be composed, to a route that generates: validate it and
+        tokenize its prompts.
+
+        Raises:
+            RefusedError: vLLM would answer the request with this error.
+            UnsupportedError: an option that works on ordinary requests only.
+        """
+
+    async def tokenize(self, kind: Kind, body: Body, chat_template: str | None = None) -> Tokens:
+        """The one prompt of `body`, rendered as a request of this kind would be, a conversation by
+        `chat_template` in place of the base model's. `kind` is `CHAT` or `COMPLETION`.
+
+        Raises:
+            RefusedError: vLLM would answer such a request with this error.
+            PromptOverflowError: the prompt does not fit the context.
+        """
+
+    async def refusal(self, error: Exception) -> str | None:
+        """What vLLM tells a client about an error; None where it is not the client's."""
+
+    async def load_gate(self, path: Path) -> None:
+        """Read a gate before the first request that needs it. Raises `ValueError`."""
+
+    async def weighed(self, ticket: str, length: int | None = None) -> tuple[Weighed, ...]:
+        """What a router did in each answer to the request whose plan had this ticket; only once.
+        Empty where the weights never change. `length`: tokens of the answer, if it is one."""
+
+    def check_tokens(self, tokens: Tokens) -> None:
+        """Raises `ValueError` where an id is not in the vocabulary."""
+
+    def detokenize(self, tokens: Tokens) -> str:
+        """The text of tokens that are in the vocabulary."""
+
+    async def figures(self) -> dict[str, Any]:
+        """What the scheduler has counted since the start, as `ComposerWorker.composer_stats` says;
+        empty where it has counted nothing yet."""
+
+    def base_cards(self) -> list[Body]:
+        """vLLM's entries of `/v1/models` for the base model."""

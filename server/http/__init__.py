@@ -1,0 +1,1 @@
+"""Layers around every request, whatever its route: log, traces, draining, store position."""

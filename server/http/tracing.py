@@ -1,0 +1,54 @@
+"""OpenTelemetry, where vLLM's `--otlp-traces-endpoint` switches it on: what a request composed.
+
+vLLM makes the span of a request when the request has ended, and takes no attributes for it. So ours
+stands around it: child of the span that the client names, parent of vLLM's `llm_request`.
+"""
+
+from __future__ import annotations
+
+from opentelemetry.trace import Span, SpanKind, get_tracer
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from server.auth.access_control import route_of
+from server.engine.port import Kind
+from server.request_record import record_of
+
+SPAN = "composer.request"
+
+_TRACED = frozenset(kind.value for kind in Kind if kind.generates)
+_W3C = TraceContextTextMapPropagator()
+
+
+class TracingMiddleware:
+    """ASGI middleware: a span around each request for generated text."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._tracer = get_tracer("composer")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or route_of(scope) not in _TRACED:
+            await self._app(scope, receive, send)
+            return
+        context = _W3C.extract(dict(Headers(scope=scope)))
+        with self._tracer.start_as_current_span(SPAN, context, SpanKind.SERVER) as span:
+            carried: dict[str, str] = {}
+            _W3C.inject(carried)
+            names = {name.encode() for name in carried}
+            headers = [(k, v) for k, v in scope["headers"] if k.lower() not in names]
+            headers += [(name.encode(), value.encode()) for name, value in carried.items()]
+            try:
+                await self._app({**scope, "headers": headers}, receive, send)
+            finally:
+                _describe(span, scope)
+
+
+def _describe(span: Span, scope: Scope) -> None:
+    record = record_of(scope)
+    span.set_attribute("composer.request_id", record.id)
+    if record.plan is not None:
+        span.set_attribute("composer.formula", record.plan)
+        span.set_attribute("composer.rows", record.rows)
+        span.set_attribute("composer.adapters", record.adapters)

@@ -1,0 +1,1 @@
+"""Adapters on their way into the store: uploads, jobs, verification."""

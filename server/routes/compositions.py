@@ -1,0 +1,196 @@
+"""Routes of stored compositions: names that `model` may be, with an owner and a history.
+
+Everybody who may use a composition sees its plan. The prompts in it are its owner's: other keys see
+that there are some, and not what they say.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse
+
+from adapters import (
+    CompositionNotFoundError,
+    Compositions,
+    CompositionVersion,
+    Json,
+    NameTakenError,
+)
+from composer.errors import CompositionError, quoted
+from server.auth.keys import Key, Role, key_of
+from server.compose.auto import AUTO
+from server.compose.resolve import Resolver
+from server.compose.stored_compositions import is_for, is_private, sees
+from server.engine.port import Body, Engine
+from server.errors import InvalidJsonError
+from server.http.store_position import position_header
+from server.publishing.store_threads import StoreThreads
+from server.routes.preconditions import actor_of, etag, expected_version, rollback_version
+
+PREFIX = "/v1/compositions"
+
+
+class _View:
+    """Stored compositions as keys see them."""
+
+    def __init__(self, compositions: Compositions, resolver: Resolver) -> None:
+        self._compositions = compositions
+        self._resolver = resolver
+
+    def get(self, name: str, key: Key) -> CompositionVersion:
+        """The present version, for a key that may use it. Raises `CompositionNotFoundError`."""
+        found = self._compositions.find(name)
+        if found is not None and not is_for(found, key):
+            raise self.unknown(name)
+        return self._compositions.get(name)
+
+    @staticmethod
+    def unknown(name: str) -> CompositionNotFoundError:
+        """What a key is told that may not use a composition."""
+        message = f"no composition is called {quoted(name)}. GET {PREFIX} lists them."
+        return CompositionNotFoundError(message, param="name")
+
+    def version(self, version: CompositionVersion, key: Key) -> Body:
+        """One version, without its plan; what only its owner sees is left out for others."""
+        shown: Body = {
+            "object": "composition",
+            "name": version.name,
+            "version": version.number,
+            "sequence": version.sequence,
+            "action": version.action.value,
+            "time": version.time,
+            "private": is_private(version, key),
+        }
+        if sees(version, key):
+            shown |= {"owner": version.owner, "actor": version.actor}
+        if version.origin:
+            shown["origin"] = dict(version.origin)
+        if version.content is not None and not shown["private"]:
+            shown["composition"] = version.content
+        return shown
+
+    def whole(self, version: CompositionVersion, key: Key) -> Body:
+        """A version with its plan, or with the reason why it has none any more."""
+        shown = self.version(version, key)
+        try:
+            return shown | {"plan": self._resolver.stored_plan(version, key).to_dict()}
+        except CompositionError as error:
+            return shown | {"error": error.message}
+
+
+def make_composition_router(
+    engine: Engine,
+    compositions: Compositions,
+    resolver: Resolver,
+    threads: StoreThreads,
+    limit: int,
+) -> APIRouter:
+    """The routes. `limit`: how many compositions a key may have."""
+    router = APIRouter(tags=["compositions"])
+    view = _View(compositions, resolver)
+
+    def answer(version: CompositionVersion, key: Key, status: int = 200) -> JSONResponse:
+        headers = etag(version.number) | position_header(version.sequence)
+        return JSONResponse(view.whole(version, key), status_code=status, headers=headers)
+
+    def changing(key: Key) -> str | None:
+        """The name that a composition must belong to; None: any."""
+        return None if key.may(Role.ADMIN) else key.name
+
+    def check_name(name: str) -> None:
+        """Refuse what stands for something else on this server; the store knows the rest."""
+        if name == AUTO or name in engine.base_names or name in resolver.member_names:
+            raise NameTakenError(
+                f"{quoted(name)} already names the base model, an adapter or the router. "
+                "Choose another.",
+                param="name",
+            )
+
+    @router.get(PREFIX)
+    async def list_compositions(request: Request) -> dict[str, Any]:
+        """List the stored compositions with their plans."""
+        key = key_of(request.scope)
+        versions = [version for version in compositions.all() if is_for(version, key)]
+        data = [view.whole(version, key) for version in versions]
+        return {"object": "list", "data": data}
+
+    @router.get(PREFIX + "/{name}")
+    async def get_composition(name: str, request: Request) -> JSONResponse:
+        """One stored composition with its plan."""
+        key = key_of(request.scope)
+        return answer(view.get(name, key), key)
+
+    @router.get(PREFIX + "/{name}/history")
+    async def get_history(name: str, request: Request) -> dict[str, Any]:
+        """All versions of a name, the oldest first."""
+        key = key_of(request.scope)
+        versions = compositions.history(name)
+        if not is_for(versions[-1], key):
+            raise view.unknown(name)
+        return {"object": "list", "data": [view.version(version, key) for version in versions]}
+
+    @router.put(PREFIX + "/{name}")
+    async def put_composition(name: str, request: Request) -> JSONResponse:
+        """Store the composition in the body under a name that `model` may then be."""
+        key = key_of(request.scope)
+        check_name(name)
+        try:
+            content: Json = json.loads(await request.body())
+        except (ValueError, RecursionError) as error:
+            raise InvalidJsonError(
+                f"the body is not JSON: {error}. Send a composition, e.g. "
+                '"base + 0.5*polite" with the quotes.'
+            ) from error
+        resolver.parse(content, key=key)
+        version = await threads.changes.admit(
+            lambda: compositions.put(
+                name,
+                content,
+                key=changing(key),
+                owner=key.name,
+                actor=actor_of(request),
+                expected=expected_version(request),
+                limit=limit,
+            )
+        )
+        before = compositions.history(name)[: version.number - 1]
+        new = not before or before[-1].content is None
+        return answer(version, key, 201 if new else 200)
+
+    @router.post(PREFIX + "/{name}/rollback")
+    async def roll_back(name: str, request: Request) -> JSONResponse:
+        """Bring an earlier version back: the one before, or `{"to": 3}`."""
+        key, to = key_of(request.scope), await rollback_version(request)
+        check_name(name)
+        version = await threads.changes.admit(
+            lambda: compositions.rollback(
+                name,
+                key=changing(key),
+                actor=actor_of(request),
+                to=to,
+                expected=expected_version(request),
+                limit=limit,
+            )
+        )
+        return answer(version, key)
+
+    @router.delete(PREFIX + "/{name}")
+    async def delete_composition(name: str, request: Request) -> JSONResponse:
+        """Forget a stored composition. Requests that run are not affected; its history stays."""
+        key = key_of(request.scope)
+        version = await threads.changes.admit(
+            lambda: compositions.delete(
+                name,
+                key=changing(key),
+                actor=actor_of(request),
+                expected=expected_version(request),
+            )
+        )
+        body = {"object": "composition", "name": name, "deleted": True}
+        body |= {"version": version.number, "sequence": version.sequence}
+        return JSONResponse(body, headers=position_header(version.sequence))
+
+    return router

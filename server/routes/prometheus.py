@@ -1,0 +1,98 @@
+"""`/metrics`: vLLM's figures and ours, with what the engine and the registry say at that moment."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+from fastapi import APIRouter, Request
+from prometheus_client import REGISTRY
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+from starlette.responses import Response
+
+from adapters import Registry, Store
+from server import metrics
+from server.auth.access_control import METRICS
+from server.engine.port import Engine
+from server.lifecycle import Lifecycle, Phase
+
+logger = logging.getLogger(__name__)
+
+_PATIENCE_S = 1.0
+"""How long the engine may take to tell its figures; then the last ones are shown."""
+
+
+class EngineFigures(Collector):
+    """What the gang scheduler counts, as it was told last."""
+
+    def __init__(self) -> None:
+        self.told: dict[str, Any] = {}
+
+    def collect(self) -> Iterable[Metric]:
+        """Nothing before the engine has told anything."""
+        told = self.told
+        if not told:
+            return
+        waits = told["gang_waits"]
+        yield HistogramMetricFamily(
+            "composer_gang_wait_seconds",
+            "Time that the rows of composed requests waited until all could run.",
+            buckets=list(waits["buckets"].items()),
+            sum_value=waits["sum_s"],
+        )
+        yield CounterMetricFamily(
+            "composer_gang_preemptions",
+            "Composed requests that gave their KV blocks back and began again.",
+            value=told["gang_preemptions"],
+        )
+        yield GaugeMetricFamily(
+            "composer_rows_running", "Rows in the engine's batch.", value=told["rows_running"]
+        )
+        yield GaugeMetricFamily(
+            "composer_gangs_waiting",
+            "Composed requests that wait for room for all their rows.",
+            value=told["gangs_waiting"],
+        )
+
+
+def make_metrics(
+    engine: Engine, registry: Registry, store: Store, lifecycle: Lifecycle
+) -> APIRouter:
+    """The route, which takes the place of vLLM's: that one cannot ask the engine."""
+    router = APIRouter(tags=["metrics"])
+    figures = EngineFigures()
+    REGISTRY.register(figures)
+
+    async def refresh() -> None:
+        metrics.IN_FLIGHT.set(lifecycle.requests_in_flight)
+        metrics.DRAINING.set(lifecycle.phase is not Phase.SERVING)
+        metrics.LEASES.set(registry.leases)
+        metrics.STORE_POSITION.set(store.followed)
+        metrics.GENERATIONS.set(len(registry.live))
+        if not engine.alive:
+            return
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                figures.told = await engine.figures()
+        except TimeoutError:
+            logger.warning("The engine did not tell its figures within %g s", _PATIENCE_S)
+
+    formats: dict[str, Any] = {"text/plain": {}, "application/openmetrics-text": {}}
+
+    @router.get(METRICS, response_class=Response, responses={200: {"content": formats}})
+    async def show_metrics(request: Request) -> Response:
+        """Figures for Prometheus, in the format that it accepts."""
+        await refresh()
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(REGISTRY), media_type=content_type)
+
+    return router

@@ -1,0 +1,121 @@
+"""Auxiliary models: what the command line says of them, and whether their tokens are the base's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adapters import ALIAS, BASE, ModelShapes
+from server.startup.base_model import find_folder
+
+_SHOWN = 5
+_SAMPLES = (
+    "The quick brown fox jumps over the lazy dog.",
+    "Grüße, 1234567890 + 98.6 = ?\n\tdef f(x):\n        return x ** 2",
+    "  two  spaces,\r\n日本語 и русский 🙂",
+)
+"""Texts whose tokens are compared. Maps may agree where the rules that use them do not."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuxiliaryGiven:
+    """One `--auxiliary NAME=PATH[,ADAPTER=PATH...]`."""
+
+    name: str
+    path: str
+    adapters: tuple[tuple[str, Path], ...]
+    """Alias, `NAME:ADAPTER`, and folder."""
+
+    @classmethod
+    def parse(cls, text: str) -> AuxiliaryGiven:
+        """Read the option. Raises `ValueError` where it is not of that form."""
+        pairs = []
+        for part in text.split(","):
+            name, equals, path = part.partition("=")
+            if not (name and equals and path):
+                raise ValueError(f"'{part}' is not of the form name=path")
+            pairs.append((name, path))
+        (model, folder), *own = pairs
+        if model == BASE or not ALIAS.fullmatch(model) or ":" in model:
+            raise ValueError(f"'{model}' cannot name a model; choose a name like 'small'")
+        return cls(model, folder, tuple((f"{model}:{name}", Path(path)) for name, path in own))
+
+
+@dataclass(frozen=True, slots=True)
+class AuxiliaryModel:
+    """An auxiliary model that goes with the base model."""
+
+    given: AuxiliaryGiven
+    folder: Path
+    shapes: ModelShapes | None
+    chat_template: str | None
+    """Its own, where it renders conversations in another way than the base model; else None."""
+
+
+def find_auxiliaries(
+    given: Sequence[AuxiliaryGiven], base: Path, vllm_flags: Sequence[str]
+) -> tuple[AuxiliaryModel, ...]:
+    """The models of the command line, their tokenizers compared with the base model's.
+
+    Raises:
+        ValueError: one cannot be found, has a name twice, or has other tokens; says which.
+    """
+    if not given:
+        return ()
+    names = [one.name for one in given]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"--auxiliary gives {sorted(twice)} twice. Give each its own name.")
+    from transformers import AutoTokenizer  # takes a second, and most servers have no such model
+
+    own = AutoTokenizer.from_pretrained(base)
+    found = []
+    for one in given:
+        folder = find_folder(one.path, vllm_flags)
+        other = AutoTokenizer.from_pretrained(folder)
+        check_tokens(own, other, one.name)
+        template = other.chat_template if other.chat_template != own.chat_template else None
+        found.append(AuxiliaryModel(one, folder, ModelShapes.read(folder), template))
+    return tuple(found)
+
+
+def check_tokens(base: Any, other: Any, name: str) -> None:
+    """Whether the same text has the same token ids. One vocabulary may be longer than the other.
+
+    Raises:
+        ValueError: it has not; shows the first tokens, or the text, that differ.
+    """
+    differing = differing_tokens(base.get_vocab(), other.get_vocab())
+    if differing:
+        shown = "; ".join(
+            f"id {id} is {ours!r} to the base model and {theirs!r} to '{name}'"
+            for id, ours, theirs in differing[:_SHOWN]
+        )
+        raise ValueError(
+            f"the auxiliary model '{name}' has another vocabulary than the base model "
+            f"({len(differing)} ids differ): {shown}. Use models with the same tokenizer."
+        )
+    for text in _SAMPLES:
+        ours, theirs = (
+            tokenizer(text, add_special_tokens=False)["input_ids"] for tokenizer in (base, other)
+        )
+        if ours != theirs:
+            raise ValueError(
+                f"the auxiliary model '{name}' splits {text!r} into the tokens {theirs}, the base "
+                f"model into {ours}. Use models with the same tokenizer."
+            )
+
+
+def differing_tokens(
+    base: Mapping[str, int], other: Mapping[str, int]
+) -> list[tuple[int, str | None, str | None]]:
+    """Id, token of the base, token of the other, where both have the id and do not agree."""
+    ours = {id: token for token, id in base.items()}
+    theirs = {id: token for token, id in other.items()}
+    shared = min(max(ours, default=-1), max(theirs, default=-1))
+    return [
+        (id, ours.get(id), theirs.get(id))
+        for id in range(shared + 1)
+        if ours.get(id) != theirs.get(id)
+    ]

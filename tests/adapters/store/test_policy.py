@@ -1,0 +1,77 @@
+"""What a policy says, in JSON and of API keys."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from adapters.errors import PolicyError
+from adapters.store.policy import Policy
+
+SECRET = "sk-secret"
+HASH = hashlib.sha256(SECRET.encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        Policy(),
+        Policy(compositions=False),
+        Policy(negative=False, keys=()),
+        Policy(keys=(HASH, "f" * 64)),
+    ],
+)
+def test_json_tells_all(policy: Policy) -> None:
+    assert Policy.from_json(policy.to_json()) == policy
+
+
+def test_missing_fields_allow() -> None:
+    assert Policy.from_json({}) == Policy() == Policy(True, True, None)
+    assert Policy.from_json({"negative": False}) == Policy(negative=False)
+    assert Policy.from_json({"keys": None}) == Policy()
+
+
+def test_keys_are_kept_as_hashes() -> None:
+    policy = Policy.from_json({"keys": [SECRET, f"sha256:{HASH.upper()}", "other"]})
+    assert policy.keys is not None
+    assert len(policy.keys) == 2
+    assert HASH in policy.keys
+    assert SECRET not in repr(policy) + str(policy.to_json())
+    assert policy == Policy.from_json({"keys": ["other", SECRET]})
+
+
+def test_who_may_use_it() -> None:
+    assert Policy().allows_key(None)
+    assert Policy().allows_key("any")
+    some = Policy.from_json({"keys": ["other", SECRET]})
+    assert some.allows_key(SECRET)
+    assert some.allows_key("other")
+    assert not some.allows_key(None)
+    assert not some.allows_key("")
+    assert not some.allows_key(HASH), "the hash is not the key"
+    assert not Policy(keys=()).allows_key(SECRET)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (None, "not NoneType"),
+        ([], "not list"),
+        ({"composition": False}, "no field 'composition'"),
+        ({1: False}, "no field '1'"),
+        ({"negative": 0}, "negative of a policy is '0'"),
+        ({"compositions": "no"}, "compositions of a policy is"),
+        ({"compositions": None}, "compositions of a policy is 'None'"),
+        ({"keys": SECRET}, "keys of a policy is of the type str"),
+        ({"keys": [""]}, r"policy.keys\[0\] is no text"),
+        ({"keys": [SECRET, 7]}, r"policy.keys\[1\] is no text"),
+        ({"keys": [f"sha256:{SECRET}"]}, r"policy.keys\[0\] begins with sha256:"),
+        ({"keys": [f"sha256:{HASH}0"]}, r"policy.keys\[0\] begins with sha256:"),
+    ],
+)
+def test_what_is_no_policy(value: object, message: str) -> None:
+    with pytest.raises(PolicyError, match=message) as caught:
+        Policy.from_json(value)
+    assert SECRET not in caught.value.message
+    assert caught.value.param is not None

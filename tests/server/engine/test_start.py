@@ -1,0 +1,99 @@
+"""Starts that fail: what is wrong, at once, and without a traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from composer.mixtures.gate_file import Gate, fingerprint, save_gate
+from tests.adapters.files import factors, write_adapter, write_base
+from tests.server.live import ROOT
+
+
+def refused(*arguments: str, environment: dict[str, str] | None = None) -> str:
+    """What the server says as it gives up."""
+    done = subprocess.run(
+        [sys.executable, "-m", "server", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"} | (environment or {}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1, done
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: "), done.stderr
+    return done.stderr
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_base(tmp_path_factory.mktemp("model") / "base"))
+
+
+def test_an_adapter_of_another_base(base: str, tmp_path: Path) -> None:
+    fine = write_adapter(tmp_path / "fine")
+    wide = write_adapter(tmp_path / "wide", factors(hidden=16))
+    said = refused("--model", base, "--adapters", f"fine={fine},wide={wide}")
+    assert "adapter 'wide'" in said
+    assert "[16, 16]" in said
+    assert "trained on" in said
+
+
+def test_an_adapter_that_is_not_there(base: str, tmp_path: Path) -> None:
+    said = refused("--model", base, "--adapters", f"polite={tmp_path}/nowhere")
+    assert "adapter 'polite'" in said
+    assert "no such folder" in said
+
+
+def test_one_name_for_two(base: str, tmp_path: Path) -> None:
+    path = write_adapter(tmp_path / "a")
+    assert "given twice" in refused("--model", base, "--adapters", f"a={path},a={path}")
+    assert "the base model" in refused("--model", base, "--adapters", f"base={path}")
+
+
+def test_no_model(tmp_path: Path) -> None:
+    said = refused("--model", str(tmp_path / "nowhere"))
+    assert "nowhere" in said
+    assert "--model" in said
+
+
+def test_examples_of_nothing(base: str, tmp_path: Path) -> None:
+    file = tmp_path / "e.txt"
+    file.write_text("Hello?\n")
+    said = refused("--model", base, "--examples", f"polite={file}")
+    assert "polite" in said
+    assert "--adapters" in said
+    assert "twice" in refused("--model", base, "--examples", f"base={file},base={file}")
+    assert "nowhere" in refused("--model", base, "--examples", f"base={tmp_path}/nowhere")
+
+
+def test_a_gate_of_another_base(zoo_base: Path, zoo_small: Path, tmp_path: Path) -> None:
+    base = str(zoo_base)
+    weight, bias = np.zeros((2, 16), np.float32), np.zeros(2, np.float32)
+    digests = {"base": None, "polite": None}
+    gate = Gate(("base", "polite"), weight, bias, digests, fingerprint(zoo_small))
+    save_gate(gate, tmp_path / "gate")
+    said = refused("--model", base, "--router", f"tasks={tmp_path}/gate")
+    assert f"--router tasks={tmp_path}/gate" in said
+    assert f"fingerprint {gate.base[:12]}" in said
+    assert "composer router train" in said
+    assert "no such file" in refused("--model", base, "--router", f"tasks={tmp_path}/nowhere")
+    twice = f"tasks={tmp_path}/gate,tasks={tmp_path}/gate"
+    assert "twice" in refused("--model", base, "--router", twice)
+
+
+def test_vllms_unchecked_adapter_routes_stay_closed(base: str) -> None:
+    name = "VLLM_ALLOW_RUNTIME_LORA_UPDATING"
+    assert name in refused("--model", base, environment={name: "1"})
+
+
+def test_the_store_of_responses_knows_no_keys(base: str) -> None:
+    name = "VLLM_ENABLE_RESPONSES_API_STORE"
+    assert name in refused("--model", base, "--api-key", "secret", environment={name: "1"})

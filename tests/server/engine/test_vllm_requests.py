@@ -1,0 +1,103 @@
+"""What vLLM's own routes render is what members with prompts of their own start from."""
+
+from __future__ import annotations
+
+import asyncio
+from argparse import Namespace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from vllm.engine.arg_utils import EngineArgs
+from vllm.renderers import renderer_from_config
+from vllm.renderers.online_renderer import OnlineRenderer
+
+from composer.errors import UnsupportedError
+from server.engine.port import Kind
+from server.engine.vllm_requests import RELIES_ON, PromptRenderer
+
+TEMPLATE = (
+    "{% for tool in tools or [] %}<{{ tool.function.name }}: {{ tool.function.parameters }}>"
+    "{% endfor %}{% for m in messages %}{{ m.role }}: {{ m.content }}"
+    "{% for call in m.tool_calls or [] %}[{{ call.function.name }}{{ call.function.arguments }}]"
+    "{% endfor %}; {% endfor %}{{ reasoning_effort }} {{ shout }}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+FUNCTION = {"type": "function", "name": "sum", "parameters": {"type": "object"}}
+HISTORY = [
+    {"role": "user", "content": [{"type": "input_text", "text": "Add 1 and 2."}]},
+    {"type": "function_call", "call_id": "1", "name": "sum", "arguments": '{"n": [1, 2]}'},
+    {"type": "function_call_output", "call_id": "1", "output": "3"},
+]
+
+
+@pytest.mark.parametrize(
+    ("file", "text"), [(file, text) for file, texts in RELIES_ON.items() for text in texts]
+)
+def test_vllm_still_has(file: str, text: str) -> None:
+    spec = find_spec("vllm")
+    assert spec is not None
+    assert spec.origin is not None
+    assert text in (Path(spec.origin).parent / file).read_text()
+
+
+@pytest.fixture(scope="module", params=[False, True])
+def renderer(request: pytest.FixtureRequest, zoo_base: Path) -> PromptRenderer:
+    """vLLM's renderer with a template that shows all it is given, without an engine."""
+    config = EngineArgs(model=str(zoo_base), max_model_len=512).create_engine_config()
+    app = FastAPI()
+    app.state.args = Namespace(log_error_stack=False)
+    app.state.online_renderer = OnlineRenderer(
+        config.model_config,
+        renderer_from_config(config),
+        request_logger=None,
+        chat_template=TEMPLATE,
+        chat_template_content_format="string",
+        enable_auto_tools=request.param,
+        exclude_tools_when_tool_choice_none=request.param,
+        tool_parser="hermes" if request.param else None,
+    )
+    return PromptRenderer(app, lambda params: None)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"input": "Hi"},
+        {"input": "Hi", "instructions": "Be kind."},
+        {"input": HISTORY, "tools": [FUNCTION]},
+        {"input": HISTORY, "tools": [FUNCTION], "tool_choice": "none"},
+        {"input": "Hi", "reasoning": {"effort": "low"}, "chat_template_kwargs": {"shout": 1}},
+        {"input": "word " * 600, "truncation": "auto", "max_output_tokens": 8},
+        {"input": [HISTORY[0], {"role": "assistant", "content": "1 + 2 is", "type": "message"}]},
+    ],
+)
+def test_a_response_as_a_chat_has_the_same_prompt(
+    renderer: PromptRenderer, body: dict[str, Any]
+) -> None:
+    async def run() -> tuple[tuple[int, ...], tuple[int, ...]]:
+        rendered = await renderer.open(Kind.RESPONSES, body)
+        assert rendered.kind is Kind.CHAT
+        return rendered.prompts[0], await renderer.tokenize(Kind.CHAT, rendered.body)
+
+    real, converted = asyncio.run(run())
+    text = renderer.detokenize(real)
+    assert converted == real, (text, renderer.detokenize(converted))
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"previous_response_id": "resp_1"}, "previous_response_id"),
+        ({"background": True}, "background"),
+        ({"tools": [{"type": "code_interpreter", "container": {"type": "auto"}}]}, "tools"),
+        ({"kv_transfer_params": {"x": 1}}, "kv_transfer_params"),
+    ],
+)
+def test_what_a_response_cannot_compose(
+    renderer: PromptRenderer, body: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(UnsupportedError, match=f"'{field}'"):
+        asyncio.run(renderer.open(Kind.RESPONSES, {"input": "Hi"} | body))
