@@ -1,4 +1,4 @@
-"""What the README shows is run, and prints what the README says (tests/readme.py has the rules)."""
+"""What the README shows is run, and prints what it says: support/readme_blocks.py has the rules."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.readme import Block, matches, read_blocks
-from tests.server.live import LiveServer, serving
+from tests.support.live_server import LiveServer, serving
+from tests.support.readme_blocks import Block, matches, read_blocks
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.readme import Block, ReadmeError, matches, read_blocks
+from tests.support.readme_blocks import Block, ReadmeError, matches, read_blocks
 
 GOOD = """\
 # Title

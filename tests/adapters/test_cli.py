@@ -17,7 +17,6 @@ import torch
 from adapters.cli import main
 from adapters.inspection.inspect import inspect
 from adapters.store.store import Store
-from tests.adapters.files import write_adapter
 from tests.adapters.weight_space.extract.models import (
     LINEAR,
     NORM,
@@ -27,6 +26,7 @@ from tests.adapters.weight_space.extract.models import (
     write_model,
 )
 from tests.adapters.weight_space.merge.samples import dense, distance, products, write
+from tests.support.adapter_files import write_adapter
 
 PROGRAM = [sys.executable, "-m", "adapters"]
 ROOT = Path(__file__).resolve().parents[2]

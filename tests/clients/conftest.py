@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Protocol
 
 import pytest
-import uvicorn
 from fastapi import FastAPI
 
 from clients import AsyncClient, Client
 from clients.cli.main import main
 from clients.client_settings import Timeouts
 from tests.clients.loopback import make_app
+from tests.support.served_app import served
 
 
 class Caller(Protocol):
@@ -56,21 +53,6 @@ class Awaiting(Blocking):
 
 
 KINDS: dict[str, type[Blocking]] = {"blocking": Blocking, "awaiting": Awaiting}
-
-
-@contextmanager
-def served(app: FastAPI) -> Iterator[str]:
-    """`app` on a free port of the loopback; yields the base URL of its API."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()  # the socket listens already: a request made before the start is queued
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-    finally:
-        server.should_exit = True
-        thread.join(timeout=20)
-        listener.close()
 
 
 @pytest.fixture(scope="session")

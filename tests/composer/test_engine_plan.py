@@ -21,7 +21,7 @@ from composer.engine_plan import (
     Switch,
 )
 from composer.plan import Filter, FilterKind
-from tests.foreign_plans import JSON_VALUES, mutated_plans
+from tests.support.foreign_plans import JSON_VALUES, mutated_plans
 
 WEIGHTS = st.floats(-MAX_WEIGHT, MAX_WEIGHT)
 ADAPTERS = st.none() | st.builds(LoadedAdapter, st.text(), st.integers(1, 2**63 - 1), st.text())

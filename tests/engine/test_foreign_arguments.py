@@ -21,7 +21,7 @@ from composer.bounds import (
 from composer.engine_plan import ENGINE_ARG, ROW_ARG, EnginePlan, LoadedAdapter, Row, Switch
 from composer.vllm.execute.batch import CompositionProcessor
 from tests.engine.harness import Job, WatchedEngine
-from tests.foreign_plans import JSON_VALUES, mutated_plans
+from tests.support.foreign_plans import JSON_VALUES, mutated_plans
 
 PROMPT = tuple(range(40, 77))
 ROW = {"weight": 1.0, "adapter": None, "prompt": None, "model": None}

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from safetensors.torch import load_file, save_file
 
-from tests.server.live import LiveServer, serving
+from tests.support.live_server import LiveServer, serving
 
 KEY = "a key for administrators"
 QUESTION = "Where does Kuti Supiv live?"

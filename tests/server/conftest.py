@@ -12,7 +12,7 @@ import pytest
 from adapters import inspect
 from composer.mixtures.gate_file import Gate, fingerprint, save_gate
 from tests.server.administration import admin, arguments, error, root, stalling
-from tests.server.live import LiveServer, serving
+from tests.support.live_server import LiveServer, serving
 from zoo.prompts import EXAMPLES
 
 __all__ = ["admin", "arguments", "error", "root", "stalling"]

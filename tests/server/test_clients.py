@@ -11,8 +11,8 @@ from fastapi import FastAPI, Request, Response
 
 from clients import AsyncClient, BadRequest, Client, Conflict, NotFound
 from clients.cli.main import main
-from tests.clients.conftest import served
-from tests.server.live import LiveServer
+from tests.support.live_server import LiveServer
+from tests.support.served_app import served
 
 FORMULA = "base + 0.5*polite - 0.5*rude"
 

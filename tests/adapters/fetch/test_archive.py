@@ -18,7 +18,7 @@ import pytest
 from adapters.errors import SourceError
 from adapters.fetch.archive import MAX_MEMBERS, unpack
 from adapters.inspection.inspect import inspect
-from tests.adapters.files import write_adapter
+from tests.support.adapter_files import write_adapter
 
 MIB = 1 << 20
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -23,8 +23,8 @@ import pytest
 from adapters.errors import SourceError, SourceUnavailableError, StoreFullError
 from adapters.fetch.sources import SourceRules, fetch
 from adapters.inspection.inspect import inspect
-from tests.adapters.files import write_adapter
 from tests.adapters.loopback import Answer, Repository, Server, files, hub, serving
+from tests.support.adapter_files import write_adapter
 
 MIB = 1 << 20
 ROOT = Path(__file__).resolve().parents[3]

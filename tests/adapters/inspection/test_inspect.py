@@ -18,7 +18,7 @@ from safetensors.torch import save_file as save_torch_file
 from adapters import AdapterError, ModelShapes, inspect
 from adapters.inspection.inspect import Report
 from composer.errors import ComposerError
-from tests.adapters.files import (
+from tests.support.adapter_files import (
     ATTENTION,
     HIDDEN,
     LAYERS,

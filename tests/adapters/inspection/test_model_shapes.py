@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from adapters import ModelShapes
-from tests.adapters.files import factors, write_base
+from tests.support.adapter_files import factors, write_base
 
 
 def test_matrices_modules_and_parameters(tmp_path: Path) -> None:

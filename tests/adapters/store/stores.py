@@ -10,7 +10,7 @@ from adapters.store.policy import Policy
 from adapters.store.profile import EMPTY_PROFILE, Profile
 from adapters.store.store import Store
 from adapters.store.version import Version
-from tests.adapters.files import write_adapter
+from tests.support.adapter_files import write_adapter
 
 
 def commit(store: Store, content: int, alias: str = "polite") -> str:

@@ -21,8 +21,8 @@ from adapters.store.policy import Policy
 from adapters.store.profile import EMPTY_PROFILE, Profile
 from adapters.store.store import Store
 from adapters.store.version import Action, Version
-from tests.adapters.files import write_adapter, write_base
 from tests.adapters.store.stores import check, commit, publish
+from tests.support.adapter_files import write_adapter, write_base
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"

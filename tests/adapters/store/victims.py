@@ -21,8 +21,8 @@ from adapters.store.policy import Policy
 from adapters.store.store import Store
 from adapters.store.version import Version
 from composer.errors import ComposerError
-from tests.adapters.files import write_adapter
 from tests.adapters.store.stores import commit, publish
+from tests.support.adapter_files import write_adapter
 
 ALIASES = ("one", "two", "three")
 KEEP = 2

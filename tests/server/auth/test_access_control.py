@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from server.auth.access_control import KEYLESS
-from tests.server.live import LiveServer, serving
+from tests.support.live_server import LiveServer, serving
 
 pytestmark = pytest.mark.engine
 

@@ -10,7 +10,7 @@ import httpx
 import openai
 import pytest
 
-from tests.server.live import LiveServer
+from tests.support.live_server import LiveServer
 
 pytestmark = pytest.mark.engine
 

@@ -16,8 +16,7 @@ import zoo
 from composer.reference.oracle import Oracle, OracleRow
 from server.settings import Settings
 from server.startup.auxiliary_models import differing_tokens, find_auxiliaries
-from tests.server.engine.test_start import refused
-from tests.server.live import LiveServer, serving
+from tests.support.live_server import LiveServer, refused, serving
 
 KEY = "a key for administrators"
 PROMPT = list(range(30, 60))

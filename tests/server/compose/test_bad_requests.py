@@ -10,7 +10,7 @@ import pytest
 
 from composer.engine_plan import RESERVED_ARGS
 from tests.server.conftest import CONTEXT
-from tests.server.live import LiveServer
+from tests.support.live_server import LiveServer
 
 pytestmark = pytest.mark.engine
 

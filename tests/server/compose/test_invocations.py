@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.server.administration import QUESTION, Admin
-from tests.server.live import LiveServer
+from tests.support.live_server import LiveServer
 
 pytestmark = pytest.mark.engine
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from server.compose import request_bounds
 from server.compose.request_bounds import check_bounds, check_composed, pattern_length
 from server.errors import RequestBoundError
-from tests.server.live import LiveServer
+from tests.support.live_server import LiveServer
 
 CHAT = {"messages": [{"role": "user", "content": "Who are you?"}], "max_tokens": 3}
 

@@ -11,7 +11,7 @@ import pytest
 from clients import Client
 from clients.cli.main import main
 from tests.server.compose.test_bad_requests import error_of
-from tests.server.live import LiveServer
+from tests.support.live_server import LiveServer
 
 pytestmark = pytest.mark.engine
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.server.compose.test_answers import chunks_of, streamed_text
-from tests.server.live import LiveServer
+from tests.support.live_server import LiveServer
 
 pytestmark = pytest.mark.engine
 

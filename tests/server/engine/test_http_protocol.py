@@ -13,7 +13,7 @@ from uvicorn.server import ServerState
 
 from server.engine import http_protocol
 from server.engine.http_protocol import MAX_HEAD_BYTES, BoundedHttpProtocol
-from tests.server.live import LiveServer
+from tests.support.live_server import LiveServer
 
 pytestmark = pytest.mark.engine
 

@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from composer.mixtures.gate_file import Gate, fingerprint, save_gate
-from tests.adapters.files import factors, write_adapter, write_base
-from tests.server.live import ROOT
-
-
-def refused(*arguments: str, environment: dict[str, str] | None = None) -> str:
-    """What the server says as it gives up."""
-    done = subprocess.run(
-        [sys.executable, "-m", "server", *arguments],
-        cwd=ROOT,
-        env=os.environ | {"HF_HUB_OFFLINE": "1"} | (environment or {}),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 1, done
-    assert "Traceback" not in done.stderr
-    assert done.stderr.startswith("error: "), done.stderr
-    return done.stderr
+from tests.support.adapter_files import factors, write_adapter, write_base
+from tests.support.live_server import refused
 
 
 @pytest.fixture(scope="module")

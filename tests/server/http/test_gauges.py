@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from tests.server.compose.test_streams import wait_until_idle
-from tests.server.live import LiveServer
+from tests.support.live_server import LiveServer
 
 LORA_INFO = "vllm:lora_requests_info"
 FORMULA = "base + 0.5*polite - 0.5*rude"

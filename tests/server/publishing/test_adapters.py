@@ -34,7 +34,7 @@ from tests.server.administration import (
     Admin,
     StallingSource,
 )
-from tests.server.live import ROOT, LiveServer, serving
+from tests.support.live_server import ROOT, LiveServer, serving
 
 # ---- the life of an alias
 

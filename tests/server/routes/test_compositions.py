@@ -12,7 +12,7 @@ import pytest
 
 from adapters import Store
 from tests.server.administration import POLITE, QUESTION, Admin
-from tests.server.live import LiveServer
+from tests.support.live_server import LiveServer
 
 pytestmark = pytest.mark.engine
 

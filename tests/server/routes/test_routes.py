@@ -13,7 +13,7 @@ import httpx
 import openai
 import pytest
 
-from tests.server.live import LiveServer
+from tests.support.live_server import LiveServer
 
 pytestmark = pytest.mark.engine
 

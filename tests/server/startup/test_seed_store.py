@@ -8,7 +8,7 @@ import pytest
 
 from adapters import Policy, Profile, Store
 from server.startup.seed_store import ACTOR, publish_given, read_examples
-from tests.adapters.files import write_adapter
+from tests.support.adapter_files import write_adapter
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Starts the real server as its users do: a process, a port, an HTTP client."""
+"""Start the real server as its users do: a process, a port, an HTTP client."""
 
 from __future__ import annotations
 
@@ -82,6 +82,23 @@ def serving(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def refused(*arguments: str, environment: Mapping[str, str] | None = None) -> str:
+    """Start a server that must end with an error before it is ready; return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "server", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"} | dict(environment or {}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1, done
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: "), done.stderr
+    return done.stderr
 
 
 def _await_health(server: LiveServer, process: subprocess.Popen[bytes]) -> None:
