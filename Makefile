@@ -75,7 +75,7 @@ fresh-check: setup ## run make serve and make test in a clean Debian root (as ro
 	$(RUN) -m bench.claims fresh_machine
 
 gpu-check: setup ## check the GPU path on this machine
-	$(RUN) -m bench.gpu_check $(ARGS)
+	$(RUN) -m bench.gpu $(ARGS)
 
 clean: ## remove the environment and every cache
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

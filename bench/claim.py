@@ -1,4 +1,4 @@
-"""What a claim is: a name, a sentence, a bound, and the module that measures it."""
+"""A claim: a name, a sentence, a bound, and the module that measures it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from importlib import import_module
 
 
 class Sense(StrEnum):
-    """How the measured value must stand to the bound."""
+    """Direction of a bound."""
 
     AT_MOST = "<="
     AT_LEAST = ">="
@@ -18,7 +18,7 @@ class Sense(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """`holds` is False where a condition beside the bound is not met; the tables say which."""
+    """A measured value; `holds` is False if a condition beside the bound failed."""
 
     value: float
     holds: bool = True
@@ -26,7 +26,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """`bench.claims.NAME.measure() -> Result` prints its tables and returns the value."""
+    """A claim, measured by `measure() -> Result` of its module; `measure` prints its tables."""
 
     name: str
     what: str
@@ -39,7 +39,7 @@ class Claim:
         return f"bench.claims.{self.name}"
 
     def measure(self) -> Result:
-        """Imported only now: vLLM takes seconds, and reads the environment as it is imported."""
+        """Import the module now, not earlier: vLLM reads the environment as it is imported."""
         function: Callable[[], Result] = import_module(self.module).measure
         return function()
 
@@ -51,6 +51,6 @@ class Claim:
         return result.value >= self.bound
 
     def verdict(self, result: Result) -> str:
-        """The last line that a claim prints: NAME value bound ok|short."""
+        """Return the line `NAME value bound ok|short`."""
         word = "ok" if self.is_met(result) else "short"
         return f"{self.name} {result.value:.5g} {self.bound:g} {word}"

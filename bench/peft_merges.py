@@ -30,7 +30,7 @@ from transformers.utils import logging
 import zoo
 from adapters.weight_space.factors import AdapterReader
 from adapters.weight_space.merge import MergeSpec, merge
-from bench.hardware import describe
+from bench.machine.hardware import describe
 from bench.measure import show, table
 
 RANK = 16

@@ -1,4 +1,4 @@
-"""The claims, one module each. `python -m bench.claims NAME` measures one of them."""
+"""The claims, one module each. `python -m bench.claims NAME...` measures them."""
 
 from __future__ import annotations
 

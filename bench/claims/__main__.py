@@ -1,55 +1,80 @@
-"""`python -m bench.claims NAME`: measure a claim. Exit status 0 ok, 1 short, 2 no such claim."""
+"""`python -m bench.claims NAME...`: measure claims.
+
+Exit status: 0 if every claim holds, 1 if one does not, 2 for an unknown name.
+"""
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench import results
+from bench.claim import Claim
 from bench.claims import CLAIMS
-from bench.environment import prepare
+from bench.machine.environment import prepare
 
-_USAGE = "usage: python -m bench.claims NAME | all | --list"
+PROJECT = Path(__file__).resolve().parent.parent.parent
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The last line on stdout is `NAME value bound ok|short`; tables come before it."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if given == ["--list"]:
+    """Print the tables of every named claim, then one line `NAME value bound ok|short` each."""
+    parser = argparse.ArgumentParser(prog="python -m bench.claims", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="a claim, or `all`")
+    parser.add_argument("--list", action="store_true", help="print the names of the claims")
+    parser.add_argument(
+        "--record",
+        action="store_true",
+        help="append the values to bench/results/claims.jsonl and write bench/RESULTS.md",
+    )
+    options = parser.parse_args(arguments)
+    if options.list:
         print("\n".join(claim.name for claim in CLAIMS))
         return 0
-    if given == ["all"]:
-        return _measure_all()
-    claims = [claim for claim in CLAIMS if [claim.name] == given]
-    if not claims:
-        names = "\n  ".join(claim.name for claim in CLAIMS)
-        print(f"no claim {' '.join(given)!r}; {_USAGE}\n  {names}", file=sys.stderr)
+    names = [claim.name for claim in CLAIMS] if options.names == ["all"] else options.names
+    claims = {claim.name: claim for claim in CLAIMS}
+    unknown = [name for name in names if name not in claims]
+    if unknown or not names:
+        problem = f"unknown claims: {', '.join(unknown)}" if unknown else "no claim named"
+        print("\n  ".join([f"{problem}; the claims are", *claims]), file=sys.stderr)
         return 2
-    [claim] = claims
+    if len(names) == 1:
+        return _measure(claims[names[0]], record=options.record)
+    return _measure_each([claims[name] for name in names], record=options.record)
+
+
+def _measure(claim: Claim, *, record: bool) -> int:
+    """Measure one claim in this process."""
     prepare()
     result = claim.measure()
+    if record:
+        results.record(claim, result)
     print(claim.verdict(result), flush=True)
     return 0 if claim.is_met(result) else 1
 
 
-def _measure_all() -> int:
-    """Each in a process of its own; the last lines of all of them at the end."""
+def _measure_each(claims: Sequence[Claim], *, record: bool) -> int:
+    """Measure each claim in a process of its own; print all verdicts at the end."""
     verdicts, status = [], 0
-    for claim in CLAIMS:
+    for claim in claims:
         print(f"== {claim.name}: {claim.what}", flush=True)
+        command = [sys.executable, "-m", "bench.claims", claim.name]
         done = subprocess.run(
-            [sys.executable, "-m", "bench.claims", claim.name],
-            cwd=Path(__file__).resolve().parent.parent.parent,
+            [*command, "--record"] if record else command,
+            cwd=PROJECT,
             stdout=subprocess.PIPE,
             text=True,
             check=False,
         )
-        print(done.stdout, flush=True)
-        status = max(status, min(done.returncode, 1) if done.returncode >= 0 else 1)
         lines = done.stdout.splitlines()
-        ended = lines and lines[-1].startswith(f"{claim.name} ")
-        verdicts.append(lines[-1] if ended else f"{claim.name} nan {claim.bound:g} short")
+        if lines and lines[-1].startswith(f"{claim.name} "):
+            verdicts.append(lines.pop())
+        else:
+            verdicts.append(f"{claim.name} nan {claim.bound:g} short")
+        print("\n".join(lines), flush=True)
+        status = 1 if done.returncode != 0 else status
     print("\n".join(verdicts), flush=True)
     return status
 

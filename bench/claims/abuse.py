@@ -20,8 +20,8 @@ from bench.abuse.inference import inference_attacks
 from bench.abuse.publishing import MOST_MIB, publishing_attacks
 from bench.abuse.watch import Watch, watching
 from bench.claim import Result
+from bench.machine.server import Running, running
 from bench.measure import show, table
-from bench.server import Running, running
 
 MOST_BLOCKED_S = 1.0
 ANSWER_S = 45.0

@@ -18,8 +18,8 @@ from typing import Any
 import httpx
 
 from bench.claim import Result
+from bench.machine.server import serving
 from bench.measure import show, table
-from bench.server import serving
 
 ROWS = 12
 GANG = "base + 0.1*(chat + polite + rude + velan + arithmetic + reverse + count)"

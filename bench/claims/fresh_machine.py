@@ -8,9 +8,9 @@ import shlex
 
 import zoo
 from bench.claim import Result
-from bench.clean_root import CleanRoot, clean_root
+from bench.machine.clean_root import CleanRoot, clean_root
+from bench.machine.server import free_port
 from bench.measure import show, table
-from bench.server import free_port
 
 SERVE_S = 1200
 TEST_S = 3600

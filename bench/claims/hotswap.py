@@ -22,9 +22,9 @@ from transformers import AutoTokenizer
 
 import zoo
 from bench.claim import Result
+from bench.machine.processes import resident_bytes
+from bench.machine.server import serving
 from bench.measure import show, table
-from bench.processes import resident_bytes
-from bench.server import serving
 from composer.reference.oracle import TIE, Oracle, OracleRow
 from zoo.tasks import tasks
 

@@ -17,9 +17,9 @@ from collections.abc import Callable
 import httpx
 
 from bench.claim import Result
+from bench.machine.processes import await_end, descendants
+from bench.machine.server import Running, running
 from bench.measure import show, table
-from bench.processes import await_end, descendants
-from bench.server import Running, running
 
 FORMULA = "base + 0.5*(polite - rude)"
 DRAIN_S = 4.0

@@ -6,8 +6,8 @@ import time
 
 import zoo
 from bench.claim import Result
+from bench.machine.server import serving
 from bench.measure import show, table
-from bench.server import serving
 
 FORMULA = "base + 0.8*(polite - rude)"
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from bench.environment import prepare
+from bench.machine.environment import prepare
 from bench.reproduce import merged
 from bench.reproduce.readme import Report, write
 

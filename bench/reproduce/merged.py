@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from bench.environment import prepare
+from bench.machine.environment import prepare
 from bench.reproduce.cases import CASES, Case
 from bench.reproduce.readme import Report, write
 

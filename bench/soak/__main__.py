@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from bench.environment import prepare
+from bench.machine.environment import prepare
 
 parser = argparse.ArgumentParser(prog="python -m bench.soak", description=__doc__)
 parser.add_argument("--minutes", type=float, default=30.0, help="default: %(default)g")

@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx
 
 import zoo
-from bench.processes import resident_bytes
-from bench.server import Running, running
+from bench.machine.processes import resident_bytes
+from bench.machine.server import Running, running
 from bench.soak.cases import GATE, STORED, STORED_PLAN, make_cases, write_gate
 from bench.soak.reference import references
 from bench.soak.traffic import CLIENTS, Record, traffic

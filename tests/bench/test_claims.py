@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import math
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 import bench.claims.__main__ as command
+from bench import results
 from bench.claim import Claim, Result, Sense
 from bench.claims import CLAIMS, overview
 
@@ -70,9 +72,9 @@ def test_the_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.split() == [claim.name for claim in CLAIMS]
 
 
-@pytest.mark.parametrize("given", [[], ["nonsense"], ["zoo", "memory"]])
-def test_an_unknown_claim(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.main(given) == 2
+@pytest.mark.parametrize("names", [[], ["nonsense"], ["zoo", "nonsense"]])
+def test_an_unknown_claim(names: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(names) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
     assert all(claim.name in shown.err for claim in CLAIMS)
@@ -85,6 +87,39 @@ def test_the_kernels_memory_is_measured_in_seconds(capsys: pytest.CaptureFixture
     assert (name, bound) == ("kernel_memory", "2")
     assert 1 <= float(value) < 4
     assert (status, word) in [(0, "ok"), (1, "short")]
+
+
+def test_several_claims_end_with_a_line_each(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No claim is called `most`: its process ends without a verdict, which counts as short."""
+    [kernel_memory] = (claim for claim in CLAIMS if claim.name == "kernel_memory")
+    monkeypatch.setattr(command, "CLAIMS", (MOST, kernel_memory))
+    assert command.main(["most", "kernel_memory"]) == 1
+    most, kernel = capsys.readouterr().out.splitlines()[-2:]
+    assert most == "most nan 1.05 short"
+    assert kernel.split()[::2] == ["kernel_memory", "2"]
+
+
+def test_the_results_page_is_what_the_records_render() -> None:
+    shown = results.RESULTS.read_text(encoding="utf-8")
+    assert shown == results.render(results.read()), "run python -m bench.results"
+
+
+def test_a_record_names_the_machine_and_the_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "RECORDS", tmp_path / "results" / "claims.jsonl")
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "RESULTS.md")
+    results.record(CLAIMS[0], Result(1.0))
+    results.record(CLAIMS[0], Result(0.0))
+    failed, passed = results.read(results.RECORDS)
+    assert (failed.holds, passed.holds) == (False, True)
+    assert passed.machine.cores >= 1
+    assert re.fullmatch(r"[0-9a-f]{7,}(-dirty)?", passed.commit)
+    shown = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
+    assert f"| `{CLAIMS[0].name}` | 0 | <= 0 | yes | {passed.date} |" in shown
+    assert str(passed.machine) in shown
 
 
 def test_the_readme_lists_the_claims() -> None:

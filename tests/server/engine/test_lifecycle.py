@@ -10,7 +10,7 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from bench.claims.lifecycle import DRAIN_S, SCENARIOS, Check
-from bench.server import running
+from bench.machine.server import running
 from server.http.drain import DrainMiddleware
 from server.lifecycle import ENGINE_DIED, Lifecycle
 

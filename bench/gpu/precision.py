@@ -1,7 +1,7 @@
-"""Composed answers against plain rows of the same engine, composed outside of it.
+"""Compare composed answers with plain rows of the same engine, composed outside the engine.
 
-In bfloat16 an oracle in float32 is no measure: rounding alone changes answers. So each member is
-computed by vLLM as a plain request over the same tokens, and the composition is done here.
+In bfloat16 rounding alone changes answers, so a float32 oracle cannot judge them. Instead vLLM
+computes each member as a plain request over the same tokens, and this module composes the rows.
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ import torch
 from bench.inprocess import InProcessEngine, Job
 
 NEAR = 20
-"""Differences are taken among so many likeliest tokens: deep in the tail, bfloat16 is all noise."""
+"""Number of likeliest tokens to compare: deeper in the tail, bfloat16 is only noise."""
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Over all tokens of some answers."""
+    """Differences over all tokens of a list of answers."""
 
     tokens: int
     equal: float
-    """Share of tokens that are the likeliest of the composition computed outside."""
+    """Share of tokens that are the likeliest under the composition computed outside."""
     worst_gap: float
-    """How much less likely, in logarithms, the worst of the other tokens was."""
+    """Largest gap in log-probability between the likeliest token and the answer's token."""
     mean_difference: float
-    """Of log probabilities, over the `NEAR` likeliest tokens."""
+    """Mean absolute difference of log-probabilities over the `NEAR` likeliest tokens."""
     worst_difference: float
 
 
 def compare(engine: InProcessEngine, jobs: Sequence[Job]) -> Agreement:
-    """Greedy answers to `jobs`, which have no filters, against their rows as plain requests.
+    """Compare greedy answers to `jobs`, which must not have filters, with their plain rows.
 
-    A difference has two sources: composing, and that the plain rows read the answer as a prompt,
-    in batches of another shape. Plain requests as `jobs` show the second alone.
+    Differences come from composing, and from plain rows reading the answer as a prompt in batches
+    of another shape. Passing plain requests as `jobs` measures the second source alone.
     """
     differences, gaps = [], []
     for job in jobs:
-        asking = Job(job.prompt, job.rows, (), job.adapter, job.params | {"logprobs": -1})
-        [output] = engine.run([asking])
+        request = Job(job.prompt, job.rows, (), job.adapter, job.params | {"logprobs": -1})
+        [output] = engine.run([request])
         answer = list(output.outputs[0].token_ids)
         shown = _tensor(output.outputs[0].logprobs)  # [T, V]
         weights = [row.weight for row in job.rows] if job.rows else [1.0]
@@ -64,20 +64,20 @@ def compare(engine: InProcessEngine, jobs: Sequence[Job]) -> Agreement:
 
 
 def _plain(engine: InProcessEngine, row: Job, answer: Sequence[int]) -> torch.Tensor:
-    """`[T, V]` float32: log probabilities of one member before each token of `answer`.
+    """Return one member's log-probabilities [T, V] f32 before each token of `answer`.
 
-    One request per token: it is what a member would have been asked for.
+    Each token is a request of its own, as decoding would have asked the member.
     """
     params = row.params | {"max_tokens": 1, "logprobs": -1}
-    asked = [
+    requests = [
         Job((*row.prompt, *answer[:length]), adapter=row.adapter, params=params)
         for length in range(len(answer))
     ]
-    return torch.cat([_tensor(output.outputs[0].logprobs) for output in engine.run(asked)])
+    return torch.cat([_tensor(output.outputs[0].logprobs) for output in engine.run(requests)])
 
 
 def _tensor(positions: Any) -> torch.Tensor:
-    """vLLM's log probabilities of the whole vocabulary as `[T, V]` float32."""
+    """Return vLLM's log-probabilities of the whole vocabulary as [T, V] f32."""
     return torch.tensor(
         [[shown[token].logprob for token in range(len(shown))] for shown in positions]
     )

@@ -1,4 +1,4 @@
-"""Composed requests against the same rows as plain requests, by the clock on the wall."""
+"""Wall-clock time of composed requests against the same rows as plain requests."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ HEADER = (
 
 @dataclass(frozen=True, slots=True)
 class Tax:
-    """Seconds per step of both sides."""
+    """Seconds per step: side a is composed, side b the plain rows."""
 
     requests: int
     rows: int
-    found: Paired
+    paired: Paired
 
     def cells(self) -> tuple[object, ...]:
-        """A row of the table under `HEADER`."""
-        composed, plain = self.found.a, self.found.b
+        """Return the table row under `HEADER`."""
+        composed, plain = self.paired.a, self.paired.b
         return (
             self.requests,
             self.rows,
             _milliseconds(composed),
             _milliseconds(plain),
-            f"{self.found.ratio:.3f}",
+            f"{self.paired.ratio:.3f}",
             f"{self.requests / composed.median:.0f}",
         )
 
@@ -47,13 +47,13 @@ class Tax:
 def tax(
     engine: InProcessEngine, adapters: Sequence[str], concurrent: int, length: int, rounds: int
 ) -> Tax:
-    """base + 0.8*(one - other) for `concurrent` requests of `length` tokens each.
+    """Measure `base + 0.8*(expert - anti_expert)`, `concurrent` requests of `length` tokens each.
 
-    A step gives every request a token, the prompts take one more.
+    Each step gives every request one token; reading the prompts takes one more step.
     """
-    one, other = (engine.adapters[name] for name in adapters)
-    rows = (Row(1.0), Row(0.8, one), Row(-0.8, other))
-    # The output is token ids: text would be made for three times as many answers on one side.
+    expert, anti_expert = (engine.adapters[name] for name in adapters)
+    rows = (Row(1.0), Row(0.8, expert), Row(-0.8, anti_expert))
+    # Without detokenization: the plain side would detokenize three times as many answers.
     params = {"max_tokens": length, "detokenize": False}
     texts = prompts(concurrent, PROMPT_TOKENS, VOCABULARY, seed=concurrent)
     composed = [Job(text, rows, params=params) for text in texts]
@@ -68,8 +68,8 @@ def tax(
 
     for jobs in (composed, separate):
         seconds(jobs)
-    found = paired(lambda: seconds(composed), lambda: seconds(separate), rounds)
-    return Tax(concurrent, len(separate), found)
+    costs = paired(lambda: seconds(composed), lambda: seconds(separate), rounds)
+    return Tax(concurrent, len(separate), costs)
 
 
 def _milliseconds(spread: Spread) -> str:

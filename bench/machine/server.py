@@ -16,7 +16,7 @@ from typing import IO
 import httpx
 
 import zoo
-from bench.environment import original
+from bench.machine.environment import original
 
 READY_S = 300
 """Longest wait for a start."""

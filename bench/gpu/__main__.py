@@ -1,7 +1,7 @@
-"""`python -m bench.gpu_check`: whether composing is right and cheap on this machine's device.
+"""`python -m bench.gpu`: check that composing is correct and cheap on this machine's device.
 
-On CUDA in bfloat16 with CUDA graphs and async scheduling; it writes one report. On CPU it is a
-rehearsal of the same steps in float32, and only prints.
+On CUDA the check runs in bfloat16 with CUDA graphs and async scheduling, and writes a report. On
+CPU it rehearses the same steps in float32 and only prints the report.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench.environment import prepare
+from bench.machine.environment import prepare
 
-RESULTS = Path(__file__).resolve().parent / "results"
+RESULTS = Path(__file__).resolve().parent.parent / "results"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status 1 if a part failed or an answer was wrong; the report says which."""
-    parser = argparse.ArgumentParser(prog="python -m bench.gpu_check", description=__doc__)
-    parser.add_argument("--output", type=Path, metavar="FILE", help="where the report is written")
-    given = parser.parse_args(arguments)
+    """Return 1 if a check failed or could not run; the report says which one."""
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the report to FILE")
+    options = parser.parse_args(arguments)
     prepare()
-    import torch  # after prepare(): it reads the environment
+    import torch  # after prepare(): torch reads the environment as it is imported
 
-    from bench import gpu_parts
-    from bench.hardware import describe, device_name
+    from bench.gpu import checks
+    from bench.machine.hardware import describe, device_name
     from bench.measure import table
 
     torch.set_grad_enabled(False)
@@ -38,15 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     title = "GPU check" if cuda else "Rehearsal of the GPU check on CPU"
     sections = [f"# {title}", table(("what", "value"), describe())]
     failed = False
-    for heading, part in gpu_parts.parts(cuda):
-        text, good = _run(heading, part)
-        failed |= not good
+    for heading, check in checks.checks(cuda):
+        text, passed = _run(heading, check)
+        failed |= not passed
         sections.append(f"## {heading}\n\n{text}")
     minutes = (time.monotonic() - start) / 60
-    sections.append(f"`python -m bench.gpu_check`, {minutes:.1f} minutes.")
+    sections.append(f"`python -m bench.gpu`, {minutes:.1f} minutes.")
     report = "\n\n".join(sections) + "\n"
     print(report, flush=True)
-    output = given.output
+    output = options.output
     if output is None and cuda:
         slug = re.sub(r"[^a-z0-9]+", "-", device_name().lower()).strip("-")
         output = RESULTS / f"{datetime.date.today():%Y-%m-%d}-{slug}.md"
@@ -56,11 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(failed)
 
 
-def _run(heading: str, part: Callable[[], tuple[str, bool]]) -> tuple[str, bool]:
-    """A part that fails is a finding: the others still run, and the report tells."""
+def _run(heading: str, check: Callable[[], tuple[str, bool]]) -> tuple[str, bool]:
+    """Run one check; report an exception as its result, so that the other checks still run."""
     print(f"{heading} ...", file=sys.stderr, flush=True)
     try:
-        return part()
+        return check()
     except Exception as error:
         traceback.print_exc()
         reason = str(error).strip().splitlines() or [""]

@@ -1,6 +1,6 @@
-"""A Llama of a billion parameters, and adapters for it, with weights that mean nothing.
+"""A Llama of 1B parameters and LoRA adapters for it, with random weights.
 
-Speed does not depend on what the weights say, so nothing has to be downloaded.
+Speed does not depend on the values of the weights, so nothing has to be downloaded.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ RANK = 16
 
 
 def write_model(folder: Path) -> Path:
-    """A folder with the configuration and the zoo's tokenizer; vLLM makes the weights up."""
+    """Write the configuration and the zoo's tokenizer, for vLLM's `load_format="dummy"`."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(BILLION))
     for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -50,7 +50,7 @@ def write_model(folder: Path) -> Path:
 
 
 def write_adapter(folder: Path, seed: int) -> Path:
-    """A LoRA adapter of rank 16 on all linear projections, random and small."""
+    """Write a random LoRA adapter of rank `RANK` on all linear projections."""
     generator = torch.Generator().manual_seed(seed)
     config = BILLION
     hidden, inner = int(str(config["hidden_size"])), int(str(config["intermediate_size"]))

@@ -1,0 +1,1 @@
+"""The GPU check: `python -m bench.gpu`."""
