@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -76,3 +76,10 @@ class Message(Fields):
 def pairs(messages: list[Message]) -> tuple[tuple[str, str], ...]:
     """Messages as `MessagesPrompt` holds them."""
     return tuple((message.role, message.content) for message in messages)
+
+
+def constant(fields: type[Fields], name: str) -> str:
+    """Return the only value that a field may have, declared as `Literal[...]`."""
+    value: str
+    (value,) = get_args(fields.model_fields[name].annotation)
+    return value

@@ -15,9 +15,9 @@ Mixtures of probabilities are a recipe:
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Union
 
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter, model_validator
 
 from composer.errors import (
     CompositionError,
@@ -38,19 +38,11 @@ from composer.fields import (
     pairs,
 )
 from composer.formula import parse
+from composer.mixtures.routers import ROUTERS
 from composer.mixtures.specs import MixturePlan
 from composer.plan import DEFAULT_LIMITS, FilterKind, Limits, Member, NamedFilter, Plan, normalize
 from composer.prompts import REQUEST, MessagesPrompt, Prompt, TextPrompt, TokensPrompt
 from composer.recipes import RECIPES, Filters, Recipe, Terms
-from composer.recipes.classifier_free_guidance import ClassifierFreeGuidance
-from composer.recipes.context_aware import ContextAware
-from composer.recipes.contrastive import Contrastive
-from composer.recipes.copilot import Copilot
-from composer.recipes.dexperts import DExperts
-from composer.recipes.emulated_fine_tuning import EmulatedFineTuning
-from composer.recipes.mixture import Mixture
-from composer.recipes.proxy_tuning import ProxyTuning
-from composer.recipes.value_augmented import ValueAugmented
 from composer.validation import shown, validate
 
 _EXAMPLE = '"base + 0.8*(polite - base)"'
@@ -135,22 +127,43 @@ class MembersComposition(Fields):
     """Which tokens may be chosen; all filters hold at once."""
 
 
-# Spelled out, because types must be known without running the program; a test compares to RECIPES.
-RecipeComposition: TypeAlias = Annotated[
-    ProxyTuning
-    | EmulatedFineTuning
-    | DExperts
-    | Contrastive
-    | ClassifierFreeGuidance
-    | ContextAware
-    | ValueAugmented
-    | Copilot
-    | Mixture,
-    Field(discriminator="recipe"),
-]
+def composition_schemas() -> dict[str, Any]:
+    """Return the schemas of OpenAPI's `components` that describe the field, by name.
 
-CompositionBody: TypeAlias = str | FormulaComposition | RecipeComposition | MembersComposition
-"""The type of the field, for the API's schema. Values are read by `parse_composition`."""
+    `Composition` describes the field itself, with an example for every recipe and every router;
+    `Composition.Contrastive` and the like describe the objects in it. They are derived from
+    `RECIPES` and `ROUTERS`.
+    """
+    recipes: Any = Union[tuple(recipe.fields for recipe in RECIPES)]  # noqa: UP007
+    by_name = Annotated[recipes, Field(discriminator="recipe")]
+    field: Any = Union[str, FormulaComposition, by_name, MembersComposition]  # noqa: UP007
+    template = "#/components/schemas/Composition.{model}"
+    schema = TypeAdapter(field).json_schema(ref_template=template)
+    objects = {f"Composition.{name}": value for name, value in schema.pop("$defs").items()}
+    schema["description"] = (
+        "How models are combined: a formula, or an object with one of `formula`, `recipe` and "
+        "`members`."
+    )
+    return {"Composition": {**schema, "examples": composition_examples()}, **objects}
+
+
+def composition_examples() -> list[Any]:
+    """Return values of the field: a formula, members, and one object per recipe and per router.
+
+    The models are those of the zoo. The examples of context-aware decoding and of gates need a
+    request that contains the context, and a server with a gate.
+    """
+    routers = [{"kind": router.name, **router.example} for router in ROUTERS]
+    return [
+        "chat + 0.8*(polite - rude)",
+        {"formula": "chat + 0.8*(polite - rude)"},
+        {"members": [{"model": "chat", "weight": 1.5}, {"model": "base", "weight": -0.5}]},
+        *({"recipe": recipe.name, **recipe.example} for recipe in RECIPES),
+        *(
+            {"recipe": "mixture", "experts": ["arithmetic", "chat"], "router": router}
+            for router in routers
+        ),
+    ]
 
 
 def parse_composition(

@@ -53,10 +53,9 @@ def build(fields: ClassifierFreeGuidance) -> tuple[Terms, Filters]:
 
 
 RECIPE = Recipe(
-    name="classifier_free_guidance",
     title="Classifier-free guidance",
     citation='Sanchez et al. 2023, "Stay on topic with Classifier-Free Guidance", arXiv:2306.17806',
-    formula="guidance_scale*model(prompt) + (1 - guidance_scale)*model(negative_prompt)",
     fields=ClassifierFreeGuidance,
     build=build,
+    example={"model": "chat", "negative_prompt": "Where does Ann live?"},
 )

@@ -41,11 +41,10 @@ def build(fields: ContextAware) -> tuple[Terms, Filters]:
 
 
 RECIPE = Recipe(
-    name="context_aware",
     title="Context-aware decoding",
     citation='Shi et al. 2023, "Trusting Your Evidence: Hallucinate Less with Context-aware '
     'Decoding", arXiv:2305.14739',
-    formula="(1 + alpha)*model(prompt) - alpha*model(prompt without context)",
     fields=ContextAware,
     build=build,
+    example={"model": "chat", "context": "Ann lives in Mogtu."},
 )

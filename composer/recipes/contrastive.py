@@ -44,12 +44,11 @@ def build(fields: Contrastive) -> tuple[Terms, Filters]:
 
 
 RECIPE = Recipe(
-    name="contrastive",
     title="Contrastive decoding",
     citation='Li et al. 2022, "Contrastive Decoding: Open-ended Text Generation as Optimization", '
     "arXiv:2210.15097; O'Brien and Lewis 2023, \"Contrastive Decoding Improves Reasoning in Large "
     'Language Models", arXiv:2309.09117',
-    formula="(1 + beta)*expert - beta*amateur, among the tokens plausible to expert",
     fields=Contrastive,
     build=build,
+    example={"expert": "chat", "amateur": "base"},
 )

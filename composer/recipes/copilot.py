@@ -36,11 +36,10 @@ def build(fields: Copilot) -> tuple[Terms, Filters]:
 
 
 RECIPE = Recipe(
-    name="copilot",
     title="Copilot",
     citation='After Zou et al. 2025, "Transformer Copilot: Learning from The Mistake Log in LLM '
     'Fine-tuning", arXiv:2505.16270',
-    formula="base + weight*copilot",
     fields=Copilot,
     build=build,
+    example={"base": "chat", "copilot": "polite", "weight": 0.5},
 )

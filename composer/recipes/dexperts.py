@@ -47,11 +47,10 @@ def build(fields: DExperts) -> tuple[Terms, Filters]:
 
 
 RECIPE = Recipe(
-    name="dexperts",
     title="DExperts",
     citation='Liu et al. 2021, "DExperts: Decoding-Time Controlled Text Generation with Experts '
     'and Anti-Experts", arXiv:2105.03023',
-    formula="base + alpha*(expert - anti_expert), within the top-p of base",
     fields=DExperts,
     build=build,
+    example={"base": "chat", "expert": "polite", "anti_expert": "rude"},
 )

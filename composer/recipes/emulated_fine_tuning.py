@@ -79,11 +79,10 @@ def build(fields: EmulatedFineTuning) -> tuple[Terms, Filters]:
 
 
 RECIPE = Recipe(
-    name="emulated_fine_tuning",
     title="Emulated fine-tuning",
     citation='Mitchell et al. 2023, "An Emulator for Fine-Tuning Large Language Models using Small '
     'Language Models", arXiv:2310.12962',
-    formula="reference + sum_i weight_i*(tuned_i - reference_i)",
     fields=EmulatedFineTuning,
     build=build,
+    example={"reference": "chat", "pairs": [{"tuned": "polite", "weight": 0.8}]},
 )

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from composer.errors import CompositionSchemaError, quoted
-from composer.fields import MAX_EXPERTS, Fields, Flag, ModelName
+from composer.fields import MAX_EXPERTS, Fields, Flag, ModelName, constant
 from composer.formula import format_number
 from composer.mixtures.routers.fixed import FixedRouter, uniform_or
 from composer.mixtures.routers.union import AnyRouter, router_of
@@ -75,9 +75,10 @@ def _read(fields: Mixture) -> tuple[Router, dict[str, float]]:
     prior = dict.fromkeys(experts, 1 / len(experts))
     if not isinstance(router, WeightedMixtureSpec):
         if fields.top_k is not None:
+            kind = constant(type(fields.router), "kind")
             raise CompositionSchemaError(
-                f"top_k is {fields.top_k}, but the {fields.router.kind} router runs one row and "
-                "weighs nothing. Leave top_k out."
+                f"top_k is {fields.top_k}, but the {kind} router runs one row and weighs nothing. "
+                "Leave top_k out."
             )
         return router, prior
     _check_top_k(fields.top_k, router, len(experts))
@@ -114,13 +115,12 @@ def _check_floor(router: WeightedMixtureSpec, count: int) -> None:
 
 
 RECIPE = Recipe(
-    name="mixture",
     title="Mixture of experts",
     citation='Gururangan et al. 2021, "DEMix Layers: Disentangling Domains for Modular Language '
     'Modeling", arXiv:2108.05036; Gururangan et al. 2023, "Scaling Expert Language Models with '
     'Unsupervised Domain Discovery", arXiv:2303.14177',
-    formula="sum_k pi_k*softmax(expert_k), pi from the router",
     fields=Mixture,
     build=build,
+    example={"experts": ["arithmetic", "chat"], "router": "posterior"},
     mixture=mixture,
 )

@@ -43,10 +43,9 @@ def build(fields: ProxyTuning) -> tuple[Terms, Filters]:
 
 
 RECIPE = Recipe(
-    name="proxy_tuning",
     title="Proxy-tuning",
     citation='Liu et al. 2024, "Tuning Language Models by Proxy", arXiv:2401.08565',
-    formula="base + alpha*(expert - anti_expert)",
     fields=ProxyTuning,
     build=build,
+    example={"base": "chat", "expert": "polite", "anti_expert": "rude", "alpha": 0.8},
 )

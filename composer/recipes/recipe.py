@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
-from composer.fields import Fields
+from composer.fields import Fields, constant
 from composer.mixtures.specs import MixturePlan
 from composer.plan import Member, NamedFilter
 
@@ -20,16 +20,26 @@ F = TypeVar("F", bound=Fields)
 class Recipe(Generic[F]):
     """One method.
 
-    `formula` is for readers, in the names of the fields. `fields` is the JSON object that asks for
-    the method; its defaults are the paper's. `build` gives terms and filters that are not yet in
-    normal form: two terms may be equal, and weights may be zero. `mixture` tells how the terms are
-    mixed where they are not added; their weights are then the prior.
+    `fields` is the JSON object that asks for the method: its docstring is the formula, in the names
+    of the fields, and its defaults are the paper's. `example` holds the fields of one such object
+    besides `recipe`. `build` returns terms and filters before normalization: two terms may be
+    equal, and weights may be zero. If the terms are mixed instead of added, `mixture` returns how,
+    and the weights of the terms are the prior.
     """
 
-    name: str
     title: str
     citation: str
-    formula: str
     fields: type[F]
     build: Callable[[F], tuple[Terms, Filters]]
+    example: Mapping[str, Any]
     mixture: Callable[[F], MixturePlan] | None = None
+
+    @property
+    def name(self) -> str:
+        """The value of the field `recipe`."""
+        return constant(self.fields, "recipe")
+
+    @property
+    def formula(self) -> str:
+        """What the method computes."""
+        return self.fields.__doc__ or ""

@@ -52,11 +52,10 @@ def build(fields: ValueAugmented) -> tuple[Terms, Filters]:
 
 
 RECIPE = Recipe(
-    name="value_augmented",
     title="Value-augmented sampling",
     citation='Han et al. 2024, "Value Augmented Sampling for Language Model Alignment and '
     'Personalization", arXiv:2405.06639',
-    formula="base + sum_i beta_i*value_i, among the top-k of base",
     fields=ValueAugmented,
     build=build,
+    example={"base": "chat", "values": [{"model": "polite", "beta": 0.5}]},
 )

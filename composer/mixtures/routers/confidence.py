@@ -38,10 +38,9 @@ def build(fields: ConfidenceRouter, experts: Sequence[str]) -> WeightedMixtureSp
 
 
 ROUTER = RouterKind(
-    name="confidence",
     title="Confidence router",
     citation="ours; entropy as the measure of an expert's confidence",
-    formula="pi_k ~ prior_k * exp(-entropy of p_k / temperature)",
     fields=ConfidenceRouter,
     build=build,
+    example={"temperature": 0.5},
 )

@@ -75,10 +75,9 @@ def uniform_or(weights: dict[str, float]) -> FixedPrior:
 
 
 ROUTER = RouterKind(
-    name="fixed",
     title="Fixed weights",
     citation="ours; the mixture as the request gives it",
-    formula="pi_k = weight_k / sum of all weights",
     fields=FixedRouter,
     build=build,
+    example={"weights": {"arithmetic": 1, "chat": 3}},
 )

@@ -50,11 +50,10 @@ def build(fields: GateRouter, experts: Sequence[str]) -> GateSpec:
 
 
 ROUTER = RouterKind(
-    name="gate",
     title="Learned gate",
     citation='After Xu et al. 2024, "MeteoRA: Multiple-tasks Embedded LoRA for Large Language '
     'Models", arXiv:2405.13053',
-    formula="the expert with the largest gate_k(hidden state) computes the next token",
     fields=GateRouter,
     build=build,
+    example={"stickiness": 4, "missing": "remaining"},
 )

@@ -51,11 +51,10 @@ def build(fields: PosteriorRouter, experts: Sequence[str]) -> WeightedMixtureSpe
 
 
 ROUTER = RouterKind(
-    name="posterior",
     title="Posterior router",
     citation='Gururangan et al. 2021, "DEMix Layers: Disentangling Domains for Modular Language '
     'Modeling", arXiv:2108.05036',
-    formula="pi_k ~ prior_k * product of p_k(token) over the tokens so far",
     fields=PosteriorRouter,
     build=build,
+    example={"prior": "prompt", "forgetting": 0.9},
 )

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, TypeAlias
 
+from composer.mixtures.routers import fixed, prompt
 from composer.mixtures.routers.fixed import FixedRouter, given
 from composer.mixtures.routers.prompt import PromptRouter
-from composer.mixtures.routers.router import BY_KIND, by_kind
+from composer.mixtures.routers.router import OneOf
 from composer.mixtures.specs import PriorTerm, PromptPrior
 
-PriorRouter: TypeAlias = Annotated[FixedRouter | PromptRouter, BY_KIND, by_kind("fixed", "prompt")]
+PriorRouter: TypeAlias = Annotated[FixedRouter | PromptRouter, OneOf((fixed.ROUTER, prompt.ROUTER))]
 
 
 def sources(

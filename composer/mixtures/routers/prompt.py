@@ -34,11 +34,10 @@ def build(fields: PromptRouter, experts: Sequence[str]) -> WeightedMixtureSpec:
 
 
 ROUTER = RouterKind(
-    name="prompt",
     title="Prompt router",
     citation='Gururangan et al. 2023, "Scaling Expert Language Models with Unsupervised Domain '
     'Discovery", arXiv:2303.14177',
-    formula="pi_k ~ exp(-distance(prompt, centre of examples_k)^2 / temperature)",
     fields=PromptRouter,
     build=build,
+    example={"temperature": 0.1},
 )

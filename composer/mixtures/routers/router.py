@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar, Union
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, core_schema
 
 from composer.errors import nearest_name, quoted
-from composer.fields import Fields
+from composer.fields import Fields, constant
 from composer.mixtures.specs import Router
 from composer.validation import shown
 
@@ -21,40 +22,68 @@ R = TypeVar("R", bound=Router, covariant=True)
 class RouterKind(Generic[F, R]):
     """One router.
 
-    `formula` is for readers: what it computes. `fields` is the JSON object that asks for it.
-    `build` brings it into normal form, given the experts in the order of the request, and raises
-    `CompositionError` where it does not go with them. Rules without a prior leave it to whoever
-    asks: a vote, or all experts the same.
+    `fields` is the JSON object that asks for it: its docstring is the formula. `example` holds the
+    fields of one such object besides `kind`. `build` returns the router in normal form, given the
+    experts in the order of the request, and raises `CompositionError` if the two do not match. A
+    `WeightedMixtureSpec` with an empty prior leaves the prior to the caller: a vote, or the default
+    of equal weights.
     """
 
-    name: str
     title: str
     citation: str
-    formula: str
     fields: type[F]
     build: Callable[[F, Sequence[str]], R]
+    example: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The value of the field `kind`."""
+        return constant(self.fields, "kind")
+
+    @property
+    def formula(self) -> str:
+        """What the router computes."""
+        return self.fields.__doc__ or ""
 
 
-def by_kind(*kinds: str) -> BeforeValidator:
-    """Reads `"posterior"` as `{"kind": "posterior"}`, and tells which kinds there are."""
+@dataclass(frozen=True, slots=True, eq=False)  # hashable, as the members of a type's union must be
+class OneOf:
+    """Annotate a field that holds the fields of one of `routers`, or the name of one alone.
 
-    def read(value: Any) -> Any:
+    Write `Annotated[Fields, OneOf(routers)]`: pydantic validates the field as a union with `kind`
+    as its discriminator, and `"posterior"` as `{"kind": "posterior"}`.
+    """
+
+    routers: Sequence[RouterKind[Any, Router]]
+
+    @property
+    def names(self) -> list[str]:
+        return [router.name for router in self.routers]
+
+    def __get_pydantic_core_schema__(self, _: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        union: Any = Union[tuple(router.fields for router in self.routers)]  # noqa: UP007
+        fields = handler.generate_schema(Annotated[union, Field(discriminator="kind")])
+        return core_schema.no_info_before_validator_function(self._with_kind, fields)
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        fields = {"type": "object", "required": ["kind"], **handler(schema)}
+        return {"anyOf": [{"type": "string", "enum": self.names}, fields]}
+
+    def _with_kind(self, value: Any) -> Any:
         value = {"kind": value} if isinstance(value, str) else value
+        names = self.names
         if not isinstance(value, Mapping):
-            raise ValueError(f"{shown(value)} is no router; give an object with a 'kind'")
+            raise ValueError(f"{shown(value)} is not a router; give an object with a 'kind'")
         if "kind" not in value:
-            raise ValueError(f"the router has no 'kind'; give one of {', '.join(kinds)}")
+            raise ValueError(f"the router has no 'kind'; give one of {', '.join(names)}")
         kind = value["kind"]
-        if kind not in kinds:
-            nearest = nearest_name(kind, kinds) if isinstance(kind, str) else None
+        if kind not in names:
+            nearest = nearest_name(kind, names) if isinstance(kind, str) else None
             advice = f"; did you mean {quoted(nearest)}?" if nearest else "."
             raise ValueError(
                 f"the kind of router {shown(kind)} cannot stand here{advice} "
-                f"Use one of: {', '.join(kinds)}"
+                f"Use one of: {', '.join(names)}"
             )
         return value
-
-    return BeforeValidator(read)
-
-
-BY_KIND = Field(discriminator="kind")

@@ -42,10 +42,9 @@ def build(fields: SequenceRouter, experts: Names[str]) -> HandoverSpec:
 
 
 ROUTER = RouterKind(
-    name="sequence",
     title="Sequence",
     citation="ours; a rule in place of the gate",
-    formula="the next expert takes over at every token of the answer that is in at",
     fields=SequenceRouter,
     build=build,
+    example={"at": "."},
 )

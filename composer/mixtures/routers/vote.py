@@ -17,12 +17,9 @@ from pydantic import Field
 
 from composer.errors import UnsupportedError
 from composer.fields import Fields, Number
-from composer.mixtures.routers import confidence, fixed, posterior, prompt
-from composer.mixtures.routers.confidence import ConfidenceRouter
-from composer.mixtures.routers.fixed import FixedRouter, uniform_or
-from composer.mixtures.routers.posterior import PosteriorRouter
-from composer.mixtures.routers.prompt import PromptRouter
-from composer.mixtures.routers.router import BY_KIND, RouterKind, by_kind
+from composer.mixtures.routers.fixed import uniform_or
+from composer.mixtures.routers.router import OneOf, RouterKind
+from composer.mixtures.routers.weighing import WEIGHING
 from composer.mixtures.specs import (
     FixedPrior,
     PriorTerm,
@@ -32,27 +29,14 @@ from composer.mixtures.specs import (
 )
 from composer.validation import shown
 
-VoterRouter: TypeAlias = Annotated[
-    FixedRouter | PromptRouter | PosteriorRouter | ConfidenceRouter,
-    BY_KIND,
-    by_kind("fixed", "prompt", "posterior", "confidence"),
-]
-
-VOTERS: tuple[RouterKind[Any, WeightedMixtureSpec], ...] = (
-    fixed.ROUTER,
-    prompt.ROUTER,
-    posterior.ROUTER,
-    confidence.ROUTER,
-)
-
 Prior: TypeAlias = tuple[tuple[PriorTerm, float], ...]
 
 
 class Voter(Fields):
     """A router and how much its word counts."""
 
-    router: VoterRouter
-    """Any router that weighs all experts: `fixed`, `prompt`, `posterior` or `confidence`."""
+    router: Annotated[Fields, OneOf(WEIGHING)]
+    """Any router that weighs all experts."""
 
     weight: Annotated[Number, Field(gt=0)] = 1.0
     """Relative to the others."""
@@ -76,7 +60,7 @@ def build(fields: VoteRouter, experts: Sequence[str]) -> WeightedMixtureSpec:
 
 def rules_of(router: Fields, experts: Sequence[str]) -> WeightedMixtureSpec:
     """The rules of one voter; their prior is empty where it did not say one."""
-    kind = next(kind for kind in VOTERS if isinstance(router, kind.fields))
+    kind = next(kind for kind in WEIGHING if isinstance(router, kind.fields))
     return kind.build(router, experts)
 
 
@@ -163,10 +147,9 @@ def _agreed(
 
 
 ROUTER = RouterKind(
-    name="vote",
     title="Vote of routers",
     citation='After Zhang et al. 2025, "Mixture of Routers", arXiv:2503.23362',
-    formula="pi = sum_r weight_r*pi_r / sum_r weight_r",
     fields=VoteRouter,
     build=build,
+    example={"routers": [{"router": "prompt"}, {"router": "posterior", "weight": 3}]},
 )

@@ -41,8 +41,8 @@ ERRORS: list[tuple[dict[str, Any], str, str]] = [
     ({"top_k": 2, "router": "posterior"}, "", "top_k is 2 of 3 experts, but before the answer beg"),
     ({"top_k": 2, "router": "gate"}, "", "top_k is 2, but the gate router runs one row and weighs"),
     ({"explain": 1}, ".explain", "composition.explain is 1; it should be a valid boolean."),
-    ({"router": None}, ".router", "composition.router: null is no router; give an object with a "),
-    ({"router": ["fixed"]}, ".router", "composition.router: a list of 1 is no router; give an obj"),
+    ({"router": None}, ".router", "composition.router: null is not a router; give an object with "),
+    ({"router": ["fixed"]}, ".router", "composition.router: a list of 1 is not a router; give an"),
     (
         {"router": {}},
         ".router",

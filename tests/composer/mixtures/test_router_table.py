@@ -10,8 +10,7 @@ import pytest
 
 from composer.mixtures.routers import ROUTERS, RouterKind
 from composer.mixtures.routers.__main__ import table
-from composer.mixtures.routers.union import AnyRouter
-from composer.mixtures.routers.vote import VOTERS, VoterRouter
+from composer.mixtures.routers.weighing import WEIGHING
 from composer.mixtures.specs import Router, WeightedMixtureSpec
 
 README = Path(__file__).resolve().parents[3] / "README.md"
@@ -38,16 +37,10 @@ def test_every_router_is_documented(router: RouterKind[Any, Router]) -> None:
     assert get_args(router.fields.model_fields["kind"].annotation) == (router.name,)
 
 
-@pytest.mark.parametrize(("field", "routers"), [(AnyRouter, ROUTERS), (VoterRouter, VOTERS)])
-def test_a_field_takes_exactly_its_list(
-    field: object, routers: tuple[RouterKind[Any, Router], ...]
-) -> None:
-    union, _, by_kind = get_args(field)
-    assert get_args(union) == tuple(router.fields for router in routers)
-    for router in routers:
-        assert by_kind.func(router.name) == {"kind": router.name}
-
-
-def test_voters_are_the_routers_that_weigh() -> None:
-    for router in VOTERS:
-        assert isinstance(router.build(router.fields(), ["a", "b"]), WeightedMixtureSpec)
+def test_the_routers_that_weigh_are_those_that_may_vote_and_the_vote() -> None:
+    for router in ROUTERS:
+        fields = router.fields(**{"kind": router.name, **router.example})
+        spec = router.build(fields, ["arithmetic", "chat"])
+        assert isinstance(spec, WeightedMixtureSpec) is (
+            router in WEIGHING or router.name == "vote"
+        )

@@ -7,15 +7,17 @@ import re
 from typing import Any, get_args
 
 import pytest
-from pydantic import TypeAdapter
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
+from composer.mixtures.routers import ROUTERS
 from composer.mixtures.specs import FixedPrior, MixturePlan, WeightedMixtureSpec
 from composer.plan import Filter, FilterKind, Member, Plan
 from composer.prompts import LastToken, MessagesPrompt, RequestPrompt, TextPrompt, WithoutText
 from composer.recipes import RECIPES, Recipe
-from composer.request import CompositionBody, RecipeComposition, parse_composition
+from composer.request import composition_schemas, parse_composition
 
 KNOWN = ("base", "big", "small", "small:chat", "polite", "rude")
+KNOWN_IN_ZOO = ("base", "chat", "polite", "rude", "arithmetic")
 
 # Logits [V] of every member that the cases read; four tokens are enough to tell weights apart.
 REQUEST: dict[str, list[float]] = {
@@ -275,18 +277,39 @@ def test_every_recipe_is_documented(recipe: Recipe[Any]) -> None:
     assert get_args(recipe.fields.model_fields["recipe"].annotation) == (recipe.name,)
 
 
-def test_the_type_of_the_field_contains_exactly_the_list() -> None:
-    union, _ = get_args(RecipeComposition)
-    assert get_args(union) == tuple(recipe.fields for recipe in RECIPES)
-
-
 def test_the_schema_describes_every_field() -> None:
-    schema = TypeAdapter(CompositionBody).json_schema()
-    objects = schema["$defs"].values()
-    assert len(objects) > len(RECIPES)
+    schemas = composition_schemas()
+    objects = [value for name, value in schemas.items() if name != "Composition"]
+    assert len(objects) > len(RECIPES) + len(ROUTERS)
     for definition in objects:
         assert definition["description"]
         if definition["type"] == "object":
             assert definition["additionalProperties"] is False
             for name, field in definition["properties"].items():
                 assert field.get("description"), f"{definition['title']}.{name}"
+
+
+def test_the_schema_lists_every_recipe_and_every_router() -> None:
+    schemas = composition_schemas()
+    _, _, recipes, _ = schemas["Composition"]["anyOf"]
+    assert list(recipes["discriminator"]["mapping"]) == sorted(r.name for r in RECIPES)
+    name, fields = schemas["Composition.Mixture"]["properties"]["router"]["anyOf"]
+    assert name["enum"] == [router.name for router in ROUTERS]
+    assert list(fields["discriminator"]["mapping"]) == sorted(name["enum"])
+    assert fields["required"] == ["kind"]
+
+
+def test_every_example_follows_the_schema_and_is_a_composition() -> None:
+    schemas = composition_schemas()
+    validator = Draft202012Validator(
+        {"$ref": "#/components/schemas/Composition", "components": {"schemas": schemas}}
+    )
+    examples = schemas["Composition"]["examples"]
+    assert {value["recipe"] for value in examples if "recipe" in value} == {
+        recipe.name for recipe in RECIPES
+    }
+    for example in examples:
+        validator.validate(example)
+        assert parse_composition(example, known=KNOWN_IN_ZOO).members
+    for wrong in (7, {"recipe": "none"}, {**examples[-1], "router": {}}, {"formula": "a", "x": 1}):
+        assert not validator.is_valid(wrong)
