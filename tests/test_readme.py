@@ -52,7 +52,11 @@ def test_setup_names_real_targets(block: Block) -> None:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """What `make serve` starts, but on a free port."""
     command = ["make", "--no-print-directory", "-n", "serve", "PORT=0"]
-    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    # `make test ARGS=…` hands its variables on to every make below it.
+    plain = {name: os.environ[name] for name in ("PATH", "HOME")}
+    shown = subprocess.run(
+        command, cwd=ROOT, env=plain, capture_output=True, text=True, check=True
+    ).stdout
     words = shlex.split(shown.replace("\\\n", " ").partition(" -m server ")[2])
     port = words.index("--port")
     arguments = words[:port] + words[port + 2 :]

@@ -318,7 +318,8 @@ def test_sources_that_are_not_allowed(
 ) -> None:
     shutil.copytree(root / "polite", tmp_path / "outside")
     for source in (str(tmp_path / "outside"), f"../{tmp_path.name}/outside", "/etc"):
-        assert source in error(admin.put("never", source), 400)
+        # An error text shows the beginning of a long value.
+        assert source[:60] in error(admin.put("never", source), 400)
     (root / "link").symlink_to(tmp_path / "outside")
     assert "link" in error(admin.put("never", "link"), 400)
     assert "allowed sources" in error(admin.put("never", "https://example.com/a.zip"), 400)
