@@ -24,7 +24,7 @@ from adapters.errors import (
 from adapters.fetch.archive import unpack
 from adapters.fetch.sources import SourceRules, fetch
 from adapters.files import CONFIG, WEIGHTS
-from adapters.generation import ALIAS, BASE, Generation, model_of
+from adapters.generation import ALIAS, Generation, model_of
 from adapters.inspection.inspect import inspect
 from adapters.inspection.model_shapes import ModelShapes
 from adapters.registry import Lease, Registry, Served
@@ -38,7 +38,6 @@ from adapters.store.version import Action, Version
 
 __all__ = [
     "ALIAS",
-    "BASE",
     "CONFIG",
     "EMPTY_PROFILE",
     "WEIGHTS",

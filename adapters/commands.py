@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from adapters.errors import MergeError
-from adapters.generation import ALIAS, BASE
+from adapters.generation import ALIAS
 from adapters.inspection import inspect as inspection
 from adapters.output import new_folder, print_fields, print_table, progress_bar
 from adapters.weight_space import patch as patching
+from composer.fields import BASE
 
 Action = Callable[[argparse.Namespace], None]
 

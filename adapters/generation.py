@@ -6,9 +6,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-BASE = "base"
-"""The name of the base model, which no adapter may take."""
-
 _NAME = r"[A-Za-z_][A-Za-z0-9_.-]{0,63}"
 
 ALIAS = re.compile(rf"(?:{_NAME}:)?{_NAME}")

@@ -17,7 +17,7 @@ from vllm.v1.engine.llm_engine import LLMEngine
 from vllm.v1.request import Request
 
 from composer.engine_plan import EnginePlan, LoadedAdapter, MixtureParameters, Row, Switch
-from composer.plan import Filter
+from composer.filters import Filter
 from composer.reference.oracle import OracleRow, Weights
 from composer.vllm.auxiliary.spec import Auxiliary
 from composer.vllm.execute.adapter_loader import still_loading

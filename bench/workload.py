@@ -17,7 +17,7 @@ import zoo
 from bench.inprocess import InProcessEngine, Job
 from bench.measure import Paired, cpu_seconds, paired, settle
 from composer.engine_plan import EnginePlan, LoadedAdapter, MixtureParameters, Row, Switch
-from composer.plan import Filter, FilterKind
+from composer.filters import Filter, FilterKind
 
 VOCABULARY = 1024  # of the zoo
 GATE_CLASSES = 4  # of the random gate

@@ -7,7 +7,9 @@ torch, are imported by name only.
 from __future__ import annotations
 
 from composer.errors import ComposerError, CompositionError, EngineFault
-from composer.plan import BASE, Filter, FilterKind, Limits, Member, Plan, normalize
+from composer.fields import BASE
+from composer.filters import Filter, FilterKind
+from composer.plan import Limits, Member, Plan, normalize
 from composer.recipes import RECIPES, Recipe
 from composer.request import parse_composition
 

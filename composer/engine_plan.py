@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from composer.plan import MOST_KEPT, Filter, FilterKind
+from composer.filters import MAX_TOP_K, Filter, FilterKind
 
 ENGINE_ARG = "composition"
 """Key of the JSON string in `SamplingParams.extra_args`."""
@@ -187,7 +187,7 @@ class EnginePlan:
         for f in self.filters:
             if not 0 <= f.member < len(self.rows):
                 raise ValueError(f"filter {f.kind} names row {f.member} of {len(self.rows)}")
-            if not 0 <= f.value <= MOST_KEPT:
+            if not 0 <= f.value <= MAX_TOP_K:
                 raise ValueError(f"filter {f.kind} has the value {f.value}")
         if len({(f.kind, f.member) for f in self.filters}) < len(self.filters):
             raise ValueError("a row has two filters of one kind; keep the stricter one")

@@ -16,6 +16,9 @@ UNKNOWN_FIELD = "unknown_field"
 Its context gives the position among the object's keys: the key itself may be no valid Unicode.
 """
 
+BASE = "base"
+"""The name of the base model without an adapter, which no adapter may take."""
+
 MAX_NAME = 512
 """Characters of the name of a model."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import Any
 
 from composer.errors import (
@@ -20,6 +19,8 @@ from composer.errors import (
     WeightError,
     quoted,
 )
+from composer.fields import BASE
+from composer.filters import MAX_TOP_K, Filter, FilterKind, NamedFilter
 from composer.formula import format_number, format_sum
 from composer.lexer import quote_name
 from composer.mixtures.specs import MixturePlan, WeightedMixtureSpec, normalized
@@ -34,14 +35,8 @@ from composer.prompts import (
     sort_key,
 )
 
-BASE = "base"
-"""The name of the base model without an adapter."""
-
 NEGLIGIBLE = 1e-9
 """A member whose weight is smaller in magnitude is left out: rounding, not intent."""
-
-MOST_KEPT = 1_000_000
-"""Largest value of a `top_k` filter: more than any vocabulary has, and exact as a float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,37 +50,6 @@ class Member:
         """As formulas show it. A prompt of its own is shown, but formulas cannot say it."""
         own_prompt = label(self.prompt)
         return quote_name(self.model) + (f"[{own_prompt}]" if own_prompt else "")
-
-
-class FilterKind(StrEnum):
-    """Which tokens a filter keeps, judged by the logits `l` of one member."""
-
-    TOP_P = "top_p"
-    """The smallest set of likeliest tokens whose probabilities sum to the value."""
-
-    PLAUSIBILITY = "plausibility"
-    """Tokens with `l >= log(value) + max l`."""
-
-    TOP_K = "top_k"
-    """The `value` likeliest tokens, and those as likely as the last of them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """A filter in a plan. `member` is an index into the plan's members."""
-
-    kind: FilterKind
-    member: int
-    value: float
-
-
-@dataclass(frozen=True, slots=True)
-class NamedFilter:
-    """A filter before members have positions: `model` names the one that reads the request."""
-
-    kind: FilterKind
-    model: str
-    value: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,8 +253,8 @@ def _check_filter(f: NamedFilter, members: Collection[Member]) -> None:
             in_range = 0 <= f.value <= 1
             wanted = "number between 0 and 1; 0 keeps every token"
         case FilterKind.TOP_K:
-            in_range = 1 <= f.value <= MOST_KEPT and f.value == int(f.value)
-            wanted = f"whole number from 1 to {MOST_KEPT}"
+            in_range = 1 <= f.value <= MAX_TOP_K and f.value == int(f.value)
+            wanted = f"whole number from 1 to {MAX_TOP_K}"
     if not in_range:
         raise CompositionSchemaError(
             f"the {f.kind} filter on {quoted(f.model)} has the value {format_number(f.value)}; "

@@ -37,10 +37,11 @@ from composer.fields import (
     TokenId,
     pairs,
 )
+from composer.filters import FilterKind, NamedFilter
 from composer.formula import parse
 from composer.mixtures.routers import ROUTERS
 from composer.mixtures.specs import MixturePlan
-from composer.plan import DEFAULT_LIMITS, FilterKind, Limits, Member, NamedFilter, Plan, normalize
+from composer.plan import DEFAULT_LIMITS, Limits, Member, Plan, normalize
 from composer.prompts import REQUEST, MessagesPrompt, Prompt, TextPrompt, TokensPrompt
 from composer.recipes import RECIPES, Filters, Recipe, Terms
 from composer.validation import shown, validate

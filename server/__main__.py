@@ -16,7 +16,7 @@ from types import FrameType
 
 from adapters import ModelShapes, Profile, Store
 from composer.errors import ComposerError
-from composer.plan import BASE
+from composer.fields import BASE
 from composer.vllm.options import prepare_environment
 from composer.vllm.progress import stage
 from server.compose.gates import LoadedGate, load_gates

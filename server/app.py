@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 
 from adapters import ModelShapes, Profile, Store
 from composer.errors import ComposerError
-from composer.plan import BASE
+from composer.fields import BASE
 from server.api_document import api_document
 from server.auth.access_control import AccessControl, MetricsAccess, restrict_routes, route_of
 from server.auth.quotas import Quotas

@@ -26,13 +26,14 @@ from typing import NoReturn
 
 from adapters.errors import AdapterError
 from adapters.files import CONFIG, PICKLES, WEIGHTS
-from adapters.generation import ALIAS, BASE
+from adapters.generation import ALIAS
 from adapters.inspection import base_fit, lora_config
 from adapters.inspection.float_scan import digest_of
 from adapters.inspection.lora_config import CONFIG_LIMIT, COPY_AGAIN
 from adapters.inspection.lora_tensors import check_pairs, read_contents
 from adapters.inspection.model_shapes import ModelShapes
 from adapters.inspection.problems import Report
+from composer.fields import BASE
 
 __all__ = ["CONFIG", "WEIGHTS", "Report", "inspect"]
 

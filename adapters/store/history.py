@@ -9,9 +9,10 @@ from adapters.errors import (
     AdapterNotFoundError,
     VersionConflictError,
 )
-from adapters.generation import ALIAS, BASE
+from adapters.generation import ALIAS
 from adapters.store.version import Action, Version
 from composer.errors import quoted
+from composer.fields import BASE
 
 
 def check_alias(alias: str) -> None:

@@ -20,10 +20,11 @@ from torch import Tensor
 
 from adapters.errors import AdapterError, MergeError
 from adapters.files import CONFIG, WEIGHTS
-from adapters.generation import ALIAS, BASE
+from adapters.generation import ALIAS
 from adapters.inspection.float_scan import LARGEST
 from adapters.inspection.inspect import inspect
 from adapters.inspection.lora_config import read_scaling
+from composer.fields import BASE
 
 _KEY = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_A\.weight")
 _EMBEDDING = ".lora_embedding_"

@@ -26,10 +26,11 @@ from safetensors import SafetensorError
 
 from adapters.errors import MergeError
 from adapters.files import CONFIG, WEIGHTS
-from adapters.generation import ALIAS, BASE
+from adapters.generation import ALIAS
 from adapters.inspection.inspect import inspect
 from adapters.inspection.model_shapes import ModelShapes
 from adapters.inspection.problems import Report
+from composer.fields import BASE
 
 _MEASURE = (
     "nothing was trained on the new base: measure the adapter's quality there before you serve it"

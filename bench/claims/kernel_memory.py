@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from bench.claim import Result
 from bench.measure import show, table
-from composer.plan import Filter, FilterKind
+from composer.filters import Filter, FilterKind
 from composer.tensors.compose import Composition
 from composer.tensors.gang_rows import GangRows
 

@@ -25,9 +25,10 @@ from bench.reproduce.plot import Line, chart
 from bench.reproduce.readme import Report
 from bench.reproduce.seeds import cell, mean
 from composer.engine_plan import MixtureParameters, Row, Switch
+from composer.fields import BASE
 from composer.gate_training.examples import Example
 from composer.gate_training.train import train_gate
-from composer.mixtures.gate_file import BASE, Gate, save_gate
+from composer.mixtures.gate_file import Gate, save_gate
 from zoo.lists import Item, composite, opening, pieces, right
 from zoo.tokenizer import BOS
 

@@ -11,8 +11,8 @@ from adapters.weight_space.merge import METHODS, Method
 from bench.reproduce.cases import Case
 from bench.reproduce.exam import TRAINING, Answer, Exam, Sitting, exercises, right
 from bench.reproduce.settings import SCALES, Setting, candidates, documented
+from composer.fields import BASE
 from composer.formula import Sum, parse
-from composer.plan import BASE
 
 Solver: TypeAlias = Callable[[Exam, str, Sum, int], Sum]
 """(exam, task, the case's formula for it, seed) -> the sum of logits that answers."""

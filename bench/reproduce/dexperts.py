@@ -22,8 +22,8 @@ from bench.reproduce.judge import is_true, manner, sounds_rude
 from bench.reproduce.plot import Line, chart
 from bench.reproduce.readme import Report
 from bench.reproduce.seeds import cell, figure
+from composer.filters import FilterKind, NamedFilter
 from composer.formula import parse
-from composer.plan import FilterKind, NamedFilter
 from zoo.evaluate import load
 from zoo.tasks import Example
 

@@ -18,8 +18,10 @@ from adapters.weight_space.merge import MergeMember, MergeSpec, merge
 from bench.inprocess import InProcessEngine, Job
 from bench.reproduce.settings import EXACT, Setting
 from composer.engine_plan import EnginePlan, LoadedAdapter, Row
+from composer.fields import BASE
+from composer.filters import NamedFilter
 from composer.formula import Sum
-from composer.plan import BASE, Member, NamedFilter, normalize
+from composer.plan import Member, normalize
 from zoo.evaluate import NEW_TOKENS
 from zoo.tasks import Example, Task, tasks
 

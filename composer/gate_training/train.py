@@ -17,10 +17,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from composer.fields import BASE
 from composer.gate_training.examples import Example
 from composer.gate_training.fit import EPOCHS, Linear, fit
 from composer.gate_training.hidden_states import HiddenStates, Reading
-from composer.mixtures.gate_file import BASE, Gate, GateError, fingerprint
+from composer.mixtures.gate_file import Gate, GateError, fingerprint
 
 HELD_OUT = 5  # one example in five is not learned from
 MOST_POSITIONS = 48  # of one example, the first ones among them

@@ -28,10 +28,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from composer.errors import CompositionError, quoted
+from composer.fields import BASE
 
 FORMAT: Final = "composer-gate-1"
-BASE: Final = "base"
-"""The class of the base model without an adapter."""
 
 _TRAIN_AGAIN: Final = "Train it with: composer router train"
 _RESERVED: Final = frozenset({"format", "classes", "digests", "base", "digest"})

@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from composer.fields import MAX_MESSAGES, Fields, Message, ModelName, Number, pairs
-from composer.plan import BASE, Member
+from composer.fields import BASE, MAX_MESSAGES, Fields, Message, ModelName, Number, pairs
+from composer.plan import Member
 from composer.prompts import LastToken, MessagesPrompt, Prompt, TextPrompt
 from composer.recipes.recipe import Filters, Recipe, Terms
 

@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from composer.fields import Fields, ModelName, Number
-from composer.plan import BASE, Member
+from composer.fields import BASE, Fields, ModelName, Number
+from composer.plan import Member
 from composer.prompts import WithoutText
 from composer.recipes.recipe import Filters, Recipe, Terms
 

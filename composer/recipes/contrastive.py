@@ -11,8 +11,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from composer.fields import Fields, ModelName, Number
-from composer.plan import BASE, FilterKind, Member, NamedFilter
+from composer.fields import BASE, Fields, ModelName, Number
+from composer.filters import FilterKind, NamedFilter
+from composer.plan import Member
 from composer.recipes.recipe import Filters, Recipe, Terms
 
 

@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from composer.fields import MAX_MEMBERS, Fields, ModelName, Number
-from composer.plan import BASE, Member
+from composer.fields import BASE, MAX_MEMBERS, Fields, ModelName, Number
+from composer.plan import Member
 from composer.recipes.recipe import Filters, Recipe, Terms
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from composer.fields import Fields, ModelName, Number
-from composer.plan import BASE, Member
+from composer.fields import BASE, Fields, ModelName, Number
+from composer.plan import Member
 from composer.recipes.recipe import Filters, Recipe, Terms
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from composer.fields import Fields, constant
+from composer.filters import NamedFilter
 from composer.mixtures.specs import MixturePlan
-from composer.plan import Member, NamedFilter
+from composer.plan import Member
 
 Terms: TypeAlias = tuple[tuple[Member, float], ...]
 Filters: TypeAlias = tuple[NamedFilter, ...]

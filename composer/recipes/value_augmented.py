@@ -12,8 +12,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from composer.fields import MAX_MEMBERS, Fields, ModelName, Number
-from composer.plan import BASE, MOST_KEPT, FilterKind, Member, NamedFilter
+from composer.fields import BASE, MAX_MEMBERS, Fields, ModelName, Number
+from composer.filters import MAX_TOP_K, FilterKind, NamedFilter
+from composer.plan import Member
 from composer.recipes.recipe import Filters, Recipe, Terms
 
 
@@ -39,7 +40,7 @@ class ValueAugmented(Fields):
     values: Annotated[list[Value], Field(min_length=1, max_length=MAX_MEMBERS)]
     """What to steer it with."""
 
-    top_k: Annotated[int, Field(strict=True, ge=1, le=MOST_KEPT)] = 20
+    top_k: Annotated[int, Field(strict=True, ge=1, le=MAX_TOP_K)] = 20
     """Only so many of the base's likeliest tokens can be chosen."""
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from composer.engine_plan import MixtureParameters
-from composer.plan import Filter
+from composer.filters import Filter
 from composer.reference.oracle import (
     Mismatch,
     Oracle,

@@ -18,7 +18,7 @@ from peft import PeftModel
 from torch.nn.functional import pad
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from composer.plan import Filter, FilterKind
+from composer.filters import Filter, FilterKind
 from composer.reference.peft_adapters import key_of, with_adapters
 
 TIE = 1e-3

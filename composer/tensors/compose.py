@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.nn.functional import pad
 
-from composer.plan import Filter, FilterKind
+from composer.filters import Filter, FilterKind
 from composer.tensors.gang_rows import GangRows, picked, together
 from composer.tensors.mixture_kernel import MixtureKernel
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 
 from composer.engine_plan import MixtureParameters
-from composer.plan import Filter
+from composer.filters import Filter
 
 _K = TypeVar("_K", bound=tuple[Any, ...])
 

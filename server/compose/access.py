@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterator
 
 from adapters import Lease, Policy, Registry
 from composer.errors import ComposerError, UnknownModelError, quoted
-from composer.plan import BASE, Plan
+from composer.fields import BASE
+from composer.plan import Plan
 from server.auth.keys import Key
 from server.engine.residency import Loader
 from server.errors import AdapterForbiddenError, AdapterUnavailableError

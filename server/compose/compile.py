@@ -10,9 +10,10 @@ from adapters import Generation, model_of
 from composer.capacity import RowNeed
 from composer.engine_plan import EnginePlan, LoadedAdapter, MixtureParameters, Row, Switch
 from composer.errors import CompositionSchemaError, UnsupportedError, quoted
+from composer.fields import BASE
 from composer.mixtures import specs
 from composer.mixtures.route import engine_mixture
-from composer.plan import BASE, Member, Plan
+from composer.plan import Member, Plan
 from composer.prompts import RequestPrompt
 from server.compose.auto import Routing
 from server.compose.gang_capacity import check_group

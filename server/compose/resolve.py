@@ -21,8 +21,9 @@ from composer.errors import (
     UnsupportedError,
     quoted,
 )
+from composer.fields import BASE
 from composer.mixtures.gate_file import GateError
-from composer.plan import BASE, Limits, Plan
+from composer.plan import Limits, Plan
 from composer.request import parse_composition
 from server.auth.keys import Key
 from server.compose.access import FIELD, Access, MemberNames

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from adapters import ModelShapes, model_of
-from composer.plan import BASE
+from composer.fields import BASE
 from composer.vllm.auxiliary.spec import Auxiliary
 from server.auth.access_control import KEYLESS, METRICS
 from server.settings import MIB, Settings

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from adapters import Compositions, Registry
-from composer.plan import BASE
+from composer.fields import BASE
 from server.auth.keys import Key, key_of
 from server.compose.auto import AUTO, Routing
 from server.compose.resolve import Resolver

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adapters import ALIAS, BASE, ModelShapes
+from adapters import ALIAS, ModelShapes
+from composer.fields import BASE
 from server.startup.base_model import find_folder
 
 _SHOWN = 5

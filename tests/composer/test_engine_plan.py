@@ -20,7 +20,7 @@ from composer.engine_plan import (
     Row,
     Switch,
 )
-from composer.plan import Filter, FilterKind
+from composer.filters import Filter, FilterKind
 from tests.support.foreign_plans import JSON_VALUES, mutated_plans
 
 WEIGHTS = st.floats(-MAX_WEIGHT, MAX_WEIGHT)

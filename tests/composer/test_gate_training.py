@@ -16,11 +16,12 @@ from transformers import AutoTokenizer
 import zoo
 from adapters.inspection.inspect import inspect
 from clients.cli.main import main
+from composer.fields import BASE
 from composer.gate_training.examples import read_examples
 from composer.gate_training.fit import fit
 from composer.gate_training.hidden_states import HiddenStates, Reading
 from composer.gate_training.train import train_gate
-from composer.mixtures.gate_file import BASE, GateError, fingerprint, load_gate
+from composer.mixtures.gate_file import GateError, fingerprint, load_gate
 from composer.reference.oracle import Oracle
 from zoo.tasks import tasks
 

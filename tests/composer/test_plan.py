@@ -18,8 +18,9 @@ from composer.errors import (
     TooManyMembersError,
     WeightError,
 )
+from composer.filters import Filter, FilterKind, NamedFilter
 from composer.formula import parse
-from composer.plan import Filter, FilterKind, Limits, Member, NamedFilter, Plan, normalize
+from composer.plan import Limits, Member, Plan, normalize
 from composer.prompts import (
     LastToken,
     MessagesPrompt,

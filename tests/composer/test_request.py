@@ -20,7 +20,8 @@ from composer.errors import (
     UnknownModelError,
     WeightError,
 )
-from composer.plan import Filter, FilterKind, Limits, Member, Plan
+from composer.filters import Filter, FilterKind
+from composer.plan import Limits, Member, Plan
 from composer.prompts import MessagesPrompt, TextPrompt, TokensPrompt
 from composer.recipes import RECIPES
 from composer.request import parse_composition

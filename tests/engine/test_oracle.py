@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from composer.engine_plan import Row
-from composer.plan import Filter, FilterKind
+from composer.filters import Filter, FilterKind
 from composer.reference.oracle import Oracle
 from tests.engine.harness import Job, WatchedEngine, count_mismatches
 

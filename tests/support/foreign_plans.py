@@ -16,7 +16,7 @@ from composer.engine_plan import (
     Row,
     Switch,
 )
-from composer.plan import Filter, FilterKind
+from composer.filters import Filter, FilterKind
 
 _SCALARS = (
     st.none()

@@ -15,7 +15,7 @@ from vllm.v1.core.kv_cache_utils import BlockHash
 from vllm.v1.request import Request, RequestStatus
 
 from composer.engine_plan import ENGINE_ARG, ROW_ARG, EnginePlan, MixtureParameters, Switch
-from composer.plan import Filter
+from composer.filters import Filter
 
 Slot: TypeAlias = tuple[str | None, int]
 """An adapter in use: the auxiliary model it belongs to (None: the base) and its lora_int_id."""

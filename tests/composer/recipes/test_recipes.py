@@ -9,9 +9,10 @@ from typing import Any, get_args
 import pytest
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
+from composer.filters import Filter, FilterKind
 from composer.mixtures.routers import ROUTERS
 from composer.mixtures.specs import FixedPrior, MixturePlan, WeightedMixtureSpec
-from composer.plan import Filter, FilterKind, Member, Plan
+from composer.plan import Member, Plan
 from composer.prompts import LastToken, MessagesPrompt, RequestPrompt, TextPrompt, WithoutText
 from composer.recipes import RECIPES, Recipe
 from composer.request import composition_schemas, parse_composition

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from composer.engine_plan import MixtureParameters
-from composer.plan import Filter, FilterKind
+from composer.filters import Filter, FilterKind
 from composer.reference.mixture_oracle import (
     mixed,
     mixed_greedy,

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from composer.bounds import LARGEST_REPETITION_PENALTY, LEAST_REPETITION_PENALTY
-from composer.plan import Filter, FilterKind
+from composer.filters import Filter, FilterKind
 from composer.reference.oracle import kept
 from composer.tensors.compose import Composition, outside_nucleus, outside_top
 from composer.tensors.gang_rows import GangRows

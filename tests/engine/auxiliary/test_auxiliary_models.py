@@ -20,7 +20,7 @@ from vllm.v1.core.sched.output import SchedulerOutput
 from bench.agreement import send_under_pressure
 from bench.streams import without_streams
 from composer.engine_plan import EnginePlan, Row
-from composer.plan import Filter, FilterKind
+from composer.filters import Filter, FilterKind
 from composer.reference.oracle import Oracle, Weights
 from tests.engine.harness import InProcessEngine, Job, WatchedEngine, count_mismatches
 

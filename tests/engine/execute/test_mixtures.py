@@ -16,7 +16,7 @@ from vllm.sampling_params import StructuredOutputsParams
 from bench.agreement import count_preemptions
 from bench.streams import without_streams
 from composer.engine_plan import MixtureParameters, Row
-from composer.plan import Filter, FilterKind
+from composer.filters import Filter, FilterKind
 from composer.reference.mixture_oracle import mixed, mixed_greedy
 from composer.reference.oracle import Oracle, Weights
 from composer.vllm.execute.mixture_state import MixtureRouting
