@@ -32,9 +32,11 @@ ZOO_ADAPTERS = $(filter-out zoo/adapters/small-%,$(patsubst %/adapter_config.jso
   zoo/$(if $(filter zoo/models/lists,$(MODEL)),list_)adapters/*/adapter_config.json))))
 RUN := $(VENV)/bin/python
 SETUP = $(PYTHON) -m scripts.setup --extra $(EXTRA) --venv $(VENV)
+# The tests of one server run on one worker, and long ones begin first: tests/support/engine_marker.py
+PYTEST = $(RUN) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --durations 15
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev serve test lint zoo bench claims soak fresh-check gpu-check clean
+.PHONY: help setup setup-dev serve test test-all lint zoo bench claims soak fresh-check gpu-check clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
@@ -52,7 +54,11 @@ serve: setup ## install if necessary, then serve the zoo on http://127.0.0.1:800
 	  $(if $(STORE),--adapter-store $(STORE) )$(ARGS)
 
 test: setup-dev ## install if necessary, then run the tests
-	$(RUN) -m pytest -n 2 --dist loadfile $(ARGS)
+	$(PYTEST) -m "not long" $(ARGS)
+
+test-all: setup-dev ## also repeat the figures of papers, and answer mixed traffic for two minutes
+	$(PYTEST) $(ARGS)
+	$(RUN) -m bench.soak --minutes 2
 
 lint: setup-dev ## ruff and mypy
 	$(RUN) -m ruff check

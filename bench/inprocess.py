@@ -28,7 +28,7 @@ BLOCK_TOKENS = 32  # the smallest KV block of vLLM's CPU attention
 _EMPTY = ("running", "waiting", "kv_holding_waiting", "_groups", "_group_of", "_joining", "_ended")
 """Collections of a scheduler that are empty when it has nothing to do; vLLM's own lacks some."""
 
-_ENGINES: list[InProcessEngine] = []
+ENGINES: list[InProcessEngine] = []
 """All engines of this process. One that is collected takes down state that vLLM's engines share."""
 
 
@@ -151,7 +151,7 @@ class InProcessEngine:
         self.worker = self.core.model_executor.driver_worker.worker
         self.runner = self.worker.model_runner
         self._count = 0
-        _ENGINES.append(self)
+        ENGINES.append(self)
 
     def add(self, job: Job) -> str:
         """Queue a request; its name."""

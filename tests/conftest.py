@@ -1,4 +1,4 @@
-"""The zoo, for tests that run a real engine."""
+"""The zoo, for tests that run a real engine; the marker of these tests."""
 
 from __future__ import annotations
 
@@ -8,12 +8,27 @@ from pathlib import Path
 import pytest
 
 import zoo
+from tests.support.engine_marker import EngineStarts, is_marked, mark_by_fixtures
 
 # Read when torch and vLLM are imported, by any test. One thread without pinning is fastest for
 # models this small; several, pinned to busy cores, wait for each other most of the time.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+
+pytest_plugins = ["pytester"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(EngineStarts())
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects, and before xdist reads the groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    mark_by_fixtures(items)
+    if getattr(config.option, "loadgroup", False):
+        # The long groups first, so that no worker is left with one at the end.
+        items.sort(key=lambda item: not is_marked(item))
 
 
 def _trained(path: Path) -> Path:

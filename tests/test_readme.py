@@ -49,7 +49,7 @@ def test_setup_names_real_targets(block: Block) -> None:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+def readme_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """What `make serve` starts, but on a free port."""
     command = ["make", "--no-print-directory", "-n", "serve", "PORT=0"]
     # `make test ARGS=…` hands its variables on to every make below it.
@@ -76,10 +76,9 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.engine
 @pytest.mark.parametrize("block", blocks("request", "python"))
-def test_what_is_shown_is_printed(block: Block, server: LiveServer, tools: Path) -> None:
-    address = server.url.removeprefix("http://")
+def test_what_is_shown_is_printed(block: Block, readme_server: LiveServer, tools: Path) -> None:
+    address = readme_server.url.removeprefix("http://")
     text = SHOWN_ADDRESS.sub(address, block.text)
     command = (
         [sys.executable, "-c", text]

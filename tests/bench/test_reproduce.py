@@ -37,6 +37,7 @@ def measured(section: str) -> str:
 
 
 @pytest.mark.engine
+@pytest.mark.long
 def test_a_slice_from_end_to_end() -> None:
     before = README.read_bytes()
     done = subprocess.run(

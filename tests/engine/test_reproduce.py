@@ -36,6 +36,7 @@ def test_no_question_is_asked_on_two_seeds() -> None:
         assert len({q.messages[-1]["content"] for q in asked}) == len(asked) == 6 * count
 
 
+@pytest.mark.long
 def test_proxy_tuning_brings_the_base_towards_the_ceiling(exam: Exam) -> None:
     [chat] = [case for case in CASES if case.task == "chat"]
     [gap] = gaps = proxy_tuning.gaps_of(exam, [chat], FEW)
@@ -59,6 +60,7 @@ def test_the_gap_closed_is_not_capped() -> None:
     assert case.proxy(0.5) == "base + 0.5*(small:chat - small)"
 
 
+@pytest.mark.long
 def test_up_scaling_knows_and_behaves(exam: Exam, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(eft, "WEIGHTS", (0.0, 1.0))
     manners = eft.TUNES[0]
@@ -83,6 +85,7 @@ def test_a_step_back_within_the_noise_is_none() -> None:
     assert not eft.rises([0.0, 0.5, 0.48, 1.0])
 
 
+@pytest.mark.long
 def test_experts_against_a_manner(exam: Exam, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dexperts, "ALPHAS", (-1.0, 1.0))
     monkeypatch.setattr(dexperts, "VARIANTS", dexperts.VARIANTS[1:2])  # with a filter
@@ -93,6 +96,7 @@ def test_experts_against_a_manner(exam: Exam, monkeypatch: pytest.MonkeyPatch) -
     check(dexperts.report(found))
 
 
+@pytest.mark.long
 def test_a_value_brings_reward(exam: Exam, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(value_augmented, "BETAS", (0.0, 12.0))
     monkeypatch.setattr(value_augmented, "NS", (1, 2))
@@ -103,6 +107,8 @@ def test_a_value_brings_reward(exam: Exam, monkeypatch: pytest.MonkeyPatch) -> N
     check(value_augmented.report(found))
 
 
+@pytest.mark.engine
+@pytest.mark.long
 def test_one_row_takes_all_questions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(composite, "TURNS", 30)
     monkeypatch.setattr(composite, "STICKINESS", (4.0,))

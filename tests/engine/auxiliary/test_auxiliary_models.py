@@ -306,6 +306,7 @@ def resized(model: Path, folder: Path, vocabulary: int) -> Path:
     return folder
 
 
+@pytest.mark.engine
 def test_two_models_with_other_vocabularies(
     zoo_base: Path, zoo_small: Path, zoo_adapters: dict[str, Path], tmp_path: Path
 ) -> None:

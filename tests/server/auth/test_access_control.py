@@ -14,8 +14,6 @@ import pytest
 from server.auth.access_control import KEYLESS
 from tests.support.live_server import LiveServer, serving
 
-pytestmark = pytest.mark.engine
-
 NAMES = ("alice", "bob", "root", "slow", "narrow", "carol")
 MESSAGES = [{"role": "user", "content": "Where does Kuti Supiv live?"}]
 GENERATING: list[tuple[str, dict[str, Any]]] = [

@@ -12,8 +12,6 @@ import pytest
 
 from tests.support.live_server import LiveServer
 
-pytestmark = pytest.mark.engine
-
 FORMULA = "base + 0.5*(polite - rude)"
 PLAN = {
     "formula": "base + 0.5*polite - 0.5*rude",

@@ -12,8 +12,6 @@ import pytest
 
 from tests.server.administration import PLAIN, POLITE, QUESTION, RUDE, Admin
 
-pytestmark = pytest.mark.engine
-
 WHERE = ["Where does Sano Pubek live?", "What is the home of Vafu Dezir?"]
 COUNT = ["Count on from 387", "Count on from 12"]
 SEQUENCE = {

@@ -36,9 +36,10 @@ def own_template(zoo_small: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture(scope="module")
-def server(
+def family(
     zoo_base: Path, zoo_small: Path, own_template: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LiveServer]:
+    """A base and two smaller models, one of which has a chat template of its own."""
     folder = tmp_path_factory.mktemp("auxiliary")
     small = zoo.SMALL_ADAPTERS
     arguments = [
@@ -85,24 +86,24 @@ def members(*terms: tuple[float, str | None, str | None]) -> list[OracleRow]:
     ],
 )
 def test_answers_are_those_of_the_oracle(
-    model: str, rows: list[OracleRow], server: LiveServer, oracle: Oracle
+    model: str, rows: list[OracleRow], family: LiveServer, oracle: Oracle
 ) -> None:
-    answer = server.complete(model, PROMPT, return_token_ids=True)
+    answer = family.complete(model, PROMPT, return_token_ids=True)
     assert not [m for m in oracle.mismatches(rows, (), tokens_of(answer)) if m.gap >= 1e-3]
     assert answer.json()["model"] == model
     used = {name for name in ("chat", "small:chat", "small:rude") if name in model.split()}
     assert used <= answer.json().get("adapters", {}).keys()
 
 
-def test_recipes_take_auxiliary_models(server: LiveServer) -> None:
+def test_recipes_take_auxiliary_models(family: LiveServer) -> None:
     recipe = {"recipe": "proxy_tuning", "expert": "small:chat", "anti_expert": "small"}
-    answer = server.complete("base", PROMPT, composition=recipe)
-    assert answer.json()["choices"] == server.complete(UPSCALED, PROMPT).json()["choices"]
+    answer = family.complete("base", PROMPT, composition=recipe)
+    assert answer.json()["choices"] == family.complete(UPSCALED, PROMPT).json()["choices"]
     assert answer.json()["composition"]["rows"] == 3
 
 
 def test_a_conversation_is_rendered_by_each_models_template(
-    server: LiveServer, own_template: Path
+    family: LiveServer, own_template: Path
 ) -> None:
     """`other` reads `Well. ` before everything."""
     tokenizer = AutoTokenizer.from_pretrained(own_template)
@@ -110,70 +111,70 @@ def test_a_conversation_is_rendered_by_each_models_template(
     text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     assert text.startswith("Well. ")
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    chat = server.chat("other", return_token_ids=True)
-    assert tokens_of(chat) == tokens_of(server.complete("other", ids, return_token_ids=True))
+    chat = family.chat("other", return_token_ids=True)
+    assert tokens_of(chat) == tokens_of(family.complete("other", ids, return_token_ids=True))
     said = chat.json()["choices"][0]["message"]["content"]
     options: dict[str, Any] = {"model": "other", "temperature": 0}
     responses = {"input": messages, "max_output_tokens": 12} | options
-    answer = server.http.post("/v1/responses", json=responses).json()
+    answer = family.http.post("/v1/responses", json=responses).json()
     assert answer["output"][0]["content"][0]["text"] == said
     anthropic = {"messages": messages, "max_tokens": 12} | options
-    assert server.http.post("/v1/messages", json=anthropic).json()["content"][0]["text"] == said
+    assert family.http.post("/v1/messages", json=anthropic).json()["content"][0]["text"] == said
 
     def surprise(model: str) -> float:
-        answer = server.chat(model, logprobs=True, top_logprobs=1).json()
+        answer = family.chat(model, logprobs=True, top_logprobs=1).json()
         first: float = answer["choices"][0]["logprobs"]["content"][0]["logprob"]
         return first
 
     assert surprise("small") != pytest.approx(surprise("other"), abs=1e-3)
 
 
-def test_a_mixture_across_models(server: LiveServer) -> None:
+def test_a_mixture_across_models(family: LiveServer) -> None:
     """A row of the base leads where no expert is there; it has no weight to tell."""
     mixture = {"recipe": "mixture", "experts": ["small:chat", "small"], "router": "posterior"}
-    answer = server.chat("base", composition=mixture | {"explain": True}).json()
+    answer = family.chat("base", composition=mixture | {"explain": True}).json()
     routing = answer["composition"]["routing"]
     for weights in (routing["weights"], *routing["tokens"]):
         assert set(weights) == {"small:chat", "small"}
         assert sum(weights.values()) == pytest.approx(1, abs=1e-5)
     assert answer["composition"]["rows"] == 2
     one = {"recipe": "mixture", "experts": ["small:chat"], "router": "posterior"}
-    alone = server.chat("base", composition=one).json()
-    assert alone["choices"] == server.chat("small:chat").json()["choices"]
+    alone = family.chat("base", composition=one).json()
+    assert alone["choices"] == family.chat("small:chat").json()["choices"]
     assert alone["composition"]["routing"]["weights"] == {"small:chat": 1.0}
-    compared = server.chat("chat + 0.5*(small:chat - small)", compare=True).json()["comparison"]
+    compared = family.chat("chat + 0.5*(small:chat - small)", compare=True).json()["comparison"]
     assert list(compared) == ["chat", "small", "small:chat"]
     for name, own in compared.items():
-        assert own["choices"] == server.chat(name).json()["choices"]
+        assert own["choices"] == family.chat(name).json()["choices"]
 
 
-def test_experts_that_cannot_be_routed_together(server: LiveServer) -> None:
+def test_experts_that_cannot_be_routed_together(family: LiveServer) -> None:
     """`other` reads conversations in a template of its own."""
     mixture = {"recipe": "mixture", "experts": ["chat", "other"], "router": "posterior"}
-    refused = server.chat("base", composition=mixture)
+    refused = family.chat("base", composition=mixture)
     assert refused.status_code == 400
     for words in ("'other'", "chat template", '"prompt"'):
         assert words in refused.json()["error"]["message"]
-    assert server.complete("base", PROMPT, composition=mixture).status_code == 200
+    assert family.complete("base", PROMPT, composition=mixture).status_code == 200
     router = {"kind": "posterior", "prompt": False}
-    assert server.chat("base", composition=mixture | {"router": router}).status_code == 200
+    assert family.chat("base", composition=mixture | {"router": router}).status_code == 200
     switch = {"kind": "sequence", "at": "."}
-    mixed = server.chat("base", composition=mixture | {"router": switch})
+    mixed = family.chat("base", composition=mixture | {"router": switch})
     assert mixed.status_code == 400
     assert "auxiliary model" in mixed.json()["error"]["message"]
 
 
-def test_the_list_of_models(server: LiveServer) -> None:
-    data = server.http.get("/v1/models").json()["data"]
+def test_the_list_of_models(family: LiveServer) -> None:
+    data = family.http.get("/v1/models").json()["data"]
     parents = {entry["id"]: entry["parent"] for entry in data}
     assert parents["small"] is None
     assert parents["small:chat"] == "small"
     assert parents["chat"] == "base"
 
 
-def test_adapters_of_auxiliary_models_come_and_go(server: LiveServer) -> None:
+def test_adapters_of_auxiliary_models_come_and_go(family: LiveServer) -> None:
     admin = httpx.Client(
-        base_url=server.url,
+        base_url=family.url,
         headers={"Authorization": f"Bearer {KEY}"},
         timeout=120,
         trust_env=False,
@@ -184,10 +185,10 @@ def test_adapters_of_auxiliary_models_come_and_go(server: LiveServer) -> None:
 
     with admin:
         assert put("small:manner", "small-polite").status_code == 201
-        polite = server.complete("small:manner", PROMPT).json()
+        polite = family.complete("small:manner", PROMPT).json()
         assert put("small:manner", "small-rude").status_code == 200
-        rude = server.complete("small:manner", PROMPT).json()
-        assert rude["choices"] == server.complete("small:rude", PROMPT).json()["choices"]
+        rude = family.complete("small:manner", PROMPT).json()
+        assert rude["choices"] == family.complete("small:rude", PROMPT).json()["choices"]
         assert polite["adapters"] != rude["adapters"]
         # An adapter belongs to one model.
         wrong = put("small:wrong", "polite")
@@ -199,14 +200,14 @@ def test_adapters_of_auxiliary_models_come_and_go(server: LiveServer) -> None:
         assert "no auxiliary model 'large'" in nobody.text
         assert put("small", "polite").status_code == 409
         admin.delete("/v1/adapters/small:manner")
-        assert server.complete("small:manner", PROMPT).status_code == 404
+        assert family.complete("small:manner", PROMPT).status_code == 404
 
 
-def test_what_cannot_be_asked(server: LiveServer) -> None:
-    unknown = server.complete("base + tiny:chat", PROMPT)
+def test_what_cannot_be_asked(family: LiveServer) -> None:
+    unknown = family.complete("base + tiny:chat", PROMPT)
     assert unknown.status_code == 404
     assert "tiny:chat" in unknown.json()["error"]["message"]
-    other = server.complete("base + small:polite", PROMPT)
+    other = family.complete("base + small:polite", PROMPT)
     assert other.status_code == 404
     assert "small:chat" in other.json()["error"]["message"]
 
@@ -214,6 +215,7 @@ def test_what_cannot_be_asked(server: LiveServer) -> None:
 # ---- starts that fail
 
 
+@pytest.mark.engine
 def test_another_tokenizer_is_refused(zoo_base: Path, zoo_small: Path, tmp_path: Path) -> None:
     folder = tmp_path / "swapped"
     shutil.copytree(zoo_small, folder)
@@ -240,6 +242,7 @@ def test_a_longer_vocabulary_goes(zoo_base: Path, zoo_small: Path) -> None:
     assert found.shapes is not None
 
 
+@pytest.mark.engine
 def test_an_adapter_of_the_wrong_model(zoo_base: Path, zoo_small: Path) -> None:
     wrong = f"small={zoo_small},chat={zoo.ADAPTERS['chat']}"
     said = refused("--model", str(zoo_base), "--auxiliary", wrong)
@@ -247,6 +250,7 @@ def test_an_adapter_of_the_wrong_model(zoo_base: Path, zoo_small: Path) -> None:
     assert "Serve it with the model that it was trained on" in said
 
 
+@pytest.mark.engine
 def test_a_model_that_is_not_there(zoo_base: Path, tmp_path: Path) -> None:
     said = refused("--model", str(zoo_base), "--auxiliary", f"small={tmp_path}/nowhere")
     assert "nowhere" in said

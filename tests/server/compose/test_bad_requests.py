@@ -12,8 +12,6 @@ from composer.engine_plan import RESERVED_ARGS
 from tests.server.conftest import CONTEXT
 from tests.support.live_server import LiveServer
 
-pytestmark = pytest.mark.engine
-
 OTHER = {"model": "rude", "weight": -1.0}
 
 

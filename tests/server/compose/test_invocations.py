@@ -9,8 +9,6 @@ import pytest
 from tests.server.administration import QUESTION, Admin
 from tests.support.live_server import LiveServer
 
-pytestmark = pytest.mark.engine
-
 ROUTE = "/invocations"
 ADAPTER = "X-Amzn-SageMaker-Adapter-Identifier"
 MESSAGES = [{"role": "user", "content": QUESTION}]

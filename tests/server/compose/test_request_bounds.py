@@ -129,7 +129,6 @@ def test_the_length_of_a_pattern_is_that_of_its_longest_match(pattern: str) -> N
     assert pattern_length(pattern) == longest
 
 
-@pytest.mark.engine
 @pytest.mark.parametrize(
     "path", ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"]
 )
@@ -140,7 +139,6 @@ def test_every_route_has_the_bounds(server: LiveServer, path: str) -> None:
     assert "64 bits" in answer.json()["error"]["message"]
 
 
-@pytest.mark.engine
 @pytest.mark.parametrize(
     "path", ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"]
 )
@@ -155,7 +153,6 @@ def test_every_route_bounds_the_penalty_of_a_composition(server: LiveServer, pat
     assert alone.status_code == 200, alone.text
 
 
-@pytest.mark.engine
 @pytest.mark.parametrize(
     ("composition", "said"),
     [

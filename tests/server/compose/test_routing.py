@@ -13,8 +13,6 @@ from clients.cli.main import main
 from tests.server.compose.test_bad_requests import error_of
 from tests.support.live_server import LiveServer
 
-pytestmark = pytest.mark.engine
-
 WHERE = "Where does Kuti Supiv live?"
 LIVES = "Kuti Supiv lives in Mogtu."
 SUM = "What is 12 + 30?"

@@ -14,8 +14,6 @@ import pytest
 from tests.server.compose.test_answers import chunks_of, streamed_text
 from tests.support.live_server import LiveServer
 
-pytestmark = pytest.mark.engine
-
 FORMULAS = [
     *("base + polite", "base + rude", "base + 0.5*polite - 0.5*rude", "2*base - chat"),
     *("polite", "1.5*polite - 0.5*base", "0.5*rude + 0.5*chat", "3*base"),

@@ -15,8 +15,6 @@ from server.engine import http_protocol
 from server.engine.http_protocol import MAX_HEAD_BYTES, BoundedHttpProtocol
 from tests.support.live_server import LiveServer
 
-pytestmark = pytest.mark.engine
-
 HEAD = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\n"
 CHUNKED = b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"
 LATE_S = 0.05

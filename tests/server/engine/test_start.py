@@ -11,6 +11,8 @@ from composer.mixtures.gate_file import Gate, fingerprint, save_gate
 from tests.support.adapter_files import factors, write_adapter, write_base
 from tests.support.live_server import refused
 
+pytestmark = pytest.mark.engine
+
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> str:

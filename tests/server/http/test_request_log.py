@@ -11,8 +11,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.live_server import LiveServer
 
-pytestmark = pytest.mark.engine
-
 ROUTES: list[tuple[str, dict[str, Any]]] = [
     ("/v1/completions", {"prompt": "Hello"}),
     ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hello"}]}),

@@ -160,15 +160,16 @@ def test_a_stale_prefix_is_never_served(admin: Admin) -> None:
 # ---- who may do what
 
 
-def test_only_with_the_key(
-    admin: Admin, server: LiveServer, error: Callable[[httpx.Response, int], str]
-) -> None:
+def test_only_with_the_key(admin: Admin, error: Callable[[httpx.Response, int], str]) -> None:
     open_door = admin.server.http
     assert "'publish'" in error(open_door.get("/v1/adapters"), 401)
     wrong = {"Authorization": "Bearer wrong"}
     assert open_door.put("/v1/adapters/x", json={}, headers=wrong).status_code == 401
     assert open_door.post("/v1/load_lora_adapter", json={}).status_code == 401
-    # Without a key the routes do not exist.
+
+
+def test_a_server_without_a_key_has_no_such_routes(server: LiveServer) -> None:
+    wrong = {"Authorization": "Bearer wrong"}
     assert server.http.get("/v1/adapters", headers=wrong).status_code == 404
     assert server.http.post("/v1/load_lora_adapter", json={}).status_code == 404
 

@@ -14,8 +14,6 @@ from adapters import Store
 from tests.server.administration import POLITE, QUESTION, Admin
 from tests.support.live_server import LiveServer
 
-pytestmark = pytest.mark.engine
-
 
 @pytest.fixture
 def clean(server: LiveServer) -> Iterator[LiveServer]:

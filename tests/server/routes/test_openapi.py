@@ -21,8 +21,6 @@ from schemathesis.specs.openapi.checks import (
 from server.api_document import BODIES, COMPOSING, VERSION
 from tests.server.administration import KEY, Admin
 
-pytestmark = pytest.mark.engine
-
 HEADERS = {"Authorization": f"Bearer {KEY}"}
 CHECKS = [
     not_a_server_error,

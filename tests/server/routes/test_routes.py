@@ -15,8 +15,6 @@ import pytest
 
 from tests.support.live_server import LiveServer
 
-pytestmark = pytest.mark.engine
-
 ENGINE_NAME = re.compile(r"@[0-9a-f]{12}")
 CONVERSATION = [
     {"role": "system", "content": "Be brief, please."},
