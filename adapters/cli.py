@@ -96,8 +96,6 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
     size.add_argument("--energy", type=float, help="share of each change to keep, such as 0.95")
     size.add_argument("--rank", type=int, help="the same rank for every module")
     extract.add_argument("--max-rank", type=int, help="the bound with --energy; default: 512")
-    extract.add_argument("--bits", help="quantize by singular value: 8,3,2 or 8x2,3x32,2")
-    extract.add_argument("--packed", type=Path, metavar="FILE", help="write the packed form too")
     extract.add_argument(
         "--ignore-other-changes",
         action="store_true",
@@ -106,11 +104,6 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
     extract.add_argument("--dtype", help="float32 (default), bfloat16 or float16")
     extract.add_argument("--seed", type=int, help="of the randomized search; default: 0")
     extract.add_argument("--base-model", metavar="NAME", help="in the adapter's configuration")
-
-    unpack = _command(
-        subparsers, "unpack", commands.unpack, "the adapter in a packed file", output=True
-    )
-    unpack.add_argument("file", type=Path, metavar="FILE", help="written by extract --packed")
 
     patch = _command(
         subparsers, "patch", commands.patch, "an adapter for a later base model", output=True

@@ -71,15 +71,7 @@ def prune(arguments: argparse.Namespace) -> None:
 
 def merge(arguments: argparse.Namespace) -> None:
     """Adapters are folders; relative ones are found from the current folder."""
-    value = _merge_spec(arguments)
-    from adapters.weight_space.factors import AdapterReader
-    from adapters.weight_space.merge import MergeSpec
-    from adapters.weight_space.merge import merge as run
-
-    spec = MergeSpec.from_json(value)
-    readers = [AdapterReader(Path(member.adapter)) for member in spec.adapters]
-    with new_folder(arguments.output) as folder, progress_bar() as progress:
-        report = run(spec, readers, folder, progress)
+    report = _compute("merge", _merge_spec(arguments), arguments)
     if _finished(arguments, report):
         return
     rows = [(m.module, str(m.rank), f"{m.energy:.6f}") for m in report.modules]
@@ -94,20 +86,12 @@ def merge(arguments: argparse.Namespace) -> None:
 
 
 def extract(arguments: argparse.Namespace) -> None:
-    from adapters.weight_space.extract import ExtractSpec
-    from adapters.weight_space.extract import extract as run
-
-    names = ("energy", "rank", "max_rank", "bits", "dtype", "seed", "base_model")
-    given = {name: getattr(arguments, name) for name in names}
-    spec = ExtractSpec.from_json(
-        {name: value for name, value in given.items() if value is not None}
-        | {"ignore_other_changes": arguments.ignore_other_changes}
+    names = ("base", "tuned", "energy", "rank", "max_rank", "dtype", "seed", "base_model")
+    report = _compute(
+        "extract",
+        _options(arguments, *names, "ignore_other_changes"),
+        arguments,
     )
-    packed: Path | None = arguments.packed
-    if packed is not None and packed.exists():
-        raise MergeError(f"'{packed}' exists already. Name a new file.", param="packed")
-    with new_folder(arguments.output) as folder, progress_bar() as progress:
-        report = run(spec, arguments.base, arguments.tuned, folder, progress, packed)
     if _finished(arguments, report):
         return
     rows = [
@@ -123,44 +107,19 @@ def extract(arguments: argparse.Namespace) -> None:
     ]
     print_table([("module", "shape", "rank", "change", "energy", "error"), *rows])
     print()
-    fields = [
+    print_fields([
         ("adapter", f"{arguments.output}, {_size(report.adapter_bytes)}"),
         ("parameters", str(report.parameters)),
         ("unchanged modules", str(report.unchanged)),
         ("energy kept", f"{report.energy:.6f}"),
         ("error", f"{report.error:.4g}"),
         ("seconds", f"{report.seconds:.1f}"),
-    ]
-    if report.packed_bytes is not None:
-        fields += [
-            ("error before quantization", f"{report.error_unquantized:.4g}"),
-            ("bits per parameter", f"{report.bits_per_parameter:.2f}"),
-            ("packed form", f"{packed or 'not written'}, {_size(report.packed_bytes)}"),
-        ]
-    print_fields(fields)
-
-
-def unpack(arguments: argparse.Namespace) -> None:
-    from adapters.weight_space.extract import unpack as run
-
-    with new_folder(arguments.output) as folder:
-        run(arguments.file, folder)
-        report = inspection.inspect(folder, "adapter")
-    if not _finished(arguments, report):
-        print_fields([("adapter", str(arguments.output)), ("digest", report.digest)])
+    ])  # fmt: skip
 
 
 def patch(arguments: argparse.Namespace) -> None:
-    with new_folder(arguments.output) as folder, progress_bar() as progress:
-        report = patching.patch(
-            arguments.adapter,
-            arguments.to,
-            folder,
-            earlier=arguments.earlier,
-            scale=arguments.scale,
-            base_model=arguments.base_model,
-            progress=progress,
-        )
+    names = ("adapter", "to", "earlier", "scale", "base_model")
+    report = _compute("patch", _options(arguments, *names), arguments)
     if _finished(arguments, report):
         return
     if report.distances:
@@ -173,6 +132,21 @@ def patch(arguments: argparse.Namespace) -> None:
         ("now for", report.base_model),
         ("scale", f"{report.scale:g}"),
     ])  # fmt: skip
+
+
+def _compute(kind: str, value: Any, arguments: argparse.Namespace) -> Any:
+    """Compute a job of `adapters.weight_space.jobs` into the folder of --output."""
+    from adapters.weight_space.jobs import compute, read_job
+
+    job = read_job(kind, value)
+    with new_folder(arguments.output) as folder, progress_bar() as progress:
+        return compute(job, folder, progress)
+
+
+def _options(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Return the options that have a value."""
+    values = {name: getattr(arguments, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _merge_spec(arguments: argparse.Namespace) -> Any:

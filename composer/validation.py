@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from composer.errors import CompositionSchemaError, quoted
+from composer.errors import ComposerError, CompositionSchemaError, quoted
 from composer.fields import UNKNOWN_FIELD
 
 if TYPE_CHECKING:
@@ -23,16 +23,22 @@ _WORDING = re.compile(r"^(Input|String|List) should | after validation, not \d+$
 _Path: TypeAlias = tuple[str | int, ...]
 
 
-def validate(model: type[M], value: object, param: str) -> M:
+def validate(
+    model: type[M],
+    value: object,
+    param: str,
+    error_type: type[ComposerError] = CompositionSchemaError,
+) -> M:
     """Read `value`, which stands at `param` in the request, as `model`.
 
     Raises:
-        CompositionSchemaError: names the field, its value and what it should be.
+        ComposerError: an `error_type` that names the field, its value and what it should be.
     """
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise _translated(error.errors(include_url=False), value, param) from error
+        where, problem = _explain(error.errors(include_url=False), value, param)
+        raise error_type(problem, param=where or None) from error
 
 
 def shown(value: object) -> str:
@@ -52,19 +58,18 @@ def shown(value: object) -> str:
             return f"a {type(value).__name__}"
 
 
-def _translated(
-    details: Sequence[ErrorDetails], value: object, param: str
-) -> CompositionSchemaError:
-    """The error to report: the first; of several in one field, what is wrong deepest inside.
+def _explain(details: Sequence[ErrorDetails], value: object, param: str) -> tuple[str, str]:
+    """Return the path of the field to report, and the message.
 
-    Where a field takes values of several types, pydantic reports one error for each of them.
+    Reported is the first field with an error; of several errors in it, the innermost ones. For a
+    field that takes values of several types, pydantic lists one error for each type.
     """
     located = [(_path(detail, value), detail) for detail in details]
     field = located[0][0][:1]
     path = max((p for p, _ in located if p[:1] == field), key=len)
     same = [detail for p, detail in located if p == path]
-    where = param + "".join(map(_step, path))
-    return CompositionSchemaError(_message(where, same) + ".", param=where)
+    where = (param + "".join(map(_step, path))).removeprefix(".")
+    return where, _message(where or "the body", same) + "."
 
 
 def _path(detail: ErrorDetails, value: object) -> _Path:

@@ -16,7 +16,7 @@ PACKAGES = (*PRODUCT, "zoo", "bench", "scripts")
 
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "composer": ("composer",),
-    "adapters": ("adapters", "composer.errors", "composer.fields"),
+    "adapters": ("adapters", "composer.errors", "composer.fields", "composer.validation"),
     "server": ("server", "composer", "adapters"),
     "clients": (
         *("clients", "composer.request", "composer.errors", "composer.gate_training"),

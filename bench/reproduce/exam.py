@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 import zoo
 from adapters.weight_space.factors import AdapterReader
-from adapters.weight_space.merge import MergeMember, MergeSpec, merge
+from adapters.weight_space.merge import MergeSpec, merge
 from bench.inprocess import InProcessEngine, Job
 from bench.reproduce.settings import EXACT, Setting
 from composer.engine_plan import EnginePlan, LoadedAdapter, Row
@@ -215,10 +215,14 @@ def _merge(setting: Setting, formula: Sum, seed: int, folder: Path) -> None:
         readers, weights = [AdapterReader(folder / "sum")], [("sum", setting.scale)]
     else:
         readers = [AdapterReader(zoo.ADAPTERS[name]) for name, _ in weights]
-    parameters: dict[str, float | None] = dict(setting.parameters)
+    value: dict[str, object] = {
+        "method": setting.method,
+        "adapters": [{"adapter": name, "weight": weight} for name, weight in weights],
+        "rank": setting.rank(len(formula)),
+        **dict(setting.parameters),
+    }
     if "seed" in setting.known:
-        parameters["seed"] = seed
-    members = tuple(MergeMember(name, weight) for name, weight in weights)
-    spec = MergeSpec(setting.method, members, setting.rank(len(formula)), parameters)
+        value["seed"] = seed
+    spec = MergeSpec.from_json(value)
     folder.mkdir(parents=True, exist_ok=True)
     merge(spec, readers, folder)

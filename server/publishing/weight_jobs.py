@@ -1,18 +1,18 @@
 """Adapters computed from others: merged, extracted from a full fine-tune, or carried to this base.
 
-Each runs in a process of its own, so that minutes of computing do not hold up the event loop. It
-reads and writes folders; what comes out is published like any other adapter.
+Each job of `adapters.weight_space.jobs` runs in a process of its own, so that minutes of computing
+hold neither the event loop nor the memory of this one. The result is published like any other
+adapter.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,141 +26,136 @@ from adapters import (
     StoreFullError,
     fetch,
 )
-from adapters.disk import FULL
-from composer.errors import quoted
+from adapters.weight_space.extract import ExtractSpec
+from adapters.weight_space.jobs import read_job
+from adapters.weight_space.merge import MergeSpec
+from composer.errors import EngineFault, quoted
+from composer.fields import Fields, Number
+from composer.validation import validate
 from server.publishing.publisher import Fetch
 
 _ROOT = Path(__file__).resolve().parents[2]
-_FILES = (CONFIG, WEIGHTS)
-_EXTRACT_OPTIONS = ("energy", "rank", "max_rank", "bits", "dtype", "seed")
+
+
+class ExtractBody(ExtractSpec):
+    """An extraction from a full fine-tune of the base model that is served."""
+
+    tuned: str
+    """Folder of the fine-tuned model, below that of --adapter-root."""
+
+
+class PatchBody(Fields):
+    """An adapter of an earlier version of the base model, carried over to the one served."""
+
+    source: str
+    """Where the adapter comes from: as the `source` of a publication."""
+
+    scale: Number = 1.0
+    """What the adapter's change is multiplied with."""
 
 
 class WeightSpace:
-    """`base` is the folder of the base model that is served."""
+    """Computes adapters for the base model in the folder `base`."""
 
     def __init__(self, store: Store, rules: SourceRules, base: Path) -> None:
         self._store = store
         self._rules = rules
         self._base = base
 
-    def merge(self, spec: Mapping[str, Any]) -> Fetch:
-        """Merge served adapters; `spec` is that of `composer adapters merge`, with aliases."""
+    def merge(self, value: Mapping[str, Any]) -> Fetch:
+        """Merge served adapters, named by their aliases. Raises `MergeError`."""
+        spec = MergeSpec.from_json(value)
 
         def merged(destination: Path) -> Mapping[str, object]:
-            inputs = spec.get("adapters")
-            if not isinstance(inputs, list) or not inputs:
-                raise MergeError(
-                    f"'adapters' of the merge is {inputs!r}. Give a list like "
-                    '[{"adapter": "polite", "weight": 1.0}].'
-                )
-            digests: dict[str, str] = {}
-            bound = []
-            for entry in inputs:
-                alias = entry.get("adapter") if isinstance(entry, dict) else None
-                if not isinstance(alias, str):
-                    raise MergeError(
-                        f'{entry!r} names no adapter. Give {{"adapter": ALIAS, "weight": 1.0}}.'
-                    )
-                digest = digests[alias] = str(self._store.current(alias).digest)
-                bound.append(entry | {"adapter": str(self._store.stored(digest).path)})
-            with tempfile.TemporaryDirectory(dir=destination) as scratch:
-                file = Path(scratch, "spec.json")
-                file.write_text(json.dumps({**spec, "adapters": bound}))
-                report = _run(["merge", str(file)], Path(scratch, "out"), destination)
-            return {"merge": dict(spec), "inputs": digests, "report": report}
+            aliases = [member.adapter for member in spec.adapters]
+            digests = {alias: str(self._store.current(alias).digest) for alias in aliases}
+            bound = [
+                {"adapter": str(self._store.stored(digests[m.adapter]).path), "weight": m.weight}
+                for m in spec.adapters
+            ]
+            report = run_job("merge", spec.to_json() | {"adapters": bound}, destination)
+            return {"merge": dict(value), "inputs": digests, "report": report}
 
         return merged
 
-    def extract(self, spec: Mapping[str, Any]) -> Fetch:
-        """Extract an adapter from a full fine-tune of the base, in a folder below the root."""
+    def extract(self, value: Mapping[str, Any]) -> Fetch:
+        """Extract an adapter from a full fine-tune of the base. Raises `MergeError`."""
+        body = validate(ExtractBody, value, "extract", MergeError)
 
         def extracted(destination: Path) -> Mapping[str, object]:
-            options = dict(spec)
-            tuned = _below(self._rules.root, options.pop("tuned", None))
-            words = ["extract", "--base", str(self._base), "--tuned", str(tuned)]
-            words += _options(options, _EXTRACT_OPTIONS, ("ignore_other_changes",))
-            with tempfile.TemporaryDirectory(dir=destination) as scratch:
-                report = _run(words, Path(scratch, "out"), destination)
-            return {"extract": dict(spec), "report": report}
+            folders = {"base": str(self._base), "tuned": str(_below(self._rules.root, body.tuned))}
+            report = run_job("extract", body.model_dump() | folders, destination)
+            return {"extract": dict(value), "report": report}
 
         return extracted
 
-    def patch(self, spec: Mapping[str, Any]) -> Fetch:
-        """Carry an adapter of an earlier version of the base over to the one that is served."""
+    def patch(self, value: Mapping[str, Any]) -> Fetch:
+        """Carry an adapter of an earlier base over to the one that is served.
+
+        Raises:
+            MergeError: `value` cannot be read.
+        """
+        body = validate(PatchBody, value, "patch", MergeError)
 
         def patched(destination: Path) -> Mapping[str, object]:
-            options = dict(spec)
-            source = str(options.pop("source", ""))
             with tempfile.TemporaryDirectory(dir=destination) as scratch:
-                old = Path(scratch, "old")
-                old.mkdir()
-                origin = fetch(source, old, self._rules)
-                words = ["patch", "--adapter", str(old), "--to", str(self._base)]
-                words += _options(options, ("scale",))
-                report = _run(words, Path(scratch, "out"), destination)
-            return {"patch": dict(spec), "of": origin, "report": report}
+                origin = fetch(body.source, Path(scratch), self._rules)
+                job = {"adapter": scratch, "to": str(self._base), "scale": body.scale}
+                report = run_job("patch", job, destination)
+            return {"patch": dict(value), "of": origin, "report": report}
 
         return patched
 
 
-def _below(root: Path | None, path: object) -> Path:
-    """The folder `path` below the adapter root, symbolic links resolved."""
-    if root is None or not isinstance(path, str):
+def _below(root: Path | None, path: str) -> Path:
+    """Return the folder `path` below the adapter root, symbolic links resolved."""
+    if root is None:
         raise SourceError(
-            f"'tuned' is {path!r}. Give a folder below that of --adapter-root, which this server "
-            f"{'does not have' if root is None else 'has'}."
+            f"extract.tuned is {quoted(path)}, but this server has no folder of adapters. Start it "
+            "with --adapter-root.",
+            param="extract.tuned",
         )
-    found = (root / path).resolve()
-    if not found.is_relative_to(root.resolve()) or not found.is_dir():
+    folder = (root / path).resolve()
+    if not folder.is_relative_to(root.resolve()) or not folder.is_dir():
         raise SourceError(
-            f"{quoted(path)} is no folder below that of --adapter-root. Put the model there."
+            f"{quoted(path)} is not a folder below that of --adapter-root. Put the model there.",
+            param="extract.tuned",
         )
-    return found
+    return folder
 
 
-def _options(
-    given: Mapping[str, Any], known: Sequence[str], flags: Sequence[str] = ()
-) -> list[str]:
-    """The options of a specification as words of the command line."""
-    words = []
-    for name, value in given.items():
-        option = f"--{name.replace('_', '-')}"
-        if name in flags and isinstance(value, bool):
-            words += [option] * value
-        elif name in known and isinstance(value, int | float | str) and not isinstance(value, bool):
-            words.append(f"{option}={value}")
-        else:
-            raise MergeError(
-                f"the option '{name}' with the value {value!r} is not understood. "
-                f"Use {', '.join((*known, *flags))}."
-            )
-    return words
-
-
-def _run(words: Sequence[str], out: Path, destination: Path) -> object:
-    """Run `python -m adapters`, keep the two files of the adapter, and return its report.
+def run_job(kind: str, job: Mapping[str, Any], destination: Path) -> object:
+    """Compute a job in a process of its own, write the adapter's two files, return the report.
 
     Raises:
-        MergeError: with what the program said.
-        StoreFullError: it had no room to write.
+        MergeError: the adapter cannot be computed as asked.
+        StoreFullError: the disk is full.
+        EngineFault: the process ended without an answer.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", "adapters", *words, "--output", str(out), "--json"],
-        cwd=_ROOT,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"]
-        problem = said[-1].removeprefix("composer: ")
-        if any(os.strerror(code) in problem for code in FULL):
-            raise StoreFullError(
-                f"the adapter could not be computed: {problem}. Make room on the disk of the "
-                "adapter store; nothing was published."
+    read_job(kind, job)
+    with tempfile.TemporaryDirectory(dir=destination) as out:
+        request = {"kind": kind, "job": dict(job), "destination": out}
+        done = subprocess.run(
+            [sys.executable, "-m", "adapters.weight_space"],
+            cwd=_ROOT,
+            input=json.dumps(request),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise EngineFault(
+                f"the process that computes adapters ended with status {done.returncode}: "
+                f"{done.stderr.strip()[-500:] or 'it was killed, perhaps for want of memory'}"
             )
-        raise MergeError(problem)
-    for name in _FILES:
-        shutil.move(out / name, destination / name)
-    return json.loads(done.stdout)
+        answer = json.loads(done.stdout)
+        if (error := answer.get("error")) is not None:
+            if error["full"]:
+                raise StoreFullError(
+                    f"the adapter could not be computed: {error['message']}. Make room on the disk "
+                    "of the adapter store; nothing was published."
+                )
+            raise MergeError(error["message"], param=error["param"])
+        for name in (CONFIG, WEIGHTS):
+            shutil.move(Path(out, name), destination / name)
+    return answer["report"]

@@ -1,4 +1,4 @@
-"""What an extraction has kept, and what it could not."""
+"""The report of an extraction: what the adapter holds of the fine-tune, and what it lacks."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ class OtherChange:
     """A changed tensor that an adapter cannot hold.
 
     kind: norm, bias, embedding, vocabulary (rows were added or removed) or other.
-    relative: norm of the change over that of the base's tensor; None where the shapes differ, the
-        base's is zero, or one holds NaN or infinity.
+    relative: norm of the change divided by the norm of the base's tensor; None if the shapes
+        differ, the base's tensor is zero, or one of the two holds NaN or infinity.
     """
 
     name: str
@@ -32,10 +32,10 @@ class OtherChange:
 class ModuleReport:
     """One module's change D = W_tuned - W_base [out, in] and its approximation b @ a.
 
-    norm: of D; relative_change: of D over that of W_base, None where that is 0.
-    energy: the share of D's squared singular values that the rank keeps.
-    error: norm of D - b @ a over that of D, measured with a and b as the adapter holds them;
-    error_unquantized: the same before quantization and rounding to the adapter's dtype.
+    norm: |D|. relative_change: |D| / |W_base|, None if W_base is zero.
+    energy: share of D's squared singular values that the rank keeps.
+    error: |D - b @ a| / |D|, with a and b as the adapter stores them.
+    error_unrounded: the same before rounding to the adapter's dtype.
     All norms are Frobenius norms.
     """
 
@@ -46,15 +46,16 @@ class ModuleReport:
     relative_change: float | None
     energy: float
     error: float
-    error_unquantized: float
+    error_unrounded: float
 
 
 @dataclass(frozen=True, slots=True)
 class ExtractReport:
-    """unchanged: how many linear modules are the same in both models, hence not in the adapter.
-    other: what changed that the adapter does not hold.
-    adapter_bytes: of adapter_model.safetensors. packed_bytes: of the packed form's file, and
-    bits_per_parameter the mean there with scales and norms; None without quantization.
+    """The result of an extraction.
+
+    unchanged: number of linear modules that are equal in both models, hence not in the adapter.
+    other: changed tensors that the adapter does not hold.
+    adapter_bytes: size of adapter_model.safetensors.
     """
 
     base_model: str
@@ -62,28 +63,22 @@ class ExtractReport:
     unchanged: int
     other: tuple[OtherChange, ...]
     adapter_bytes: int
-    packed_bytes: int | None
-    bits_per_parameter: float | None
     seconds: float
     warnings: tuple[str, ...]
 
     @property
     def energy(self) -> float:
-        """Kept of the squared norm of all changes together."""
+        """Share of the squared norm of all changes together that the adapter keeps."""
         return self._mean([m.energy for m in self.modules])
 
     @property
     def error(self) -> float:
-        """Norm of what the adapter lacks over that of all changes together."""
+        """Norm of what the adapter lacks, divided by the norm of all changes together."""
         return math.sqrt(self._mean([m.error**2 for m in self.modules]))
 
     @property
-    def error_unquantized(self) -> float:
-        return math.sqrt(self._mean([m.error_unquantized**2 for m in self.modules]))
-
-    @property
     def parameters(self) -> int:
-        """Numbers in the adapter."""
+        """Number of parameters of the adapter."""
         return sum(m.rank * sum(m.shape) for m in self.modules)
 
     def _mean(self, values: list[float]) -> float:
@@ -95,6 +90,5 @@ class ExtractReport:
             **asdict(self),
             "energy": self.energy,
             "error": self.error,
-            "error_unquantized": self.error_unquantized,
             "parameters": self.parameters,
         }

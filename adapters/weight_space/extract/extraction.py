@@ -1,8 +1,8 @@
-"""An adapter from a full fine-tune: truncated SVD of what training changed.
+"""Extract an adapter from a full fine-tune by a truncated SVD of what training changed.
 
 The change W_tuned - W_base of each linear module is replaced by its best approximation of a small
-rank, with the root of each singular value in either factor and alpha = rank. One module's change
-is in memory at a time; the adapter grows beside it.
+rank. Each factor takes the square root of every singular value, and alpha = rank. Only one
+module's change is in memory at a time, beside the factors computed so far.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from adapters.inspection.inspect import WEIGHTS
 from adapters.weight_space.extract.extract_report import ExtractReport
 from adapters.weight_space.extract.extract_spec import MAX_RANK, ExtractSpec
 from adapters.weight_space.extract.module import ExtractedModule, extract_module
-from adapters.weight_space.extract.packed import PackedAdapter
 from adapters.weight_space.extract.verification import ChangedTensors, Progress, compare
 from adapters.weight_space.factors import write_adapter
 from adapters.weight_space.model_weights import ModelWeights
@@ -30,77 +29,46 @@ def extract(
     tuned: Path,
     destination: Path,
     progress: Progress | None = None,
-    packed: Path | None = None,
 ) -> ExtractReport:
-    """Writes the adapter's two files into the folder `destination`, and its packed form into the
-    new file `packed` if one is named.
+    """Write the adapter's two files into the folder `destination`.
 
     Raises:
-        MergeError: the models do not fit each other, or differ where an adapter cannot follow.
+        MergeError: the models do not fit each other, or tensors changed that an adapter cannot
+            hold.
     """
     started = time.monotonic()
-    if packed is not None and not spec.bits:
-        raise MergeError("The packed form is that of a quantized adapter. Give bits.", param="bits")
     before, after = ModelWeights(base), ModelWeights(tuned)
     comparison = compare(before, after, progress)
     if comparison.other and not spec.ignore_other_changes:
         raise MergeError(comparison.refusal(), param="ignore_other_changes")
     linear = comparison.linear
-    found: dict[str, ExtractedModule] = {}
+    extracted: dict[str, ExtractedModule] = {}
     for done, module in enumerate(linear, comparison.compared + 1):
         if result := extract_module(spec, before, after, module):
-            found[module] = result
+            extracted[module] = result
         if progress is not None:
             progress(done, comparison.compared + len(linear), module)
-    if not found:
+    if not extracted:
         raise MergeError(
             f"'{tuned}' and '{base}' have the same linear weights, so there is nothing to extract. "
             "Give the fine-tuned model as the tuned one."
         )
     base_model = spec.base_model or str(base)
-    form = _packed(spec, found, base_model)
-    if form is not None and packed is not None:
-        form.write(packed)
     write_adapter(
         destination,
-        {name: module.factors for name, module in found.items()},
+        {name: module.factors for name, module in extracted.items()},
         base_model=base_model,
         dtype=getattr(torch, spec.dtype),
     )
     return ExtractReport(
         base_model=base_model,
-        modules=tuple(module.report for module in found.values()),
-        unchanged=len(linear) - len(found),
+        modules=tuple(module.report for module in extracted.values()),
+        unchanged=len(linear) - len(extracted),
         other=comparison.other,
         adapter_bytes=(destination / WEIGHTS).stat().st_size,
-        packed_bytes=form.size_bytes if form else None,
-        bits_per_parameter=8 * form.payload_bytes / form.parameters if form else None,
         seconds=time.monotonic() - started,
-        warnings=_warnings(spec, before, after, comparison, found),
+        warnings=_warnings(spec, before, after, comparison, extracted),
     )
-
-
-def unpack(file: Path, destination: Path) -> PackedAdapter:
-    """Writes the adapter that was packed into `file`, byte for byte as `extract` wrote it.
-
-    Raises:
-        MergeError: the file is no packed adapter.
-    """
-    form = PackedAdapter.read(file)
-    write_adapter(
-        destination,
-        form.unpack(),
-        base_model=form.base_model,
-        dtype=getattr(torch, form.dtype),
-    )
-    return form
-
-
-def _packed(
-    spec: ExtractSpec, found: Mapping[str, ExtractedModule], base_model: str
-) -> PackedAdapter | None:
-    modules = {name: m.packed for name, m in found.items() if m.packed is not None}
-    return PackedAdapter(modules, spec.bits, base_model, spec.dtype) if modules else None
 
 
 def _warnings(
@@ -108,11 +76,11 @@ def _warnings(
     base: ModelWeights,
     tuned: ModelWeights,
     comparison: ChangedTensors,
-    found: Mapping[str, ExtractedModule],
+    extracted: Mapping[str, ExtractedModule],
 ) -> tuple[str, ...]:
     texts = [f"{change} is not in the adapter" for change in comparison.other]
-    reports = [module.report for module in found.values()]
-    dtypes = [{str(m.tensors[f"{name}.weight"].dtype) for name in found} for m in (base, tuned)]
+    reports = [module.report for module in extracted.values()]
+    dtypes = [{str(m.tensors[f"{name}.weight"].dtype) for name in extracted} for m in (base, tuned)]
     if dtypes[0] != dtypes[1]:
         names = [", ".join(sorted(d)).replace("torch.", "") for d in dtypes]
         texts.append(

@@ -1,4 +1,4 @@
-"""One module's part of an extraction: read the change, truncate, quantize, measure."""
+"""Extract one module: read its change, truncate it and measure the error."""
 
 from __future__ import annotations
 
@@ -12,28 +12,25 @@ from adapters.errors import MergeError
 from adapters.weight_space.distance import difference
 from adapters.weight_space.extract.extract_report import ModuleReport
 from adapters.weight_space.extract.extract_spec import ExtractSpec
-from adapters.weight_space.extract.packed import PackedModule
-from adapters.weight_space.extract.quantization import quantize
 from adapters.weight_space.factors import Factors
-from adapters.weight_space.lowrank import Truncation, truncate_dense
+from adapters.weight_space.lowrank import truncate_dense
 from adapters.weight_space.model_weights import BLOCK, ModelWeights
 
 
 @dataclass(frozen=True, slots=True)
 class ExtractedModule:
-    """factors: of the adapter's dtype. packed: None without quantization."""
+    """The factors of one module, in the adapter's dtype, and how well they fit."""
 
     report: ModuleReport
     factors: Factors
-    packed: PackedModule | None
 
 
 def extract_module(
     spec: ExtractSpec, base: ModelWeights, tuned: ModelWeights, module: str
 ) -> ExtractedModule | None:
-    """None where the module has not changed.
+    """Return the factors of a module's change; None if the module did not change.
 
-    Holds one float32 copy of the change [out, in], and a few times the module's factors.
+    Peak memory: one float32 copy of the change [out, in] and a few copies of the factors.
     """
     name = f"{module}.weight"
     height, width = base.tensors[name].shape
@@ -48,9 +45,10 @@ def extract_module(
         return None
     rank = spec.rank if spec.energy is None else spec.max_rank
     low = truncate_dense(delta, rank=rank, energy=spec.energy, seed=spec.seed)
-    if not low.rank:  # a change of float64 models that is nothing in float32
+    if not low.rank:  # a change of float64 models that vanishes in float32
         return None
-    factors, packed = _store(spec, low)
+    dtype: torch.dtype = getattr(torch, spec.dtype)
+    factors = Factors(low.a.to(dtype), low.b.to(dtype))
     report = ModuleReport(
         module=module,
         shape=(height, width),
@@ -59,24 +57,13 @@ def extract_module(
         relative_change=distance.relative,
         energy=low.energy,
         error=_error(delta, factors.a, factors.b, low.total),
-        error_unquantized=_error(delta, low.a, low.b, low.total),
+        error_unrounded=_error(delta, low.a, low.b, low.total),
     )
-    return ExtractedModule(report, factors, packed)
-
-
-def _store(spec: ExtractSpec, low: Truncation) -> tuple[Factors, PackedModule | None]:
-    """The factors as the adapter holds them: quantized and restored, if `spec` wants that."""
-    a, b, packed = low.a, low.b, None
-    if spec.bits:
-        packed = PackedModule.pack(quantize(a, spec.bits), quantize(b.T, spec.bits), spec.bits)
-        restored = packed.unpack(spec.bits)
-        a, b = restored.a, restored.b
-    dtype: torch.dtype = getattr(torch, spec.dtype)
-    return Factors(a.to(dtype), b.to(dtype)), packed
+    return ExtractedModule(report, factors)
 
 
 def _error(delta: Tensor, a: Tensor, b: Tensor, total: float) -> float:
-    """Relative error of b @ a for delta [out, in], whose squared norm is `total`."""
+    """Return |delta - b @ a| / |delta| for delta [out, in] with the squared norm `total`."""
     squared = 0.0
     rows = max(1, BLOCK // delta.shape[1])
     for row in range(0, delta.shape[0], rows):

@@ -4,12 +4,13 @@ A new method is a file and a line in `METHODS`.
 """
 
 from adapters.weight_space.merge.merge_report import MergedModule, MergeReport
-from adapters.weight_space.merge.merge_spec import MergeMember, MergeSpec
-from adapters.weight_space.merge.method import Method, Parameter, RankRule
+from adapters.weight_space.merge.merge_spec import MERGE_SCHEMA, MergeSpec
+from adapters.weight_space.merge.method import MergeMember, Method, Parameter, RankRule
 from adapters.weight_space.merge.methods import METHODS
 from adapters.weight_space.merge.run import Progress, merge
 
 __all__ = [
+    "MERGE_SCHEMA",
     "METHODS",
     "MergeMember",
     "MergeReport",

@@ -1,4 +1,4 @@
-"""What a merging method is: a published method as data."""
+"""A merging method, described as data."""
 
 from __future__ import annotations
 
@@ -6,59 +6,78 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import TypeAlias, TypeGuard
+from functools import cached_property
+from typing import Annotated, Any, Literal, TypeAlias
 
+from pydantic import BeforeValidator, Field, create_model
 from torch import Tensor
 
-from adapters.errors import MergeError
 from adapters.weight_space.factors import Factors
 from adapters.weight_space.merge.inputs import Inputs
-from composer.errors import quoted
+from composer.fields import Fields, Number
 
 Values: TypeAlias = Mapping[str, float | None]
 """The parameters of a method by name, complete and within their ranges."""
 
 Combine: TypeAlias = Callable[[str], Factors | Tensor]
-"""Module -> its merged delta: as factors, exactly, or dense [out, in] f32.
+"""Module -> its merged delta: exact factors, or a dense tensor [out, in] f32.
 
-Factors of rank 0 stand for a delta of zeros.
+Factors of rank 0 stand for a zero delta.
 """
 
 Step: TypeAlias = Callable[[str], None]
-"""Called with a module's name after each module of a pass that a method makes beforehand."""
+"""Called with a module's name after each module of a preparatory pass."""
 
 
 def number(values: Values, name: str) -> float:
-    """The parameter `name`, of the kind that is never null."""
+    """Return the parameter `name`, which must not be null."""
     value = values[name]
     if value is None:
         raise ValueError(f"{name} is null")
     return value
 
 
-def is_number(value: object, *, whole: bool = False) -> TypeGuard[float]:
-    """Whether JSON's `value` is a number that a float can hold; `whole`: an integer."""
-    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # an integer beyond 1.8e308
-        return False
+class MergeMember(Fields):
+    """An adapter to merge and its weight. An adapter of weight 0 takes no part."""
+
+    adapter: Annotated[str, Field(min_length=1)]
+    """The adapter: an alias of the server, or a folder on the command line."""
+
+    weight: Number = 1.0
+    """What its change is multiplied with."""
+
+
+def _refuse_rank(value: object) -> object:
+    if value is not None:
+        raise ValueError(
+            f"it is {value!r}, but this method keeps every rank; leave it out, or use 'svd'"
+        )
+    return value
 
 
 class RankRule(Enum):
-    """What the specification's `rank` must be."""
+    """What a method accepts as the rank of its result."""
 
-    NONE = "null: the method keeps every rank"
-    OPTIONAL = "a whole number of at least 1, or null for the exact result"
-    REQUIRED = "a whole number of at least 1"
+    NONE = "none"
+    OPTIONAL = "optional"
+    REQUIRED = "required"
+
+
+_Rank = Annotated[int, Field(strict=True, ge=1)]
+_RANK_FIELDS: Mapping[RankRule, tuple[Any, Any]] = {
+    RankRule.NONE: (Annotated[None, BeforeValidator(_refuse_rank)], None),
+    RankRule.OPTIONAL: (_Rank | None, None),
+    RankRule.REQUIRED: (_Rank, ...),
+}
+"""Type and default of the pydantic field."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A number of a method, between `low` and `high`; which ends belong to the range is said.
+    """A number of a method, from `low` to `high`; an open end is not part of the range.
 
-    `required` has no default; with `optional`, null is a value. `whole` numbers are integers.
+    A `required` parameter has no default; an `optional` one may be null; a `whole` one is an
+    integer.
     """
 
     name: str
@@ -73,43 +92,31 @@ class Parameter:
     optional: bool = False
 
     @property
-    def range(self) -> str:
-        """For readers: `> 0 and <= 1`."""
-        lower = f"{'>' if self.low_open else '>='} {self.low:g}" if self.low > -math.inf else ""
-        upper = f"{'<' if self.high_open else '<='} {self.high:g}" if self.high < math.inf else ""
-        kind = "a whole number" if self.whole else "a finite number"
-        limits = " and ".join(part for part in (lower, upper) if part)
-        return f"{kind} {limits}".rstrip() + (" or null" if self.optional else "")
-
-    def check(self, value: object) -> float | None:
-        """`value` if it is in the range.
-
-        Raises:
-            MergeError: it is not; the message says what would be.
-        """
-        if value is None and self.optional:
-            return None
-        if not is_number(value, whole=self.whole) or not self._contains(value):
-            raise MergeError(
-                f"{self.name} is {quoted(repr(value))[1:-1]}; give {self.range}: {self.meaning}",
-                param=self.name,
-            )
-        return value
-
-    def _contains(self, value: float) -> bool:
-        above = value > self.low if self.low_open else value >= self.low
-        below = value < self.high if self.high_open else value <= self.high
-        return above and below
+    def field(self) -> tuple[Any, Any]:
+        """Return type and default of the pydantic field."""
+        limits: dict[str, Any] = {}
+        if self.low > -math.inf:
+            limits["gt" if self.low_open else "ge"] = self.low
+        if self.high < math.inf:
+            limits["lt" if self.high_open else "le"] = self.high
+        kind = int if self.whole else float
+        if not self.whole:
+            limits["allow_inf_nan"] = False
+        bounded: Any = Annotated[kind, Field(strict=True, **limits)]
+        default: Any = ... if self.required else self.default
+        return bounded | None if self.optional else bounded, Field(
+            default, description=self.meaning
+        )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Method:
     """One method.
 
     `formula` is for readers: d_k is the delta of adapter k, w_k its weight. `prepare` reads the
-    inputs as often as it must (calling its `Step` `passes` times per module at most) and returns
-    what merges one module. Adapters of weight 0 are removed before it is called, so it sees at
-    least `least` and at most `most` inputs, none of them with weight 0.
+    inputs as often as it must (calling its `Step` at most `passes` times per module) and returns
+    the function that merges one module. It sees between `least` and `most` inputs, none of weight
+    0. The methods that are not `weighted` take weights of 1 only.
     """
 
     name: str
@@ -123,3 +130,15 @@ class Method:
     most: int | None = None
     weighted: bool = True
     passes: int = 0
+
+    @cached_property
+    def fields(self) -> type[Fields]:
+        """The pydantic model of a merge by this method, as JSON describes it."""
+        fields: dict[str, Any] = {
+            "method": (Literal[self.name], ...),
+            "adapters": (Annotated[list[MergeMember], Field(min_length=1)], ...),
+            "rank": _RANK_FIELDS[self.rank],
+            **{parameter.name: parameter.field for parameter in self.parameters},
+        }
+        about = f"{self.title}: {self.formula}. {self.citation}."
+        return create_model(f"Merge_{self.name}", __base__=Fields, __doc__=about, **fields)

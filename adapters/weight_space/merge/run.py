@@ -52,8 +52,8 @@ def merge(
             if member.weight != 0
         ]
     )
-    steps = _Steps(spec.entry.passes, len(inputs.modules), progress)
-    combine = spec.entry.prepare(inputs, spec.parameters, steps)
+    steps = _Steps(spec.method.passes, len(inputs.modules), progress)
+    combine = spec.method.prepare(inputs, spec.parameters, steps)
     steps.begin_last_pass()
     factors: dict[str, Factors] = {}
     modules: list[MergedModule] = []

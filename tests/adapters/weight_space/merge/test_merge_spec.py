@@ -34,7 +34,7 @@ def test_round_trip_with_every_default_filled_in(method: str) -> None:
     spec = MergeSpec.from_json(minimal(method))
     written = spec.to_json()
     assert MergeSpec.from_json(json.loads(json.dumps(written))) == spec
-    names = {p.name for p in spec.entry.parameters}
+    names = {p.name for p in spec.method.parameters}
     assert written.keys() == {"method", "adapters", "rank"} | names
 
 
@@ -46,68 +46,78 @@ def test_the_seed_is_recorded() -> None:
 
 def test_a_weight_may_be_left_out() -> None:
     spec = MergeSpec.from_json({"method": "sum", "adapters": [{"adapter": "polite"}]})
-    assert spec.adapters == (MergeMember("polite", 1.0),)
+    assert spec.adapters == (MergeMember(adapter="polite", weight=1.0),)
     assert spec.rank is None
 
 
 @pytest.mark.parametrize(
     ("value", "param", "words"),
     [
-        ([], None, ["the merge is []", "JSON object"]),
-        ({"adapters": []}, "method", ["method is None", "'ties'"]),
-        ({"method": "tie", "adapters": []}, "method", ["'tie'", "did you mean 'ties'"]),
-        ({"method": "linear", "adapters": []}, "method", ["'linear'", "'sum', 'svd'"]),
-        ({"method": "sum"}, "adapters", ["adapters is None", "polite"]),
-        ({"method": "sum", "adapters": ["a"]}, None, ["adapters[0] is 'a'", "JSON object"]),
-        ({"method": "sum", "adapters": [{"weight": 1}]}, "adapters[0].adapter", ["None", "name"]),
+        ([], "merge", ["a list of 0", "JSON object"]),
+        ({"adapters": []}, "merge.method", ["null", "ties"]),
+        ({"method": "tie", "adapters": []}, "merge.method", ["'tie'", "did you mean 'ties'"]),
+        ({"method": "linear", "adapters": []}, "merge.method", ["'linear'", "sum, svd"]),
+        ({"method": "sum"}, "merge.adapters", ["missing"]),
+        ({"method": "sum", "adapters": ["a"]}, "merge.adapters[0]", ["'a'"]),
+        ({"method": "sum", "adapters": [{"weight": 1}]}, "merge.adapters[0].adapter", ["missing"]),
         (
             {"method": "sum", "adapters": [{"adapter": "a", "wieght": 2}]},
-            "adapters[0]",
-            ["'wieght'", "'weight'"],
+            "merge.adapters[0].wieght",
+            ["not a field", "'weight'"],
         ),
-        ({"method": "sum", "adapters": []}, "adapters", ["at least 1", "not 0"]),
-        ({"method": "sum", "adapters": members(0, 0)}, "adapters", ["at least 1", "not 0"]),
-        (minimal("wise_ft") | {"adapters": members(1, 1)}, "adapters", ["exactly 1", "not 2"]),
-        (minimal("model_stock") | {"adapters": members(1)}, "adapters", ["at least 2", "not 1"]),
+        ({"method": "sum", "adapters": []}, "merge.adapters", ["at least 1"]),
+        ({"method": "sum", "adapters": members(0, 0)}, "merge.adapters", ["at least 1", "has 0"]),
+        (
+            minimal("wise_ft") | {"adapters": members(1, 1)},
+            "merge.adapters",
+            ["exactly 1", "has 2"],
+        ),
+        (
+            minimal("model_stock") | {"adapters": members(1)},
+            "merge.adapters",
+            ["at least 2", "has 1"],
+        ),
         (
             minimal("model_stock") | {"adapters": members(1, 0.5)},
-            "adapters[1].weight",
-            ["no weights", "'a1'", "0.5"],
+            "merge.adapters[1].weight",
+            ["no weights", "0.5"],
         ),
-        (minimal("sum") | {"rank": 8}, "rank", ["rank of 'sum' is 8", "null", "'svd'"]),
-        (minimal("svd") | {"rank": None}, "rank", ["is None", "at least 1"]),
-        (minimal("svd") | {"rank": 0}, "rank", ["is 0", "at least 1"]),
-        (minimal("svd") | {"rank": 2.5}, "rank", ["is 2.5", "whole number"]),
-        (minimal("svd") | {"rank": True}, "rank", ["is True"]),
-        (minimal("lines") | {"rank": -1}, "rank", ["is -1", "or null"]),
-        (minimal("ties") | {"densty": 0.5}, "densty", ["'densty'", "'density'"]),
-        (minimal("sum") | {"density": 0.5}, "density", ["'sum' has no parameter", "none"]),
-        (minimal("ties") | {"density": 0}, "density", ["density is 0", "> 0 and <= 1"]),
-        (minimal("ties") | {"density": 1.1}, "density", ["1.1"]),
-        (minimal("ties") | {"density": "0.5"}, "density", ["'0.5'"]),
-        (minimal("ties") | {"density": None}, "density", ["density is None"]),
-        (minimal("ties") | {"lambda": float("inf")}, "lambda", ["lambda is inf", "finite"]),
-        (minimal("dare_ties") | {"drop": 1}, "drop", ["drop is 1", ">= 0 and < 1"]),
-        (minimal("dare_ties") | {"seed": 1.5}, "seed", ["1.5", "whole"]),
-        (minimal("dare_ties") | {"seed": -1}, "seed", ["-1", ">= 0"]),
-        (minimal("slack") | {"slack": 2}, "slack", ["slack is 2", "<= 1"]),
-        (minimal("lines") | {"layers": 0}, "layers", ["layers is 0", "or null"]),
-        ({"method": "wise_ft", "adapters": members(1)}, "a", ["needs a", "the fine-tune"]),
-        (minimal("wise_ft") | {"a": 0}, "a", ["a is 0", "> 0 and <= 1"]),
+        (minimal("sum") | {"rank": 8}, "merge.rank", ["is 8", "leave it out", "'svd'"]),
+        (minimal("svd") | {"rank": None}, "merge.rank", ["is null", "integer"]),
+        (minimal("svd") | {"rank": 0}, "merge.rank", ["is 0", "greater than or equal to 1"]),
+        (minimal("svd") | {"rank": 2.5}, "merge.rank", ["is 2.5", "integer"]),
+        (minimal("svd") | {"rank": True}, "merge.rank", ["is true"]),
+        (minimal("lines") | {"rank": -1}, "merge.rank", ["is -1"]),
+        (minimal("ties") | {"densty": 0.5}, "merge.densty", ["not a field", "'density'"]),
+        (minimal("sum") | {"density": 0.5}, "merge.density", ["not a field"]),
+        (minimal("ties") | {"density": 0}, "merge.density", ["is 0", "greater than 0"]),
+        (minimal("ties") | {"density": 1.1}, "merge.density", ["1.1", "less than or equal to 1"]),
+        (minimal("ties") | {"density": "0.5"}, "merge.density", ["'0.5'"]),
+        (minimal("ties") | {"density": None}, "merge.density", ["is null"]),
+        (minimal("ties") | {"lambda": float("inf")}, "merge.lambda", ["Infinity", "finite"]),
+        (minimal("dare_ties") | {"drop": 1}, "merge.drop", ["is 1", "less than 1"]),
+        (minimal("dare_ties") | {"seed": 1.5}, "merge.seed", ["1.5", "integer"]),
+        (minimal("dare_ties") | {"seed": -1}, "merge.seed", ["-1", "greater than or equal to 0"]),
+        (minimal("slack") | {"slack": 2}, "merge.slack", ["is 2", "less than or equal to 1"]),
+        (minimal("lines") | {"layers": 0}, "merge.layers", ["is 0"]),
+        ({"method": "wise_ft", "adapters": members(1)}, "merge.a", ["missing"]),
+        (minimal("wise_ft") | {"a": 0}, "merge.a", ["is 0", "greater than 0"]),
     ],
 )
-def test_refusals(value: object, param: str | None, words: list[str]) -> None:
+def test_refusals_name_the_value_and_the_remedy(
+    value: object, param: str, words: list[str]
+) -> None:
     with pytest.raises(MergeError) as caught:
         MergeSpec.from_json(value)
     assert caught.value.code == "invalid_merge"
     assert caught.value.param == param
-    for word in words:
+    for word in (param, *words):
         assert word in caught.value.message
 
 
 @pytest.mark.parametrize("weight", [float("nan"), float("inf"), 10**400, True, "1", None])
 def test_weights_are_finite_numbers(weight: Any) -> None:
-    with pytest.raises(MergeError, match=r"the weight of 'a0' is .*; give a finite number"):
+    with pytest.raises(MergeError, match=r"adapters\[0\].weight is .*; it should be a .*number"):
         MergeSpec.from_json({"method": "sum", "adapters": members(weight)})
 
 
