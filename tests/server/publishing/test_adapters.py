@@ -451,7 +451,9 @@ def test_a_full_fine_tune_and_a_patch_become_generations(
     assert patched.status_code == 201, patched.text
     assert admin.says("patched") == RUDE
     outside = {"extract": {"tuned": "../tuned", "rank": 16}}
-    assert "not a folder below" in error(admin.http.put("/v1/adapters/extracted", json=outside), 400)
+    assert "not a folder below" in error(
+        admin.http.put("/v1/adapters/extracted", json=outside), 400
+    )
     unknown = {"extract": {"tuned": "tuned", "rank": 16, "colour": "red"}}
     assert "colour" in error(admin.http.put("/v1/adapters/extracted", json=unknown), 400)
 
