@@ -49,15 +49,15 @@ class Call(Generic[R]):
     headers: Mapping[str, str] = field(default_factory=dict, kw_only=True)
     upload: Form | RawFile | None = field(default=None, kw_only=True)
 
-    def read(self, status: int, body: bytes) -> R:
-        """The answer.
+    def read(self, status: int, body: bytes, url: str = "") -> R:
+        """Return the answer that `url` gave.
 
         Raises:
             ApiError: the server answered with an error.
             InvalidResponse: the answer is not what the API documents.
         """
         if status >= 400:
-            raise errors.from_response(status, body)
+            raise errors.from_response(status, body, f"{self.method} {url or self.path}")
         if status >= 300:
             raise errors.InvalidResponse(f"{self.path} answered with a redirection ({status})")
         return self.parse(body)

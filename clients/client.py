@@ -25,7 +25,7 @@ class Client:
     """Blocks until the answer is there. Safe to share between threads; close it, or use `with`.
 
     Args:
-        base_url: the API, with /v1; default COMPOSER_BASE_URL or http://127.0.0.1:8000/v1.
+        base_url: the server, with or without /v1; default COMPOSER_BASE_URL or http://127.0.0.1:8000/v1.
         api_key: sent as a bearer token; default COMPOSER_API_KEY or none. What changes adapters
             needs the administrators' key here.
         timeouts: seconds to wait for each phase; nothing is repeated.
@@ -55,7 +55,7 @@ class Client:
     def send(self, call: Call[R]) -> R:
         with prepared(self._http, call) as request, _connection_errors(self.settings):
             response = self._http.send(request)
-        return call.read(response.status_code, response.content)
+        return call.read(response.status_code, response.content, str(response.url))
 
     def stream(self, call: GenerationCall[R, C]) -> Generator[C, None, None]:
         """The chunks as they arrive; nothing is sent before the first is asked for.
@@ -70,7 +70,7 @@ class Client:
             response = self._http.send(request, stream=True)
         try:
             if response.status_code != 200:
-                call.read(response.status_code, response.read())
+                call.read(response.status_code, response.read(), str(response.url))
             with _stream_errors():
                 for data in response.iter_bytes():
                     yield from reader.feed(data)
@@ -141,7 +141,7 @@ class AsyncClient:
     async def send(self, call: Call[R]) -> R:
         with prepared(self._http, call) as request, _connection_errors(self.settings):
             response = await self._http.send(request)
-        return call.read(response.status_code, response.content)
+        return call.read(response.status_code, response.content, str(response.url))
 
     async def stream(self, call: GenerationCall[R, C]) -> AsyncGenerator[C, None]:
         """The chunks as they arrive.
@@ -157,7 +157,7 @@ class AsyncClient:
             response = await self._http.send(request, stream=True)
         try:
             if response.status_code != 200:
-                call.read(response.status_code, await response.aread())
+                call.read(response.status_code, await response.aread(), str(response.url))
             with _stream_errors():
                 async for data in response.aiter_bytes():
                     for chunk in reader.feed(data):

@@ -1,9 +1,10 @@
-"""Where the server is and how long to wait for it."""
+"""Where the server is, which key it takes, and how long to wait for it."""
 
 from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from dataclasses import dataclass, field
 
 import httpx
@@ -29,7 +30,7 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class ClientSettings:
-    """A server's address (ending in /v1), the key it wants, and the timeouts."""
+    """A server's address (usually ending in /v1), its API key, and the timeouts."""
 
     base_url: str = DEFAULT_BASE_URL
     api_key: str | None = field(default=None, repr=False)
@@ -50,9 +51,13 @@ class ClientSettings:
     def resolve(
         cls, base_url: str | None, api_key: str | None, timeouts: Timeouts | None
     ) -> ClientSettings:
-        """What was given, else the environment's COMPOSER_BASE_URL and COMPOSER_API_KEY."""
+        """Return the arguments, else the environment's COMPOSER_BASE_URL and COMPOSER_API_KEY.
+
+        An address without a path gets /v1.
+        """
+        url = base_url or os.environ.get(BASE_URL_VARIABLE) or DEFAULT_BASE_URL
         return cls(
-            base_url or os.environ.get(BASE_URL_VARIABLE) or DEFAULT_BASE_URL,
+            f"{url.rstrip('/')}/v1" if re.fullmatch(r"https?://[^/?#]+/?", url) else url,
             api_key or os.environ.get(API_KEY_VARIABLE) or None,
             timeouts or Timeouts(),
         )
@@ -73,7 +78,7 @@ class ClientSettings:
 
     @property
     def uses_proxy(self) -> bool:
-        """Whether HTTP_PROXY and its like apply: a proxy cannot reach this machine's loopback."""
+        """Return whether HTTP_PROXY and the like apply: a proxy cannot reach our loopback."""
         host = httpx.URL(self.base_url).host
         if host == "localhost":
             return False

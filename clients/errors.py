@@ -1,4 +1,4 @@
-"""Everything a call can raise.
+"""Every error that a call can raise.
 
 ClientError
   ConnectionFailed        no connection, or it broke, or it took longer than the timeout
@@ -95,11 +95,24 @@ _BY_STATUS: dict[int, type[ApiError]] = {
     429: RateLimited,
 }
 
+_NO_ROUTE = {404: "Not Found", 405: "Method Not Allowed"}
+"""What frameworks answer for a route that they do not have."""
 
-def from_response(status: int, body: bytes) -> ApiError:
-    """The error that an HTTP answer with `status` >= 400 stands for."""
+
+def from_response(status: int, body: bytes, request: str = "the request") -> ApiError:
+    """Return the error that an HTTP answer with `status` >= 400 stands for.
+
+    `request` is the method and the URL, for an answer that comes from another server.
+    """
     kind = _BY_STATUS.get(status, ServerError if status >= 500 else BadRequest)
     fields = _error_object(body)
+    if status in _NO_ROUTE and (fields is None or fields.get("message") == _NO_ROUTE[status]):
+        return kind(
+            f"{request}: {status} {_NO_ROUTE[status]}: what answers there does not have this "
+            "route. Check that the base URL (COMPOSER_BASE_URL or --base-url) is that of a "
+            "composer server, and ends in /v1",
+            status=status,
+        )
     if fields is None:
         text = body.decode(errors="replace").strip()[:500]
         return kind(text or f"HTTP {status} without a message", status=status)
@@ -107,14 +120,14 @@ def from_response(status: int, body: bytes) -> ApiError:
 
 
 def from_event(value: object) -> StreamError | None:
-    """The error in a stream's event, or None if the event is not an error."""
+    """Return the error in an event of a stream, or None if the event is not an error."""
     if not isinstance(value, dict) or not isinstance(value.get("error"), dict):
         return None
     return _build(StreamError, value["error"], None)
 
 
 def _error_object(body: bytes) -> dict[str, object] | None:
-    """OpenAI's {"error": {...}}, FastAPI's {"detail": ...}, or None."""
+    """Read OpenAI's {"error": {...}} or FastAPI's {"detail": ...}; None for another body."""
     try:
         value = json.loads(body)
     except ValueError:

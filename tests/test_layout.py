@@ -19,8 +19,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "adapters": ("adapters", "composer.errors", "composer.fields", "composer.validation"),
     "server": ("server", "composer", "adapters"),
     "clients": (
-        *("clients", "composer.request", "composer.errors", "composer.gate_training"),
-        *("adapters.cli", "adapters.inspection.inspect"),
+        *("clients", "composer.errors", "composer.gate_training", "composer.recipes"),
+        *("composer.mixtures.routers", "adapters", "server.__main__"),
     ),
     "zoo": ("zoo", "composer.gate_training", "composer.reference.masking"),
     "bench": ("bench", "composer", "adapters", "clients", "server", "zoo"),
@@ -40,7 +40,7 @@ DOORS: dict[str, tuple[str, ...]] = {
 }
 """Dependency -> the only modules that may import it, outside the tests."""
 
-MOST_FILES = 13
+MOST_FILES = 12
 """In one folder, beside its `__init__.py`: more ask for a chapter of their own."""
 
 SAME_NAMES = {"__init__.py", "__main__.py", "errors.py"}

@@ -1,164 +1,272 @@
-"""What `composer adapters` does on a server; each takes the client and the parsed arguments."""
+"""`composer adapters`: what the server serves, for administrators."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-from clients import errors
-from clients.cli.arguments import CommandLineError
-from clients.cli.tables import print_table
-from clients.client import Client
-from clients.responses import Adapter, AdapterPolicy, AdapterProfile, Wire
+import typer
+from typer import Argument, Option
 
-_SHOWN = 12
-"""Digits of a digest in tables; the engine's names have as many."""
+from clients.cli import adapter_tables, weight_commands
+from clients.cli.connection import asks_server, connect_as_administrator, server_options
+from clients.cli.shared_options import IfMatch, New, at_most_one, json_value
+from clients.cli.tables import Json, JsonLines, print_lines, print_table, wants_lines
+
+if TYPE_CHECKING:
+    from clients.client import Client
+    from clients.responses import Adapter
+
+adapters = typer.Typer(help="Adapters of the server, for administrators, and on this machine.")
+adapters.callback()(server_options)
+_asks = asks_server(connect_as_administrator)
+Command = Callable[..., None]
+_ON_SERVER, _HERE = "On the server", "On this machine"
+
+Alias = Annotated[str, Argument(metavar="ALIAS")]
+Compositions = Annotated[
+    bool | None,
+    Option(
+        "--compositions/--no-compositions",
+        help="Whether it may be part of a composition.",
+        show_default=False,
+    ),
+]
+Negative = Annotated[
+    bool | None,
+    Option(
+        "--negative/--no-negative",
+        help="Whether it may have a negative weight.",
+        show_default=False,
+    ),
+]
+Keys = Annotated[
+    list[str] | None,
+    Option(
+        "--key",
+        metavar="KEY",
+        help="An API key that may use it, or 'sha256:' and its hash. Repeatable; replaces the "
+        "present keys.",
+    ),
+]
+AnyKey = Annotated[bool, Option("--any-key", help="Everybody may use it.")]
+Examples = Annotated[
+    Path | None, Option(metavar="FILE", help="Prompts that it should answer, one a line.")
+]
+Description = Annotated[str | None, Option(metavar="TEXT", help="What it is for, in a few words.")]
 
 
-def list_adapters(client: Client, arguments: argparse.Namespace) -> None:
-    found = client.list_adapters()
-    if _printed(found, arguments):
+def _action(name: str) -> Callable[[Command], Command]:
+    return adapters.command(name, rich_help_panel=_ON_SERVER)
+
+
+@_action("list")
+@_asks
+def list_adapters(client: Client, json: JsonLines = None) -> None:
+    """List all adapters."""
+    served = client.list_adapters()
+    if not wants_lines(json):
+        adapter_tables.print_adapters(served)
         return
-    rows = [("ALIAS", "VERSION", "DIGEST", "RANK", "SIZE", "POLICY", "SERVED")]
-    for entry in found.data:
-        report = entry.adapter
-        rank, size = (str(report.rank), _size(report.size_bytes)) if report else ("-", "-")
-        digest = _digest(entry.digest)
-        rules = _rules(entry.policy)
-        rows.append((entry.alias, str(entry.number), digest, rank, size, rules, _served(entry)))
-    if found.data:
-        print_table(rows)
-    if found.retiring:
-        print(f"\nstill in use by requests in flight: {', '.join(found.retiring)}")
+    print_lines(served.data)
+    if served.retiring:
+        retiring = ", ".join(served.retiring)
+        print(f"composer: still in use by requests in flight: {retiring}", file=sys.stderr)
 
 
-def show(client: Client, arguments: argparse.Namespace) -> None:
-    entry = client.get_adapter(arguments.alias)
-    if _printed(entry, arguments):
-        return
-    rows = [
-        ("alias", entry.alias),
-        ("version", f"{entry.number}, {entry.action} by {entry.actor} at {entry.time}"),
-        ("digest", entry.digest or "-"),
-        ("origin", _line(entry.origin)),
-        ("served", _served(entry)),
-        *_policy_rows(entry.policy),
-        *_profile_rows(entry.profile),
-    ]
-    if (report := entry.adapter) is not None:
-        rows += [
-            ("base model", report.base_model or "not named"),
-            ("rank", str(report.rank)),
-            ("scaling", ", ".join(f"{scale:g}" for scale in report.scaling)),
-            ("parameters", f"{report.parameters}, {', '.join(report.dtypes)}"),
-            ("size", _size(report.size_bytes)),
-            ("modules", _kinds(report.modules)),
-            *(("warning", warning) for warning in report.warnings),
-        ]
-    print_table(rows)
+@_action("show")
+@_asks
+def show(client: Client, alias: Alias, json: Json = False) -> None:
+    """Show one adapter: its files, its policy, where it comes from."""
+    entry = client.get_adapter(alias)
+    if json:
+        print_lines([entry])
+    else:
+        adapter_tables.print_adapter(entry)
 
 
-def publish(client: Client, arguments: argparse.Namespace) -> None:
-    """Options of the policy change the policy that the alias has, and leave the rest of it."""
-    policy, if_match = None, arguments.if_match
-    if changes := _changes(arguments):
-        if arguments.archive is not None:
-            raise CommandLineError("an archive takes no policy; unpack it and give --folder")
-        present, number = _last_policy(client, arguments.alias)
+@_action("publish")
+@_asks
+def publish(
+    client: Client,
+    alias: Alias,
+    source: Annotated[
+        str | None,
+        Option(help="A folder or archive below the server's root, hf://ORG/NAME, or a URL."),
+    ] = None,
+    folder: Annotated[
+        Path | None, Option(metavar="PATH", help="A folder here, to be sent.")
+    ] = None,
+    archive: Annotated[Path | None, Option(metavar="FILE", help="A .zip or .tar.gz here.")] = None,
+    merge: Annotated[
+        str | None, Option(metavar="JSON", help="Merge adapters of the server.")
+    ] = None,
+    extract: Annotated[
+        str | None, Option(metavar="JSON", help="From a full fine-tune below the server's root.")
+    ] = None,
+    patch: Annotated[
+        str | None, Option(metavar="JSON", help="From an adapter of an earlier base model.")
+    ] = None,
+    compositions: Compositions = None,
+    negative: Negative = None,
+    key: Keys = None,
+    any_key: AnyKey = False,
+    examples: Examples = None,
+    description: Description = None,
+    if_match: IfMatch = None,
+    new: New = False,
+    json: Json = False,
+) -> None:
+    """Publish an adapter, or replace one.
+
+    Options of the policy change what they name and keep the rest.
+    """
+    at_most_one({"--if-match": if_match, "--new": new})
+    contents = {"--source": source, "--folder": folder, "--archive": archive}
+    contents |= {"--merge": merge, "--extract": extract, "--patch": patch}
+    at_most_one(contents)
+    if all(content is None for content in contents.values()):
+        raise typer.BadParameter(f"what to publish is missing: give one of {', '.join(contents)}")
+    specs: dict[str, Any] = {
+        name: json_value(f"--{name}", text, dict)
+        for name, text in (("merge", merge), ("extract", extract), ("patch", patch))
+    }
+    policy = None
+    if changes := _policy_changes(compositions, negative, key, any_key):
+        if archive is not None:
+            raise typer.BadParameter(
+                "takes no policy; unpack it and give --folder", param_hint="--archive"
+            )
+        present, number = _last_policy(client, alias)
         policy = present | changes
-        if if_match is None and not arguments.new:
-            if_match = number  # or somebody else's change of the policy could be undone here
+        if if_match is None and not new:
+            if_match = number  # or another client's change of the policy could be undone here
     entry = client.put_adapter(
-        arguments.alias,
-        source=arguments.source,
-        files=arguments.folder,
-        archive=arguments.archive,
-        merge=arguments.merge,
-        extract=arguments.extract,
-        patch=arguments.patch,
+        alias,
+        source=source,
+        files=folder,
+        archive=archive,
+        **specs,
         policy=policy,
-        examples=_examples(arguments.examples),
-        description=arguments.description,
+        examples=_lines(examples),
+        description=description,
         if_match=if_match,
-        if_none_match=arguments.new,
+        if_none_match=new,
     )
-    _changed(entry, arguments)
+    _print_change(entry, json)
 
 
-def rollback(client: Client, arguments: argparse.Namespace) -> None:
-    alias, to, if_match = arguments.alias, arguments.to, arguments.if_match
-    _changed(client.rollback_adapter(alias, to=to, if_match=if_match), arguments)
+@_action("rollback")
+@_asks
+def rollback(
+    client: Client,
+    alias: Alias,
+    to: Annotated[
+        int | None, Option(metavar="N", help="The version. Default: the one before.")
+    ] = None,
+    if_match: IfMatch = None,
+    json: Json = False,
+) -> None:
+    """Go back to an earlier version."""
+    _print_change(client.rollback_adapter(alias, to=to, if_match=if_match), json)
 
 
-def delete(client: Client, arguments: argparse.Namespace) -> None:
-    _changed(client.delete_adapter(arguments.alias, if_match=arguments.if_match), arguments)
+@_action("delete")
+@_asks
+def delete(client: Client, alias: Alias, if_match: IfMatch = None, json: Json = False) -> None:
+    """Stop serving an adapter; its history stays."""
+    _print_change(client.delete_adapter(alias, if_match=if_match), json)
 
 
-def history(client: Client, arguments: argparse.Namespace) -> None:
-    versions = client.adapter_history(arguments.alias)
-    if arguments.json:
-        for version in versions:
-            print(version.model_dump_json(exclude_unset=True))
-        return
-    rows = [("VERSION", "ACTION", "DIGEST", "TIME", "ACTOR", "POLICY", "ORIGIN")]
-    for version in versions:
-        number, digest, origin = str(version.number), _digest(version.digest), _line(version.origin)
-        rules = _rules(version.policy)
-        row = (number, version.action, digest, version.time, version.actor, rules, origin)
-        rows.append(row)
-    print_table(rows)
+@_action("history")
+@_asks
+def history(client: Client, alias: Alias, json: JsonLines = None) -> None:
+    """List every version of an alias."""
+    versions = client.adapter_history(alias)
+    if wants_lines(json):
+        print_lines(versions)
+    else:
+        adapter_tables.print_versions(versions)
 
 
-def policy(client: Client, arguments: argparse.Namespace) -> None:
-    """Show the policy, or change what the options name and leave the rest."""
-    entry = client.get_adapter(arguments.alias)
-    if changes := _changes(arguments):
-        if_match = entry.number if arguments.if_match is None else arguments.if_match
+@_action("policy")
+@_asks
+def policy(
+    client: Client,
+    alias: Alias,
+    compositions: Compositions = None,
+    negative: Negative = None,
+    key: Keys = None,
+    any_key: AnyKey = False,
+    if_match: IfMatch = None,
+    json: Json = False,
+) -> None:
+    """Show who may use an adapter and how, or change what the options name."""
+    entry = client.get_adapter(alias)
+    if changes := _policy_changes(compositions, negative, key, any_key):
         changed = entry.policy.model_dump(mode="json") | changes
-        _changed(client.set_policy(arguments.alias, changed, if_match=if_match), arguments)
-    elif not _printed(entry.policy, arguments):
-        print_table(_policy_rows(entry.policy))
+        number = entry.number if if_match is None else if_match
+        _print_change(client.set_policy(alias, changed, if_match=number), json)
+    elif json:
+        print_lines([entry.policy])
+    else:
+        print_table(adapter_tables.policy_rows(entry.policy))
 
 
-def profile(client: Client, arguments: argparse.Namespace) -> None:
-    """Show the profile, or change what the options name and leave the rest."""
-    entry = client.get_adapter(arguments.alias)
-    examples, description = _examples(arguments.examples), arguments.description
-    if examples is not None or description is not None:
-        present = entry.profile
+@_action("profile")
+@_asks
+def profile(
+    client: Client,
+    alias: Alias,
+    examples: Examples = None,
+    description: Description = None,
+    if_match: IfMatch = None,
+    json: Json = False,
+) -> None:
+    """Show what routers know of an adapter, or change what the options name."""
+    entry = client.get_adapter(alias)
+    texts = _lines(examples)
+    if texts is not None or description is not None:
         changed = client.set_profile(
-            arguments.alias,
-            examples=present.examples if examples is None else examples,
-            description=present.description if description is None else description,
-            if_match=entry.number if arguments.if_match is None else arguments.if_match,
+            alias,
+            examples=entry.profile.examples if texts is None else texts,
+            description=entry.profile.description if description is None else description,
+            if_match=entry.number if if_match is None else if_match,
         )
-        _changed(changed, arguments)
-    elif not _printed(entry.profile, arguments):
-        print_table(_profile_rows(entry.profile))
+        _print_change(changed, json)
+    elif json:
+        print_lines([entry.profile])
+    else:
+        print_table(adapter_tables.profile_rows(entry.profile))
 
 
-def _examples(file: Path | None) -> list[str] | None:
-    """The lines of the file that are not empty."""
+for command in weight_commands.COMMANDS:
+    adapters.command(rich_help_panel=_HERE)(command)
+
+
+def _lines(file: Path | None) -> list[str] | None:
+    """Return the lines of a file that are not blank."""
     if file is None:
         return None
     return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
-def _changes(arguments: argparse.Namespace) -> dict[str, object]:
-    """The fields of the policy that the options name."""
-    fields = {
-        "compositions": arguments.compositions,
-        "negative": arguments.negative,
-        "keys": arguments.key,
-    }
-    changes = {name: value for name, value in fields.items() if value is not None}
-    return changes | {"keys": None} if arguments.any_key else changes
+def _policy_changes(
+    compositions: bool | None, negative: bool | None, keys: list[str] | None, any_key: bool
+) -> dict[str, object]:
+    """Return the fields of the policy that the options name."""
+    at_most_one({"--key": keys or None, "--any-key": any_key})
+    fields = {"compositions": compositions, "negative": negative, "keys": keys or None}
+    changes: dict[str, object] = {k: value for k, value in fields.items() if value is not None}
+    return changes | {"keys": None} if any_key else changes
 
 
 def _last_policy(client: Client, alias: str) -> tuple[dict[str, object], int]:
-    """The policy that a publication would leave, and the version of the alias, 0 for none."""
+    """Return the policy that a publication would keep, and the present version, 0 for none."""
+    from clients import errors
+
     try:
         last = client.adapter_history(alias)[-1]
     except errors.NotFound:
@@ -166,72 +274,8 @@ def _last_policy(client: Client, alias: str) -> tuple[dict[str, object], int]:
     return last.policy.model_dump(mode="json"), last.number if last.digest is not None else 0
 
 
-def _changed(entry: Adapter, arguments: argparse.Namespace) -> None:
-    """Tell what an alias is after a change."""
-    if _printed(entry, arguments):
-        return
-    state = "deleted" if entry.digest is None else _digest(entry.digest)
-    print(f"{entry.alias}  version {entry.number}  {state}")
-    warnings = list(entry.adapter.warnings) if entry.adapter else []
-    if entry.error is not None:
-        warnings.append(f"it is not served: {entry.error}")
-    for warning in warnings:
-        print(f"composer: warning: {' '.join(warning.split())}", file=sys.stderr)
-
-
-def _printed(answer: Wire, arguments: argparse.Namespace) -> bool:
-    """Print the answer as JSON, if that is wanted."""
-    if arguments.json:
-        print(answer.model_dump_json(exclude_unset=True))
-    return bool(arguments.json)
-
-
-def _policy_rows(policy: AdapterPolicy) -> list[tuple[str, str]]:
-    return [
-        ("compositions", "yes" if policy.compositions else "no"),
-        ("negative", "yes" if policy.negative else "no"),
-        ("keys", "any" if policy.keys is None else " ".join(policy.keys) or "none"),
-    ]
-
-
-def _profile_rows(profile: AdapterProfile) -> list[tuple[str, str]]:
-    examples = profile.examples or ()
-    shown = f", such as {_line(examples[0])}" if examples else ""
-    return [
-        ("description", " ".join((profile.description or "-").split())),
-        ("examples", f"{len(examples)}{shown}"),
-    ]
-
-
-def _rules(policy: AdapterPolicy) -> str:
-    """What the policy forbids, in few words."""
-    rules = [] if policy.compositions else ["alone"]
-    rules += [] if policy.negative else ["not negative"]
-    rules += [] if policy.keys is None else [f"keys: {len(policy.keys)}"]
-    return ", ".join(rules) or "open"
-
-
-def _served(entry: Adapter) -> str:
-    if entry.served:
-        return "yes"
-    return f"no: {' '.join(entry.error.split())}" if entry.error else "no"
-
-
-def _digest(digest: str | None) -> str:
-    return "-" if digest is None else digest[:_SHOWN]
-
-
-def _line(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _kinds(modules: tuple[str, ...]) -> str:
-    """How many, and the last parts of their names."""
-    kinds = sorted({module.rpartition(".")[2] for module in modules})
-    return f"{len(modules)}: {', '.join(kinds)}"
-
-
-def _size(size_bytes: int) -> str:
-    if size_bytes < 10**6:
-        return f"{size_bytes / 10**3:.1f} kB"
-    return f"{size_bytes / 10**6:.1f} MB"
+def _print_change(entry: Adapter, json: bool) -> None:
+    if json:
+        print_lines([entry])
+    else:
+        adapter_tables.print_change(entry)

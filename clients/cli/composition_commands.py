@@ -1,77 +1,105 @@
-"""What `composer compositions` does; each takes the client and the parsed arguments."""
+"""`composer compositions`: what the server keeps under a name."""
 
 from __future__ import annotations
 
-import argparse
 import json
+from typing import TYPE_CHECKING, Annotated
 
-from clients.cli.arguments import CommandLineError, add_composition, composition_of
-from clients.cli.tables import print_table
-from clients.client import Client
-from clients.responses import CompositionChange
+import typer
+from typer import Argument, Option
 
+from clients.cli.connection import asks_server, connect, server_options
+from clients.cli.shared_options import (
+    Assignments,
+    CompositionJson,
+    Formula,
+    IfMatch,
+    New,
+    RecipeName,
+    at_most_one,
+    composition_of,
+)
+from clients.cli.tables import JsonLines, print_lines, print_table, wants_lines
 
-def add_compositions(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add `compositions` to the parser."""
-    stored = commands.add_parser("compositions", help="what the server keeps under a name")
-    actions = stored.add_subparsers(required=True, metavar="ACTION")
-    for name, run, help_ in (
-        ("list", list_all, "all stored compositions"),
-        ("show", show, "one of them, with its plan"),
-        ("put", put, "store one, or replace one"),
-        ("delete", delete, "forget one; its history stays"),
-        ("rollback", rollback, "back to an earlier version"),
-        ("history", history, "every version of a name"),
-    ):
-        action = actions.add_parser(name, help=help_, description=help_)
-        action.set_defaults(run=run)
-        if name != "list":
-            action.add_argument("name", metavar="NAME")
-        if name in ("put", "delete", "rollback"):
-            condition = action.add_mutually_exclusive_group()
-            condition.add_argument(
-                "--if-match", type=int, metavar="N", help="only if it is at version N"
-            )
-        if name == "put":
-            condition.add_argument("--new", action="store_true", help="only if there is none yet")
-            add_composition(action)
-        if name == "rollback":
-            action.add_argument("--to", type=int, metavar="N", help="default: the one before")
+if TYPE_CHECKING:
+    from clients.client import Client
+    from clients.responses import CompositionChange
+
+compositions = typer.Typer(help="Compositions that the server keeps under a name.")
+compositions.callback()(server_options)
+
+Name = Annotated[str, Argument(metavar="NAME")]
+To = Annotated[
+    int | None, Option("--to", metavar="N", help="The version. Default: the one before.")
+]
 
 
-def list_all(client: Client, arguments: argparse.Namespace) -> None:
+@compositions.command("list")
+@asks_server(connect)
+def list_compositions(client: Client, json: JsonLines = None) -> None:
+    """List all stored compositions."""
     stored = client.list_compositions()
-    print_table([(entry.name, str(entry.version), _content(entry)) for entry in stored])
+    if wants_lines(json):
+        print_lines(stored)
+    else:
+        print_table([(entry.name, str(entry.version), _content(entry)) for entry in stored])
 
 
-def show(client: Client, arguments: argparse.Namespace) -> None:
-    print(client.get_composition(arguments.name).model_dump_json(indent=2, exclude_unset=True))
+@compositions.command()
+@asks_server(connect)
+def show(client: Client, name: Name) -> None:
+    """Show one, with its plan."""
+    print(client.get_composition(name).model_dump_json(indent=2, exclude_unset=True))
 
 
-def put(client: Client, arguments: argparse.Namespace) -> None:
-    composition = composition_of(arguments)
-    if composition is None:
-        raise CommandLineError("what to store is missing: --formula, --recipe or --composition")
-    stored = client.put_composition(
-        arguments.name, composition, if_match=arguments.if_match, if_none_match=arguments.new
-    )
+@compositions.command()
+@asks_server(connect)
+def put(
+    client: Client,
+    name: Name,
+    formula: Formula = None,
+    recipe: RecipeName = None,
+    composition: CompositionJson = None,
+    set_: Assignments = None,
+    if_match: IfMatch = None,
+    new: New = False,
+) -> None:
+    """Store a composition, or replace one."""
+    at_most_one({"--if-match": if_match, "--new": new})
+    content = composition_of(formula, recipe, composition, set_)
+    if content is None:
+        raise typer.BadParameter(
+            "what to store is missing: give --formula, --recipe or --composition"
+        )
+    stored = client.put_composition(name, content, if_match=if_match, if_none_match=new)
     print(f"{stored.name}  version {stored.version}")
 
 
-def delete(client: Client, arguments: argparse.Namespace) -> None:
-    client.delete_composition(arguments.name, if_match=arguments.if_match)
+@compositions.command()
+@asks_server(connect)
+def delete(client: Client, name: Name, if_match: IfMatch = None) -> None:
+    """Forget one; its history stays."""
+    client.delete_composition(name, if_match=if_match)
 
 
-def rollback(client: Client, arguments: argparse.Namespace) -> None:
-    stored = client.rollback_composition(
-        arguments.name, to=arguments.to, if_match=arguments.if_match
-    )
+@compositions.command()
+@asks_server(connect)
+def rollback(client: Client, name: Name, to: To = None, if_match: IfMatch = None) -> None:
+    """Go back to an earlier version."""
+    stored = client.rollback_composition(name, to=to, if_match=if_match)
     print(f"{stored.name}  version {stored.version}  {_content(stored)}")
 
 
-def history(client: Client, arguments: argparse.Namespace) -> None:
+@compositions.command()
+@asks_server(connect)
+def history(client: Client, name: Name, json: JsonLines = None) -> None:
+    """List every version of a name."""
+    versions = client.composition_history(name)
+    if wants_lines(json):
+        print_lines(versions)
+        return
     rows = [("VERSION", "ACTION", "TIME", "OWNER", "COMPOSITION")]
-    for entry in client.composition_history(arguments.name):
+    for entry in versions:
         row = (str(entry.version), entry.action, entry.time, entry.owner or "-", _content(entry))
         rows.append(row)
     print_table(rows)

@@ -1,85 +1,92 @@
-"""The words after `composer router`: gates, trained on this machine without a server."""
+"""`composer router`: gates, trained on this machine without a server."""
 
 from __future__ import annotations
 
-import argparse
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Any
 
-from clients.cli.arguments import CommandLineError
+import typer
+from typer import Option
+from typer.core import TyperCommand
 
-REFUSED, USAGE = 1, 2
-MOST_EXAMPLES, LONGEST = 400, 1024
+from clients.cli.local_work import show_progress, works_here
 
+router = typer.Typer(help="Routers that are trained: gates.", no_args_is_help=False)
 
-def add_router(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add `router`."""
-    router = commands.add_parser("router", help="routers that are trained: gates")
-    actions = router.add_subparsers(required=True, metavar="ACTION")
-    train = actions.add_parser(
-        "train",
-        help="a gate: which adapter computes the next token",
-        description="Fit a linear classifier to the last hidden states of a base model. Each line "
-        "of an examples file is a text, or JSON with 'prompt' and 'answer', or with 'messages'.",
-    )
-    train.add_argument(
-        "--base", type=Path, required=True, metavar="PATH", help="the model's folder"
-    )
-    for name, value, help_ in (
-        ("--adapters", "NAME=PATH", "the adapters' folders, by the names that the server has"),
-        ("--examples", "NAME=FILE", "texts of each; 'base' for what the model does without one"),
-    ):
-        train.add_argument(
-            name, nargs="+", type=_named, required=True, action="extend", metavar=value, help=help_
-        )
-    train.add_argument("--output", type=Path, required=True, metavar="FILE", help="safetensors")
-    train.add_argument("--most", type=int, default=MOST_EXAMPLES, help="examples of each adapter")
-    train.add_argument("--longest", type=int, default=LONGEST, help="tokens of an example")
-    train.set_defaults(local=run)
+_LISTS = ("--adapters", "--examples")
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Runs the command and reports its errors; the exit code."""
+class _ListOptions(TyperCommand):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read `--adapters A B` as `--adapters A --adapters B`, as the server does."""
+        words: list[str] = []
+        option = None
+        for word in args:
+            if word.startswith("-"):
+                option = word if word in _LISTS else None
+            elif option is not None and words[-1] != option:
+                words.append(option)
+            words.append(word)
+        return super().parse_args(ctx, words)
+
+
+@router.callback()
+def _group() -> None:
+    pass
+
+
+@router.command(cls=_ListOptions)
+@works_here
+def train(
+    base: Annotated[Path, Option(metavar="PATH", help="The folder of the model.")],
+    adapters: Annotated[
+        list[str],
+        Option(
+            metavar="NAME=PATH ...",
+            help="The folders of the adapters, by the names that they have on the server.",
+        ),
+    ],
+    examples: Annotated[
+        list[str],
+        Option(
+            metavar="NAME=FILE ...",
+            help="Texts of each; 'base' has those that no adapter should answer.",
+        ),
+    ],
+    output: Annotated[Path, Option(metavar="FILE", help="A new safetensors file.")],
+    most: Annotated[int, Option(help="Examples of each adapter, at most.")] = 400,
+    longest: Annotated[int, Option(help="Tokens of an example, at most.")] = 1024,
+) -> None:
+    """Train a gate: which adapter computes the next token.
+
+    Fits a linear classifier to the last hidden states of a base model. Each line of an examples
+    file is a text, or JSON with 'prompt' and 'answer', or with 'messages'.
+    """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    try:
-        from adapters.inspection.inspect import inspect
-        from composer.errors import ComposerError
-        from composer.gate_training.command import train
-    except ImportError as error:
-        raise CommandLineError(
-            f"router train needs more than the client ({error}): "
-            "pip install 'composer-serve[cpu]', or [cuda]"
-        ) from None
-    adapters = _distinct(arguments.adapters, "--adapters")
-    examples = _distinct(arguments.examples, "--examples")
-    try:
-        train(
-            arguments.base,
-            adapters,
-            {name: inspect(path, name).digest for name, path in adapters.items()},
-            examples,
-            arguments.output,
-            most=arguments.most,
-            longest=arguments.longest,
-        )
-    except ComposerError as error:
-        print(f"composer: {' '.join(error.message.split())}", file=sys.stderr)
-        return REFUSED
-    return 0
+    folders, files = _paths("--adapters", adapters), _paths("--examples", examples)
+    from adapters.inspection.inspect import inspect
+    from composer.gate_training.command import train as run
+
+    digests = {name: inspect(path, name).digest for name, path in folders.items()}
+    with show_progress() as step:
+        run(base, folders, digests, files, output, step, most=most, longest=longest)
 
 
-def _named(text: str) -> tuple[str, Path]:
-    name, separator, path = text.partition("=")
-    if not (name and separator and path):
-        raise argparse.ArgumentTypeError(f"'{text}' is not NAME=PATH")
-    return name, Path(path)
+def _paths(option: str, texts: Sequence[str]) -> dict[str, Path]:
+    """Read values of `option` like NAME=PATH.
 
-
-def _distinct(given: Sequence[tuple[str, Path]], option: str) -> dict[str, Path]:
-    found = dict(given)
-    if len(found) != len(given):
-        raise CommandLineError(f"{option} gives a name twice")
-    return found
+    Raises:
+        BadParameter: a text has another form, or a name comes twice.
+    """
+    paths: dict[str, Path] = {}
+    for text in texts:
+        name, separator, path = text.partition("=")
+        if not (name and separator and path):
+            raise typer.BadParameter(f"'{text}' is not NAME=PATH", param_hint=option)
+        if name in paths:
+            raise typer.BadParameter(f"gives '{name}' twice; give it once", param_hint=option)
+        paths[name] = Path(path)
+    return paths

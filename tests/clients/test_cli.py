@@ -6,10 +6,11 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
+from importlib.metadata import version
 
 import pytest
 
-from clients.cli.main import main
 from tests.clients.conftest import Composer
 from tests.clients.loopback import WORDS
 
@@ -65,22 +66,32 @@ def test_each_expert_alone(composer: Composer) -> None:
 
 
 def test_models(composer: Composer) -> None:
-    assert composer("models") == (0, "base\npolite  from base\n", "")
+    assert composer("models", "--no-json") == (0, "base\npolite  from base\n", "")
+    code, out, _ = composer("models")  # into a pipe
+    assert code == 0
+    assert [json.loads(line)["id"] for line in out.splitlines()] == ["base", "polite"]
 
 
 def test_compositions(composer: Composer) -> None:
-    before = composer("compositions", "list")[1]  # what other tests left on the shared server
+    before = composer("compositions", "list", "--no-json")[
+        1
+    ]  # what other tests left on the shared server
     put = ("compositions", "put")
     stored = (0, "kind  version 3\n", "")
     assert composer(*put, "kind", "--formula", "base + polite", "--new") == stored
     assert composer(*put, "kind", "--formula", "base + polite", "--if-match", "2") == stored
     assert composer(*put, "k", "--composition", '{"recipe": "x"}')[0] == 0
     _, out, _ = composer("compositions", "list")
+    names = {line["name"]: line["composition"] for line in map(json.loads, out.splitlines())}
+    assert names["k"] == {"recipe": "x"}
+    _, out, _ = composer("compositions", "list", "--no-json")
     listed = {tuple(line.split(maxsplit=2)) for line in out.splitlines()}
     assert {("kind", "3", "base + polite"), ("k", "3", '{"recipe": "x"}')} <= listed
     _, out, _ = composer("compositions", "show", "kind")
     assert json.loads(out)["composition"] == "base + polite"
     _, out, _ = composer("compositions", "history", "kind")
+    assert [json.loads(line)["version"] for line in out.splitlines()] == [1, 2, 3]
+    _, out, _ = composer("compositions", "history", "kind", "--no-json")
     assert [line.split() for line in out.splitlines()] == [
         ["VERSION", "ACTION", "TIME", "OWNER", "COMPOSITION"],
         ["1", "publish", "now", "me", "base"],
@@ -92,7 +103,7 @@ def test_compositions(composer: Composer) -> None:
     assert composer("compositions", "delete", "kind", "--if-match", "1")[0] == 1
     assert composer("compositions", "delete", "kind")[0] == 0
     assert composer("compositions", "delete", "k")[0] == 0
-    assert composer("compositions", "list") == (0, before, "")
+    assert composer("compositions", "list", "--no-json") == (0, before, "")
 
 
 @pytest.mark.parametrize(
@@ -106,11 +117,17 @@ def test_compositions(composer: Composer) -> None:
         (["--base-url", "nonsense", "models"], 2, "base_url"),
         (["chat", "Hi", "--set", "a=1"], 2, "--recipe"),
         (["chat", "Hi", "--recipe", "r", "--set", "a=1", "--set", "a=2"], 2, "twice"),
-        (["chat", "Hi", "--composition", "{"], 2, "no JSON"),
+        (["chat", "Hi", "--composition", "{"], 2, "not JSON"),
         (["chat", "Hi", "--composition", "1"], 2, "object"),
         (["chat", "Hi", "--extra", "model=x"], 2, "extra repeats model"),
         (["chat", ""], 2, "empty"),
-        (["chat", "Hi", "--compare", "--stream"], 2, "--compare does not go with --stream"),
+        (["chat", "Hi", "--compare", "--stream"], 2, "--compare: not allowed with --stream"),
+        (["chat", "Hi", "--formula", "a", "--recipe", "b"], 2, "--recipe: not allowed with"),
+        (["chat", "--set", "nonsense", "--recipe", "r", "Hi"], 2, "'nonsense' is not NAME=VALUE"),
+        (["chat", "Hi", "--seed", "x"], 2, "'--seed'"),
+        (["fly"], 2, "No such command 'fly'; see 'composer --help'"),
+        ([], 2, "Missing command"),
+        (["recipes", "nobody"], 2, "'nobody' is not one of proxy_tuning"),
         (["compositions", "put", "kind"], 2, "missing"),
     ],
 )
@@ -122,16 +139,6 @@ def test_errors_are_one_line(composer: Composer, words: list[str], code: int, sa
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("words", [[], ["chat", "--set", "nonsense"], ["fly"]])
-def test_a_wrong_command_line_is_code_2(
-    words: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(words)
-    assert caught.value.code == 2
-    assert "usage: composer" in capsys.readouterr().err
-
-
 def start(url: str, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "clients.cli.main", "--base-url", url, *words],
@@ -141,6 +148,113 @@ def start(url: str, *words: str) -> subprocess.Popen[str]:
         text=True,
         encoding="utf-8",
         env={**os.environ, "PYTHONUTF8": "1"},
+    )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--base-url", "{url}", "compositions", "history", "x"],
+        ["compositions", "--base-url", "{url}", "history", "x"],
+        ["compositions", "history", "--base-url", "{url}", "x"],
+        ["compositions", "history", "x", "--base-url={url}"],
+    ],
+)
+def test_the_server_may_stand_anywhere(
+    composer: Composer, url: str, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMPOSER_BASE_URL", "http://127.0.0.1:9")
+    code, out, _ = composer(*(word.format(url=url) for word in words))
+    assert (code, out.count("\n")) == (0, 3)
+
+
+def test_the_innermost_server_counts(composer: Composer, url: str) -> None:
+    assert composer("--base-url", "http://127.0.0.1:9", "models", "--base-url", url)[0] == 0
+
+
+@pytest.mark.parametrize("end", ["", "/"])
+def test_the_address_may_lack_the_path(
+    composer: Composer, url: str, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMPOSER_BASE_URL", url.removesuffix("/v1") + end)
+    assert composer("models")[0] == 0
+
+
+def test_another_server_is_named(composer: Composer, url: str) -> None:
+    code, _, err = composer("--base-url", f"{url}/v2", "models")
+    assert code == 1
+    assert f"GET {url}/v2/models: 404 Not Found" in err
+    assert "--base-url" in err
+
+
+def test_recipes_and_routers(composer: Composer) -> None:
+    _, out, _ = composer("recipes")
+    listed = {line["name"]: line for line in map(json.loads, out.splitlines())}
+    assert {listed["dexperts"]["kind"], listed["posterior"]["kind"]} == {"recipe", "router"}
+    assert listed["proxy_tuning"]["parameters"]["expert"]["required"] is True
+    assert listed["proxy_tuning"]["parameters"]["alpha"]["default"] == 1.0
+    assert "arXiv:2401.08565" in listed["proxy_tuning"]["citation"]
+    code, out, err = composer("recipes", "proxy_tuning", "--no-json")
+    assert (code, err) == (0, "")
+    assert out.startswith("recipe proxy_tuning: base + alpha*(expert - anti_expert)\n")
+    assert "    alpha=1.0: " in out
+
+
+def test_version(composer: Composer) -> None:
+    assert composer("--version") == (0, f"composer {version('composer-serve')}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("composer ch", "chat"),
+        ("composer adapters pu", "publish"),
+        ("composer chat --form", "--formula"),
+    ],
+)
+def test_the_shell_completes(words: str, expected: str) -> None:
+    shell = {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    done = run({**os.environ, **shell, "_COMPOSER_COMPLETE": "complete_bash"})
+    assert done.stdout.split() == [expected]
+
+
+def test_completion_can_be_shown() -> None:
+    assert "_COMPOSER_COMPLETE" in run(os.environ, "--show-completion", "bash").stdout
+
+
+def test_help_is_fast() -> None:
+    """No library that a command needs is imported for it: httpx, pydantic, torch, vLLM."""
+    code = """
+import sys
+from clients.cli.main import main
+main(["--help"])
+print([name for name in ("composer", "httpx", "pydantic", "torch", "vllm") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "serve" in done.stdout
+    assert done.stdout.endswith("[]\n")
+
+
+def test_serve_needs_the_server() -> None:
+    code = """
+import sys
+sys.modules["vllm"] = None  # not installed, to `find_spec`
+from clients.cli.main import main
+sys.exit(main(["serve", "--model", "x"]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("composer: serve needs more than the client")
+    assert "composer-serve[cpu]" in done.stderr
+
+
+def run(environment: Mapping[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "clients.cli.main", *words],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
 
 

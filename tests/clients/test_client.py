@@ -177,7 +177,7 @@ def test_error_statuses(caller: Caller, status: int, expected: type[ApiError], m
     [
         ("stream-cut", "before the server said"),
         ("stream-broken", "the connection broke in the stream"),
-        ("stream-garbage", "no chunk"),
+        ("stream-garbage", "is not a chunk"),
         ("stream-foreign", "no ChatChunk"),
         ("stream-error", "the engine died"),
     ],

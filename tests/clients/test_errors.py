@@ -52,3 +52,19 @@ def test_a_code_may_be_a_number() -> None:
     error = errors.from_response(418, b'{"error": {"message": "no", "code": 400, "param": 1}}')
     assert isinstance(error, BadRequest)
     assert (error.code, error.param) == (400, None)
+
+
+@pytest.mark.parametrize("status", [404, 405])
+@pytest.mark.parametrize("body", ['{"detail": "%s"}', '{"error": {"message": "%s"}}', "<html>%s"])
+def test_a_route_that_is_not_there(status: int, body: str) -> None:
+    phrase = {404: "Not Found", 405: "Method Not Allowed"}[status]
+    text = (body % phrase).encode()
+    error = errors.from_response(status, text, "GET http://host/models")
+    assert error.message.startswith(f"GET http://host/models: {status} {phrase}: ")
+    assert "base URL" in error.message
+    assert error.status == status
+
+
+def test_a_model_that_is_not_there_is_another_error() -> None:
+    body = b'{"error": {"message": "no model x", "code": "model_not_found"}}'
+    assert errors.from_response(404, body, "POST http://host/chat").message == "no model x"

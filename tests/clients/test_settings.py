@@ -18,6 +18,25 @@ def test_arguments_come_before_the_environment(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("http://host", "http://host/v1"),
+        ("https://host:8000/", "https://host:8000/v1"),
+        ("http://[::1]:8000", "http://[::1]:8000/v1"),
+        ("http://host/v1", "http://host/v1"),
+        ("http://host/team/v1/", "http://host/team/v1/"),
+        ("http://host/team", "http://host/team"),
+    ],
+)
+def test_an_address_without_a_path_gets_one(
+    monkeypatch: pytest.MonkeyPatch, text: str, url: str
+) -> None:
+    assert ClientSettings.resolve(text, None, None).base_url == url
+    monkeypatch.setenv("COMPOSER_BASE_URL", text)
+    assert ClientSettings.resolve(None, None, None).base_url == url
+
+
+@pytest.mark.parametrize(
     "text", ["localhost:8000", "ftp://host/v1", "http://", "http://host:port/v1", "x"]
 )
 def test_a_base_url_must_be_one(text: str) -> None:

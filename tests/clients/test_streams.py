@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clients.sse import MAX_EVENT_BYTES, EventParser, EventTooLargeError
+from clients.streams import MAX_EVENT_BYTES, EventParser, EventTooLargeError
 
 LINE = st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]))
 EVENTS = st.lists(st.lists(LINE, min_size=1, max_size=3), max_size=5)

@@ -1,0 +1,112 @@
+"""Work on this machine without a server: its errors, its progress, its reports."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from json import dumps
+from typing import ParamSpec, Protocol
+
+import typer
+
+P = ParamSpec("P")
+
+REFUSED, USAGE, FAILED = 1, 2, 4
+
+INTERVAL_S = 5.0
+"""Between two lines of a log. Work that takes less than this prints none."""
+
+Step = Callable[[int, int, str], None]
+"""Takes the steps done, the steps in all, and what the last one was."""
+
+
+class CommandReport(Protocol):
+    """What a command found or computed."""
+
+    @property
+    def warnings(self) -> Sequence[str]: ...
+
+    def to_json(self) -> Mapping[str, object]: ...
+
+
+def works_here(run: Callable[P, None]) -> Callable[P, None]:
+    """Make a command of `run`, with one line and an exit code for each of its errors."""
+
+    @wraps(run)
+    def command(*args: P.args, **values: P.kwargs) -> None:
+        try:
+            run(*args, **values)
+        except ImportError as error:
+            raise needs_extra(run.__name__, error) from None
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise failure(FAILED, str(error)) from error
+        except Exception as error:
+            from adapters.errors import AdapterStoreError
+            from composer.errors import ComposerError
+
+            if not isinstance(error, ComposerError):
+                raise
+            code = FAILED if isinstance(error, AdapterStoreError) else REFUSED
+            raise failure(code, error.message) from error
+
+    return command
+
+
+def needs_extra(command: str, error: ImportError | None = None) -> typer.TyperException:
+    """Return the error for a command of which a package is not installed."""
+    why = f" ({error})" if error else ""
+    return failure(
+        USAGE,
+        f"{command} needs more than the client{why}: pip install 'composer-serve[cpu]', or [cuda]",
+    )
+
+
+def failure(code: int, message: str) -> typer.TyperException:
+    """Return an error that ends the command line with this exit code."""
+    error = typer.TyperException(message)
+    error.exit_code = code
+    return error
+
+
+def print_report(report: CommandReport, *, json: bool) -> bool:
+    """Print a report as JSON, or its warnings alone; return whether nothing is left to print."""
+    if json:
+        print(dumps(report.to_json()))
+        return True
+    for warning in report.warnings:
+        print(f"composer: warning: {warning}", file=sys.stderr)
+    return False
+
+
+@contextmanager
+def show_progress() -> Iterator[Step]:
+    """Show on standard error how far the work in the block has come."""
+    if not sys.stderr.isatty():
+        yield _log_lines()
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda done, total, name: progress.update(
+            task, completed=done, total=total, description=name
+        )
+
+
+def _log_lines() -> Step:
+    due = time.monotonic() + INTERVAL_S
+
+    def step(done: int, total: int, name: str) -> None:
+        nonlocal due
+        if time.monotonic() >= due:
+            due = time.monotonic() + INTERVAL_S
+            share = f"{done / total:.0%}" if total else "?"
+            print(f"composer: {share}, {done} of {total}: {name}", file=sys.stderr, flush=True)
+
+    return step
