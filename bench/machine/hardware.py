@@ -29,11 +29,14 @@ def processor_name() -> str:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         return platform.processor() or platform.machine()
-    fields = dict(map(str.strip, line.split(":", 1)) for line in text.splitlines() if ":" in line)
-    name = fields.get("model name", platform.machine())
+    fields: dict[str, str] = {}
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        fields[name.strip()] = value.strip()
+    model = fields.get("model name", platform.machine())
     if "flags" not in fields:
-        return name
-    return f"{name} ({'with' if 'avx512f' in fields['flags'].split() else 'no'} AVX-512)"
+        return model
+    return f"{model} ({'with' if 'avx512f' in fields['flags'].split() else 'no'} AVX-512)"
 
 
 def device_name() -> str:

@@ -1,26 +1,25 @@
-"""Charts as SVG text, written by hand: no plotting library is needed to run this project.
+"""Charts as SVG, drawn by matplotlib, which the development environment has (`make setup-dev`).
 
-Values come as one number per seed: the mean is drawn, and a whisker from the lowest to the highest.
+Values are given per seed: a mark is their mean, its whisker spans the lowest to the highest seed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+from io import StringIO
+from typing import TYPE_CHECKING
 
 from bench.reproduce.seeds import mean
 
-COLOURS = ("#0b6e99", "#c2410c", "#4d7c0f", "#7e22ce", "#475569", "#b91c1c")
-WIDTH, HEIGHT = 640, 400
-LEFT, RIGHT, TOP, BOTTOM = 64, 24, 40, 92  # room around the plot, pixels
-LEGEND = 3  # names in a line
-STEPS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Values over x, joined."""
+    """Values over x, joined by a line: pairs (x, values by seed)."""
 
     name: str
     points: Sequence[tuple[float, Sequence[float]]]
@@ -28,7 +27,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Bars:
-    """A bar in every group."""
+    """One bar per group: values by seed of each group."""
 
     name: str
     values: Sequence[Sequence[float]]
@@ -36,71 +35,10 @@ class Bars:
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """A dashed line across, with its name on it."""
+    """A dashed horizontal line with its name on it."""
 
     name: str
     value: float
-
-
-class Canvas:
-    """The frame of a chart: title, y axis and legend; x runs from 0 to 1 between the margins."""
-
-    def __init__(self, title: str, y_name: str, low: float, high: float) -> None:
-        self.low, self.high = low, high
-        self.parts = [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
-            'font-family="sans-serif" font-size="12">',
-            f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>',
-            f'<text x="{LEFT}" y="22" font-size="14">{escape(title)}</text>',
-            f'<text transform="translate(18 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)" '
-            f'text-anchor="middle">{escape(y_name)}</text>',
-        ]
-        step = next((s for s in STEPS if (high - low) / s <= 7), STEPS[-1])
-        first = -(-low // step)
-        for k in range(int((high - first * step) / step + 1e-9) + 1):
-            y = (first + k) * step
-            colour = "#888" if abs(y) < 1e-9 else "#ddd"
-            self.parts.append(
-                f'<path d="M{LEFT} {self.down(y):.1f}H{WIDTH - RIGHT}" stroke="{colour}"/>'
-                f'<text x="{LEFT - 6}" y="{self.down(y) + 4:.1f}" text-anchor="end">{y:.4g}</text>'
-            )
-
-    @staticmethod
-    def across(x: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * x
-
-    def down(self, y: float) -> float:
-        return TOP + (HEIGHT - TOP - BOTTOM) * (self.high - y) / (self.high - self.low)
-
-    def tick(self, x: float, label: str, *, name: bool = False) -> None:
-        """A mark of the x axis, or its name below the marks."""
-        y = HEIGHT - BOTTOM + (38 if name else 18)
-        self.parts.append(
-            f'<text x="{self.across(x):.1f}" y="{y}" text-anchor="middle">{escape(label)}</text>'
-        )
-
-    def whisker(self, x: float, values: Sequence[float], colour: str) -> None:
-        top, bottom = self.down(max(values)), self.down(min(values))
-        place = self.across(x)
-        self.parts.append(f'<path d="M{place:.1f} {top:.1f}V{bottom:.1f}" stroke="{colour}"/>')
-
-    def finish(self, names: Sequence[str]) -> str:
-        """The picture, with the legend.
-
-        Raises:
-            ValueError: there are more names than colours, and lines of the legend.
-        """
-        if len(names) > len(COLOURS):
-            raise ValueError(f"{len(names)} names are too many for {len(COLOURS)} colours")
-        for number, name in enumerate(names):
-            x = LEFT + number % LEGEND * 190
-            y = HEIGHT - 30 + number // LEGEND * 18
-            colour = COLOURS[number % len(COLOURS)]
-            self.parts.append(
-                f'<rect x="{x}" y="{y - 9}" width="10" height="10" fill="{colour}"/>'
-                f'<text x="{x + 15}" y="{y}">{escape(name)}</text>'
-            )
-        return "\n".join([*self.parts, "</svg>", ""])
 
 
 def chart(
@@ -111,54 +49,102 @@ def chart(
     top: float | None = None,
     levels: Sequence[Level] = (),
 ) -> str:
-    """Lines over x, with a mark at every x that has a value."""
-    xs = sorted({x for line in lines for x, _ in line.points})
-    values = [value for line in lines for _, seeds in line.points for value in seeds]
-    values += [level.value for level in levels]
-    low, high = min(0.0, *values), top or max(values) * 1.05
-    canvas = Canvas(title, axes[1], low, high)
-
-    def place(x: float) -> float:
-        return 0.03 + 0.94 * (x - xs[0]) / (xs[-1] - xs[0] or 1.0)
-
-    for level in levels:
-        y = canvas.down(level.value)
-        canvas.parts.append(
-            f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="#444" stroke-dasharray="4 4"/>'
-            f'<text x="{WIDTH - RIGHT - 4}" y="{y - 4:.1f}" text-anchor="end" fill="#444">'
-            f"{escape(level.name)}</text>"
-        )
-    for x in xs:
-        canvas.tick(place(x), f"{x:g}")
-    canvas.tick(0.5, axes[0], name=True)
-    for number, line in enumerate(lines):
-        colour = COLOURS[number % len(COLOURS)]
-        spots = [(canvas.across(place(x)), canvas.down(mean(seeds))) for x, seeds in line.points]
-        path = "L".join(f"{x:.1f} {y:.1f}" for x, y in spots)
-        canvas.parts.append(f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        for (x, y), (at, seeds) in zip(spots, line.points, strict=True):
-            canvas.whisker(place(at), seeds, colour)
-            canvas.parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>')
-    return canvas.finish([line.name for line in lines])
+    """Return lines over x as SVG, with a tick at every x that has a value."""
+    return _svg(draw_chart(title, axes, lines, top=top, levels=levels))
 
 
 def bars(
     title: str, y_name: str, groups: Sequence[str], series: Sequence[Bars], *, top: float
 ) -> str:
-    """Groups of bars from zero, a colour for each of the series."""
-    canvas = Canvas(title, y_name, 0.0, top)
-    width = 0.8 / len(groups) / len(series)
-    for number, one in enumerate(series):
-        colour = COLOURS[number % len(COLOURS)]
-        for group, seeds in enumerate(one.values):
-            x = (group + 0.1) / len(groups) + number * width
-            left, right = canvas.across(x), canvas.across(x + 0.9 * width)
-            y = canvas.down(mean(seeds))
-            canvas.parts.append(
-                f'<rect x="{left:.1f}" y="{y:.1f}" width="{right - left:.1f}" '
-                f'height="{canvas.down(0) - y:.1f}" fill="{colour}"/>'
-            )
-            canvas.whisker(x + 0.45 * width, seeds, "#111")
-    for group, name in enumerate(groups):
-        canvas.tick((group + 0.5) / len(groups), name)
-    return canvas.finish([one.name for one in series])
+    """Return groups of bars as SVG, one colour per series."""
+    return _svg(draw_bars(title, y_name, groups, series, top=top))
+
+
+def draw_chart(
+    title: str,
+    axes: tuple[str, str],
+    lines: Sequence[Line],
+    *,
+    top: float | None = None,
+    levels: Sequence[Level] = (),
+) -> Figure:
+    """Draw what `chart` writes."""
+    figure, plot = _new(title, axes)
+    for line in lines:
+        seeds = [values for _, values in line.points]
+        plot.errorbar(
+            [x for x, _ in line.points],
+            list(map(mean, seeds)),
+            yerr=_whiskers(seeds),
+            label=line.name,
+            marker="o",
+            markersize=4,
+        )
+    for level in levels:
+        plot.axhline(level.value, color="0.3", linestyle="--", linewidth=1)
+        plot.annotate(
+            level.name,
+            (1, level.value),
+            xycoords=("axes fraction", "data"),
+            xytext=(-4, 3),
+            textcoords="offset points",
+            horizontalalignment="right",
+        )
+    ticks = sorted({x for line in lines for x, _ in line.points})
+    plot.set_xticks(ticks, [f"{x:g}" for x in ticks])
+    lowest = min(value for line in lines for _, values in line.points for value in values)
+    plot.set_ylim(bottom=min(0.0, lowest), top=top)
+    return figure
+
+
+def draw_bars(
+    title: str, y_name: str, groups: Sequence[str], series: Sequence[Bars], *, top: float
+) -> Figure:
+    """Draw what `bars` writes."""
+    figure, plot = _new(title, ("", y_name))
+    width = 0.8 / len(series)
+    for number, bar in enumerate(series):
+        left = (number - (len(series) - 1) / 2) * width
+        plot.bar(
+            [group + left for group in range(len(groups))],
+            list(map(mean, bar.values)),
+            width=0.9 * width,
+            yerr=_whiskers(bar.values),
+            label=bar.name,
+        )
+    plot.set_xticks(range(len(groups)), groups)
+    plot.set_ylim(0, top)
+    return figure
+
+
+def _new(title: str, axes: tuple[str, str]) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    plot = figure.subplots()
+    plot.set_title(title, fontsize="medium")
+    plot.set_xlabel(axes[0])
+    plot.set_ylabel(axes[1])
+    plot.grid(axis="y", color="0.85")
+    plot.set_axisbelow(True)
+    plot.spines[["top", "right"]].set_visible(False)
+    return figure, plot
+
+
+def _whiskers(seeds: Sequence[Sequence[float]]) -> list[list[float]]:
+    """Return the distances from the means down to the lowest and up to the highest seed."""
+    return [
+        [mean(values) - min(values) for values in seeds],
+        [max(values) - mean(values) for values in seeds],
+    ]
+
+
+def _svg(figure: Figure) -> str:
+    """Return the picture; equal values give equal text, so that a second run changes no file."""
+    from matplotlib import rc_context
+
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize="small")
+    text = StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "composer"}):
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
