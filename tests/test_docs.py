@@ -1,16 +1,25 @@
-"""What docs/ says of the code is what the code says."""
+"""What README.md and docs/ say about the code is true of the code."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+import composer.mixtures.routers.__main__ as routers
+import composer.recipes.__main__ as recipes
+from adapters.weight_space.merge import __main__ as merges
+from composer.recipes import RECIPES
 from server import settings
 from server.auth.access_control import ALLOWED, KEYLESS
 from server.auth.keys import Role
 from server.compose import request_bounds
 
-OPERATING = (Path(__file__).resolve().parent.parent / "docs" / "operating.md").read_text("utf-8")
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+OPERATING = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
 OF_OTHERS = {
     "--ssl-certfile",
     "--ssl-keyfile",
@@ -26,13 +35,47 @@ OF_OTHERS = {
 """Options of vLLM, and of Docker."""
 
 
-def test_the_table_of_bounds() -> None:
-    begin, end = (
-        "<!-- bounds: generated from server.compose.request_bounds -->\n",
-        "\n<!-- /bounds -->",
-    )
-    table = OPERATING.split(begin)[1].split(end)[0]
-    assert table == request_bounds.overview(), f"put there:\n{request_bounds.overview()}"
+@pytest.mark.parametrize(
+    ("page", "name", "table"),
+    [
+        ("choosing-a-method", "recipes", recipes.table),
+        ("routing", "routers", routers.table),
+        ("adapters", "merges", merges.table),
+        ("operating", "bounds", request_bounds.overview),
+    ],
+)
+def test_generated_tables_are_up_to_date(page: str, name: str, table: Callable[[], str]) -> None:
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    shown = text.split(f"<!-- {name}:", 1)[1].split("-->", 1)[1].split(f"<!-- /{name} -->")[0]
+    assert shown.strip() == table(), f"put there:\n{table()}"
+
+
+def test_the_readme_is_short_and_names_every_recipe() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(readme.splitlines()) <= 200
+    assert [recipe.name for recipe in RECIPES if f"| `{recipe.name}` |" not in readme] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
+        path, _, section = target.partition("#")
+        file = (page.parent / path) if path else page
+        assert file.exists(), target
+        if section:
+            titles = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+            anchors = [
+                re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in titles
+            ]
+            assert section in anchors, target
+
+
+def test_folders_of_the_life_of_a_request_exist() -> None:
+    text = (ROOT / "docs" / "life-of-a-request.md").read_text(encoding="utf-8")
+    named = re.findall(r"^\| `([a-z_/.]+)` \|", text, re.MULTILINE)
+    assert named
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 def test_options_that_are_named_exist() -> None:

@@ -1,4 +1,7 @@
-"""What the README shows is run, and prints what it says: support/readme_blocks.py has the rules."""
+"""The README and the pages of docs/ are run, and print what they show.
+
+support/readme_blocks.py has the rules.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +20,23 @@ from tests.support.readme_blocks import Block, matches, read_blocks
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
-BLOCKS = read_blocks(README.read_text(encoding="utf-8")) if README.exists() else ()
+PAGES = (README, *sorted((ROOT / "docs").glob("*.md")))
+BLOCKS = {page.stem: read_blocks(page.read_text(encoding="utf-8")) for page in PAGES}
 KEY = "the key of the tests"
 SHOWN_ADDRESS = re.compile(r"(?:127\.0\.0\.1|localhost):8000")
 
 
 def blocks(*kinds: str) -> list[object]:
-    found = [block for block in BLOCKS if block.kind in kinds]
-    return [pytest.param(block, id=f"line-{block.line}") for block in found]
+    return [
+        pytest.param(block, id=f"{page}:{block.line}")
+        for page, shown in BLOCKS.items()
+        for block in shown
+        if block.kind in kinds
+    ]
 
 
 def test_the_readme_shows_how_to_start_and_how_to_ask() -> None:
-    assert {"setup", "request"} <= {block.kind for block in BLOCKS}
+    assert {"setup", "request"} <= {block.kind for block in BLOCKS["README"]}
 
 
 @pytest.mark.parametrize("block", blocks("setup"))
