@@ -60,10 +60,11 @@ test-all: setup-dev ## also repeat the figures of papers, and answer mixed traff
 	$(PYTEST) $(ARGS)
 	$(RUN) -m bench.soak --minutes 2
 
-lint: setup-dev ## ruff and mypy
+lint: setup-dev ## ruff, mypy and typos
 	$(RUN) -m ruff check
 	$(RUN) -m ruff format --check
 	$(RUN) -m mypy
+	$(VENV)/bin/typos
 
 zoo: setup ## train the zoo's models and adapters again
 	$(RUN) -m zoo $(ARGS)

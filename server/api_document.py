@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute
 from server.errors import is_anthropic
 
 TITLE = "Composer"
-VERSION = "0.1.0"
+VERSION = "0.2.0"
 
 _JSON = "application/json"
 _TEXT = {"type": "string"}
