@@ -13,7 +13,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 from composer.filters import MAX_TOP_K, Filter, FilterKind
 
@@ -71,17 +71,25 @@ class Row:
 class MixtureParameters:
     """How the rows are mixed: `p = sum_k pi_k softmax(l_k)`; the weight of a row is its prior.
 
-    Three rules vote on `pi`, by shares that sum to one (a vote of routers, as in Mixture of
-    Routers): the prior itself; the posterior `P`, how well each row explains the text so far
-    (DEMix, Gururangan et al. 2021, section 4; c-BTM, 2023); and the confidence `C`.
+    Requests, kernels and oracle all use this class. `pi` is a vote of rules, as in Mixture of
+    Routers (Zhang et al. 2025), with shares that sum to one: the prior itself (`fixed`); the
+    posterior `P`, how well each row explains the text so far (DEMix, Gururangan et al. 2021,
+    section 4; c-BTM, 2023); and the confidence `C`.
 
         P_k ~ prior_k exp(s_k),   s_k <- forgetting * s_k + log p_k(x) after every token x,
               then P <- (1 - K floor) P + floor
         C_k ~ prior_k exp(-H(p_k) / temperature),   H the entropy in nats
 
-    With `prompt`, `s` starts from the prompt, whose tokens but the first count as those of the
-    answer do; otherwise from zero.
+    With `prompt`, the prompt's tokens from the second on count towards `s` as those of the answer
+    do; otherwise `s` starts from zero.
     """
+
+    RULES: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "posterior": ("forgetting", "floor", "prompt"),
+        "confidence": ("temperature",),
+    }
+    """The rules that weigh the experts anew before each token, and the parameters of each. The
+    share of a rule is the field of its name."""
 
     fixed: float = 1.0
     posterior: float = 0.0
@@ -92,7 +100,7 @@ class MixtureParameters:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        shares = (self.fixed, self.posterior, self.confidence)
+        shares = tuple(getattr(self, rule) for rule in ("fixed", *self.RULES))
         if not (min(shares) >= 0 and abs(sum(shares) - 1) < 1e-6):
             raise ValueError(f"the shares {shares} of a mixture's rules do not sum to one")
         if not (0 < self.forgetting <= 1 and 0 <= self.floor < 1 and self.temperature > 0):

@@ -1,4 +1,4 @@
-"""At admission: a mixture's prior is settled by the prompt, and only its best experts stay."""
+"""At admission: resolve the prior of a mixture by the prompt, and keep only its best experts."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Protocol
 
-from composer import engine_plan
+from composer.engine_plan import MixtureParameters
 from composer.errors import UnsupportedError, quoted
 from composer.mixtures.specs import PromptPrior, WeightedMixtureSpec, normalized
 from composer.plan import NEGLIGIBLE, Plan
 
 
 class Weigher(Protocol):
-    """What weighs experts by a text; `composer.mixtures.tfidf.PromptRouter` does."""
+    """Weighs experts by a text, as `composer.mixtures.tfidf.PromptSimilarity` does."""
 
     @property
     def names(self) -> Collection[str]:
@@ -22,19 +22,19 @@ class Weigher(Protocol):
     def weights(
         self, text: str, temperature: float, names: Collection[str] | None = None
     ) -> dict[str, float]:
-        """Weights that sum to one, of all experts or of these."""
+        """Return weights that sum to one, of all experts or of `names`."""
 
 
 def route(plan: Plan, text: str, weigher: Weigher | None) -> Plan:
-    """The plan for one request: its weights are the prior that the engine starts from.
+    """Return the plan for one request, whose weights are the prior that the engine starts from.
 
-    Of a mixture with `top_k` only so many members are left, those with the largest prior; of equal
-    ones the first. Experts whose prior is 0 are gone, too. Other plans come back as they are.
+    Of a mixture with `top_k` only that many members remain, those with the largest prior, the first
+    of equal ones. Experts with a prior of 0 are removed, too. Other plans are returned unchanged.
 
     Args:
         plan: in normal form.
-        text: what the request says; only read where `plan.mixture.reads_text`.
-        weigher: knows the examples of the experts; None where none has any.
+        text: the text of the request; only read if `plan.mixture.reads_text`.
+        weigher: knows the examples of the experts; None if no expert has any.
 
     Raises:
         UnsupportedError: the prior depends on the examples of an expert that has none.
@@ -57,34 +57,25 @@ def route(plan: Plan, text: str, weigher: Weigher | None) -> Plan:
     )
 
 
-def engine_mixture(plan: Plan) -> engine_plan.MixtureParameters:
-    """How the engine mixes the rows of a routed plan, whose weights are their prior.
+def engine_mixture(plan: Plan) -> MixtureParameters:
+    """Return how the engine mixes the rows of a routed plan, whose weights are their prior.
 
     Raises:
-        ValueError: the plan has not been routed, or is no mixture of rows.
+        ValueError: the plan has not been routed, or is not a mixture of rows.
     """
     if plan.mixture is None or not isinstance(plan.mixture.router, WeightedMixtureSpec):
-        raise ValueError(f"{plan.formula()} is no mixture of rows")
+        raise ValueError(f"{plan.formula()} is not a mixture of rows")
     if not plan.mixture.routed:
         raise ValueError(f"{plan.formula()} has not been routed")
-    rules = plan.mixture.router
-    return engine_plan.MixtureParameters(
-        fixed=rules.fixed,
-        posterior=rules.posterior,
-        confidence=rules.confidence,
-        forgetting=rules.forgetting,
-        floor=rules.floor,
-        prompt=rules.prompt,
-        temperature=rules.temperature,
-    )
+    return plan.mixture.router.parameters
 
 
 def _prior(
-    rules: WeightedMixtureSpec, experts: Collection[str], text: str, weigher: Weigher | None
+    spec: WeightedMixtureSpec, experts: Collection[str], text: str, weigher: Weigher | None
 ) -> dict[str, float]:
-    temperatures = [s.temperature for s, _ in rules.prior if isinstance(s, PromptPrior)]
+    temperatures = [term.temperature for term, _ in spec.prior if isinstance(term, PromptPrior)]
     if not temperatures:
-        return rules.resolved(experts, {})
+        return spec.resolved(experts, {})
     known = weigher.names if weigher is not None else ()
     for name in experts:
         if weigher is None or name not in known:
@@ -92,5 +83,5 @@ def _prior(
                 f"the prompt router knows no examples of {quoted(name)}. Register the adapter with "
                 "'examples' or a 'description', leave it out of the experts, or use another router."
             )
-    assert weigher is not None  # there is an expert, and it is known
-    return rules.resolved(experts, {t: weigher.weights(text, t, experts) for t in temperatures})
+    assert weigher is not None  # every expert is known, and there is at least one
+    return spec.resolved(experts, {t: weigher.weights(text, t, experts) for t in temperatures})

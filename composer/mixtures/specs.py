@@ -1,8 +1,8 @@
 """How a plan mixes its members instead of adding them: routers in normal form, as values.
 
-A router gives the experts of a mixture their weights `pi`. Most of them are `WeightedMixtureSpec`,
-which run a row for every expert: `p = sum_k pi_k softmax(l_k)`. `GateSpec` and `HandoverSpec` run
-one row and choose the expert that computes each next token.
+A router gives the experts of a mixture their weights `pi`. Most routers are `WeightedMixtureSpec`,
+which computes one row per expert: `p = sum_k pi_k softmax(l_k)`. `GateSpec` and `HandoverSpec`
+compute a single row and choose the expert for each next token.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeAlias, TypeVar
 
+from composer.engine_plan import MixtureParameters
+
 _K = TypeVar("_K")
 
 
 @dataclass(frozen=True, slots=True)
 class FixedPrior:
-    """A prior that the request gives: weights by expert, sorted by name, that sum to one.
+    """A prior that the request states: weights by expert, sorted by name, that sum to one.
 
-    Empty means that all experts weigh the same, whichever there are.
+    Empty means equal weights, whichever experts there are.
     """
 
     weights: tuple[tuple[str, float], ...] = ()
@@ -28,73 +30,67 @@ class FixedPrior:
 
 @dataclass(frozen=True, slots=True)
 class PromptPrior:
-    """A prior by how much the prompt looks like each expert's examples (c-BTM)."""
+    """A prior by the similarity of the prompt to each expert's examples (c-BTM)."""
 
     temperature: float = 0.1
 
 
 PriorTerm: TypeAlias = FixedPrior | PromptPrior
 
+Prior: TypeAlias = tuple[tuple[PriorTerm, float], ...]
+"""Terms with shares that sum to one: at most one `FixedPrior`, which comes first, then
+`PromptPrior` by temperature. Empty where a router leaves its prior to the caller."""
+
+UNIFORM: Prior = ((FixedPrior(), 1.0),)
+
 
 @dataclass(frozen=True, slots=True)
 class WeightedMixtureSpec:
-    """Routers that weigh all experts, as the engine evaluates them: see
-    `composer.engine_plan.Mixture` for the formulas of `fixed` to `temperature`.
+    """A router that weighs all experts: the prior, and the parameters that the engine evaluates.
 
-    `prior` holds what the prior is made of, with shares that sum to one: at most one `FixedPrior`,
-    which stands first, then `PromptPrior` by temperature. What does not count has its default: a
-    rule without a share leaves its parameters alone, so equal routers are equal values.
+    Parameters of a rule without a share keep their defaults, so equal routers are equal values.
     """
 
-    prior: tuple[tuple[PriorTerm, float], ...] = ((FixedPrior(), 1.0),)
-    fixed: float = 1.0
-    posterior: float = 0.0
-    confidence: float = 0.0
-    forgetting: float = 1.0
-    floor: float = 0.0
-    prompt: bool = True
-    temperature: float = 1.0
+    prior: Prior = UNIFORM
+    parameters: MixtureParameters = field(default_factory=MixtureParameters)
 
     @property
     def reads_text(self) -> bool:
         """Whether the prior depends on the text of the request."""
-        return any(isinstance(source, PromptPrior) for source, _ in self.prior)
+        return any(isinstance(term, PromptPrior) for term, _ in self.prior)
 
     def resolved(
-        self, experts: Collection[str], similar: Mapping[float, Mapping[str, float]]
+        self, experts: Collection[str], similarities: Mapping[float, Mapping[str, float]]
     ) -> dict[str, float]:
-        """The prior of each expert, which sums to one.
+        """Return the prior by expert, which sums to one.
 
         Args:
             experts: their names.
-            similar: what a `PromptPrior` of this temperature says, by expert.
+            similarities: weights by expert for the temperature of each `PromptPrior`.
         """
-        parts: dict[str, list[float]] = {name: [] for name in experts}
-        for source, share in self.prior:
+        terms: dict[str, list[float]] = {name: [] for name in experts}
+        for term, share in self.prior:
             weights = (
-                similar[source.temperature]
-                if isinstance(source, PromptPrior)
-                else dict(source.weights) or dict.fromkeys(parts, 1 / len(parts))
+                similarities[term.temperature]
+                if isinstance(term, PromptPrior)
+                else dict(term.weights) or dict.fromkeys(terms, 1 / len(terms))
             )
-            for name, terms in parts.items():
-                terms.append(share * weights[name])
-        return normalized({name: math.fsum(terms) for name, terms in parts.items()})
+            for name, products in terms.items():
+                products.append(share * weights[name])
+        return normalized({name: math.fsum(products) for name, products in terms.items()})
 
     def to_dict(self) -> dict[str, Any]:
-        """The router as requests write it; reading it gives the same rules up to rounding."""
-        sources = [(_described(source), share * self.fixed) for source, share in self.prior]
-        if self.fixed == 1 and len(sources) == 1:
-            return sources[0][0]
-        own = None if self.fixed > 0 else sources[0][0]
-        posterior = {
-            "kind": "posterior",
-            "forgetting": self.forgetting,
-            "floor": self.floor,
-            "prompt": self.prompt,
-            "prior": own,
-        }
-        confidence = {"kind": "confidence", "temperature": self.temperature, "prior": own}
-        votes = [*sources, (posterior, self.posterior), (confidence, self.confidence)]
+        """Return the router as requests write it; parsing it gives an equal spec up to rounding."""
+        fixed = self.parameters.fixed
+        priors = [(_described(term), share * fixed) for term, share in self.prior]
+        if fixed == 1 and len(priors) == 1:
+            return priors[0][0]
+        prior = None if fixed > 0 else priors[0][0]
+        votes = [*priors]
+        for rule, names in MixtureParameters.RULES.items():
+            parameters = {name: getattr(self.parameters, name) for name in names}
+            router = {"kind": rule, **parameters, "prior": prior}
+            votes.append((router, getattr(self.parameters, rule)))
         votes = [(router, round(weight, 12)) for router, weight in votes if weight > 0]
         if len(votes) == 1:
             return votes[0][0]
@@ -105,30 +101,30 @@ class WeightedMixtureSpec:
 
 
 class Missing(StrEnum):
-    """What becomes of a request whose gate knows experts that are not served any more."""
+    """What to do with a request whose gate was trained for experts that are no longer served."""
 
     ERROR = "error"
-    """It is refused."""
+    """Refuse it."""
 
     REMAINING = "remaining"
-    """The gate chooses among the experts that are left, and the response says so."""
+    """Let the gate choose among the remaining experts, and say so in the response."""
 
 
 @dataclass(frozen=True, slots=True)
 class GateSpec:
-    """A trained classifier on the last hidden state chooses the expert of every next token.
+    """A trained classifier on the last hidden state chooses the expert of each next token.
 
-    `experts` in the order of the request, where the first may have a say in the start.
+    `experts` are in the order of the request, whose first expert may be the start.
     """
 
     experts: tuple[str, ...]
-    name: str | None = None  # None: the only gate that the server has
-    start: str | None = None  # the expert that reads the prompt; None: left to the server
+    name: str | None = None  # None: the server's only gate
+    start: str | None = None  # expert that reads the prompt; None: the server chooses
     stickiness: float = 0.0
     missing: Missing = Missing.ERROR
 
     def to_dict(self) -> dict[str, Any]:
-        """The router as requests write it."""
+        """Return the router as requests write it."""
         return {
             "kind": "gate",
             "name": self.name,
@@ -140,17 +136,17 @@ class GateSpec:
 
 @dataclass(frozen=True, slots=True)
 class HandoverSpec:
-    """The experts take over one after the other: the next one at every token in `at`.
+    """The experts take turns: each token of the answer listed in `at` hands over to the next one.
 
-    `experts` in the order of the request, where a name may occur several times. Texts in `at` stand
-    for one token each; the server, which knows the tokenizer, sees to that.
+    `experts` are in the order of the request and may repeat. A text in `at` stands for one token;
+    the server, which has the tokenizer, checks that.
     """
 
     experts: tuple[str, ...]
     at: tuple[str | int, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """The router as requests write it."""
+        """Return the router as requests write it."""
         return {"kind": "sequence", "at": list(self.at)}
 
 
@@ -161,7 +157,7 @@ Router: TypeAlias = WeightedMixtureSpec | GateSpec | HandoverSpec
 class MixturePlan:
     """How the members of a plan are mixed.
 
-    `routed`: the prior is settled and only the best `top_k` members are left
+    `routed`: the prior is resolved and only the best `top_k` members remain
     (`composer.mixtures.route.route`).
     """
 
@@ -172,7 +168,7 @@ class MixturePlan:
 
     @property
     def switches(self) -> bool:
-        """Whether one row changes its adapter, in place of one row for each expert."""
+        """Whether a single row changes its adapter, instead of one row per expert."""
         return not isinstance(self.router, WeightedMixtureSpec)
 
     @property
@@ -181,20 +177,20 @@ class MixturePlan:
         return isinstance(self.router, WeightedMixtureSpec) and self.router.reads_text
 
     def to_dict(self) -> dict[str, Any]:
-        """The description in responses, JSON-able."""
+        """Return the description in responses, JSON-able."""
         return {"router": self.router.to_dict(), "top_k": self.top_k}
 
 
 def normalized(weights: Mapping[_K, float]) -> dict[_K, float]:
-    """Weights that sum to one. They are not negative, and one of them is positive."""
-    # The largest first: neither a sum that overflows nor a division by a denormal number.
+    """Scale weights so that they sum to one. None is negative, and at least one is positive."""
+    # Divide by the largest first: neither does the sum overflow nor is a divisor denormal.
     largest = max(weights.values())
     scaled = {key: weight / largest for key, weight in weights.items()}
     total = math.fsum(scaled.values())
     return {key: weight / total for key, weight in scaled.items()}
 
 
-def _described(source: PriorTerm) -> dict[str, Any]:
-    if isinstance(source, PromptPrior):
-        return {"kind": "prompt", "temperature": source.temperature}
-    return {"kind": "fixed", "weights": dict(source.weights) or None}
+def _described(term: PriorTerm) -> dict[str, Any]:
+    if isinstance(term, PromptPrior):
+        return {"kind": "prompt", "temperature": term.temperature}
+    return {"kind": "fixed", "weights": dict(term.weights) or None}

@@ -15,9 +15,10 @@ from pydantic import Field
 from composer.errors import CompositionSchemaError, quoted
 from composer.fields import MAX_EXPERTS, Fields, Flag, ModelName, constant
 from composer.formula import format_number
-from composer.mixtures.routers.fixed import FixedRouter, uniform_or
+from composer.mixtures.routers.fixed import FixedRouter, fixed_prior
 from composer.mixtures.routers.union import AnyRouter, router_of
 from composer.mixtures.specs import (
+    UNIFORM,
     HandoverSpec,
     MixturePlan,
     Router,
@@ -87,7 +88,7 @@ def _read(fields: Mixture) -> tuple[Router, dict[str, float]]:
         left = {name: weight for name, weight in prior.items() if weight >= NEGLIGIBLE}
         if len(left) < len(prior):
             prior = normalized(left)
-            router = replace(router, prior=((uniform_or(prior), 1.0),))
+            router = replace(router, prior=((fixed_prior(prior), 1.0),))
     _check_floor(router, min(len(prior), fields.top_k or len(prior)))
     return router, prior
 
@@ -98,7 +99,7 @@ def _check_top_k(top_k: int | None, router: WeightedMixtureSpec, count: int) -> 
             f"top_k is {top_k}, and the mixture has {count} "
             f"{'expert' if count == 1 else 'experts'}. Give at most {count}, or leave it out.",
         )
-    if top_k is not None and top_k < count and router.prior == WeightedMixtureSpec().prior:
+    if top_k is not None and top_k < count and router.prior == UNIFORM:
         raise CompositionSchemaError(
             f"top_k is {top_k} of {count} experts, but before the answer begins they all weigh the "
             'same. Use the router "prompt", give weights, or give the router a prior, e.g. '
@@ -107,9 +108,10 @@ def _check_top_k(top_k: int | None, router: WeightedMixtureSpec, count: int) -> 
 
 
 def _check_floor(router: WeightedMixtureSpec, count: int) -> None:
-    if router.floor * count >= 1:
+    floor = router.parameters.floor
+    if floor * count >= 1:
         raise CompositionSchemaError(
-            f"the floor is {format_number(router.floor)}, which {count} experts cannot all have. "
+            f"the floor is {format_number(floor)}, which {count} experts cannot all have. "
             f"Give a number below 1/{count}."
         )
 

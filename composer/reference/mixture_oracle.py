@@ -1,12 +1,14 @@
 """Mixtures of probabilities by transformers and PEFT: exact, in float64.
 
-`p = sum_k pi_k softmax(l_k)`; `composer.engine_plan.MixtureParameters` says what gives `pi`. Here
-it is computed from the formulas directly, over whole sequences: no state goes from token to token.
+`p = sum_k pi_k softmax(l_k)`; `composer.engine_plan.MixtureParameters` states the formulas of `pi`.
+They are evaluated directly over whole sequences: no state is carried from token to token. K
+experts, V tokens in the vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 import torch
 
@@ -23,8 +25,8 @@ from composer.reference.oracle import (
 )
 
 IMPOSSIBLE = -1e4
-"""Least log-probability that counts as evidence, so that forgetting can heal an expert that held a
-token impossible."""
+"""Lower bound of a log-probability as evidence: an expert that ruled a token out can recover by
+forgetting."""
 
 
 def mixed(
@@ -34,32 +36,34 @@ def mixed(
     answer: Sequence[int],
     filters: Sequence[Filter] = (),
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The mixture before and after each token of an answer.
+    """Return the mixture before and after each token of an answer.
 
     Args:
         oracle: the models.
-        rows: the experts, with their prior as weights, which sum to one. One whose prior is 0 is
-            no expert: its `pi` is 0. Row 0 is one of the base model.
+        rows: the experts, with their prior as weights, which sum to one. A row with prior 0 is not
+            an expert: its `pi` is 0. Row 0 is on the base model.
         mixture: how they are mixed.
         answer: token ids.
         filters: as for `Oracle.composed`, judged by an expert's own logits.
 
     Returns:
-        `z` `[len(answer) + 1, V]` float64, `log p`; and `pi` `[len(answer) + 1, K]` float64, with
-        which each was mixed.
+        `z` `[len(answer) + 1, V]` float64, `log p`; and `pi` `[len(answer) + 1, K]` float64, the
+        weights of each step.
     """
     logits = [
         oracle.logits(row.adapter, [*row.prompt, *answer], row.model).double() for row in rows
     ]
     size = logits[0].shape[1]
-    logits = [aligned(own, size) for own in logits]
-    answering = [own[len(row.prompt) - 1 :] for row, own in zip(rows, logits, strict=True)]
+    logits = [aligned(expert, size) for expert in logits]
+    answering = [expert[len(row.prompt) - 1 :] for row, expert in zip(rows, logits, strict=True)]
     log_probs = torch.stack(answering).log_softmax(-1)  # [K, len(answer) + 1, V]
     prior = torch.tensor([row.weight for row in rows], dtype=torch.float64)
     evidence = torch.stack(
         [
-            token_log_probs(own, [*row.prompt, *answer], 1 if mixture.prompt else len(row.prompt))
-            for row, own in zip(rows, logits, strict=True)
+            token_log_probs(
+                expert, [*row.prompt, *answer], 1 if mixture.prompt else len(row.prompt)
+            )
+            for row, expert in zip(rows, logits, strict=True)
         ]
     )  # [K, N]
     pi = weights(prior, evidence, log_probs, mixture)  # [len(answer) + 1, K]
@@ -70,13 +74,13 @@ def mixed(
 def weights(
     prior: torch.Tensor, evidence: torch.Tensor, log_probs: torch.Tensor, mixture: MixtureParameters
 ) -> torch.Tensor:
-    """`pi` of every expert before each of an answer's tokens, and after the last.
+    """Return `pi` of every expert before each token of an answer, and after the last.
 
     Args:
         prior: `[K]` float64.
         evidence: `[K, N]` float64, `log p_k` of every token that counts: those of the answer last.
-        log_probs: `[K, T, V]` float64, what the experts say before each token of the answer, and
-            after the last.
+        log_probs: `[K, T, V]` float64, the predictions of the experts before each token of the
+            answer, and after the last.
         mixture: how they are mixed.
 
     Returns:
@@ -84,21 +88,19 @@ def weights(
     """
     count = log_probs.shape[1]
     steps = range(evidence.shape[1] - count + 1, evidence.shape[1] + 1)  # tokens seen so far
-    found = []
-    for step, before in enumerate(steps):
-        posterior = posterior_of(prior, evidence[:, :before], mixture)
-        entropy = torch.special.entr(log_probs[:, step].exp()).sum(-1)  # [K], nats
-        confidence = (prior.log() - entropy / mixture.temperature).softmax(0)
-        found.append(
-            mixture.fixed * prior + mixture.posterior * posterior + mixture.confidence * confidence
-        )
-    return torch.stack(found)
+    pi = []
+    for step, seen in enumerate(steps):
+        pi.append(mixture.fixed * prior)
+        for name, rule in RULES.items():
+            weighed = rule(prior, evidence[:, :seen], log_probs[:, step], mixture)
+            pi[-1] = pi[-1] + getattr(mixture, name) * weighed
+    return torch.stack(pi)
 
 
 def posterior_of(
-    prior: torch.Tensor, evidence: torch.Tensor, mixture: MixtureParameters
+    prior: torch.Tensor, evidence: torch.Tensor, _: torch.Tensor, mixture: MixtureParameters
 ) -> torch.Tensor:
-    """`[K]` float64: the posterior after the tokens of `evidence` `[K, N]`, with its floor."""
+    """Return `[K]` float64: the posterior after the tokens of evidence `[K, N]`, with its floor."""
     ages = torch.arange(evidence.shape[1] - 1, -1, -1, dtype=torch.float64)
     score = (evidence.clamp(min=IMPOSSIBLE) * mixture.forgetting**ages).sum(1)
     posterior = (prior.log() + score).softmax(0)
@@ -106,14 +108,31 @@ def posterior_of(
     return (1 - experts.sum() * mixture.floor) * posterior + mixture.floor * experts
 
 
-def token_log_probs(logits: torch.Tensor, tokens: Sequence[int], first: int) -> torch.Tensor:
-    """`[len(tokens) - first]` float64: `log p` of every token from `first` on, given those before.
+def confidence_of(
+    prior: torch.Tensor, _: torch.Tensor, log_probs: torch.Tensor, mixture: MixtureParameters
+) -> torch.Tensor:
+    """Return `[K]` float64: the prior times `exp(-H / temperature)`, of log_probs `[K, V]`."""
+    entropy = torch.special.entr(log_probs.exp()).sum(-1)  # [K], nats
+    confidence: torch.Tensor = (prior.log() - entropy / mixture.temperature).softmax(0)
+    return confidence
 
-    `logits` `[len(tokens), V]` are what is predicted after each token.
+
+Rule: TypeAlias = Callable[
+    [torch.Tensor, torch.Tensor, torch.Tensor, MixtureParameters], torch.Tensor
+]
+
+RULES: Mapping[str, Rule] = {"posterior": posterior_of, "confidence": confidence_of}
+"""By the field of `MixtureParameters` that holds the rule's share."""
+
+
+def token_log_probs(logits: torch.Tensor, tokens: Sequence[int], first: int) -> torch.Tensor:
+    """Return `[len(tokens) - first]` float64: `log p` of each token from index `first` on.
+
+    `logits` `[len(tokens), V]` are the predictions after each token.
     """
     log_probs = logits.log_softmax(-1)
-    found = [float(log_probs[n - 1, tokens[n]]) for n in range(first, len(tokens))]
-    return torch.tensor(found, dtype=torch.float64)
+    scores = [float(log_probs[n - 1, tokens[n]]) for n in range(first, len(tokens))]
+    return torch.tensor(scores, dtype=torch.float64)
 
 
 def mixed_mismatches(
@@ -123,7 +142,7 @@ def mixed_mismatches(
     answer: Sequence[int],
     filters: Sequence[Filter] = (),
 ) -> list[Mismatch]:
-    """Where a greedy answer leaves the oracle's, as `Oracle.mismatches`."""
+    """Return where a greedy answer differs from the oracle's, as `Oracle.mismatches`."""
     return leaving(mixed(oracle, rows, mixture, answer, filters)[0], answer)
 
 
@@ -134,7 +153,7 @@ def mixed_greedy(
     max_tokens: int,
     stop: int | None = None,
 ) -> list[int]:
-    """The greedy answer, one full forward pass per token and expert."""
+    """Return the greedy answer, by one full forward pass per token and expert."""
     answer: list[int] = []
     while len(answer) < max_tokens and (not answer or answer[-1] != stop):
         answer.append(int(mixed(oracle, rows, mixture, answer)[0][-1].argmax()))

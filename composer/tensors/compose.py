@@ -156,9 +156,9 @@ class Composition:
         logits_of = (logits, *auxiliary)
         # Filters look at the rows as they came, so they are judged before anything changes.
         dropped = self._dropped(logits_of)
-        for mixing in (self._fixed, self.routed):
-            if mixing is not None:
-                mixing.mix(logits_of, constrained)
+        for kernel in (self._fixed, self.routed):
+            if kernel is not None:
+                kernel.compose(logits_of, constrained)
         if len(self._leaders):
             self._sum(logits, logits_of)
         if dropped is not None:

@@ -1,4 +1,4 @@
-"""Fixed weights: the request says how much each expert counts."""
+"""Fixed weights: the request states how much each expert counts."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ from composer.fields import Fields, ModelName, Number
 from composer.mixtures.routers.router import RouterKind
 from composer.mixtures.specs import FixedPrior, WeightedMixtureSpec, normalized
 
-Weight = Annotated[Number, Field(ge=0)]
-
-SAME = 1e-12
-"""Weights that differ by less are the same."""
+EQUAL_WITHIN = 1e-12
+"""Weights that differ by less are equal."""
 
 
 class FixedRouter(Fields):
@@ -24,8 +22,8 @@ class FixedRouter(Fields):
     kind: Literal["fixed"] = "fixed"
     """Name of the router."""
 
-    weights: dict[ModelName, Weight] | None = None
-    """Weight of every expert by its name; they need not sum to one. Absent: all the same."""
+    weights: dict[ModelName, Annotated[Number, Field(ge=0)]] | None = None
+    """Weight of every expert by its name; they need not sum to one. Equal weights if absent."""
 
     @field_validator("weights")
     @classmethod
@@ -38,38 +36,33 @@ class FixedRouter(Fields):
 
 
 def build(fields: FixedRouter, experts: Sequence[str]) -> WeightedMixtureSpec:
-    return WeightedMixtureSpec(prior=((given(fields, experts), 1.0),))
+    return WeightedMixtureSpec(((_prior(fields, experts), 1.0),))
 
 
-def given(fields: FixedRouter, experts: Sequence[str]) -> FixedPrior:
-    """The weights in normal form.
-
-    Raises:
-        CompositionSchemaError: they are not the weights of these experts.
-    """
+def _prior(fields: FixedRouter, experts: Sequence[str]) -> FixedPrior:
     if fields.weights is None:
         return FixedPrior()
-    strangers = fields.weights.keys() - set(experts)
-    if strangers:
+    unknown = fields.weights.keys() - set(experts)
+    if unknown:
         raise CompositionSchemaError(
-            f"the router gives {quoted(min(strangers))} a weight, which is not one of the experts "
+            f"the router gives {quoted(min(unknown))} a weight, which is not one of the experts "
             f"{listing(experts)}. Remove it, or add it to 'experts'."
         )
-    left_out = next((name for name in experts if name not in fields.weights), None)
-    if left_out is not None:
+    missing = next((name for name in experts if name not in fields.weights), None)
+    if missing is not None:
         raise CompositionSchemaError(
-            f"the router's weights leave out the expert {quoted(left_out)}. Give a weight to each "
+            f"the router's weights leave out the expert {quoted(missing)}. Give a weight to each "
             f"of {listing(experts)}; 0 leaves one out."
         )
-    return uniform_or(normalized(fields.weights))
+    return fixed_prior(normalized(fields.weights))
 
 
-def uniform_or(weights: dict[str, float]) -> FixedPrior:
-    """Weights of all experts that sum to one; `FixedPrior()` where they are all the same.
+def fixed_prior(weights: dict[str, float]) -> FixedPrior:
+    """Return weights that sum to one in normal form: `FixedPrior()` if all are equal.
 
-    Up to rounding: weights that a response shows, asked for again, may differ in their last bit.
+    Tolerate rounding, so that weights copied from a response are recognised as equal.
     """
-    if max(weights.values()) - min(weights.values()) < SAME:
+    if max(weights.values()) - min(weights.values()) < EQUAL_WITHIN:
         return FixedPrior()
     return FixedPrior(tuple(sorted(weights.items())))
 

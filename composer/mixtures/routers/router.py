@@ -46,15 +46,24 @@ class RouterKind(Generic[F, R]):
         return self.fields.__doc__ or ""
 
 
-@dataclass(frozen=True, slots=True, eq=False)  # hashable, as the members of a type's union must be
-class OneOf:
+@dataclass(frozen=True, slots=True, eq=False)  # hashable, as members of a union must be
+class OneOf(Generic[R]):
     """Annotate a field that holds the fields of one of `routers`, or the name of one alone.
 
     Write `Annotated[Fields, OneOf(routers)]`: pydantic validates the field as a union with `kind`
     as its discriminator, and `"posterior"` as `{"kind": "posterior"}`.
     """
 
-    routers: Sequence[RouterKind[Any, Router]]
+    routers: Sequence[RouterKind[Any, R]]
+
+    def build(self, fields: Fields, experts: Sequence[str]) -> R:
+        """Return the router with these fields in normal form.
+
+        Raises:
+            CompositionError: it does not match these experts.
+        """
+        router = next(r for r in self.routers if isinstance(fields, r.fields))
+        return router.build(fields, experts)
 
     @property
     def names(self) -> list[str]:

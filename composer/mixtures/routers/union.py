@@ -9,9 +9,11 @@ from typing import Annotated, TypeAlias
 from composer.fields import Fields
 from composer.mixtures.routers import ROUTERS
 from composer.mixtures.routers.router import OneOf
-from composer.mixtures.specs import Router, WeightedMixtureSpec
+from composer.mixtures.specs import UNIFORM, Router, WeightedMixtureSpec
 
-AnyRouter: TypeAlias = Annotated[Fields, OneOf(ROUTERS)]
+_ANY = OneOf(ROUTERS)
+
+AnyRouter: TypeAlias = Annotated[Fields, _ANY]
 
 
 def router_of(fields: Fields, experts: Sequence[str]) -> Router:
@@ -20,8 +22,7 @@ def router_of(fields: Fields, experts: Sequence[str]) -> Router:
     Raises:
         CompositionError: it does not match these experts.
     """
-    kind = next(kind for kind in ROUTERS if isinstance(fields, kind.fields))
-    router = kind.build(fields, experts)
+    router = _ANY.build(fields, experts)
     if isinstance(router, WeightedMixtureSpec) and not router.prior:
-        return replace(router, prior=WeightedMixtureSpec().prior)
+        return replace(router, prior=UNIFORM)
     return router

@@ -1,10 +1,10 @@
-"""Vote: several routers, each with a say.
+"""Vote: several routers, each with a share.
 
 `pi = sum_r share_r pi_r`. As in Mixture of Routers (Zhang et al. 2025, section 3), where a main
-router weighs several sub-routers; here the request gives the weights of the main router.
+router weighs several sub-routers; here the request states the weights of the main router.
 
-The engine evaluates one prior, one posterior and one confidence rule per request, so all routers of
-a vote start from one prior, and two of a kind must agree on their parameters.
+The engine evaluates each rule once per request, from one prior. So all routers of a vote start from
+the same prior, and two that follow the same rule must agree on its parameters.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field
 
+from composer.engine_plan import MixtureParameters
 from composer.errors import UnsupportedError
 from composer.fields import Fields, Number
-from composer.mixtures.routers.fixed import uniform_or
+from composer.mixtures.routers.fixed import fixed_prior
 from composer.mixtures.routers.router import OneOf, RouterKind
 from composer.mixtures.routers.weighing import WEIGHING
 from composer.mixtures.specs import (
+    UNIFORM,
     FixedPrior,
+    Prior,
     PriorTerm,
     PromptPrior,
     WeightedMixtureSpec,
@@ -29,17 +32,20 @@ from composer.mixtures.specs import (
 )
 from composer.validation import shown
 
-Prior: TypeAlias = tuple[tuple[PriorTerm, float], ...]
+_VOTER = OneOf(WEIGHING)
+
+Votes: TypeAlias = Sequence[tuple[WeightedMixtureSpec, float]]
+"""The routers of a vote, each with its share; the shares sum to one."""
 
 
 class Voter(Fields):
-    """A router and how much its word counts."""
+    """A router and its share of the vote."""
 
-    router: Annotated[Fields, OneOf(WEIGHING)]
+    router: Annotated[Fields, _VOTER]
     """Any router that weighs all experts."""
 
     weight: Annotated[Number, Field(gt=0)] = 1.0
-    """Relative to the others."""
+    """Share, relative to the other voters."""
 
 
 class VoteRouter(Fields):
@@ -49,92 +55,78 @@ class VoteRouter(Fields):
     """Name of the router."""
 
     routers: Annotated[list[Voter], Field(min_length=1, max_length=16)]
-    """Who votes."""
+    """The voters."""
 
 
 def build(fields: VoteRouter, experts: Sequence[str]) -> WeightedMixtureSpec:
-    shares = normalized({str(n): voter.weight for n, voter in enumerate(fields.routers)})
-    rules = [rules_of(voter.router, experts) for voter in fields.routers]
-    return merged(list(zip(rules, shares.values(), strict=True)), experts)
+    shares = normalized({n: voter.weight for n, voter in enumerate(fields.routers)})
+    specs = [_VOTER.build(voter.router, experts) for voter in fields.routers]
+    return merged(list(zip(specs, shares.values(), strict=True)), experts)
 
 
-def rules_of(router: Fields, experts: Sequence[str]) -> WeightedMixtureSpec:
-    """The rules of one voter; their prior is empty where it did not say one."""
-    kind = next(kind for kind in WEIGHING if isinstance(router, kind.fields))
-    return kind.build(router, experts)
-
-
-def merged(
-    voters: Sequence[tuple[WeightedMixtureSpec, float]], experts: Sequence[str]
-) -> WeightedMixtureSpec:
-    """One set of rules for all voters, who have these shares.
+def merged(votes: Votes, experts: Sequence[str]) -> WeightedMixtureSpec:
+    """Return a single spec for all voters.
 
     Raises:
         UnsupportedError: the engine cannot evaluate them together.
     """
-    shares: dict[str, Any] = normalized(
+    rules = MixtureParameters.RULES
+    parameters: dict[str, Any] = normalized(
         {
-            rule: math.fsum(getattr(rules, rule) * share for rules, share in voters)
-            for rule in ("fixed", "posterior", "confidence")
+            rule: math.fsum(getattr(spec.parameters, rule) * share for spec, share in votes)
+            for rule in ("fixed", *rules)
         }
     )
-    return WeightedMixtureSpec(
-        prior=_prior(voters, experts),
-        **shares,
-        **_agreed("posterior", ("forgetting", "floor", "prompt"), voters),
-        **_agreed("confidence", ("temperature",), voters),
-    )
+    for rule, names in rules.items():
+        parameters |= _agreed(rule, names, votes)
+    return WeightedMixtureSpec(_prior(votes, experts), MixtureParameters(**parameters))
 
 
-def _prior(voters: Sequence[tuple[WeightedMixtureSpec, float]], experts: Sequence[str]) -> Prior:
-    """The one prior that all voters start from."""
-    parts = [
-        (source, share * own)
-        for rules, share in voters
-        if rules.fixed
-        for source, own in rules.prior
+def _prior(votes: Votes, experts: Sequence[str]) -> Prior:
+    """Return the prior that all voters start from."""
+    terms = [
+        (term, share * weight)
+        for spec, share in votes
+        if spec.parameters.fixed
+        for term, weight in spec.prior
     ]
-    said = {rules.prior for rules, _ in voters if not rules.fixed and rules.prior}
-    if parts:
-        said.add(_blended(parts, experts))
-    if len(said) > 1:
+    priors = {spec.prior for spec, _ in votes if not spec.parameters.fixed and spec.prior}
+    if terms:
+        priors.add(_combined(terms, experts))
+    if len(priors) > 1:
         raise UnsupportedError(
-            "the routers of the vote start from different priors, and one request has one. "
-            "Leave 'prior' out of its posterior and confidence routers: they then start from what "
-            "its fixed and prompt routers say together."
+            "the routers of the vote start from different priors, and one request has one. Leave "
+            f"'prior' out of its {' and '.join(MixtureParameters.RULES)} routers: they then start "
+            "from the combination of its fixed and prompt routers."
         )
-    return said.pop() if said else WeightedMixtureSpec().prior
+    return priors.pop() if priors else UNIFORM
 
 
-def _blended(parts: Sequence[tuple[PriorTerm, float]], experts: Sequence[str]) -> Prior:
-    """What several terms say together: one `FixedPrior` for all of them, then the others."""
-    given = [(source, share) for source, share in parts if isinstance(source, FixedPrior)]
-    found: dict[PriorTerm, float] = {}
-    if given:
-        found[_mean(given, experts)] = math.fsum(share for _, share in given)
-    for source in sorted({s for s, _ in parts if isinstance(s, PromptPrior)}, key=_temperature):
-        found[source] = math.fsum(share for other, share in parts if other == source)
-    return tuple(normalized(found).items())
+def _combined(terms: Sequence[tuple[PriorTerm, float]], experts: Sequence[str]) -> Prior:
+    """Merge equal terms, and all `FixedPrior` into their weighted mean."""
+    fixed = [(term, share) for term, share in terms if isinstance(term, FixedPrior)]
+    shares: dict[PriorTerm, float] = {}
+    if fixed:
+        shares[_mean(fixed, experts)] = math.fsum(share for _, share in fixed)
+    prompts = {term for term, _ in terms if isinstance(term, PromptPrior)}
+    for prompt in sorted(prompts, key=lambda term: term.temperature):
+        shares[prompt] = math.fsum(share for term, share in terms if term == prompt)
+    return tuple(normalized(shares).items())
 
 
-def _mean(given: Sequence[tuple[FixedPrior, float]], experts: Sequence[str]) -> FixedPrior:
-    if len({source for source, _ in given}) == 1:
-        return given[0][0]
-    shares = WeightedMixtureSpec(tuple(given)).resolved(experts, {})
-    return uniform_or(shares)
+def _mean(terms: Sequence[tuple[FixedPrior, float]], experts: Sequence[str]) -> FixedPrior:
+    if len({term for term, _ in terms}) == 1:
+        return terms[0][0]
+    return fixed_prior(WeightedMixtureSpec(tuple(terms)).resolved(experts, {}))
 
 
-def _temperature(source: PromptPrior) -> float:
-    return source.temperature
-
-
-def _agreed(
-    rule: str, names: Sequence[str], voters: Sequence[tuple[WeightedMixtureSpec, float]]
-) -> dict[str, Any]:
-    """The parameters of the voters that follow a rule, who must agree on them."""
-    found: dict[str, Any] = {}
+def _agreed(rule: str, names: Sequence[str], votes: Votes) -> dict[str, Any]:
+    """Return the parameters of a rule, on which the voters that follow it must agree."""
+    agreed: dict[str, Any] = {}
     for name in names:
-        values = {getattr(rules, name) for rules, _ in voters if getattr(rules, rule)}
+        values = {
+            getattr(spec.parameters, name) for spec, _ in votes if getattr(spec.parameters, rule)
+        }
         if len(values) > 1:
             raise UnsupportedError(
                 f"the {rule} routers of the vote have different values of '{name}' "
@@ -142,8 +134,8 @@ def _agreed(
                 "Leave one of them."
             )
         if values:
-            found[name] = values.pop()
-    return found
+            agreed[name] = values.pop()
+    return agreed
 
 
 ROUTER = RouterKind(

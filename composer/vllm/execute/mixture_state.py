@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch.nn.functional import pad
 
-from composer.tensors.mixture_kernel import DEPTH, MixtureStates, PromptPart, Turn
+from composer.tensors.mixture_kernel import Turn
+from composer.tensors.mixture_states import DEPTH, MixtureStates, PromptPart
 from composer.vllm.execute.batch import step_of
 from composer.vllm.schedule.gang import RowTag
 from composer.vllm.workarounds.lm_head_lora import rows_with

@@ -56,11 +56,11 @@ class ComposingSampler(Sampler):
         logits = logits.to(torch.float32)  # vLLM's next step anyway
         if (routed := composition.routed) is not None:
             turns = self.mixtures.turns(routed.names, self.runner)
-            routed.begin(turns, self.mixtures.states)
+            routed.prepare(turns, self.mixtures.states)
         composition.compose(logits, *auxiliary, constrained=self.constrained)
         output = super().forward(logits, sampling_metadata, *args, **kwargs)
         if routed is not None:
-            routed.follow(output.sampled_token_ids)
+            routed.update(output.sampled_token_ids)
             self.mixtures.note(routed.names, turns, routed.weights)
         self._switch(output)
         tokens = [no_tokens(rows) if rows is not None else None for rows in auxiliary]

@@ -8,13 +8,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from composer.engine_plan import MixtureParameters
 from composer.errors import CompositionError, CompositionSchemaError, TooManyMembersError
 from composer.mixtures.specs import (
+    UNIFORM,
     FixedPrior,
     GateSpec,
     HandoverSpec,
     Missing,
     MixturePlan,
+    Prior,
     PromptPrior,
     WeightedMixtureSpec,
 )
@@ -22,6 +25,10 @@ from composer.plan import Limits
 from tests.composer.mixtures.mixture_examples import EXPERTS, WEIGHTS, mixture, prior, read, vote
 
 GIVEN = ((FixedPrior((("base", 0.25), ("chat", 0.625), ("velan", 0.125))), 1.0),)
+
+
+def spec(prior: Prior = UNIFORM, **parameters: Any) -> WeightedMixtureSpec:
+    return WeightedMixtureSpec(prior, MixtureParameters(**parameters))
 
 
 @pytest.mark.parametrize(
@@ -35,39 +42,39 @@ GIVEN = ((FixedPrior((("base", 0.25), ("chat", 0.625), ("velan", 0.125))), 1.0),
         ({"kind": "fixed", "weights": WEIGHTS}, WeightedMixtureSpec(GIVEN)),
         ("prompt", WeightedMixtureSpec(((PromptPrior(0.1), 1.0),))),
         ({"kind": "prompt", "temperature": 2}, WeightedMixtureSpec(((PromptPrior(2.0), 1.0),))),
-        ("posterior", WeightedMixtureSpec(fixed=0, posterior=1)),
+        ("posterior", spec(fixed=0, posterior=1)),
         (
             {"kind": "posterior", "forgetting": 0.9, "floor": 0.01, "prompt": False},
-            WeightedMixtureSpec(fixed=0, posterior=1, forgetting=0.9, floor=0.01, prompt=False),
+            spec(fixed=0, posterior=1, forgetting=0.9, floor=0.01, prompt=False),
         ),
-        (prior(kind="fixed", weights=WEIGHTS), WeightedMixtureSpec(GIVEN, 0, 1)),
+        (prior(kind="fixed", weights=WEIGHTS), spec(GIVEN, fixed=0, posterior=1)),
         (
             {"kind": "posterior", "prior": "prompt"},
-            WeightedMixtureSpec(((PromptPrior(0.1), 1.0),), 0, 1),
+            spec(((PromptPrior(0.1), 1.0),), fixed=0, posterior=1),
         ),
-        ("confidence", WeightedMixtureSpec(fixed=0, confidence=1)),
+        ("confidence", spec(fixed=0, confidence=1)),
         (
             {"kind": "confidence", "temperature": 0.5, "prior": "prompt"},
-            WeightedMixtureSpec(((PromptPrior(0.1), 1.0),), 0, 0, 1, temperature=0.5),
+            spec(((PromptPrior(0.1), 1.0),), fixed=0, confidence=1, temperature=0.5),
         ),
         (
             vote(("fixed", 1), ("posterior", 2), ("confidence", 1)),
-            WeightedMixtureSpec(fixed=0.25, posterior=0.5, confidence=0.25),
+            spec(fixed=0.25, posterior=0.5, confidence=0.25),
         ),
-        (vote(("posterior", 3)), WeightedMixtureSpec(fixed=0, posterior=1)),
-        (vote(("posterior", 3), ("posterior", 4)), WeightedMixtureSpec(fixed=0, posterior=1)),
+        (vote(("posterior", 3)), spec(fixed=0, posterior=1)),
+        (vote(("posterior", 3), ("posterior", 4)), spec(fixed=0, posterior=1)),
         # What the fixed and the prompt router say is the prior of the others.
         (
             vote(({"kind": "fixed", "weights": WEIGHTS}, 1), ("prompt", 3), ("posterior", 4)),
-            WeightedMixtureSpec(((GIVEN[0][0], 0.25), (PromptPrior(0.1), 0.75)), 0.5, 0.5),
+            spec(((GIVEN[0][0], 0.25), (PromptPrior(0.1), 0.75)), fixed=0.5, posterior=0.5),
         ),
         (
             vote(("prompt", 1), ({"kind": "posterior", "prior": "prompt"}, 1)),
-            WeightedMixtureSpec(((PromptPrior(0.1), 1.0),), 0.5, 0.5),
+            spec(((PromptPrior(0.1), 1.0),), fixed=0.5, posterior=0.5),
         ),
         (
             vote(({"kind": "posterior", "prior": "prompt"}, 1), ("confidence", 1)),
-            WeightedMixtureSpec(((PromptPrior(0.1), 1.0),), 0, 0.5, 0.5),
+            spec(((PromptPrior(0.1), 1.0),), fixed=0, posterior=0.5, confidence=0.5),
         ),
         (
             vote(({"kind": "prompt", "temperature": 3}, 1), ("prompt", 1), ("fixed", 2)),
@@ -282,6 +289,7 @@ def test_shares_and_priors_sum_to_one(router: Any) -> None:
     assert plan.mixture is not None
     assert isinstance(plan.mixture.router, WeightedMixtureSpec)
     found = plan.mixture.router
-    assert found.fixed + found.posterior + found.confidence == pytest.approx(1, abs=1e-12)
+    shares = [getattr(found.parameters, rule) for rule in ("fixed", *MixtureParameters.RULES)]
+    assert sum(shares) == pytest.approx(1, abs=1e-12)
     assert sum(share for _, share in found.prior) == pytest.approx(1, abs=1e-12)
     assert sum(plan.weights) == pytest.approx(1, abs=1e-12)

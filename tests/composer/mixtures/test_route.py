@@ -182,7 +182,7 @@ def test_the_engine_gets_nothing_before_its_time() -> None:
     with pytest.raises(ValueError, match="has not been routed"):
         engine_mixture(plan())
     for other in (plan("gate"), parse_composition("base + sums", known=NAMES)):
-        with pytest.raises(ValueError, match="is no mixture of rows"):
+        with pytest.raises(ValueError, match="is not a mixture of rows"):
             engine_mixture(route(other, "", None))
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from typing import Any, get_args
 
 import pytest
 
+from composer.engine_plan import MixtureParameters
 from composer.mixtures.routers import ROUTERS, RouterKind
 from composer.mixtures.routers.weighing import WEIGHING
 from composer.mixtures.specs import Router, WeightedMixtureSpec
+from composer.reference import mixture_oracle
+from composer.tensors import mixture_rules
 
 
 def test_the_list() -> None:
@@ -34,3 +38,19 @@ def test_the_routers_that_weigh_are_those_that_may_vote_and_the_vote() -> None:
         assert isinstance(spec, WeightedMixtureSpec) is (
             router in WEIGHING or router.name == "vote"
         )
+
+
+def test_every_table_has_every_rule() -> None:
+    """What a new rule needs: see the recipe in `composer.mixtures`."""
+    rules = MixtureParameters.RULES
+    assert rules.keys() == mixture_rules.RULES.keys() == mixture_oracle.RULES.keys()
+    parameters = [name for names in rules.values() for name in names]
+    declared = {field.name: field.default for field in dataclasses.fields(MixtureParameters)}
+    assert sorted(declared) == sorted(["fixed", *rules, *parameters])
+    routers = {router.name: router for router in WEIGHING}
+    for rule, names in rules.items():
+        of_rule = routers[rule].fields.model_fields
+        assert of_rule.keys() == {"kind", "prior", *names}
+        assert {name: of_rule[name].default for name in names} == {
+            name: declared[name] for name in names
+        }

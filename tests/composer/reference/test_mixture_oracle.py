@@ -22,6 +22,7 @@ from composer.reference.mixture_oracle import (
 )
 from composer.reference.oracle import Oracle, OracleRow
 
+NO_LOG_PROBS = torch.empty(0)  # the posterior looks at the evidence alone
 POSTERIOR = MixtureParameters(fixed=0, posterior=1)
 CONFIDENCE = MixtureParameters(fixed=0, confidence=1)
 PROMPT = tuple(range(40, 60))
@@ -61,7 +62,7 @@ def test_the_posterior_is_bayes_rule_after_200_tokens() -> None:
     products = [a * math.prod(b) for a, b in zip(prior, likelihoods, strict=True)]
     exact = [float(product / sum(products)) for product in products]
     assert max(exact) < 0.999
-    found = posterior_of(double(prior), double(likelihoods).log(), POSTERIOR)
+    found = posterior_of(double(prior), double(likelihoods).log(), NO_LOG_PROBS, POSTERIOR)
     assert found.tolist() == pytest.approx(exact, rel=1e-10)
 
 
@@ -76,7 +77,8 @@ def test_forgetting_and_the_floor_are_the_recursion() -> None:
         unnormalized = [p * math.exp(s) for p, s in zip(prior, scores, strict=True)]
         expected = [0.85 * u / sum(unnormalized) + 0.05 for u in unnormalized]
         evidence = torch.tensor([own[:step] for own in likelihoods], dtype=torch.float64).log()
-        found = posterior_of(torch.tensor(prior, dtype=torch.float64), evidence, mixture)
+        prior_of_k = torch.tensor(prior, dtype=torch.float64)
+        found = posterior_of(prior_of_k, evidence, NO_LOG_PROBS, mixture)
         assert found.tolist() == pytest.approx(expected, rel=1e-12)
         if step < 30:
             seen = [math.log(own[step]) for own in likelihoods]
@@ -99,15 +101,16 @@ def test_the_confidence_is_the_entropy_of_the_next_token() -> None:
 def test_what_was_impossible_can_be_forgiven() -> None:
     evidence = torch.tensor([[-math.inf] + [-1.0] * 200, [-1.0] + [-3.0] * 200]).double()
     half = torch.tensor([0.5, 0.5]).double()
-    assert posterior_of(half, evidence, POSTERIOR)[0] < 1e-9
+    assert posterior_of(half, evidence, NO_LOG_PROBS, POSTERIOR)[0] < 1e-9
     forgiving = MixtureParameters(fixed=0, posterior=1, forgetting=0.9)
-    assert posterior_of(half, evidence, forgiving)[0] > 0.999
+    assert posterior_of(half, evidence, NO_LOG_PROBS, forgiving)[0] > 0.999
 
 
 def test_an_expert_without_prior_is_none() -> None:
     prior = torch.tensor([0.0, 0.5, 0.5]).double()
     evidence = torch.tensor([[-0.1], [-2.0], [-1.0]]).double()
-    found = posterior_of(prior, evidence, MixtureParameters(fixed=0, posterior=1, floor=0.1))
+    mixture = MixtureParameters(fixed=0, posterior=1, floor=0.1)
+    found = posterior_of(prior, evidence, NO_LOG_PROBS, mixture)
     assert found[0] == 0
     assert float(found.sum()) == pytest.approx(1)
 

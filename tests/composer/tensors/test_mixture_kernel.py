@@ -13,14 +13,9 @@ from composer.engine_plan import MixtureParameters
 from composer.reference.mixture_oracle import weights as reference
 from composer.tensors.compose import Composition
 from composer.tensors.gang_rows import GangRows
-from composer.tensors.mixture_kernel import (
-    DEPTH,
-    IMPOSSIBLE,
-    MixtureKernel,
-    MixtureStates,
-    PromptPart,
-    Turn,
-)
+from composer.tensors.mixture_kernel import MixtureKernel, Turn
+from composer.tensors.mixture_rules import IMPOSSIBLE
+from composer.tensors.mixture_states import DEPTH, MixtureStates, PromptPart
 
 CPU = torch.device("cpu")
 V = 40
@@ -71,16 +66,16 @@ def test_weights_over_many_steps(router: MixtureParameters, constrained: bool) -
     ]
     states = MixtureStates(CPU)
     slots = [states.take(2), states.take(3)]
-    mixing = MixtureKernel(groups, tensor)
+    kernel = MixtureKernel(groups, tensor)
     steps = [*range(6), 4, 5, 6, 7]  # tokens 4 and 5 are sampled again
     tokens = [[(7 * p + 3 * g + 1) % V for g in range(5)] for p in range(8)]
     told: dict[int, torch.Tensor] = {}
     for position in steps:
         logits = logits_of(position, 5)
-        mixing.begin([Turn(slot, position) for slot in slots], states)
-        mixing.mix([logits], constrained)
-        mixing.follow(torch.tensor(tokens[position]).unsqueeze(1))
-        told[position] = mixing.weights
+        kernel.prepare([Turn(slot, position) for slot in slots], states)
+        kernel.compose([logits], constrained)
+        kernel.update(torch.tensor(tokens[position]).unsqueeze(1))
+        told[position] = kernel.weights
     for index, group in enumerate(groups):
         prior = torch.tensor(group.weights, dtype=torch.float64)
         rows = list(group.rows)
@@ -99,11 +94,11 @@ def test_weights_over_many_steps(router: MixtureParameters, constrained: bool) -
 def test_what_is_not_sampled_is_not_kept() -> None:
     states = MixtureStates(CPU)
     slot = states.take(2)
-    mixing = MixtureKernel([GangRows((0, 1), (0.5, 0.5), mixture=ROUTERS[0])], tensor)
+    kernel = MixtureKernel([GangRows((0, 1), (0.5, 0.5), mixture=ROUTERS[0])], tensor)
     for sampled in (False, True):
-        mixing.begin([Turn(slot, 0, sampled)], states)
-        mixing.mix([logits_of(0, 2)], constrained=False)
-        mixing.follow(torch.tensor([[3], [3]]))
+        kernel.prepare([Turn(slot, 0, sampled)], states)
+        kernel.compose([logits_of(0, 2)], constrained=False)
+        kernel.update(torch.tensor([[3], [3]]))
         assert bool(states.values[slot * DEPTH + 1].any()) is sampled
 
 
@@ -161,7 +156,7 @@ def test_an_expert_that_knows_no_allowed_token() -> None:
         states = MixtureStates(CPU)
         composition = Composition(groups, CPU)
         if composition.routed is not None:
-            composition.routed.begin([Turn(states.take(2), 0)], states)
+            composition.routed.prepare([Turn(states.take(2), 0)], states)
         logits = base.clone()
         composition.compose(logits, small)
         assert not logits.isnan().any()

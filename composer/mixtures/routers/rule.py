@@ -1,0 +1,40 @@
+"""Routers that follow one rule of the engine, from a prior: what they share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from composer.engine_plan import MixtureParameters
+from composer.fields import Fields
+from composer.mixtures.routers import fixed, prompt
+from composer.mixtures.routers.router import OneOf
+from composer.mixtures.specs import WeightedMixtureSpec
+
+_PRIOR = OneOf((fixed.ROUTER, prompt.ROUTER))
+
+
+class RuleFields(Fields):
+    """The fields of such a router. A subclass adds `kind`, the name of the rule, and a field for
+    each of the rule's parameters (`MixtureParameters.RULES`)."""
+
+    kind: str
+    """Name of the router."""
+
+    prior: Annotated[Fields, _PRIOR] | None = None
+    """The weights to start from: `fixed` or `prompt`. Equal weights if absent; in a vote, the
+    combination of its `fixed` and `prompt` routers, if it has any."""
+
+
+def build_rule(fields: RuleFields, experts: Sequence[str]) -> WeightedMixtureSpec:
+    """Return the router; its prior is empty if the request states none.
+
+    Raises:
+        CompositionError: the prior does not match these experts.
+    """
+    prior = () if fields.prior is None else _PRIOR.build(fields.prior, experts).prior
+    parameters: dict[str, Any] = {
+        name: getattr(fields, name) for name in MixtureParameters.RULES[fields.kind]
+    }
+    parameters |= {"fixed": 0.0, fields.kind: 1.0}
+    return WeightedMixtureSpec(prior, MixtureParameters(**parameters))
