@@ -29,7 +29,7 @@ from adapters.inspection.inspect import inspect
 from adapters.inspection.model_shapes import ModelShapes
 from adapters.registry import Lease, Registry, Served
 from adapters.store.composition_store import Compositions
-from adapters.store.composition_version import CompositionVersion, Json
+from adapters.store.composition_version import CompositionVersion
 from adapters.store.objects import StoredAdapter
 from adapters.store.policy import Policy
 from adapters.store.profile import EMPTY_PROFILE, Profile
@@ -51,7 +51,6 @@ __all__ = [
     "CompositionVersion",
     "Compositions",
     "Generation",
-    "Json",
     "Lease",
     "MergeError",
     "ModelShapes",

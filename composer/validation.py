@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
-from pydantic import BaseModel, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from composer.errors import ComposerError, CompositionSchemaError, quoted
 from composer.fields import UNKNOWN_FIELD
@@ -15,27 +15,30 @@ from composer.fields import UNKNOWN_FIELD
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 
 # "Input should be a valid number", "List should have at least 1 item after validation, not 0"
-_WORDING = re.compile(r"^(Input|String|List) should | after validation, not \d+$")
+_WORDING = re.compile(r"^(Input|String|List|Tuple) should | after validation, not \d+$")
 
 _Path: TypeAlias = tuple[str | int, ...]
 
 
 def validate(
-    model: type[M],
+    model: type[T] | TypeAdapter[T],
     value: object,
     param: str,
     error_type: type[ComposerError] = CompositionSchemaError,
-) -> M:
-    """Read `value`, which stands at `param` in the request, as `model`.
+) -> T:
+    """Read `value`, which stands at `param` in the request, as a pydantic model.
 
     Raises:
         ComposerError: an `error_type` that names the field, its value and what it should be.
     """
+    read: Callable[[object], T] = (
+        model.validate_python if isinstance(model, TypeAdapter) else cast(Any, model).model_validate
+    )
     try:
-        return model.model_validate(value)
+        return read(value)
     except ValidationError as error:
         where, problem = _explain(error.errors(include_url=False), value, param)
         raise error_type(problem, param=where or None) from error
@@ -109,6 +112,8 @@ def _message(where: str, details: Sequence[ErrorDetails]) -> str:
             return f"{where} is missing; give it a value"
         case "unknown_field":
             return f"{where} is not a field; {first['msg']}"
+        case "unexpected_keyword_argument":  # of a dataclass
+            return f"{where} is not a field; remove it"
         case "value_error":
             return f"{where}: {first['ctx']['error']}"
         case _:

@@ -8,18 +8,19 @@ lock of the journal.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+
+from pydantic import JsonValue
 
 from adapters.errors import (
     CompositionLimitError,
     CompositionNotFoundError,
     CompositionOwnerError,
     NameTakenError,
-    VersionConflictError,
 )
-from adapters.store.composition_version import MOST_BYTES, NAME, CompositionVersion, Json
-from adapters.store.history import check_number, is_served
+from adapters.store.composition_version import MAX_COMPOSITION_BYTES, NAME, CompositionVersion
+from adapters.store.history import check_expected, exists, rollback_target
 from adapters.store.journal import Journal
 from adapters.store.version import Action
 from composer.errors import CompositionSchemaError, quoted
@@ -41,7 +42,7 @@ class Compositions:
     def find(self, name: str) -> CompositionVersion | None:
         """The present version; None where the name stands for no composition."""
         history = self._journal.composition_history(name)
-        return history[-1] if _exists(history) else None
+        return history[-1] if exists(history) else None
 
     def get(self, name: str) -> CompositionVersion:
         """The present version. Raises `CompositionNotFoundError`."""
@@ -69,7 +70,7 @@ class Compositions:
     def put(
         self,
         name: str,
-        content: Json,
+        content: JsonValue,
         *,
         key: str | None,
         owner: str,
@@ -97,14 +98,14 @@ class Compositions:
         """
         check_name(name)
         size = len(json.dumps(content, allow_nan=False))
-        if size > MOST_BYTES:
+        if size > MAX_COMPOSITION_BYTES:
             raise CompositionSchemaError(
-                f"the composition has {size} bytes as JSON; at most {MOST_BYTES} are stored. "
+                f"the composition has {size} bytes as JSON; the limit is {MAX_COMPOSITION_BYTES}. "
                 "Shorten its prompts, or send it with every request."
             )
         with self._changing(name, key, expected) as history:
             self._check_free(name)
-            if _exists(history):
+            if exists(history):
                 owner = history[-1].owner
             elif limit is not None and (count := self._count(owner)) >= limit:
                 raise CompositionLimitError(
@@ -137,10 +138,10 @@ class Compositions:
             if not history:
                 raise self._unknown(name)
             self._check_free(name)
-            target = _target(history, to)
+            target = rollback_target(history, to, CompositionNotFoundError)
             self._check_owner(target, key)
             if (
-                not _exists(history)
+                not exists(history)
                 and limit is not None
                 and (count := self._count(target.owner)) >= limit
             ):
@@ -162,7 +163,7 @@ class Compositions:
             VersionConflictError: it is not at `expected`.
         """
         with self._changing(name, key, expected) as history:
-            if not _exists(history):
+            if not exists(history):
                 raise self._unknown(name)
             return self._append(name, Action.DELETE, None, history[-1].owner, actor)
 
@@ -175,14 +176,13 @@ class Compositions:
         """Exclude other writers; gives the history, which is at `expected` and the key's own."""
         with self._journal.writing():
             history = self._journal.composition_history(name)
-            if _exists(history):
+            if exists(history):
                 self._check_owner(history[-1], key)
-            number = history[-1].number if _exists(history) else 0
-            check_number(f"the composition {quoted(name)}", number, expected)
+            check_expected(f"the composition {quoted(name)}", history, expected)
             yield history
 
     def _check_free(self, name: str) -> None:
-        if is_served(self._journal.history(name)):
+        if exists(self._journal.history(name)):
             raise NameTakenError(
                 f"{quoted(name)} names an adapter. Choose another name.", param="name"
             )
@@ -201,7 +201,7 @@ class Compositions:
         self,
         name: str,
         action: Action,
-        content: Json,
+        content: JsonValue,
         owner: str,
         actor: str,
         origin: Mapping[str, object] | None = None,
@@ -225,34 +225,3 @@ def check_name(name: str) -> None:
             "that start with a letter or _.",
             param="name",
         )
-
-
-def _exists(history: Sequence[CompositionVersion]) -> bool:
-    return bool(history) and history[-1].content is not None
-
-
-def _target(history: Sequence[CompositionVersion], to: int | None) -> CompositionVersion:
-    """The version whose content comes back. Raises as `Compositions.rollback`."""
-    present = history[-1]
-    name = quoted(present.name)
-    if to is None:
-        for version in reversed(history):
-            if version.content not in (None, present.content):
-                return version
-        raise VersionConflictError(
-            f"{name} never had another content to return to. Store one instead."
-        )
-    if not 1 <= to <= len(history):
-        raise CompositionNotFoundError(
-            f"{name} has no version {to}. It has the versions 1 to {len(history)}."
-        )
-    target = history[to - 1]
-    if target.content is None:
-        raise VersionConflictError(
-            f"version {to} of {name} is its deletion. Delete it, or name a version with content."
-        )
-    if target.content == present.content:
-        raise VersionConflictError(
-            f"{name} has the content of version {to} now. Name one with another content."
-        )
-    return target

@@ -1,22 +1,22 @@
-"""Questions to the history of an alias: its versions, oldest first."""
+"""Questions to the history of a name: its versions, oldest first."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
-from adapters.errors import (
-    AdapterError,
-    AdapterNotFoundError,
-    VersionConflictError,
-)
+from adapters.errors import AdapterError, VersionConflictError
 from adapters.generation import ALIAS
+from adapters.store.composition_version import CompositionVersion
 from adapters.store.version import Action, Version
-from composer.errors import quoted
+from composer.errors import ComposerError, quoted
 from composer.fields import BASE
+
+_Version = TypeVar("_Version", Version, CompositionVersion)
 
 
 def check_alias(alias: str) -> None:
-    """Raises `AdapterError` where `alias` cannot be one."""
+    """Raise `AdapterError` if `alias` cannot be one."""
     if alias == BASE:
         raise AdapterError(alias, None, "the name is that of the base model", "Choose another name")
     if not ALIAS.fullmatch(alias):
@@ -28,63 +28,61 @@ def check_alias(alias: str) -> None:
         )
 
 
-def is_served(history: Sequence[Version]) -> bool:
-    """Whether the alias stands for something."""
-    return bool(history) and history[-1].digest is not None
+def exists(history: Sequence[Version] | Sequence[CompositionVersion]) -> bool:
+    """Return whether the name stands for something now."""
+    return bool(history) and history[-1].content is not None
 
 
-def check_expected(alias: str, history: Sequence[Version], expected: int | None) -> None:
-    """Raises `VersionConflictError` where the alias is not at `expected`; 0: it does not exist."""
-    number = history[-1].number if is_served(history) else 0
-    check_number(f"adapter {quoted(alias)}", number, expected)
-
-
-def check_number(what: str, number: int, expected: int | None) -> None:
-    """Raises `VersionConflictError` where `what` is not at `expected`; 0: it does not exist."""
+def check_expected(
+    what: str,
+    history: Sequence[Version] | Sequence[CompositionVersion],
+    expected: int | None,
+) -> None:
+    """Raise `VersionConflictError` if `what` is not at version `expected`; 0: it does not exist."""
+    number = history[-1].number if exists(history) else 0
     if expected is None or expected == number:
         return
-    there = f"at version {number}" if number else "not there"
+    present = f"at version {number}" if number else "not there"
     wanted = f"at version {expected}" if expected else "to be new"
     raise VersionConflictError(
-        f"{what} is {there}, but was expected {wanted}. Read it again, and decide anew."
+        f"{what} is {present}, but was expected {wanted}. Read it again, and decide anew."
     )
 
 
-def rollback_target(history: Sequence[Version], to: int | None) -> Version:
-    """The version whose content comes back: number `to`, or that before the present content.
+def rollback_target(
+    history: Sequence[_Version], to: int | None, not_found: type[ComposerError]
+) -> _Version:
+    """Return the version whose content comes back: number `to`, or the last with other content.
 
     Raises:
-        AdapterNotFoundError: there is no such version.
-        VersionConflictError: it has no content, or the present one.
+        ComposerError: `not_found`, if there is no such version.
+        VersionConflictError: the version has no content, or the present one.
     """
     present = history[-1]
-    alias = present.alias
+    name = quoted(present.name)
     if to is None:
         for version in reversed(history):
-            if version.digest not in (None, present.digest):
+            if version.content not in (None, present.content):
                 return version
         raise VersionConflictError(
-            f"'{alias}' never had another content to return to. Publish one instead."
+            f"{name} never had another content to return to. Publish one instead."
         )
     if not 1 <= to <= len(history):
-        raise AdapterNotFoundError(
-            f"'{alias}' has no version {to}. It has the versions 1 to {len(history)}."
-        )
+        raise not_found(f"{name} has no version {to}. It has the versions 1 to {len(history)}.")
     target = history[to - 1]
-    if target.digest is None:
+    if target.content is None:
         raise VersionConflictError(
-            f"version {to} of '{alias}' is its deletion. Delete the adapter, or name a version "
-            "with content."
+            f"version {to} of {name} is its deletion. Delete it, or name a version with content."
         )
-    if target.digest == present.digest:
+    if target.content == present.content:
         raise VersionConflictError(
-            f"'{alias}' has the content of version {to} now. Name one with another content."
+            f"{name} has the content of version {to} now. Name a version with another content."
         )
     return target
 
 
 def contents(history: Iterable[Version], last: int) -> frozenset[str]:
-    """What the `last` versions stand for, changes of policy and profile not counted."""
+    """Return the digests of the `last` versions, without changes of policy and profile."""
     same = (Action.POLICY, Action.PROFILE)
     digests = [version.digest for version in history if version.action not in same]
     return frozenset(digest for digest in digests[-last:] if digest is not None)

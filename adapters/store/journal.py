@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 from adapters.disk import locked, store_errors, sync, write_all
-from adapters.errors import AdapterStoreError, PolicyError, ProfileError
+from adapters.errors import AdapterStoreError
 from adapters.store.composition_version import CompositionVersion
 from adapters.store.version import Version
 
@@ -204,8 +204,8 @@ class Journal:
     def _parse(self, line: bytes, sequence: int) -> Entry:
         try:
             entry = _entry(json.loads(line))
-        except (ValueError, RecursionError, PolicyError, ProfileError) as error:
-            raise self._damaged(sequence, str(error)) from error
+        except (ValueError, RecursionError, AdapterStoreError) as error:
+            raise self._damaged(sequence, str(error).removesuffix(".")) from error
         if entry.sequence != sequence:
             raise self._damaged(sequence, f"it says that it is line {entry.sequence}")
         return entry
@@ -218,9 +218,9 @@ class Journal:
 
 
 def _entry(value: object) -> Entry:
-    """The entry that a line holds. Raises what `Version.from_json` raises."""
+    """Read a line. Raises `AdapterStoreError`."""
     if not isinstance(value, dict):
-        raise ValueError("it is no object with the fields of a change")
+        raise ValueError("it is not an object with the fields of a change")
     return (
         CompositionVersion.from_json(value) if "composition" in value else Version.from_json(value)
     )

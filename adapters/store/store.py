@@ -34,7 +34,7 @@ from adapters.store.history import (
     check_alias,
     check_expected,
     contents,
-    is_served,
+    exists,
     rollback_target,
 )
 from adapters.store.journal import Journal
@@ -207,7 +207,7 @@ class Store:
             self._check_free(alias)
             if policy is None:
                 policy = history[-1].policy if history else Policy()
-            profile = profile.over(history[-1].profile if history else EMPTY_PROFILE)
+            profile = profile.merged_over(history[-1].profile if history else EMPTY_PROFILE)
             return self._append(alias, Action.PUBLISH, digest, policy, profile, actor, origin)
 
     def rollback(
@@ -241,7 +241,7 @@ class Store:
 
     def rollback_target(self, alias: str, to: int | None = None) -> Version:
         """The version that `rollback` would return to now. Raises what it would raise."""
-        return rollback_target(self.history(alias), to)
+        return rollback_target(self.history(alias), to, AdapterNotFoundError)
 
     def delete(self, alias: str, *, expected: int | None = None, actor: str) -> Version:
         """Let `alias` stand for nothing; its history and its contents stay.
@@ -289,14 +289,14 @@ class Store:
     def current(self, alias: str) -> Version:
         """The present version of `alias`. Raises `AdapterNotFoundError`."""
         history = self._journal.history(alias)
-        if not is_served(history):
+        if not exists(history):
             raise self._unknown(alias)
         return history[-1]
 
     def all(self) -> tuple[Version, ...]:
         """The present version of every alias that stands for something, sorted by alias."""
         histories = (self._journal.history(alias) for alias in sorted(self._journal.aliases()))
-        return tuple(history[-1] for history in histories if is_served(history))
+        return tuple(history[-1] for history in histories if exists(history))
 
     def aliases(self) -> tuple[str, ...]:
         """All aliases that stand for something, sorted."""
@@ -329,7 +329,7 @@ class Store:
         """Exclude other writers; gives the history of the alias, which is at `expected`."""
         with self._journal.writing():
             history = self._journal.history(alias)
-            check_expected(alias, history, expected)
+            check_expected(f"the adapter {quoted(alias)}", history, expected)
             yield history
 
     def _append(

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field
 from enum import StrEnum
+from typing import Annotated, Any
 
+from pydantic import ConfigDict, Field, TypeAdapter, model_validator
+from pydantic.dataclasses import dataclass
+
+from adapters.errors import AdapterStoreError
 from adapters.generation import ALIAS
-from adapters.store.json_fields import typed
 from adapters.store.policy import Policy
 from adapters.store.profile import EMPTY_PROFILE, Profile
+from composer.validation import validate
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 """sha256 of the content of an adapter."""
 
+RECORD = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+Count = Annotated[int, Field(strict=True)]
+
 
 class Action(StrEnum):
-    """What happened to the alias."""
+    """What happened to the name."""
 
     PUBLISH = "publish"
     ROLLBACK = "rollback"
@@ -26,22 +34,22 @@ class Action(StrEnum):
     PROFILE = "profile"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=RECORD)
 class Version:
     """The state of an alias after a change, and who made the change."""
 
-    sequence: int
+    sequence: Count
     """Line of the journal, from 1, over all aliases: the order of all changes."""
 
-    alias: str
+    alias: Annotated[str, Field(pattern=f"^(?:{ALIAS.pattern})$")]
 
-    number: int
+    number: Count
     """From 1 within the alias, without gaps; it goes on when a deleted alias comes back."""
 
     action: Action
 
-    digest: str | None
-    """The content that the alias stands for; None: the alias is deleted."""
+    digest: Annotated[str, Field(pattern=f"^{DIGEST.pattern}$")] | None
+    """The content that the alias stands for; None if the alias is deleted."""
 
     policy: Policy
 
@@ -51,54 +59,41 @@ class Version:
     actor: str
     """Who made the change, in the words of the caller."""
 
-    origin: Mapping[str, object] = field(hash=False)
+    origin: Mapping[str, Any] = field(hash=False)
     """Where the content came from: `{"source": …}`, `{"merge": …}`, `{"rollback_to": 3}`."""
 
     profile: Profile = EMPTY_PROFILE
-    """What the adapter is for."""
+    """What the adapter is for. Journals written before there were profiles have none."""
 
-    def to_json(self) -> dict[str, object]:
-        """The object that `from_json` reads."""
-        return {
-            "sequence": self.sequence,
-            "alias": self.alias,
-            "number": self.number,
-            "action": self.action.value,
-            "digest": self.digest,
-            "policy": self.policy.to_json(),
-            "time": self.time,
-            "actor": self.actor,
-            "origin": dict(self.origin),
-            "profile": self.profile.to_json(),
-        }
+    @model_validator(mode="after")
+    def _check_content(self) -> Version:
+        if (self.digest is None) != (self.action is Action.DELETE):
+            raise ValueError(f"digest is {self.digest!r} after a {self.action}")
+        return self
+
+    @property
+    def name(self) -> str:
+        """Return the alias."""
+        return self.alias
+
+    @property
+    def content(self) -> str | None:
+        """Return the digest; None if the alias is deleted."""
+        return self.digest
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the line of the journal, which `from_json` reads."""
+        line: dict[str, Any] = _ADAPTER.dump_python(self)
+        return line
 
     @classmethod
-    def from_json(cls, value: Mapping[str, object]) -> Version:
-        """The version that `value` describes, every field of it.
+    def from_json(cls, value: Mapping[str, Any]) -> Version:
+        """Read a line of the journal.
 
         Raises:
-            ValueError: a field is missing, unknown, or has a wrong value.
-            PolicyError: the same of the policy.
-            ProfileError: the same of the profile, which may be missing: there were none at first.
+            AdapterStoreError: a field is missing, unknown, or has a wrong value.
         """
-        names = {entry.name for entry in fields(cls)}
-        if value.keys() | {"profile"} != names:
-            raise ValueError(f"it is no object with the fields {', '.join(sorted(names))}")
-        action = Action(typed(value, "action", str))
-        digest = None if action is Action.DELETE else typed(value, "digest", str)
-        if digest != value["digest"] or (digest is not None and not DIGEST.fullmatch(digest)):
-            raise ValueError(f"digest is {value['digest']!r} after a {action}")
-        if not ALIAS.fullmatch(typed(value, "alias", str)):
-            raise ValueError(f"alias is {value['alias']!r}")
-        return cls(
-            sequence=typed(value, "sequence", int),
-            alias=typed(value, "alias", str),
-            number=typed(value, "number", int),
-            action=action,
-            digest=digest,
-            policy=Policy.from_json(value["policy"]),
-            time=typed(value, "time", str),
-            actor=typed(value, "actor", str),
-            origin=typed(value, "origin", dict),
-            profile=Profile.from_json(value.get("profile", {})),
-        )
+        return validate(_ADAPTER, value, "", AdapterStoreError)
+
+
+_ADAPTER = TypeAdapter(Version)

@@ -294,7 +294,7 @@ class AdapterService:
             history = self.store.history(alias)
         except AdapterNotFoundError:
             history = ()
-        check_expected(alias, history, expected)
+        check_expected(f"the adapter {quoted(alias)}", history, expected)
 
     # ---- the end of a generation
 

@@ -10,13 +10,13 @@ import json
 from typing import Any
 
 from fastapi import APIRouter, Request
+from pydantic import JsonValue
 from starlette.responses import JSONResponse
 
 from adapters import (
     CompositionNotFoundError,
     Compositions,
     CompositionVersion,
-    Json,
     NameTakenError,
 )
 from composer.errors import CompositionError, quoted
@@ -138,7 +138,7 @@ def make_composition_router(
         key = key_of(request.scope)
         check_name(name)
         try:
-            content: Json = json.loads(await request.body())
+            content: JsonValue = json.loads(await request.body())
         except (ValueError, RecursionError) as error:
             raise InvalidJsonError(
                 f"the body is not JSON: {error}. Send a composition, e.g. "

@@ -82,8 +82,8 @@ def _publish(
             if not published or published[-1].digest != given.digest:
                 store.publish(alias, given.digest, actor=ACTOR, origin=origin, profile=profile)
                 return
-    if own and profile.over(own[-1].profile) != own[-1].profile and alias in store.aliases():
-        store.set_profile(alias, profile.over(store.current(alias).profile), actor=ACTOR)
+    if own and profile.merged_over(own[-1].profile) != own[-1].profile and alias in store.aliases():
+        store.set_profile(alias, profile.merged_over(store.current(alias).profile), actor=ACTOR)
 
 
 def _is_stored(store: Store, report: Report) -> bool:

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from pydantic import JsonValue
 
 from adapters import (
     AdapterStoreError,
@@ -15,7 +16,6 @@ from adapters import (
     CompositionOwnerError,
     Compositions,
     CompositionVersion,
-    Json,
     NameTakenError,
     Store,
     VersionConflictError,
@@ -32,7 +32,7 @@ def store(tmp_path: Path) -> Store:
 def put(
     compositions: Compositions,
     name: str,
-    content: Json,
+    content: JsonValue,
     key: str = "alice",
     expected: int | None = None,
     limit: int | None = None,

@@ -56,7 +56,7 @@ def test_entries_come_back_as_they_went(file: Path) -> None:
     assert [(v.sequence, v.number) for v in again.history("rude")] == [(2, 1)]
     assert again.history("nobody") == ()
     assert [json.loads(line) for line in file.read_text().splitlines()] == [
-        version.to_json()
+        json.loads(json.dumps(version.to_json()))
         for version in sorted(
             (v for alias in again.aliases() for v in again.history(alias)),
             key=lambda v: v.sequence,
@@ -65,7 +65,7 @@ def test_entries_come_back_as_they_went(file: Path) -> None:
 
 
 def test_entries_of_before_there_were_profiles_are_read(file: Path) -> None:
-    first = append(opened(file), profile=Profile(("Be kind?",), "manners"))
+    first = append(opened(file), profile=Profile(examples=("Be kind?",), description="manners"))
     assert opened(file).history("polite") == (first,)
     entry = json.loads(file.read_text())
     del entry["profile"]
@@ -73,8 +73,61 @@ def test_entries_of_before_there_were_profiles_are_read(file: Path) -> None:
     assert opened(file).history("polite") == (replace(first, profile=EMPTY_PROFILE),)
     entry["profile"] = {"examples": [""]}
     file.write_text(json.dumps(entry) + "\n")
-    with pytest.raises(AdapterStoreError, match=r"line 1 .* examples\[0\]"):
+    with pytest.raises(AdapterStoreError, match=r"line 1 .* profile\.examples\[0\]"):
         opened(file)
+
+
+OLD_LINES = (
+    """{"sequence":1,"alias":"polite","number":1,"action":"publish","digest":"DIGEST","policy":"""
+    """{"compositions":true,"negative":false,"keys":["sha256:DIGEST"]},"time":"2026-01-01T00:00:"""
+    """00.000+00:00","actor":"admin at 127.0.0.1","origin":{"source":"polite","weights":[0.5,"""
+    """null]},"profile":{"examples":["Be kind?","\\ud800"],"description":"manners"}}""",
+    """{"sequence":2,"composition":"kind","number":1,"action":"publish","content":{"members":["""
+    """{"model":"base","weight":1.5,"prompt":"\\udfff"}]},"owner":"admin","time":"2026-01-01T00:"""
+    """00:01.000+00:00","actor":"admin","origin":{}}""",
+    """{"sequence":3,"alias":"polite","number":2,"action":"delete","digest":null,"policy":"""
+    """{"compositions":true,"negative":true,"keys":null},"time":"2026-01-01T00:00:02.000+00:00","""
+    """"actor":"admin","origin":{},"profile":{"examples":null,"description":null}}""",
+    """{"sequence":4,"composition":"kind","number":2,"action":"rollback","content":"base + rude","""
+    """"owner":"admin","time":"2026-01-01T00:00:03.000+00:00","actor":"admin","origin":"""
+    """{"rollback_to":1}}""",
+)
+"""Written by version 0.1.0."""
+
+
+def test_the_format_on_disk_stays(file: Path) -> None:
+    """What 0.1.0 wrote is read, and written again byte for byte."""
+    lines = [line.replace("DIGEST", DIGEST) for line in OLD_LINES]
+    file.write_text("".join(line + "\n" for line in lines))
+    journal = opened(file)
+    entries = [*journal.history("polite"), *journal.composition_history("kind")]
+    entries.sort(key=lambda entry: entry.sequence)
+    written = [json.dumps(entry.to_json(), separators=(",", ":")) for entry in entries]
+    assert written == lines
+    assert journal.history("polite")[0].profile.texts[0] == "Be kind?"
+
+
+def test_an_entry_is_on_disk_before_it_counts(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line is flushed before `append` returns, a new journal together with its folder."""
+    flushed: list[tuple[int, int, int]] = []
+    fsync = os.fsync
+
+    def counted(descriptor: int) -> None:
+        fsync(descriptor)
+        there = os.fstat(descriptor)
+        flushed.append((there.st_dev, there.st_ino, there.st_size))
+
+    monkeypatch.setattr(os, "fsync", counted)
+    journal = opened(file)
+    assert not flushed
+    append(journal)
+    there = file.stat()
+    assert (there.st_dev, there.st_ino, there.st_size) in flushed, "the whole line, after its write"
+    flushed.clear()
+    new = file.parent / "new" / "journal.jsonl"
+    new.parent.mkdir()
+    Journal.create(new)
+    assert {inode for _, inode, _ in flushed} == {new.stat().st_ino, new.parent.stat().st_ino}
 
 
 def test_refresh_returns_what_others_wrote(file: Path) -> None:
@@ -171,21 +224,21 @@ def edit(line: bytes, **changes: object) -> bytes:
         (lambda line: b"\xff" + line, "decode"),
         (lambda line: b"\0" * 20 + b"\n", "Expecting value"),
         (lambda line: line[:30] + b"\n", "Unterminated|delimiter|Expecting"),
-        (lambda line: b"[]\n", "no object with the fields"),
-        (lambda line: b"{}\n", "no object with the fields"),
-        (lambda line: edit(line, more=1), "no object with the fields"),
+        (lambda line: b"[]\n", "not an object with the fields"),
+        (lambda line: b"{}\n", "sequence is missing"),
+        (lambda line: edit(line, more=1), "more is not a field"),
         (lambda line: edit(line, sequence=7), "says that it is line 7"),
-        (lambda line: edit(line, sequence=True), "sequence is True"),
+        (lambda line: edit(line, sequence=True), "sequence is true"),
         (lambda line: edit(line, number=1), "it is version 1 of a name at 1"),
         (lambda line: edit(line, number="2"), "number is '2'"),
-        (lambda line: edit(line, action="burn"), "'burn' is not a valid Action"),
-        (lambda line: edit(line, digest="abc"), "digest is 'abc' after a publish"),
+        (lambda line: edit(line, action="burn"), "action is 'burn'"),
+        (lambda line: edit(line, digest="abc"), "digest is 'abc'"),
         (lambda line: edit(line, digest=None), "digest is None"),
         (lambda line: edit(line, action="delete"), "after a delete"),
         (lambda line: edit(line, alias="../etc"), "alias is '../etc'"),
-        (lambda line: edit(line, policy={"negative": 1}), "negative of a policy"),
-        (lambda line: edit(line, actor=None), "actor is None"),
-        (lambda line: edit(line, origin=[]), r"origin is \[\]"),
+        (lambda line: edit(line, policy={"negative": 1}), "policy.negative is 1"),
+        (lambda line: edit(line, actor=None), "actor is null"),
+        (lambda line: edit(line, origin=[]), "origin is a list of 0"),
     ],
 )
 def test_damage_is_told_with_its_line(

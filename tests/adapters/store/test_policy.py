@@ -19,15 +19,15 @@ HASH = hashlib.sha256(SECRET.encode()).hexdigest()
         Policy(),
         Policy(compositions=False),
         Policy(negative=False, keys=()),
-        Policy(keys=(HASH, "f" * 64)),
+        Policy(keys=(f"sha256:{HASH}", f"sha256:{'f' * 64}")),
     ],
 )
 def test_json_tells_all(policy: Policy) -> None:
-    assert Policy.from_json(policy.to_json()) == policy
+    assert Policy.from_json(policy.model_dump()) == policy
 
 
 def test_missing_fields_allow() -> None:
-    assert Policy.from_json({}) == Policy() == Policy(True, True, None)
+    assert Policy.from_json({}) == Policy() == Policy(compositions=True, negative=True, keys=None)
     assert Policy.from_json({"negative": False}) == Policy(negative=False)
     assert Policy.from_json({"keys": None}) == Policy()
 
@@ -36,8 +36,8 @@ def test_keys_are_kept_as_hashes() -> None:
     policy = Policy.from_json({"keys": [SECRET, f"sha256:{HASH.upper()}", "other"]})
     assert policy.keys is not None
     assert len(policy.keys) == 2
-    assert HASH in policy.keys
-    assert SECRET not in repr(policy) + str(policy.to_json())
+    assert f"sha256:{HASH}" in policy.keys
+    assert SECRET not in repr(policy) + str(policy.model_dump())
     assert policy == Policy.from_json({"keys": ["other", SECRET]})
 
 
@@ -56,18 +56,19 @@ def test_who_may_use_it() -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (None, "not NoneType"),
-        ([], "not list"),
-        ({"composition": False}, "no field 'composition'"),
-        ({1: False}, "no field '1'"),
-        ({"negative": 0}, "negative of a policy is '0'"),
-        ({"compositions": "no"}, "compositions of a policy is"),
-        ({"compositions": None}, "compositions of a policy is 'None'"),
-        ({"keys": SECRET}, "keys of a policy is of the type str"),
-        ({"keys": [""]}, r"policy.keys\[0\] is no text"),
-        ({"keys": [SECRET, 7]}, r"policy.keys\[1\] is no text"),
-        ({"keys": [f"sha256:{SECRET}"]}, r"policy.keys\[0\] begins with sha256:"),
-        ({"keys": [f"sha256:{HASH}0"]}, r"policy.keys\[0\] begins with sha256:"),
+        (None, "policy is null"),
+        ([], "policy is a list of 0"),
+        ({"composition": False}, "composition is not a field; did you mean 'compositions'?"),
+        ({1: False}, r"policy\['1'\] is not a field"),
+        ({"negative": 0}, "policy.negative is 0; it should be a valid boolean"),
+        ({"compositions": "no"}, "policy.compositions is 'no'"),
+        ({"compositions": None}, "policy.compositions is null"),
+        ({"keys": SECRET}, "policy.keys: a str is not a list"),
+        ({"keys": {SECRET: True}}, "policy.keys: a dict is not a list"),
+        ({"keys": [""]}, r"policy.keys\[0\]: it is not a text"),
+        ({"keys": [SECRET, 7]}, r"policy.keys\[1\]: it is not a text"),
+        ({"keys": [f"sha256:{SECRET}"]}, r"policy.keys\[0\]: it begins with sha256:"),
+        ({"keys": [f"sha256:{HASH}0"]}, r"policy.keys\[0\]: it begins with sha256:"),
     ],
 )
 def test_what_is_no_policy(value: object, message: str) -> None:

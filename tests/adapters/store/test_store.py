@@ -127,12 +127,12 @@ def test_policies(store: Store) -> None:
 
 def test_profiles(store: Store) -> None:
     assert publish(store, 1).profile == EMPTY_PROFILE
-    profile = Profile(("Be kind?",), "manners")
+    profile = Profile(examples=("Be kind?",), description="manners")
     changed = store.set_profile("polite", profile, expected=1, actor="boss")
     assert (changed.number, changed.action, changed.actor) == (2, Action.PROFILE, "boss")
     assert publish(store, 2).profile == profile
-    assert publish(store, 3, profile=Profile(("Sorry?",))).profile == Profile(
-        ("Sorry?",), "manners"
+    assert publish(store, 3, profile=Profile(examples=("Sorry?",))).profile == Profile(
+        examples=("Sorry?",), description="manners"
     )
     assert store.set_policy("polite", Policy(), actor="tests").profile.examples == ("Sorry?",)
     assert store.rollback("polite", to=1, actor="tests").profile.examples == ("Sorry?",)
@@ -396,7 +396,7 @@ def test_what_dead_owners_left_is_swept(store: Store, root: Path) -> None:
 def test_prune_keeps_what_is_named(store: Store, root: Path) -> None:
     digests = [str(publish(store, content).digest) for content in (1, 2, 3)]
     store.set_policy("polite", Policy(negative=False), actor="tests")
-    store.set_profile("polite", Profile(("Please?",)), actor="tests")
+    store.set_profile("polite", Profile(examples=("Please?",)), actor="tests")
     rude = str(publish(store, 4, "rude").digest)
     store.delete("rude", actor="tests")
     orphan = commit(store, 5)

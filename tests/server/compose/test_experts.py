@@ -64,11 +64,11 @@ def settled(one: Routing, composition: object, question: str) -> tuple[Plan, tup
 @pytest.fixture
 def adapters() -> Registry:
     return registry(
-        adds=(OPEN, Profile(ADDS)),
-        lives=(OPEN, Profile(None, "where somebody lives")),
-        mute=(OPEN, Profile(())),
-        alone=(Policy(compositions=False), Profile(ADDS)),
-        secret=(Policy(keys=()), Profile(ADDS)),
+        adds=(OPEN, Profile(examples=ADDS)),
+        lives=(OPEN, Profile(description="where somebody lives")),
+        mute=(OPEN, Profile(examples=())),
+        alone=(Policy(compositions=False), Profile(examples=ADDS)),
+        secret=(Policy(keys=()), Profile(examples=ADDS)),
     )
 
 
@@ -84,7 +84,7 @@ def test_auto_takes_what_has_texts_and_is_allowed(adapters: Registry) -> None:
     both = routing(adapters, default={"kind": "prompt", "top_k": 9, "explain": True})
     assert both.auto(ANONYMOUS)["top_k"] == 2, "of as many as there are"
     assert both.auto(ANONYMOUS)["explain"] is True
-    models = routing(registry(), models={"base": Profile(LIVES), "small": Profile()})
+    models = routing(registry(), models={"base": Profile(examples=LIVES), "small": Profile()})
     assert models.auto(ANONYMOUS)["experts"] == ["base"]
 
 
@@ -129,7 +129,7 @@ def test_new_examples_count_at_once(adapters: Registry) -> None:
     for version, (adds, lives, expert) in enumerate(rounds, start=2):
         for alias, text in (("adds", adds), ("lives", lives)):
             with adapters.lease([alias]) as lease:
-                adapters.point(lease.generations[alias], OPEN, version, Profile((text,)))
+                adapters.point(lease.generations[alias], OPEN, version, Profile(examples=(text,)))
         plan, _ = settled(one, one.auto(ANONYMOUS), "Sing")
         assert plan.candidates == (expert,)
 

@@ -24,32 +24,34 @@ def folder(tmp_path: Path) -> Path:
 
 def start(store: Store, folder: Path, *examples: str) -> Profile:
     """Start with one adapter and examples for it; the profile that it has then."""
-    profiles = {"polite": Profile(examples)} if examples else {}
+    profiles = {"polite": Profile(examples=examples)} if examples else {}
     publish_given(store, [("polite", folder)], None, profiles)
     return store.current("polite").profile
 
 
 def test_examples_are_published_with_their_adapter(store: Store, folder: Path) -> None:
-    assert start(store, folder, "one") == Profile(("one",))
-    assert start(store, folder, "one") == Profile(("one",))
+    assert start(store, folder, "one") == Profile(examples=("one",))
+    assert start(store, folder, "one") == Profile(examples=("one",))
     assert len(store.history("polite")) == 1
 
 
 def test_new_examples_reach_an_adapter_that_is_there(store: Store, folder: Path) -> None:
     start(store, folder)
-    store.set_profile("polite", Profile(("their", "own"), "manners"), actor="boss")
-    assert start(store, folder, "one") == Profile(("one",), "manners")
+    store.set_profile(
+        "polite", Profile(examples=("their", "own"), description="manners"), actor="boss"
+    )
+    assert start(store, folder, "one") == Profile(examples=("one",), description="manners")
     assert start(store, folder).examples == ("one",), "none given: they stay"
     assert [version.actor for version in store.history("polite")] == [ACTOR, "boss", ACTOR]
 
 
 def test_what_was_changed_since_stays(store: Store, folder: Path) -> None:
     start(store, folder, "one")
-    store.set_profile("polite", Profile(("two",)), actor="boss")
+    store.set_profile("polite", Profile(examples=("two",)), actor="boss")
     store.set_policy("polite", Policy(negative=False), actor="boss")
-    assert start(store, folder, "one") == Profile(("two",))
+    assert start(store, folder, "one") == Profile(examples=("two",))
     write_adapter(folder.parent / "new", lora_alpha=3)
-    assert start(store, folder.parent / "new", "one") == Profile(("one",)), (
+    assert start(store, folder.parent / "new", "one") == Profile(examples=("one",)), (
         "a new content brings its examples"
     )
 
@@ -57,7 +59,7 @@ def test_what_was_changed_since_stays(store: Store, folder: Path) -> None:
 def test_the_lines_of_a_file(tmp_path: Path) -> None:
     file = tmp_path / "examples.txt"
     file.write_text("\n Could you? \n\nPlease?\n", encoding="utf-8")
-    assert read_examples("polite", file) == Profile(("Could you?", "Please?"))
+    assert read_examples("polite", file) == Profile(examples=("Could you?", "Please?"))
     file.write_bytes(b"\n")
     with pytest.raises(ValueError, match=r"polite=.*examples\.txt: the file is empty"):
         read_examples("polite", file)
