@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 
-from tests.test_layout import GRAPH, ROOT, is_below
+from tests.test_layout import GRAPH, PRODUCT, ROOT, is_below
 
 FORBIDDEN = ("torch", "vllm", "transformers", "peft", "fastapi", "httpx", "starlette")
 NOT_PURE = tuple(f"composer.{name}" for name in ("vllm", "reference", "tensors", "gate_training"))
@@ -36,3 +37,20 @@ def test_no_file_of_the_pure_part_imports_them_later() -> None:
     }
     assert len(pure) > 30
     assert not wrong
+
+
+def test_the_oracle_shares_only_its_input_with_what_it_checks() -> None:
+    """Not a constant, not a formula: what it is asked, and nothing else of ours."""
+    taken = {
+        (node.module, alias.name)
+        for path in (ROOT / "composer" / "reference").glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and is_below(node.module or "", *PRODUCT)
+        for alias in node.names
+        if not is_below(node.module or "", "composer.reference")
+    }
+    assert taken == {
+        ("composer.engine_plan", "MixtureParameters"),
+        ("composer.filters", "Filter"),
+        ("composer.filters", "FilterKind"),
+    }

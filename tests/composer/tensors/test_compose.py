@@ -140,6 +140,21 @@ def test_no_repetition_penalty_lifts_a_filtered_token(top: float, penalty: float
         assert row.softmax(0).tolist() == [1, 0, 0, 0]
 
 
+@pytest.mark.parametrize("top", [-500.0, 0.0, 500.0])
+def test_no_temperature_lifts_a_filtered_token(top: float) -> None:
+    """Up to 600 its probability is zero in float32, as that of minus infinity is."""
+    logits = top - torch.arange(4.0).unsqueeze(0)
+    Composition([GangRows((0,), (1.0,), (Filter(FilterKind.TOP_K, 0, 1.0),))], CPU).compose(logits)
+    assert (logits[0] / 600).softmax(0).tolist() == [1, 0, 0, 0]
+
+
+def test_filtered_tokens_keep_their_order_to_a_hundredth_of_a_logit() -> None:
+    """For the case that a later mask forbids every token that the filter kept."""
+    logits = -0.01 * torch.arange(50.0).unsqueeze(0)
+    Composition([GangRows((0,), (1.0,), (Filter(FilterKind.TOP_K, 0, 1.0),))], CPU).compose(logits)
+    assert (logits[0, :-1] > logits[0, 1:]).all()
+
+
 @pytest.mark.parametrize("scale", [1.0, 1e3, 1e30])
 def test_no_weight_lifts_a_filtered_token(scale: float) -> None:
     """The base drops token 1, and seven others at the largest weight want nothing else."""

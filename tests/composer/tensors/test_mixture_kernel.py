@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import pad
 
 from composer.engine_plan import MixtureParameters
 from composer.reference.mixture_oracle import weights as reference
 from composer.tensors.compose import Composition
 from composer.tensors.gang_rows import GangRows
 from composer.tensors.mixture_kernel import MixtureKernel, Turn
-from composer.tensors.mixture_rules import IMPOSSIBLE
 from composer.tensors.mixture_states import DEPTH, MixtureStates, PromptPart
 
 CPU = torch.device("cpu")
@@ -91,6 +91,32 @@ def test_weights_over_many_steps(router: MixtureParameters, constrained: bool) -
         torch.testing.assert_close(total, expected.sum(0), atol=1e-5, rtol=1e-5)
 
 
+def test_an_expert_recovers_from_a_token_that_it_ruled_out() -> None:
+    """How fast, the oracle says: by a bound of its own on the log-probability that counts."""
+    router = MixtureParameters(fixed=0.0, posterior=1.0, forgetting=0.5)
+    kernel = MixtureKernel([GangRows((0, 0), (0.5, 0.5), (), (0, 1), router)], tensor)
+    states = MixtureStates(CPU)
+    slot, steps = states.take(2), 20
+    said = torch.tensor([V - 1, *[3] * (steps - 1)])  # the first is beyond the second vocabulary
+    found, log_probs = [], []
+    for position in range(steps):
+        base, small = torch.zeros(1, V), torch.zeros(1, V - 5)
+        small[0, 3] = 4.0  # from then on the second expert predicts better
+        log_probs.append(pad(small, (0, 5), value=-math.inf).double().log_softmax(1)[0])
+        kernel.prepare([Turn(slot, position)], states)
+        kernel.compose([base, small], constrained=False)
+        kernel.update(said[position].view(1, 1))
+        found.append(kernel.weights[0].double())
+    both = torch.stack(
+        [torch.zeros(steps, V).double().log_softmax(1), torch.stack(log_probs)]
+    )  # [K, T, V]
+    evidence = both[:, torch.arange(steps), said][:, :-1]
+    expected = reference(torch.tensor([0.5, 0.5]).double(), evidence, both, router)
+    assert expected[1, 1] == 0
+    assert expected[-1, 1] > 0.9
+    torch.testing.assert_close(torch.stack(found), expected, atol=1e-6, rtol=1e-5)
+
+
 def test_what_is_not_sampled_is_not_kept() -> None:
     states = MixtureStates(CPU)
     slot = states.take(2)
@@ -132,7 +158,7 @@ def test_reading_the_prompts_of_several_rows() -> None:
     assert states.values[two * DEPTH, 0].tolist() == [-3.0, -1.0, -0.125 - 0.25 - 1.0 - 4.0]
     assert not states.values[one * DEPTH + 1 : two * DEPTH].any()
     states.read_prompts([PromptPart(one, 1, 1, 1.0)], torch.tensor([-math.inf]))
-    assert states.values[one * DEPTH, 0].tolist() == [-1.5, -1.0 + IMPOSSIBLE, -1.0]
+    assert states.values[one * DEPTH, 0].tolist() == [-1.5, -1.0 - 1e4, -1.0]
 
 
 def test_slots_are_empty_when_they_are_taken_again() -> None:
