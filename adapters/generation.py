@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from composer.fields import BASE
+
 _NAME = r"[A-Za-z_][A-Za-z0-9_.-]{0,63}"
 
 ALIAS = re.compile(rf"(?:{_NAME}:)?{_NAME}")
@@ -46,3 +48,9 @@ def engine_name(alias: str, digest: str) -> str:
 def model_of(alias: str) -> str | None:
     """The auxiliary model that an adapter of this name belongs to; None for the base model."""
     return alias.partition(":")[0] if ":" in alias else None
+
+
+def alias_of(folder: Path) -> str:
+    """Return the name of a folder where an alias may have that name, else "adapter"."""
+    name = folder.name
+    return name if ALIAS.fullmatch(name) and name != BASE else "adapter"

@@ -1,15 +1,13 @@
-"""Where the command line puts its results: a folder that appears when it is whole; tables."""
+"""The folder of a result, which appears when it is complete."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-from tqdm import tqdm  # type: ignore[import-untyped]
 
 from adapters.errors import MergeError
 
@@ -45,34 +43,6 @@ def new_folder(output: Path) -> Iterator[Path]:
         _flush(target.parent)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-
-@contextmanager
-def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
-    """Shows steps done, steps in all, and the last one's name; nothing if stderr is no terminal."""
-    with tqdm(disable=None, unit="tensor", leave=False, dynamic_ncols=True) as bar:
-
-        def step(done: int, total: int, name: str) -> None:
-            bar.total = total
-            bar.set_postfix_str(name, refresh=False)
-            bar.update(done - bar.n)
-
-        yield step
-
-
-def print_table(rows: Sequence[Sequence[str]]) -> None:
-    """The first column is aligned left, the others right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for first, *others in rows:
-        cells = [f"{cell:>{width}}" for cell, width in zip(others, widths[1:], strict=True)]
-        print("  ".join([f"{first:{widths[0]}}", *cells]).rstrip())
-
-
-def print_fields(fields: Sequence[tuple[str, str]]) -> None:
-    """Names and values, both aligned left."""
-    width = max(len(name) for name, _ in fields)
-    for name, value in fields:
-        print(f"{name:{width}}  {value}".rstrip())
 
 
 def _flush(path: Path) -> None:

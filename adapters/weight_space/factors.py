@@ -20,11 +20,10 @@ from torch import Tensor
 
 from adapters.errors import AdapterError, MergeError
 from adapters.files import CONFIG, WEIGHTS
-from adapters.generation import ALIAS
+from adapters.generation import alias_of
 from adapters.inspection.float_scan import LARGEST
 from adapters.inspection.inspect import inspect
 from adapters.inspection.lora_config import read_scaling
-from composer.fields import BASE
 
 _KEY = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_A\.weight")
 _EMBEDDING = ".lora_embedding_"
@@ -64,7 +63,7 @@ class AdapterReader:
             AdapterError: the adapter cannot be served, or has no delta of the form b @ a.
         """
         self.path = path
-        self.name = path.name if ALIAS.fullmatch(path.name) and path.name != BASE else "adapter"
+        self.name = alias_of(path)
         inspect(path, self.name)
         self.config: Mapping[str, Any] = json.loads((path / CONFIG).read_bytes())
         if self.config.get("fan_in_fan_out"):

@@ -26,11 +26,10 @@ from safetensors import SafetensorError
 
 from adapters.errors import MergeError
 from adapters.files import CONFIG, WEIGHTS
-from adapters.generation import ALIAS
+from adapters.generation import alias_of
 from adapters.inspection.inspect import inspect
 from adapters.inspection.model_shapes import ModelShapes
 from adapters.inspection.problems import Report
-from composer.fields import BASE
 
 _MEASURE = (
     "nothing was trained on the new base: measure the adapter's quality there before you serve it"
@@ -95,7 +94,7 @@ def patch(
             f"The scale {scale} is no number to scale an adapter with. Give a finite one.",
             param="scale",
         )
-    name = adapter.name if ALIAS.fullmatch(adapter.name) and adapter.name != BASE else "adapter"
+    name = alias_of(adapter)
     report = inspect(adapter, name, read_shapes(to))
     if earlier is not None:
         inspect(adapter, name, read_shapes(earlier))

@@ -39,7 +39,7 @@ def works_here(run: Callable[P, None]) -> Callable[P, None]:
     def command(*args: P.args, **values: P.kwargs) -> None:
         try:
             run(*args, **values)
-        except ImportError as error:
+        except ModuleNotFoundError as error:
             raise needs_extra(run.__name__, error) from None
         except BrokenPipeError:
             raise
@@ -57,7 +57,7 @@ def works_here(run: Callable[P, None]) -> Callable[P, None]:
     return command
 
 
-def needs_extra(command: str, error: ImportError | None = None) -> typer.TyperException:
+def needs_extra(command: str, error: ModuleNotFoundError | None = None) -> typer.TyperException:
     """Return the error for a command of which a package is not installed."""
     why = f" ({error})" if error else ""
     return failure(

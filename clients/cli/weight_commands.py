@@ -1,11 +1,9 @@
-"""`composer adapters` on this machine's disk: inspect, prune, merge, extract, unpack, patch.
-
-torch takes seconds to import, so each command imports what it computes with.
-"""
+"""`composer adapters` on this machine's disk: inspect, merge, extract, patch, prune."""
 
 from __future__ import annotations
 
 import json as json_module
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,12 +12,12 @@ from typer import Argument, Option
 
 from clients.cli.adapter_tables import module_kinds
 from clients.cli.local_work import print_report, show_progress, works_here
-from clients.cli.shared_options import assignments, at_most_one
+from clients.cli.shared_options import assignments
 from clients.cli.tables import Json, print_table, size
 
-Output = Annotated[Path, Option("--output", metavar="FOLDER", help="A new or empty folder.")]
+Output = Annotated[Path, Option(metavar="FOLDER", help="A new or empty folder.")]
 BaseModelName = Annotated[
-    str | None, Option("--base-model", metavar="NAME", help="In the configuration of the adapter.")
+    str | None, Option(metavar="NAME", help="Name of the base model in the configuration.")
 ]
 
 
@@ -30,13 +28,11 @@ def inspect(
     json: Json = False,
 ) -> None:
     """Show what is in an adapter."""
-    from adapters.generation import ALIAS, BASE
+    from adapters.generation import alias_of
     from adapters.inspection.inspect import inspect as run
     from adapters.weight_space.patch import read_shapes
 
-    name = path.resolve().name
-    alias = name if ALIAS.fullmatch(name) and name != BASE else "adapter"
-    report = run(path, alias, read_shapes(base, str(base)) if base else None)
+    report = run(path, alias_of(path.resolve()), read_shapes(base, str(base)) if base else None)
     if print_report(report, json=json):
         return
     print_table([
@@ -49,34 +45,6 @@ def inspect(
         ("base model", report.base_model or "not named"),
         ("digest", report.digest),
     ])  # fmt: skip
-
-
-@works_here
-def prune(
-    store: Annotated[Path, Argument(metavar="FOLDER", help="That of --adapter-store.")],
-    keep: Annotated[
-        int,
-        Option(
-            min=1,
-            metavar="N",
-            help="Versions of each alias whose contents stay; more than 1 while servers use the "
-            "store, because requests may still run with a replaced version.",
-        ),
-    ] = 5,
-    json: Json = False,
-) -> None:
-    """Make room in an adapter store; servers may use it meanwhile."""
-    from adapters.store.store import Store
-
-    if not (store / "journal.jsonl").is_file():
-        raise typer.BadParameter(
-            f"'{store}' is not an adapter store: it has no journal.jsonl", param_hint="FOLDER"
-        )
-    removed = Store(store).prune(keep)
-    if json:
-        print(json_module.dumps({"removed": removed}))
-    else:
-        print("\n".join((*removed, f"{len(removed)} contents removed")))
 
 
 @works_here
@@ -94,34 +62,20 @@ def merge(
     ] = None,
     set_: Annotated[
         list[str] | None,
-        Option(
-            "--set",
-            metavar="NAME=VALUE",
-            help="A parameter of the method; the value is JSON, else text. Repeatable.",
-        ),
+        Option("--set", metavar="NAME=VALUE", help="A parameter of the method. Repeatable."),
     ] = None,
     rank: Annotated[int | None, Option(help="Of the result. Default: the exact sum.")] = None,
     json: Json = False,
 ) -> None:
     """Merge several adapters into one; paths are relative to the current folder."""
-    value: Any
     if (spec is not None) == bool(method or adapter or set_ or rank is not None):
         raise typer.BadParameter("give either SPEC.json or --method, --adapter, --set and --rank")
     if spec is None:
         members = [_member(text) for text in adapter or ()]
-        parameters = assignments("--set", set_)
-        value = {**parameters, "method": method, "adapters": members, "rank": rank}
+        options = _present({"method": method, "adapters": members, "rank": rank})
+        report = _compute("merge", assignments("--set", set_) | options, output)
     else:
-        value = _read_json(spec)
-    from adapters.output import new_folder
-    from adapters.weight_space.factors import AdapterReader
-    from adapters.weight_space.merge import MergeSpec
-    from adapters.weight_space.merge import merge as run
-
-    merged = MergeSpec.from_json(value)
-    readers = [AdapterReader(Path(member.adapter)) for member in merged.adapters]
-    with new_folder(output) as folder, show_progress() as progress:
-        report = run(merged, readers, folder, progress)
+        report = _compute("merge", _read_json(spec), output)
     if print_report(report, json=json):
         return
     rows = [(m.module, str(m.rank), f"{m.energy:.6f}") for m in report.modules]
@@ -145,12 +99,6 @@ def extract(
     ] = None,
     rank: Annotated[int | None, Option(help="The same rank for every module.")] = None,
     max_rank: Annotated[int | None, Option(help="The bound with --energy. Default: 512.")] = None,
-    bits: Annotated[
-        str | None, Option(help="Quantize by singular value: 8,3,2 or 8x2,3x32,2.")
-    ] = None,
-    packed: Annotated[
-        Path | None, Option(metavar="FILE", help="Write the packed form, too.")
-    ] = None,
     ignore_other_changes: Annotated[
         bool,
         Option(
@@ -164,24 +112,14 @@ def extract(
     json: Json = False,
 ) -> None:
     """Extract an adapter from a full fine-tune."""
-    at_most_one({"--energy": energy, "--rank": rank})
-    if energy is None and rank is None:
-        raise typer.BadParameter("the size is missing: give --energy or --rank")
-    from adapters.errors import MergeError
-    from adapters.output import new_folder
-    from adapters.weight_space.extract import ExtractSpec
-    from adapters.weight_space.extract import extract as run
-
-    options = {"energy": energy, "rank": rank, "max_rank": max_rank, "bits": bits}
-    options |= {"dtype": dtype, "seed": seed, "base_model": base_model}
-    spec = ExtractSpec.from_json(
-        {name: value for name, value in options.items() if value is not None}
-        | {"ignore_other_changes": ignore_other_changes}
-    )
-    if packed is not None and packed.exists():
-        raise MergeError(f"'{packed}' exists already. Name a new file.", param="packed")
-    with new_folder(output) as folder, show_progress() as progress:
-        report = run(spec, base, tuned, folder, progress, packed)
+    if (energy is None) == (rank is None):
+        raise typer.BadParameter("give either --energy or --rank")
+    options = {
+        **{"base": base, "tuned": tuned, "energy": energy, "rank": rank, "max_rank": max_rank},
+        **{"ignore_other_changes": ignore_other_changes, "dtype": dtype, "seed": seed},
+        "base_model": base_model,
+    }
+    report = _compute("extract", _present(options), output)
     if print_report(report, json=json):
         return
     rows = [
@@ -198,39 +136,14 @@ def extract(
     header = ("module", "shape", "rank", "change", "energy", "error")
     print_table([header, *rows], numbers=True)
     print()
-    fields = [
+    print_table([
         ("adapter", f"{output}, {size(report.adapter_bytes)}"),
         ("parameters", str(report.parameters)),
         ("unchanged modules", str(report.unchanged)),
         ("energy kept", f"{report.energy:.6f}"),
         ("error", f"{report.error:.4g}"),
         ("seconds", f"{report.seconds:.1f}"),
-    ]
-    if report.packed_bytes is not None:
-        fields += [
-            ("error before quantization", f"{report.error_unquantized:.4g}"),
-            ("bits per parameter", f"{report.bits_per_parameter:.2f}"),
-            ("packed form", f"{packed or 'not written'}, {size(report.packed_bytes)}"),
-        ]
-    print_table(fields)
-
-
-@works_here
-def unpack(
-    file: Annotated[Path, Argument(metavar="FILE", help="Written by 'extract --packed'.")],
-    output: Output,
-    json: Json = False,
-) -> None:
-    """Unpack the adapter in a packed file."""
-    from adapters.inspection.inspect import inspect as read
-    from adapters.output import new_folder
-    from adapters.weight_space.extract import unpack as run
-
-    with new_folder(output) as folder:
-        run(file, folder)
-        report = read(folder, "adapter")
-    if not print_report(report, json=json):
-        print_table([("adapter", str(output)), ("digest", report.digest)])
+    ])  # fmt: skip
 
 
 @works_here
@@ -239,27 +152,15 @@ def patch(
     to: Annotated[Path, Option(metavar="FOLDER", help="The later base model.")],
     output: Output,
     earlier: Annotated[
-        Path | None,
-        Option("--from", metavar="FOLDER", help="The base model that it was trained on."),
+        Path | None, Option("--from", metavar="FOLDER", help="The base that it was trained on.")
     ] = None,
-    scale: Annotated[float, Option(help="What its change is multiplied with.")] = 1.0,
+    scale: Annotated[float, Option(help="Factor of its change.")] = 1.0,
     base_model: BaseModelName = None,
     json: Json = False,
 ) -> None:
     """Carry an adapter over to a later base model."""
-    from adapters.output import new_folder
-    from adapters.weight_space.patch import patch as run
-
-    with new_folder(output) as folder, show_progress() as progress:
-        report = run(
-            adapter,
-            to,
-            folder,
-            earlier=earlier,
-            scale=scale,
-            base_model=base_model,
-            progress=progress,
-        )
+    options = {"adapter": adapter, "to": to, "earlier": earlier, "scale": scale}
+    report = _compute("patch", _present({**options, "base_model": base_model}), output)
     if print_report(report, json=json):
         return
     if report.distances:
@@ -274,7 +175,47 @@ def patch(
     ])  # fmt: skip
 
 
-COMMANDS = (inspect, merge, extract, unpack, patch, prune)
+@works_here
+def prune(
+    store: Annotated[Path, Argument(metavar="FOLDER", help="That of --adapter-store.")],
+    keep: Annotated[
+        int,
+        Option(
+            min=1,
+            help="Versions of each alias whose contents stay; more than 1 while servers use the "
+            "store, because requests may still run with a replaced version.",
+        ),
+    ] = 5,
+    json: Json = False,
+) -> None:
+    """Make room in an adapter store; servers may use it meanwhile."""
+    from adapters.store.store import Store
+
+    if not (store / "journal.jsonl").is_file():
+        raise typer.BadParameter(f"'{store}' is not an adapter store: it has no journal.jsonl")
+    removed = Store(store).prune(keep)
+    if json:
+        print(json_module.dumps({"removed": removed}))
+    else:
+        print("\n".join((*removed, f"{len(removed)} contents removed")))
+
+
+COMMANDS = (inspect, merge, extract, patch, prune)
+
+
+def _compute(kind: str, value: Any, output: Path) -> Any:
+    """Compute a job into the folder `output` and return its report."""
+    from adapters.output import new_folder
+    from adapters.weight_space.jobs import compute, read_job
+
+    job = read_job(kind, value)
+    with new_folder(output) as folder, show_progress() as progress:
+        return compute(job, folder, progress)
+
+
+def _present(options: Mapping[str, object]) -> dict[str, object]:
+    """Return the options that are on the command line."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _member(text: str) -> dict[str, object]:
@@ -285,9 +226,8 @@ def _member(text: str) -> dict[str, object]:
     try:
         return {"adapter": path, "weight": float(weight)}
     except ValueError:
-        raise typer.BadParameter(
-            f"'{weight}' in '{text}' is not a weight", param_hint="--adapter"
-        ) from None
+        message = f"'{weight}' in '{text}' is not a weight"
+        raise typer.BadParameter(message, param_hint="--adapter") from None
 
 
 def _read_json(file: Path) -> object:
@@ -296,7 +236,7 @@ def _read_json(file: Path) -> object:
     try:
         return json_module.loads(file.read_bytes())
     except FileNotFoundError:
-        raise typer.BadParameter(f"there is no file '{file}'", param_hint="SPEC.json") from None
+        raise typer.BadParameter(f"there is no file '{file}'") from None
     except ValueError as error:
         raise MergeError(f"'{file}' is not JSON: {error}. Correct it.") from None
 

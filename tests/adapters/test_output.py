@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from adapters.errors import MergeError
-from adapters.output import new_folder, print_fields, print_table
+from adapters.output import new_folder
 
 
 @pytest.mark.parametrize("exists", [False, True])
@@ -68,11 +68,3 @@ def test_through_a_link(tmp_path: Path) -> None:
         (folder / "file").write_text("")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "real" / "file").exists()
-
-
-def test_tables(capsys: pytest.CaptureFixture[str]) -> None:
-    print_table([("module", "rank"), ("a", "16"), ("long.name", "8")])
-    print_fields([("adapter", "a"), ("seconds", "")])
-    assert capsys.readouterr().out == (
-        "module     rank\na            16\nlong.name     8\nadapter  a\nseconds\n"
-    )

@@ -11,6 +11,7 @@ from importlib.metadata import version
 
 import pytest
 
+from clients.cli.tables import print_table
 from tests.clients.conftest import Composer
 from tests.clients.loopback import WORDS
 
@@ -275,3 +276,12 @@ def test_a_reader_that_leaves_is_no_error(url: str) -> None:
         process.stdin.close()
         assert process.stderr.read() == ""
         assert process.wait(timeout=30) == 0
+
+
+def test_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table([("module", "rank"), ("a", "16"), ("long.name", "8")], numbers=True)
+    print_table([("adapter", "a"), ("seconds", "")])
+    print_table([])
+    assert capsys.readouterr().out == (
+        "module     rank\na            16\nlong.name     8\nadapter  a\nseconds\n"
+    )

@@ -1,4 +1,4 @@
-"""The command line as a program: what it prints, writes and refuses, and its exit codes."""
+"""`composer adapters` on the disk: what it prints, writes and refuses, and its exit codes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from adapters.cli import main
 from adapters.inspection.inspect import inspect
 from adapters.store.store import Store
+from clients.cli import local_work
+from clients.cli.main import main
 from tests.adapters.weight_space.extract.models import (
     LINEAR,
     NORM,
@@ -28,7 +29,7 @@ from tests.adapters.weight_space.extract.models import (
 from tests.adapters.weight_space.merge.samples import dense, distance, products, write
 from tests.support.adapter_files import write_adapter
 
-PROGRAM = [sys.executable, "-m", "adapters"]
+PROGRAM = [sys.executable, "-m", "clients.cli.main", "adapters"]
 ROOT = Path(__file__).resolve().parents[2]
 REFUSED, USAGE = 1, 2
 
@@ -45,7 +46,7 @@ def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
     """The command in this process, where torch is imported already."""
 
     def run_here(*words: object) -> Done:
-        code = main([str(word) for word in words])
+        code = main(["adapters", *map(str, words)])
         printed = capsys.readouterr()
         return Done(code, printed.out, printed.err)
 
@@ -103,7 +104,7 @@ def test_inspect(files: Files) -> None:
 def test_inspecting_does_not_wait_for_torch(files: Files) -> None:
     """Seconds on most machines, for nothing."""
     program = (
-        "import sys; from adapters.cli import main; code = main(sys.argv[1:]); "
+        "import sys; from clients.cli.main import main; code = main(['adapters', *sys.argv[1:]]); "
         "sys.exit(code or 9 * ('torch' in sys.modules))"
     )
     words = [sys.executable, "-c", program, "inspect", str(files.polite)]
@@ -204,7 +205,7 @@ def test_refusals(
     places |= {"polite": files.polite, "root": files.root, "new": tmp_path / "new"}
     before = sorted(files.root.rglob("*"))
     words = f"{command} {rest}".format(**places).split()
-    assert main(words) == REFUSED
+    assert main(["adapters", *words]) == REFUSED
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.startswith("composer: ")
@@ -214,15 +215,18 @@ def test_refusals(
     assert list(tmp_path.iterdir()) == []
 
 
+EXTRACT = ["extract", "--base", "b", "--tuned", "t", "--output", "o"]
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([], "COMMAND"),
+        ([], "Missing command"),
         (["melt"], "melt"),
         (["inspect"], "PATH"),
-        (["extract", "--base", "b", "--tuned", "t", "--output", "o"], "--energy"),
-        (["extract", "--base", "b", "--tuned", "t", "--rank", "1", "--energy", "1"], "not allowed"),
-        (["extract", "--base", "b", "--tuned", "t", "--rank", "many"], "many"),
+        (EXTRACT, "--energy"),
+        ([*EXTRACT, "--rank", "1", "--energy", "1"], "give either"),
+        ([*EXTRACT, "--rank", "many"], "many"),
         (["merge", "--output", "o"], "either SPEC.json or --method"),
         (["merge", "spec.json", "--rank", "3", "--output", "o"], "either SPEC.json or --method"),
         (["merge", "nowhere.json", "--output", "o"], "no file 'nowhere.json'"),
@@ -234,11 +238,7 @@ def test_refusals(
 def test_wrong_command_lines(
     words: list[str], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    try:
-        code = main(words)
-    except SystemExit as exit_:  # argparse
-        code = int(exit_.code or 0)
-    assert code == USAGE
+    assert main(["adapters", *words]) == USAGE
     assert expected in capsys.readouterr().err
 
 
@@ -257,7 +257,7 @@ def test_a_disk_that_fails(files: Files, tmp_path: Path, call: Callable[..., Don
 
 
 def test_a_reader_that_leaves(files: Files) -> None:
-    """As in `python -m adapters inspect ... | head -0`."""
+    """As in `composer adapters inspect ... | head -0`."""
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w") as out:
@@ -273,9 +273,9 @@ def test_an_interruption_leaves_nothing(files: Files, tmp_path: Path) -> None:
     program = (
         # Where the tests run in the background of a shell, children inherit that SIGINT is ignored.
         "import os, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "from adapters import cli; from adapters.weight_space import patch; "
+        "from clients.cli.main import main; from adapters.weight_space import patch; "
         "patch.shutil.copyfile = lambda *a: os.kill(os.getpid(), signal.SIGINT); "
-        "sys.exit(cli.main(sys.argv[1:]))"
+        "sys.exit(main(['adapters', *sys.argv[1:]]))"
     )
     words = ["patch", "--adapter", files.polite, "--to", files.base, "--output", tmp_path / "out"]
     done = subprocess.run([sys.executable, "-c", program, *map(str, words)], cwd=ROOT, check=False)
@@ -296,13 +296,25 @@ def test_a_progress_bar_on_a_terminal(files: Files, tmp_path: Path) -> None:
     os.close(child)
     os.close(parent)
     assert done.returncode == 0
-    assert "tensor" in shown
-    assert b"tensor/s" not in done.stdout
+    assert "100%" in shown
+    assert b"%" not in done.stdout
+
+
+def test_a_log_gets_a_line_now_and_then(
+    files: Files, tmp_path: Path, call: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_work, "INTERVAL_S", 0.0)
+    words = ["merge", "--method", "sum", "--adapter", files.polite, "--output", tmp_path / "out"]
+    done = call(*words)
+    assert done.code == 0
+    lines = done.err.splitlines()
+    assert lines[-1].startswith("composer: 100%, 3 of 3: ")
+    assert "\r" not in done.err
 
 
 def test_permissions_of_the_result(files: Files, tmp_path: Path) -> None:
     words = ["merge", "--method", "sum", "--adapter", str(files.polite)]
-    assert main([*words, "--output", str(tmp_path / "out")]) == 0
+    assert main(["adapters", *words, "--output", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out").stat().st_mode & 0o777 == 0o755
     assert products(tmp_path / "out").keys() == LINEAR.keys()
 
@@ -316,10 +328,10 @@ def test_prune(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
                 (folder / file.name).write_bytes(file.read_bytes())
             stored = store.commit(folder, "a", None, {})
             store.publish("a", stored.digest, actor="test", origin={})
-    assert main(["prune", str(store.root), "--keep", "2"]) == 0
+    assert main(["adapters", "prune", str(store.root), "--keep", "2"]) == 0
     assert "1 contents removed" in capsys.readouterr().out
-    assert main(["prune", str(store.root), "--keep", "1", "--json"]) == 0
+    assert main(["adapters", "prune", str(store.root), "--keep", "1", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["removed"]) == 1
     assert store.current("a").number == 3
-    assert main(["prune", str(tmp_path)]) == 2
-    assert "no adapter store" in capsys.readouterr().err
+    assert main(["adapters", "prune", str(tmp_path)]) == 2
+    assert "not an adapter store" in capsys.readouterr().err
