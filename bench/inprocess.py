@@ -236,13 +236,14 @@ class InProcessEngine:
         auxiliaries = getattr(self.worker, "auxiliaries", None)
         if auxiliaries is None:  # vLLM's own worker
             return []
-        found = [f"mixture {name}" for name in self.worker.mixtures.left()]
+        found = [f"mixture {name}" for name in self.worker.mixtures.tracked()]
         if self.worker.switches is not None:
-            found += [f"switch {name}" for name in self.worker.switches.left()]
+            found += [f"switch {name}" for name in self.worker.switches.tracked()]
+        found += [f"answer to {name}" for name in self.worker._ledger.open_requests]
         found += [f"route of {name}" for name in auxiliaries.model_of]
         for one in auxiliaries.runners:
-            found += [f"row {name}" for name in one.runner.requests]
-            found += [f"batch row {name}" for name in one.runner.input_batch.req_id_to_index]
+            found += [f"row {name}" for name in one.view.known_requests]
+            found += [f"batch row {name}" for name in one.view.batch_requests]
         return found
 
     def leftovers(self) -> list[str]:

@@ -10,7 +10,7 @@ from vllm.utils.cpu_resource_utils import get_allowed_cpu_list, get_memory_node_
 from composer.vllm.auxiliary.spec import Auxiliary
 
 
-def room_beside(
+def memory_beside(
     auxiliaries: Sequence[Auxiliary], memory_bytes: int, *, explicit: bool, device: torch.device
 ) -> int:
     """What is left for the base model's KV cache beside those of the auxiliary models, in bytes.

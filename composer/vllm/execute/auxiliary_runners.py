@@ -10,54 +10,48 @@ from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.v1.core.kv_cache_utils import get_kv_cache_configs
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.kv_cache_interface import KVCacheConfig
-from vllm.v1.outputs import SamplerOutput
-from vllm.v1.sample.sampler import Sampler
 
 from composer.vllm.auxiliary.config import engine_config, kv_cache
 from composer.vllm.auxiliary.spec import Auxiliary
-from composer.vllm.execute.batch import CompositionProcessor, processor_of
+from composer.vllm.execute.batch_view import BatchView
 from composer.vllm.execute.split_step import RunnerOutput, merge, split
 from composer.vllm.schedule.gang import RowTag
 
 
-class ForcedSampler(Sampler):
-    """Samples nothing: the rows of auxiliary models are companions and take their leaders' tokens.
-
-    `tokens` `[A, 1]` int32 is set by the base model's sampler, which runs before; None where the
-    base model had nothing to do, so that all rows are prefilling and vLLM discards their tokens.
-    """
-
-    tokens: torch.Tensor | None = None
-
-    def forward(self, logits: torch.Tensor, *args: Any, **kwargs: Any) -> SamplerOutput:
-        tokens, self.tokens = self.tokens, None
-        if tokens is None:
-            tokens = no_tokens(logits)
-        return SamplerOutput(sampled_token_ids=tokens, logprobs_tensors=None)
-
-
 class AuxiliaryRunner:
-    """One auxiliary model: its configuration, its model runner, and what composing asks of it."""
+    """One auxiliary model: its configuration, its model runner and its batch."""
+
+    view: BatchView  # after `load`
 
     def __init__(self, base: VllmConfig, auxiliary: Auxiliary) -> None:
-        """Raises `ValueError` where it cannot run beside the base model; nothing is loaded yet."""
+        """Load nothing yet.
+
+        Raises:
+            ValueError: the model cannot run beside the base model.
+        """
         self.auxiliary = auxiliary
         self.config = engine_config(base, auxiliary)
         self._base = base
-        self.runner: Any = None
 
-    def load(self, runner_class: type, device: torch.device) -> None:
+    @property
+    def runner(self) -> Any:
+        return self.view.runner
+
+    def load(
+        self, runner_class: type, device: torch.device, view_of: Callable[[Any], BatchView]
+    ) -> None:
+        """Load the model into a runner of this class, behind the view that `view_of` makes."""
         with set_current_vllm_config(self.config):
-            self.runner = runner_class(self.config, device)
-            self.runner.load_model()
-        self.runner.sampler = ForcedSampler()
-        self.runner.input_batch.logitsprocs_need_output_token_ids = False
+            runner = runner_class(self.config, device)
+            runner.load_model()
+        self.view = view_of(runner)
+        self.view.install_forced_sampler()
 
     def initialize_kv_cache(self, base: KVCacheConfig) -> None:
-        """Allocate its block pool, after the base model's whose block size and layout it takes.
+        """Allocate the block pool, with the block size and layout of the base model's cache.
 
         Raises:
-            ValueError: its layers need another cache than the scheduler has reckoned with.
+            ValueError: the layers need another cache than the scheduler has planned.
         """
         cache_config = self.config.cache_config
         cache_config.block_size = min(g.kv_cache_spec.block_size for g in base.kv_cache_groups)
@@ -77,28 +71,12 @@ class AuxiliaryRunner:
 
     @property
     def kv_cache(self) -> KVCacheConfig:
-        """Its block pool, as the scheduler reckons with it."""
+        """The block pool that the scheduler has planned."""
         return kv_cache(self._base, self.auxiliary, self.config.model_config)
 
-    @property
-    def logits(self) -> torch.Tensor | None:
-        """`[A, v]` of the step in progress; None if the model has no part in it."""
-        state = self.runner.execute_model_state
-        return state.logits if state is not None else None
-
-    @property
-    def processor(self) -> CompositionProcessor:
-        """Where its rows stand in its batch."""
-        return processor_of(self.runner)
-
-    def owns(self, model_of: Mapping[str, str]) -> Callable[[str], bool]:
-        """Whether a request id is one of its rows."""
-        return lambda id: model_of.get(id) == self.auxiliary.name
-
-    def concerned(self, part: SchedulerOutput) -> bool:
-        """Whether it must hear of a step: rows of it compute, stand still or have left."""
-        names = self.runner.input_batch.req_id_to_index
-        return bool(part.num_scheduled_tokens or part.finished_req_ids or names)
+    def computes(self, model_of: Mapping[str, str]) -> Callable[[str], bool]:
+        """Return a predicate: whether this model computes a request."""
+        return lambda request_id: model_of.get(request_id) == self.auxiliary.name
 
 
 class AuxiliaryRunners:
@@ -107,16 +85,16 @@ class AuxiliaryRunners:
     def __init__(self, runners: Sequence[AuxiliaryRunner]) -> None:
         self.runners = runners
         self.model_of: dict[str, str] = {}  # request id -> auxiliary model, while it lives
-        self._running: list[AuxiliaryRunner] = []  # of the step in progress
+        self._running: list[AuxiliaryRunner] = []  # in the step in progress
 
     def __bool__(self) -> bool:
         return bool(self.runners)
 
     @torch.inference_mode()
-    def execute(self, output: SchedulerOutput, base_runner: Any) -> SchedulerOutput:
-        """Run the auxiliary models; what is left for the base model.
+    def execute(self, output: SchedulerOutput, base: BatchView) -> SchedulerOutput:
+        """Run the auxiliary models and return what is left of the step for the base model.
 
-        A step without them costs a look at its new requests.
+        A step without auxiliary rows costs a look at its new requests.
         """
         model_of = self.model_of
         for new in output.scheduled_new_reqs:
@@ -126,44 +104,28 @@ class AuxiliaryRunners:
         if not model_of:
             return output
         self._running = []
-        for one in self.runners:
-            part = split(output, one.owns(model_of), base=False)
+        for auxiliary in self.runners:
+            part = split(output, auxiliary.computes(model_of), base=False)
             if part.num_scheduled_tokens:
-                self._running.append(one)
-            elif one.concerned(part):
-                forget_sampled(one.runner)
+                self._running.append(auxiliary)
+            elif part.finished_req_ids or auxiliary.view.batch_requests:
+                auxiliary.view.skip_step()
             else:
-                continue
-            one.runner.execute_model(part)
-        rest = split(output, lambda id: id not in model_of, base=True)
+                continue  # the step does not concern this model
+            auxiliary.runner.execute_model(part)
+        rest = split(output, lambda request_id: request_id not in model_of, base=True)
         if not rest.num_scheduled_tokens:
-            forget_sampled(base_runner)
-        for name in output.finished_req_ids:
-            model_of.pop(name, None)
+            base.skip_step()
+        for request_id in output.finished_req_ids:
+            model_of.pop(request_id, None)
         return rest
 
     @property
     def running(self) -> bool:
-        """Whether one of them has a part in the step in progress."""
+        """Whether an auxiliary model takes part in the step in progress."""
         return bool(self._running)
 
     def finish(self, base: RunnerOutput) -> RunnerOutput:
-        """End the step: the base model has sampled, and its sampler left the tokens here."""
+        """End the step: the base model has sampled and passed on the tokens of all rows."""
         running, self._running = self._running, []
-        return merge([base, *(one.runner.sample_tokens(None) for one in running)])
-
-
-def forget_sampled(runner: Any) -> None:
-    """Before a step in which a model has nothing to compute.
-
-    Under async scheduling vLLM puts the tokens of a model's last step into its next inputs. That
-    is wrong for a row that is preempted in between; of all rows that stand still in a step vLLM's
-    scheduler sends the tokens again.
-    """
-    runner.input_batch.prev_sampled_token_ids = None
-    runner.input_batch.prev_req_id_to_index = None
-
-
-def no_tokens(logits: torch.Tensor) -> torch.Tensor:
-    """`[A, 1]` int32 for logits `[A, v]`: a token for every row, none of which is read."""
-    return torch.zeros(len(logits), 1, dtype=torch.int32, device=logits.device)
+        return merge([base, *(auxiliary.runner.sample_tokens(None) for auxiliary in running)])

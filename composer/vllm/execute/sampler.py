@@ -1,4 +1,4 @@
-"""vLLM's sampler, on composed logits."""
+"""Composition of a step's logits, before vLLM samples from them."""
 
 from __future__ import annotations
 
@@ -6,70 +6,65 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from vllm.v1.outputs import SamplerOutput
-from vllm.v1.sample.metadata import SamplingMetadata
-from vllm.v1.sample.sampler import Sampler
 
 from composer.vllm.execute.adapter_switch import Switches
-from composer.vllm.execute.auxiliary_runners import AuxiliaryRunner, no_tokens
-from composer.vllm.execute.batch import CompositionProcessor
+from composer.vllm.execute.batch_layout import BatchLayout
+from composer.vllm.execute.batch_view import BatchView, Sample
 from composer.vllm.execute.mixture_state import MixtureRouting
-from composer.vllm.workarounds.cpu_generator import RewindableGenerator
 
 
-class ComposingSampler(Sampler):
-    """Composes first, then samples as always, then shares the token within each group.
+class ComposingForward:
+    """Compose, let vLLM sample, give every companion the token of its leader.
 
-    So logprobs, penalties, temperature and truncation all see the composed distribution, and every
-    row of a group continues with the same token whatever the sampling parameters are. Auxiliary
-    models have run before, and take their tokens afterwards. Routers learn of the tokens.
+    Logprobs, penalties, temperature and truncation see the composed distribution, and all rows of a
+    gang continue with the same token whatever the sampling parameters are. Auxiliary models have
+    run before and take their tokens afterwards. Routers learn the tokens.
     """
 
-    auxiliaries: Sequence[AuxiliaryRunner] = ()
-    runner: Any
-    constrained = False  # whether a grammar has put minus infinity into the logits of this step
-    mixtures: MixtureRouting
-    switches: Switches | None = None
-    hidden: torch.Tensor | None = None  # [R, H], the last of each row, where rows may switch
-
-    def forward(
+    def __init__(
         self,
-        logits: torch.Tensor,
-        sampling_metadata: SamplingMetadata,
-        *args: Any,
-        **kwargs: Any,
-    ) -> SamplerOutput:
-        for generator in sampling_metadata.generators.values():
-            if isinstance(generator, RewindableGenerator):
-                generator.mark()
-        composition = None
-        auxiliary = [one.logits for one in self.auxiliaries]
-        for processor in sampling_metadata.logitsprocs.non_argmax_invariant:
-            if isinstance(processor, CompositionProcessor):
-                composition = processor.composition(
-                    [one.processor if one.logits is not None else None for one in self.auxiliaries]
-                )
+        views: Sequence[BatchView],
+        mixtures: MixtureRouting,
+        switches: Switches | None,
+        layout: BatchLayout,
+    ) -> None:
+        """`views`: the base model's batch, then those of the auxiliary models in their order."""
+        self._base, *self._auxiliaries = self._views = views
+        self._mixtures = mixtures
+        self._switches = switches
+        self._layout = layout
+        self.constrained = False
+        """Whether a grammar has put minus infinity into the logits of this step."""
+
+    def __call__(self, logits: torch.Tensor, sample: Sample) -> Any:
+        """Return the sampler's output for logits `[R, V]`."""
+        if not self._base.computing:  # vLLM measures its memory
+            return sample(logits)
+        composition = self._layout.composition(self._views)
         if composition is None:
-            output = super().forward(logits, sampling_metadata, *args, **kwargs)
+            output = sample(logits)
             self._switch(output)
             return output
         logits = logits.to(torch.float32)  # vLLM's next step anyway
+        auxiliary = [view.logits for view in self._auxiliaries]
         if (routed := composition.routed) is not None:
-            turns = self.mixtures.turns(routed.names, self.runner)
-            routed.prepare(turns, self.mixtures.states)
+            turns = self._mixtures.turns(routed.names, self._base.step)
+            routed.prepare(turns, self._mixtures.states)
         composition.compose(logits, *auxiliary, constrained=self.constrained)
-        output = super().forward(logits, sampling_metadata, *args, **kwargs)
+        output = sample(logits)
+        token_ids = output.sampled_token_ids
         if routed is not None:
-            routed.update(output.sampled_token_ids)
-            self.mixtures.note(routed.names, turns, routed.weights)
+            routed.update(token_ids)
+            self._mixtures.note(routed.names, turns, routed.weights)
         self._switch(output)
-        tokens = [no_tokens(rows) if rows is not None else None for rows in auxiliary]
-        composition.share_tokens(output.sampled_token_ids, *tokens)
-        for one, own in zip(self.auxiliaries, tokens, strict=True):
-            one.runner.sampler.tokens = own
+        forced = [
+            token_ids.new_zeros(len(rows), 1) if rows is not None else None for rows in auxiliary
+        ]
+        composition.share_tokens(token_ids, *forced)
+        for view, tokens in zip(self._auxiliaries, forced, strict=True):
+            view.force_tokens(tokens)
         return output
 
-    def _switch(self, output: SamplerOutput) -> None:
-        if self.hidden is not None and self.switches is not None:
-            self.switches.choose(self.hidden, output.sampled_token_ids)
-            self.hidden = None
+    def _switch(self, output: Any) -> None:
+        if self._switches:
+            self._switches.follow(self._base, output.sampled_token_ids)

@@ -13,9 +13,13 @@ RunnerOutput: TypeAlias = ModelRunnerOutput | AsyncModelRunnerOutput
 
 
 def split(output: SchedulerOutput, mine: Callable[[str], bool], *, base: bool) -> SchedulerOutput:
-    """What a step says to the model whose request ids are `mine`.
+    """Return the part of a step that concerns one model.
 
-    What concerns no single request is the base model's: images, connectors, copies of blocks.
+    Args:
+        output: of the scheduler.
+        mine: whether the model computes a request.
+        base: whether it is the base model, which also gets what concerns no single request
+            (images, connectors, copies of blocks).
     """
     tokens = {name: count for name, count in output.num_scheduled_tokens.items() if mine(name)}
     part = dataclasses.replace(
@@ -47,29 +51,34 @@ def _split_cached(cached: CachedRequestData, mine: Callable[[str], bool]) -> Cac
 
 
 def merge(outputs: Sequence[RunnerOutput]) -> RunnerOutput:
-    """One output for the scheduler, the base model's first; to be waited for if one of them is."""
+    """Return one output for the scheduler, deferred if one of the outputs is.
+
+    Args:
+        outputs: the base model's first.
+    """
     if any(isinstance(output, AsyncModelRunnerOutput) for output in outputs):
-        return _MergedLater(outputs)
-    return _merged(outputs)
+        return DeferredOutput(lambda: _merged([resolved(output) for output in outputs]))
+    return _merged([resolved(output) for output in outputs])
 
 
-class _MergedLater(AsyncModelRunnerOutput):
-    """Async scheduling: the tokens are still on their way from the device."""
+class DeferredOutput(AsyncModelRunnerOutput):
+    """An output whose tokens are still on their way from the device (async scheduling)."""
 
-    def __init__(self, outputs: Sequence[RunnerOutput]) -> None:
-        self._outputs = outputs
+    def __init__(self, get: Callable[[], ModelRunnerOutput]) -> None:
+        self._get = get
 
     def get_output(self) -> ModelRunnerOutput:
-        return _merged(
-            [
-                output.get_output() if isinstance(output, AsyncModelRunnerOutput) else output
-                for output in self._outputs
-            ]
-        )
+        return self._get()
+
+
+def resolved(output: RunnerOutput) -> ModelRunnerOutput:
+    """Return the output itself, after waiting for its tokens if it is deferred."""
+    return output.get_output() if isinstance(output, AsyncModelRunnerOutput) else output
 
 
 def _merged(outputs: Sequence[ModelRunnerOutput]) -> ModelRunnerOutput:
-    """The rows of the base model stay where they are, as `logprobs` counts on."""
+    """Append the rows of the other models to those of the base model, whose `logprobs` go by
+    row."""
     names = [name for output in outputs for name in output.req_ids]
     return dataclasses.replace(
         outputs[0],

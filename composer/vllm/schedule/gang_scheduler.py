@@ -461,7 +461,7 @@ class _Gangs(Scheduler):
             rows[model_of(row)].append(row)
         # Hits in the prefix cache are not counted on here: they may be evicted within the step.
         group.released = (
-            not group.stops
+            not group.prompt_tail_alone
             and sum(row.num_tokens for row in group.rows) <= step.unreserved
             and all(self._models[model].room.holds(own) for model, own in rows.items())
             and self.scheduler_config.long_prefill_token_threshold == 0
@@ -548,7 +548,7 @@ class _Gangs(Scheduler):
         All that run with a failed adapter end: under async scheduling the next step is under way,
         and may have taken blocks from the prefix cache that this one filled with something else.
         """
-        names = set(failures.requests)
+        names = set(failures.gates)
         for request in {
             *self.running,
             *(self.requests.get(n) for n in output.num_scheduled_tokens),
@@ -561,7 +561,7 @@ class _Gangs(Scheduler):
             if not failures.adapters.keys().isdisjoint(slots):
                 names.add((request if group is None else group.leader).request_id)
         names &= self.requests.keys()
-        for problem in {*failures.adapters.values(), *failures.requests.values()}:
+        for problem in {*failures.adapters.values(), *failures.gates.values()}:
             ended = ", ".join(sorted(names)) or "no request: all that needed it had left"
             logger.error("In a step, %s; ended %s", problem, ended)
         self._forget_prefixes()

@@ -1,9 +1,9 @@
-"""Seeded sampling on CPU when a sampled token is discarded.
+"""Seeded sampling on CPU when vLLM discards a sampled token.
 
-vLLM samples for every row of the batch, also for those that are still prefilling, discards their
-tokens, and winds their random generators back with `set_offset`. CPU generators have no offset
-(vLLM 0.32: "CPU Generator does not use offset"), so a seeded request whose prompt takes two steps
-would end the engine. This generator remembers its state instead.
+vLLM samples for every row of the batch, including rows that are still prefilling, discards the
+tokens of those and rewinds their random generators with `set_offset`. CPU generators have no offset
+(torch: "CPU Generator does not use offset"), so a seeded request whose prompt takes two steps would
+end the engine. `RewindableGenerator` restores a remembered state instead.
 """
 
 from __future__ import annotations
@@ -16,6 +16,13 @@ class RewindableGenerator(torch.Generator):
 
     _marked: torch.Tensor | None = None
 
+    @classmethod
+    def like(cls, generator: torch.Generator) -> RewindableGenerator:
+        """Return a generator in the state of `generator`."""
+        copy = cls(device="cpu")
+        copy.set_state(generator.get_state())
+        return copy
+
     def mark(self) -> None:
         """Remember the present state."""
         self._marked = self.get_state()
@@ -24,5 +31,5 @@ class RewindableGenerator(torch.Generator):
         return 0
 
     def set_offset(self, offset: int) -> torch.Generator:
-        """Return to the mark. vLLM calls it with a negative difference, to undo one draw."""
+        """Return to the mark. vLLM passes a negative difference, to undo one draw."""
         return self if self._marked is None else self.set_state(self._marked)

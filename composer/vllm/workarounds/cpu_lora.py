@@ -26,7 +26,7 @@ from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
 from vllm.lora.model_manager import LoRAModelManager
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
-from composer.vllm.workarounds.lm_head_lora import change, layers_of
+from composer.vllm.workarounds.lm_head_lora import have_factors, layers_of
 
 FEW = 8
 """Up to so many rows of an adapter are multiplied row by row, which costs what the rows cost; more
@@ -80,7 +80,7 @@ class AdapterwisePunica(PunicaWrapperCPU):
         """Whether one of the adapters has factors for a layer of this kind; few do."""
         if kind not in self._layers:
             self._layers[kind] = layers_of(self._manager, kind)
-        return change(self._manager, ids, self._layers[kind])
+        return have_factors(self._manager, ids, self._layers[kind])
 
     def add_lora_linear(
         self,

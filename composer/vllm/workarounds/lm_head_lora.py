@@ -1,4 +1,4 @@
-"""Adapters of the output layer, where other rows go through it than those that are sampled."""
+"""Adapters of the output layer (lm_head), for rows other than those that are sampled."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from vllm.lora.model_manager import LoRAModelManager
 
 
 def layers_of(manager: LoRAModelManager, kind: type[BaseLayerWithLoRA]) -> list[str]:
-    """The names of a model's layers of one kind."""
+    """Return the names of a model's layers of one kind."""
     return [name for name, layer in manager.modules.items() if isinstance(layer, kind)]
 
 
-def change(manager: LoRAModelManager, ids: Iterable[int], layers: Collection[str]) -> bool:
-    """Whether one of the adapters (`lora_int_id`, 0: none) has factors for one of the layers."""
+def have_factors(manager: LoRAModelManager, ids: Iterable[int], layers: Collection[str]) -> bool:
+    """Return whether one of the adapters (`lora_int_id`, 0: none) changes one of the layers."""
     adapters = [manager.get_adapter(id) for id in {*ids} - {0}]
     return any(manager._get_lora_layer_weights(a, name) for a in adapters for name in layers)
 
 
 @contextmanager
-def rows_with(runner: Any, ids: tuple[int, ...]) -> Iterator[None]:
-    """What goes through the output layer of a model meanwhile are rows with these adapters.
+def lm_head_adapters(runner: Any, ids: tuple[int, ...]) -> Iterator[None]:
+    """Within this context the output layer (lm_head) applies adapter `ids[i]` to row i.
 
     vLLM's layer knows the adapters of the rows that are sampled (`LoRAMapping.prompt_mapping`) and
-    takes whatever comes for those. Few adapters have factors for it; where none of these has, this
+    applies them to whatever comes. Few adapters change it; where none of these does, the context
     costs a look at them.
 
     Args:
@@ -39,7 +39,7 @@ def rows_with(runner: Any, ids: tuple[int, ...]) -> Iterator[None]:
         yield
         return
     manager = runner.lora_manager._adapter_manager
-    if not change(manager, ids, layers_of(manager, LogitsProcessorWithLoRA)):
+    if not have_factors(manager, ids, layers_of(manager, LogitsProcessorWithLoRA)):
         yield
         return
     sampled = manager._last_mapping

@@ -252,7 +252,7 @@ def test_a_report_waits_for_a_while(
     engine: WatchedEngine, prompt: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It can be asked for after the request has left the engine, but not for ever."""
-    monkeypatch.setattr("composer.vllm.execute.mixture_state.REMEMBERED", 2)
+    monkeypatch.setattr("composer.vllm.execute.answer_ledger.MAX_COMPLETE_REPORTS", 2)
     rows = experts(engine, "polite", "rude")
     for n in range(3):
         engine.run([Job(prompt, rows, mixture=POSTERIOR, report=f"later {n}")])
@@ -262,4 +262,4 @@ def test_a_report_waits_for_a_while(
         [report] = engine.report(f"later {n}")
         assert sum(report["weights"]) == pytest.approx(1)
     mixtures: MixtureRouting = engine.worker.mixtures
-    assert mixtures.left() == []
+    assert mixtures.tracked() == []

@@ -1,0 +1,62 @@
+"""What routers did in each answer, kept until the front end asks for it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, Protocol, TypeAlias
+
+MAX_COMPLETE_REPORTS = 256
+"""How many reports of complete answers wait to be taken; the oldest is dropped first."""
+
+Report: TypeAlias = dict[str, Any]
+"""`weights`, `[K]`, the mean weight of every member over the answer; `tokens`, the weights `[K]` or
+the adapter of every token, where that was asked for."""
+
+
+class Account(Protocol):
+    """One answer, complete or up to now."""
+
+    def report(self, tokens: int | None) -> Report:
+        """Return what routers did in the first `tokens` tokens; None: in all of them."""
+
+
+class AnswerLedger:
+    """Accounts of answers by report id; one request with `n` answers has `n` accounts."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, tuple[str, Callable[[], Account]]] = {}  # by request id
+        self._complete: OrderedDict[str, list[tuple[str, Account]]] = OrderedDict()
+
+    def open(self, request_id: str, report_id: str, account: Callable[[], Account]) -> None:
+        """Begin an answer. `account` returns how it stands at the time of the call."""
+        self._open.setdefault(request_id, (report_id, account))
+
+    def close(self, request_id: str) -> None:
+        """Keep the account of an answer whose request has left the engine."""
+        if (entry := self._open.pop(request_id, None)) is None:
+            return
+        report_id, account = entry
+        self._complete.setdefault(report_id, []).append((request_id, account()))
+        while len(self._complete) > MAX_COMPLETE_REPORTS:
+            self._complete.popitem(last=False)
+
+    def take(self, report_id: str, tokens: int | None = None) -> list[Report]:
+        """Return and forget the reports of all answers to one request, in the order of their names.
+
+        Args:
+            report_id: as the request's plan has it.
+            tokens: length of the answer, if it is the only one. Under async scheduling the engine
+                may be one token ahead of it.
+        """
+        accounts = self._complete.pop(report_id, [])
+        for request_id, (report, account) in list(self._open.items()):
+            if report == report_id:
+                accounts.append((request_id, account()))
+                del self._open[request_id]
+        accounts.sort(key=lambda entry: entry[0])
+        return [{"name": name, **account.report(tokens)} for name, account in accounts]
+
+    @property
+    def open_requests(self) -> list[str]:
+        return list(self._open)

@@ -1,0 +1,226 @@
+"""vLLM's V1 model runner behind `BatchView`: a batch that is kept from step to step and condensed.
+
+Everything that composition needs of this runner is here and nowhere else, so that the file can go
+with the runner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import torch
+from vllm.config import VllmConfig
+from vllm.sampling_params import SamplingParams
+from vllm.v1.outputs import SamplerOutput
+from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
+from vllm.v1.sample.metadata import SamplingMetadata
+from vllm.v1.sample.sampler import Sampler
+
+from composer.vllm.execute.batch_view import (
+    AdapterChoice,
+    Forward,
+    GangTags,
+    LoRAInputs,
+    StepRows,
+)
+from composer.vllm.request_check import check_request
+from composer.vllm.schedule.gang import RowTag
+from composer.vllm.workarounds.cpu_generator import RewindableGenerator
+
+
+class CompositionProcessor(LogitsProcessor):
+    """Follows the batch: vLLM tells logits processors which requests enter, leave and move.
+
+    It changes no logits: composition happens earlier, in the sampler, so that logprobs and
+    penalties see the composed distribution.
+    """
+
+    def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool):
+        self.tags = GangTags()
+
+    @classmethod
+    def validate_params(cls, sampling_params: SamplingParams) -> None:
+        check_request(sampling_params)
+
+    def is_argmax_invariant(self) -> bool:
+        return False
+
+    def update_state(self, batch_update: BatchUpdate | None) -> None:
+        if batch_update is None:
+            return
+        tags = self.tags.by_row
+        changed = False
+        for row in batch_update.removed:
+            changed |= tags.pop(row, None) is not None
+        for row, params, _, _ in batch_update.added:
+            changed |= tags.pop(row, None) is not None
+            if (tag := RowTag.of(params)) is not None:
+                tags[row] = tag
+                changed = True
+        for source, target, direction in batch_update.moved:
+            moving, replaced = tags.pop(source, None), tags.pop(target, None)
+            changed |= moving is not None or replaced is not None
+            if moving is not None:
+                tags[target] = moving
+            if replaced is not None and direction == MoveDirectionality.SWAP:
+                tags[source] = replaced
+        self.tags.changes += changed
+
+    def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits
+
+
+class V1View:
+    """A V1 model runner whose model is loaded."""
+
+    def __init__(self, runner: Any) -> None:
+        self.runner = runner
+        batch = runner.input_batch
+        processors = batch.logitsprocs.non_argmax_invariant
+        self.tags = next(p.tags for p in processors if isinstance(p, CompositionProcessor))
+        # Custom processors make vLLM copy all sampled tokens to the host in every step, in case
+        # they read them. Ours does not, and a plain request must cost what it costs without us.
+        batch.logitsprocs_need_output_token_ids = False
+        self._rewinds = runner.device.type == "cpu"
+        self._state: Any = None  # vLLM's ExecuteModelState
+        self._step: StepRows | None = None
+        self._choice: AdapterChoice
+        self._added: set[int] = set()  # adapters that only `_choice` put into vLLM's books
+
+    def install_sampler(self, forward: Forward) -> None:
+        self.runner.sampler = _ComposingSampler(self.runner.sampler, forward)
+
+    def install_forced_sampler(self) -> None:
+        self.runner.sampler = _ForcedSampler()
+
+    def force_tokens(self, token_ids: torch.Tensor | None) -> None:
+        self.runner.sampler.token_ids = token_ids
+
+    def install_adapter_choice(self, choice: AdapterChoice) -> None:
+        """See `BatchView`. Call it after the KV cache is allocated: vLLM may replace the batch."""
+        self._choice = choice
+        self._make_lora_inputs = self.runner.input_batch.make_lora_inputs
+        self.runner.input_batch.make_lora_inputs = self._lora_inputs
+
+    def begin_sampling(self) -> None:
+        self._state, self._step = self.runner.execute_model_state, None
+        if self._rewinds and self._state is not None:
+            self._mark_generators()
+
+    def end_sampling(self) -> None:
+        self._state = self._step = None
+
+    def skip_step(self) -> None:
+        """See `BatchView`.
+
+        Under async scheduling vLLM puts the tokens of a model's last step into its next inputs.
+        That is wrong for a row that is preempted in between. The scheduler sends the tokens of all
+        rows that skipped a step again.
+        """
+        self.runner.input_batch.prev_sampled_token_ids = None
+        self.runner.input_batch.prev_req_id_to_index = None
+
+    @property
+    def computing(self) -> bool:
+        return self._state is not None
+
+    @property
+    def logits(self) -> torch.Tensor | None:
+        return self._state.logits if self._state is not None else None
+
+    @property
+    def step(self) -> StepRows:
+        if self._step is None:
+            runner, batch = self.runner, self.runner.input_batch
+            rows = batch.num_reqs
+            self._step = StepRows(
+                batch.req_id_to_index,
+                batch.num_computed_tokens_cpu[:rows].tolist(),
+                runner.query_start_loc.np[: rows + 1].tolist(),
+                runner.discard_request_mask.np[:rows].tolist(),
+                batch.num_prompt_tokens[:rows].tolist(),
+                batch.request_lora_mapping[:rows].tolist(),
+                self._state.hidden_states,
+                self._state.sample_hidden_states,
+            )
+        return self._step
+
+    @property
+    def batch_requests(self) -> Collection[str]:
+        return self.runner.input_batch.req_id_to_index.keys()
+
+    @property
+    def known_requests(self) -> Collection[str]:
+        return self.runner.requests.keys()
+
+    def adapters_in_use(self) -> set[int]:
+        adapters = (request.lora_request for request in self.runner.requests.values())
+        return {adapter.lora_int_id for adapter in adapters if adapter is not None}
+
+    def _lora_inputs(self, scheduled: np.ndarray, sampled: np.ndarray) -> LoRAInputs:
+        """Stand in for `InputBatch.make_lora_inputs`: `[R]` tokens to compute and to sample."""
+        batch = self.runner.input_batch
+        by_id = batch.lora_id_to_lora_request
+        for id in self._added:
+            if id not in batch.lora_id_to_request_ids:
+                by_id.pop(id, None)
+        self._added.clear()
+        candidates = self._choice.candidates(batch.req_ids)
+        for request in candidates:  # vLLM also picks its CUDA graph by how many these are
+            if request.lora_int_id not in by_id:
+                by_id[request.lora_int_id] = request
+                self._added.add(request.lora_int_id)
+        inputs: LoRAInputs = self._make_lora_inputs(scheduled, sampled)
+        if not candidates:
+            return inputs
+        computed = batch.num_computed_tokens_cpu[: batch.num_reqs]
+        return self._choice.choose(batch.req_ids, computed, scheduled, inputs)
+
+    def _mark_generators(self) -> None:
+        """Let vLLM undo what the step draws for rows whose token it discards."""
+        batch = self.runner.input_batch
+        for row, generator in batch.generators.items():
+            if not isinstance(generator, RewindableGenerator):
+                generator = RewindableGenerator.like(generator)
+                batch.generators[row] = generator
+                self.runner.requests[batch.req_ids[row]].generator = generator
+            generator.mark()
+
+
+class _ComposingSampler(Sampler):
+    """vLLM's sampler, given composed logits."""
+
+    def __init__(self, replaced: Sampler, forward: Forward) -> None:
+        super().__init__(replaced.logprobs_mode, replaced.use_fp64_gumbel)
+        self._forward = forward
+
+    def forward(
+        self,
+        logits: torch.Tensor,
+        sampling_metadata: SamplingMetadata,
+        *args: Any,
+        **kwargs: Any,
+    ) -> SamplerOutput:
+        sample = super().forward
+        output: SamplerOutput = self._forward(
+            logits, lambda composed: sample(composed, sampling_metadata, *args, **kwargs)
+        )
+        return output
+
+
+class _ForcedSampler(Sampler):
+    """Samples nothing: the rows of auxiliary models are companions and take their leaders' tokens.
+
+    `token_ids` `[R, 1]` int32 come from the base model's sampler, which runs earlier; None where
+    the base model had nothing to compute, so that vLLM discards the tokens of all rows.
+    """
+
+    token_ids: torch.Tensor | None = None
+
+    def forward(self, logits: torch.Tensor, *args: Any, **kwargs: Any) -> SamplerOutput:
+        token_ids, self.token_ids = self.token_ids, None
+        if token_ids is None:
+            token_ids = logits.new_zeros(len(logits), 1, dtype=torch.int32)
+        return SamplerOutput(sampled_token_ids=token_ids, logprobs_tensors=None)
