@@ -312,7 +312,9 @@ def test_the_sums_of_a_reservation_are_those_of_what_passed_and_runs(tight: Watc
     gang_slots = frozenset({(None, 1)})
     running: dict[str, Need] = {}
     kept = Reservation(
-        Gang((), gang_slots, frozenset(), frozenset({None})), limits, lambda one: one.request_id in running
+        Gang((), gang_slots, frozenset(), frozenset({None})),
+        limits,
+        lambda one: one.request_id in running,
     )
     verdicts = Counter[bool]()
     for step in range(300):
