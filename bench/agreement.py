@@ -91,7 +91,7 @@ def count_preemptions(engine: InProcessEngine) -> Callable[[], int]:
     def watched(request: object, *args: object, **kwargs: object) -> None:
         preempt(request, *args, **kwargs)
         name = request.request_id  # type: ignore[attr-defined]
-        if name in scheduler._groups:
+        if name in scheduler.gangs.by_leader:
             leaders.append(name)
 
     scheduler._preempt_request = watched

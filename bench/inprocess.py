@@ -25,8 +25,9 @@ from composer.vllm.options import engine_options
 from composer.vllm.schedule.kv_pools import RoutedKVCache
 
 BLOCK_TOKENS = 32  # the smallest KV block of vLLM's CPU attention
-_EMPTY = ("running", "waiting", "kv_holding_waiting", "_groups", "_group_of", "_joining", "_ended")
-"""Collections of a scheduler that are empty when it has nothing to do; vLLM's own lacks some."""
+_QUEUES = ("running", "waiting", "kv_holding_waiting")
+_GANGS = ("by_leader", "by_row", "joining", "ended")
+"""Collections of the scheduler and its gangs that are empty when there is nothing to do."""
 
 ENGINES: list[InProcessEngine] = []
 """All engines of this process. One that is collected takes down state that vLLM's engines share."""
@@ -252,9 +253,11 @@ class InProcessEngine:
         self.step()
         scheduler = self.scheduler
         found = [f"request {name}" for name in scheduler.requests]
-        for name in _EMPTY:
-            left = len(getattr(scheduler, name, ()))
-            found += [f"{name}: {left}"] * (left > 0)
+        gangs = getattr(scheduler, "gangs", None)  # not of vLLM's own scheduler
+        for owner, names in ((scheduler, _QUEUES), (gangs, _GANGS if gangs else ())):
+            for name in names:
+                size = len(getattr(owner, name))
+                found += [f"{name}: {size}"] * (size > 0)
         for model, manager in managers_of(scheduler):
             pool = manager.block_pool
             missing = pool.num_gpu_blocks - 1 - pool.get_num_free_blocks()

@@ -26,7 +26,7 @@ class Watch:
     """What the steps so far have shown."""
 
     steps: int = 0
-    preempted_groups: int = 0
+    preempted_gangs: int = 0
     chunked_rows: int = 0
     scheduled: list[dict[str, int]] = field(default_factory=list)  # step -> request id -> tokens
 
@@ -63,16 +63,16 @@ class WatchedEngine(InProcessEngine):
 
     def _watched_schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
         scheduler, watch = self.scheduler, self.watch
-        admitted = {id(g) for g in scheduler._groups.values() if g.admitted}
+        admitted = {id(g) for g in scheduler.gangs.by_leader.values() if g.admitted}
         output = self._schedule(*args, **kwargs)
         scheduled = output.num_scheduled_tokens
         watch.steps += 1
         watch.scheduled.append(dict(scheduled))
-        for group in scheduler._groups.values():
+        for group in scheduler.gangs.by_leader.values():
             counts = [row.request_id in scheduled for row in group.rows]
             joined = [row.status is RequestStatus.RUNNING for row in group.rows]
             if id(group) in admitted and not group.admitted:
-                watch.preempted_groups += 1
+                watch.preempted_gangs += 1
             if group.released:
                 # A released group advances as a whole or not at all ...
                 assert all(counts) or not any(counts), (group.leader.request_id, counts)
@@ -92,17 +92,17 @@ class WatchedEngine(InProcessEngine):
                         assert row.num_computed_tokens == 0
         # Under async scheduling a row stays in `running` while its last token is on its way.
         active = [r for r in scheduler.running if r.request_id in scheduled or tokens_left(r)]
-        for model, limits in scheduler._models.items():
+        for model, limits in scheduler.limits.models.items():
             slots = {slot for row in active if (slot := slot_of(row)) is not None}
             for row in active:  # a row that switches has a slot for each candidate
-                if (group := scheduler._group_of.get(row.request_id)) is not None:
+                if (group := scheduler.gangs.by_row.get(row.request_id)) is not None:
                     slots |= group.adapters
-            assert len([slot for slot in slots if slot[0] == model]) <= limits.adapters
+            assert len([slot for slot in slots if slot[0] == model]) <= limits.capacity.adapters
         assert len(scheduler.running) <= scheduler.max_num_running_reqs
         return output
 
     def _check_tokens(self) -> None:
         """The rows of a group hold the same answer at every moment."""
-        for group in self.scheduler._groups.values():
+        for group in self.scheduler.gangs.by_leader.values():
             answers = {tuple(row.output_token_ids) for row in group.rows}
             assert len(answers) == 1, (group.leader.request_id, answers)

@@ -115,7 +115,7 @@ def test_whatever_arrives_the_engine_takes_or_refuses_it(
     extra = {ENGINE_ARG: value if isinstance(value, str) else json.dumps(value)}
     name = roomy.add_unchecked(PROMPT, extra)
     leader, *_ = roomy.scheduler.requests.values()
-    group = roomy.scheduler._groups.get(leader.request_id)
+    group = roomy.scheduler.gangs.by_leader.get(leader.request_id)
     try:
         wellformed = EnginePlan.from_extra_args(extra) is not None
     except ValueError:

@@ -1,4 +1,4 @@
-"""What the scheduler counts for operators: gangs, rows, and whose adapters run."""
+"""Figures for operators: gangs, rows, and the adapters that run."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from itertools import accumulate
 from typing import Any
 
 from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.metrics.stats import SchedulerStats
 from vllm.v1.request import Request, RequestStatus
 
 from composer.vllm.schedule.gang import Gang
+from composer.vllm.schedule.gang_table import GangTable
 
 BUCKETS_S = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 """Upper bounds of the histogram of waits; the last bucket has none."""
@@ -33,12 +36,12 @@ class GangFigures:
     gangs_waiting: int = 0
 
     def waited(self, seconds: float) -> None:
-        """A gang was admitted for the first time, so long after it had arrived."""
+        """Count a gang that was admitted for the first time, so long after its arrival."""
         self.waits[bisect_left(BUCKETS_S, seconds)] += 1
         self.wait_sum_s += seconds
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values; see `ComposerWorker.composer_stats`."""
+        """Return plain values; see `ComposerWorker.composer_stats`."""
         bounds = [*map(str, BUCKETS_S), "+Inf"]
         return {
             "gang_waits": {
@@ -52,12 +55,12 @@ class GangFigures:
         }
 
     def attach(self, output: SchedulerOutput) -> None:
-        """Send the figures to the workers, which the front end can ask."""
+        """Send the figures to the workers, which answer the front end."""
         setattr(output, _ATTRIBUTE, self.as_dict())
 
 
 def figures_of(output: SchedulerOutput) -> dict[str, Any] | None:
-    """The figures that came with a step; None where they have not changed."""
+    """Return the figures that came with a step; None if they have not changed."""
     figures: dict[str, Any] | None = getattr(output, _ATTRIBUTE, None)
     return figures
 
@@ -75,30 +78,51 @@ class ClientCounts:
         requests: Collection[Request],
         running: Collection[Request],
         deferred: Iterable[Request],
-        groups: Collection[Gang],
+        gangs: Collection[Gang],
     ) -> ClientCounts:
-        """From all unfinished rows, those in the batch, and those passed over."""
-        companions = sum(len(group.rows) - 1 for group in groups)
-        admitted = [group for group in groups if group.admitted]
-        rows = sum(r.status is RequestStatus.RUNNING for group in admitted for r in group.rows)
+        """Count from all unfinished rows, those in the batch, and those passed over."""
+        companions = sum(len(gang.companions) for gang in gangs)
+        admitted = [gang for gang in gangs if gang.admitted]
+        rows = sum(row.status is RequestStatus.RUNNING for gang in admitted for row in gang.rows)
         run = len(running) - rows + len(admitted)
-        waiting = {id(group.leader) for group in groups if not group.admitted}
-        of_groups = {id(row) for group in groups for row in group.rows}
-        late = sum(id(row) not in of_groups or id(row) in waiting for row in deferred)
+        waiting = {id(gang.leader) for gang in gangs if not gang.admitted}
+        of_gangs = {id(row) for gang in gangs for row in gang.rows}
+        late = sum(id(row) not in of_gangs or id(row) in waiting for row in deferred)
         return ClientCounts(run, len(requests) - companions - run - late, late)
 
 
-def aliases(requests: Iterable[Request], groups: Iterable[Gang]) -> dict[str, int]:
-    """How many of these plain requests and groups use each adapter, by the name that people use."""
-    found: Counter[str] = Counter()
+def aliases(requests: Iterable[Request], gangs: Iterable[Gang]) -> dict[str, int]:
+    """Count how many of these plain requests and gangs use each adapter, by its alias."""
+    users: Counter[str] = Counter()
     for request in requests:
         if request.lora_request is not None:
-            found[alias_of(request.lora_request.lora_name)] += 1
-    for group in groups:
-        found.update({alias_of(name) for name in group.adapter_names})
-    return dict(found)
+            users[alias_of(request.lora_request.lora_name)] += 1
+    for gang in gangs:
+        users.update({alias_of(name) for name in gang.adapter_names})
+    return dict(users)
 
 
 def alias_of(name: str) -> str:
-    """The engine's name of an adapter without the digest of its content."""
+    """Return the engine's name of an adapter without the digest of its content."""
     return _ENGINE_NAME.sub("", name)
+
+
+def correct_stats(stats: SchedulerStats, scheduler: Scheduler, gangs: GangTable) -> None:
+    """Let vLLM's figures count requests that clients sent, and call adapters as clients do."""
+    present = gangs.by_leader.values()
+    if present:
+        counts = ClientCounts.of(
+            scheduler.requests.values(), scheduler.running, scheduler.deferred_waiting, present
+        )
+        stats.num_running_reqs = counts.running
+        stats.num_waiting_reqs = counts.waiting
+        stats.num_skipped_waiting_reqs = counts.deferred
+    if scheduler.lora_config is not None:
+        stats.running_lora_adapters = aliases(
+            (row for row in scheduler.running if gangs.of(row) is None),
+            (gang for gang in present if gang.admitted),
+        )
+        stats.waiting_lora_adapters = aliases(
+            (row for row in scheduler.waiting if gangs.of(row) is None),
+            (gang for gang in present if not gang.admitted),
+        )

@@ -138,6 +138,12 @@ class Gang:
         )
 
 
+def lateness(row: Request) -> tuple[int, float]:
+    """Return a key for vLLM's order of preemption under its priority policy; under first come,
+    first served all priorities are equal."""
+    return (row.priority, row.arrival_time)
+
+
 def tokens_left(row: Request) -> int:
     """Count the tokens that a running row has left to compute, as vLLM's scheduler does.
 

@@ -1,29 +1,28 @@
 """Gang scheduling: the rows of a composed request advance in the same step or not at all.
 
-vLLM's scheduler decides everything else. It asks itself questions through methods, and this class
-answers some of them differently for the rows of groups:
+vLLM's scheduler decides everything else. It calls methods of its own for some decisions, and this
+class overrides them for the rows of gangs:
 
-* `_handle_blocked_waiting_request`: may this waiting request be admitted now? A group is admitted
-  as a whole or keeps its place in the line; others pass it for a while (`reservation`).
-* `_reserve_prefill_lookahead`: how many tokens may this request compute now? A row that was not
-  released stops one token short of its last known one: the barrier. When all rows have arrived
-  they are released together, and from then on decode in lock-step.
+* `_handle_blocked_waiting_request`: may this waiting request be admitted now? A gang is admitted as
+  a whole or keeps its place in the line; others pass it for a while (`admission`, `reservation`).
+* `_reserve_prefill_lookahead`: how many tokens may this request compute now? A row that is not
+  released stops one token short of its last known one: the barrier. When all rows have arrived they
+  are released together, and from then on decode in lock-step.
 * `_get_local_prefix_cache_hit`: the prefix cache never carries a row past the barrier.
 * `_preempt_request`, `finish_requests`, `_free_request`: what happens to one row happens to all.
 
-Preemption must not meet a group half-way through a step, so room for all that will run is made
-before vLLM's own loop starts (`_make_room`). A step without groups runs vLLM's code alone.
+Preemption must not hit a gang in the middle of a step, so blocks for all that will run are freed
+before vLLM's own loop starts (`_preempt_until_fits`). A step without gangs runs vLLM's code alone.
 
-Rows of auxiliary models are rows like others; only their KV blocks and adapter slots are of another
-model (`pools`), and every question about room is asked per model.
+Rows of auxiliary models are rows like others; only their KV blocks and adapter slots belong to
+another model (`kv_pools`), and every limit is checked per model.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -46,30 +45,31 @@ from composer.vllm.auxiliary.spec import from_additional_config
 from composer.vllm.compat import check_engine
 from composer.vllm.lifeline import obey_front_end
 from composer.vllm.options import gang_patience_s
-from composer.vllm.schedule.counts import ClientCounts, GangFigures, aliases
+from composer.vllm.schedule.admission import Admission
+from composer.vllm.schedule.counts import GangFigures, correct_stats
 from composer.vllm.schedule.gang import (
     Gang,
     Slot,
     expand,
+    lateness,
     model_of,
     refuse_row_tag,
     slot_of,
-    tokens_left,
 )
+from composer.vllm.schedule.gang_table import GangTable
 from composer.vllm.schedule.kv_blocks import KVBlocks
+from composer.vllm.schedule.kv_demand import KVDemand
 from composer.vllm.schedule.kv_pools import RoutedKVCache, auxiliary_pool
-from composer.vllm.schedule.limits import GroupLimits, ModelLimits
-from composer.vllm.schedule.reservation import Need, Reservation
-from composer.vllm.schedule.step_budget import Step
+from composer.vllm.schedule.limits import EngineLimits, ModelLimits
+from composer.vllm.schedule.reservation import Need
+from composer.vllm.schedule.step_budget import StepBudget
 from composer.vllm.step_failures import Failures, failures_of
 
 logger = init_logger(__name__)
 
-_BASE: frozenset[str | None] = frozenset({None})
 
-
-class _Gangs(Scheduler):
-    """The group logic, for both of vLLM's schedulers."""
+class _GangScheduler(Scheduler):
+    """Gang scheduling for both of vLLM's schedulers."""
 
     max_num_active_reqs: int
     lora_config: Any
@@ -79,48 +79,52 @@ class _Gangs(Scheduler):
         super().__init__(*args, **kwargs)
         check_engine(self.vllm_config)
         slots = self.lora_config.max_loras if self.lora_config else 0
-        self._models: dict[str | None, ModelLimits] = {
+        models: dict[str | None, ModelLimits] = {
             None: self._limits_of(self.kv_cache_manager, self.vllm_config.model_config, slots)
         }
-        self._all_slots = self.lora_config  # for vLLM, which counts adapters of all models together
-        self._pools = self._add_auxiliaries()
-        self._limits = GroupLimits(rows=self.max_num_active_reqs, models=self._models)
-        self._groups: dict[str, Gang] = {}  # leader's request id -> its group
-        self._group_of: dict[str, Gang] = {}  # every row's request id -> its group
-        self._joining: list[Gang] = []  # admitted, not released yet
-        self._ended: list[Gang] = []  # the leader is gone, its companions not yet
-        self._step: Step | None = None  # set while vLLM's loop runs over groups
-        self._patience_s = gang_patience_s(self.vllm_config.additional_config)
-        self._clock: Callable[[], float] = time.monotonic
-        self._kept: Reservation | None = None  # of the first gang that waits beyond its patience
+        self._pools = self._add_auxiliaries(models)
+        self._slots_of_all_models = copy.copy(self.lora_config)  # vLLM counts adapters of all
+        if self._slots_of_all_models:
+            self._slots_of_all_models.max_loras = sum(m.capacity.adapters for m in models.values())
+        self.gangs = GangTable()
+        self.limits = EngineLimits(rows=self.max_num_active_reqs, models=models)
+        self.admission = Admission(
+            self.gangs,
+            self.limits,
+            gang_patience_s(self.vllm_config.additional_config),
+            one_step_prefill=self.scheduler_config.long_prefill_token_threshold == 0,
+        )
+        self._kv_demand = KVDemand(self.gangs, self.limits)
+        self._step: StepBudget | None = None  # while vLLM's loop runs over gangs
         self._figures = GangFigures()
-        self._told = GangFigures()  # what the workers know
+        self._sent_figures = GangFigures()
 
-    def _add_auxiliaries(self) -> RoutedKVCache | None:
-        """A block pool for every auxiliary model; None if there are none.
+    def _add_auxiliaries(self, models: dict[str | None, ModelLimits]) -> RoutedKVCache | None:
+        """Make a block pool for every auxiliary model and add its limits; None if there are none.
 
         Raises:
-            ValueError: one does not go together with the engine or the base model.
+            ValueError: a model does not work with the engine or the base model.
         """
         managers = {}
-        for one in from_additional_config(self.vllm_config.additional_config):
-            own = model_config(self.vllm_config, one)
-            manager = auxiliary_pool(self, kv_cache(self.vllm_config, one, own), own.max_model_len)
-            managers[one.name] = manager
-            limits = self._models[one.name] = self._limits_of(manager, own, one.max_loras)
-            logger.info("Auxiliary model %s: %d KV cache blocks", one.name, limits.room.capacity)
+        for auxiliary in from_additional_config(self.vllm_config.additional_config):
+            model = model_config(self.vllm_config, auxiliary)
+            cache = kv_cache(self.vllm_config, auxiliary, model)
+            manager = auxiliary_pool(self, cache, model.max_model_len)
+            managers[auxiliary.name] = manager
+            limits = self._limits_of(manager, model, auxiliary.max_loras)
+            models[auxiliary.name] = limits
+            logger.info(
+                "Auxiliary model %s: %d KV cache blocks", auxiliary.name, limits.kv.capacity
+            )
         if not managers:
             return None
-        if self.lora_config is not None:
-            self._all_slots = copy.copy(self.lora_config)
-            self._all_slots.max_loras = sum(limits.adapters for limits in self._models.values())
         self.kv_cache_manager = RoutedKVCache(self.kv_cache_manager, managers)
         return self.kv_cache_manager
 
     def _limits_of(self, manager: Any, model: ModelConfig, slots: int) -> ModelLimits:
-        room = KVBlocks(manager, self.vllm_config, self.block_size)
-        capacity = ModelCapacity(model.max_model_len, slots, room.capacity, room.block_tokens)
-        return ModelLimits(capacity, room, model.get_vocab_size())
+        kv = KVBlocks(manager, self.vllm_config, self.block_size)
+        capacity = ModelCapacity(model.max_model_len, slots, kv.capacity, kv.block_tokens)
+        return ModelLimits(capacity, kv, model.get_vocab_size())
 
     # ---- arrival
 
@@ -128,24 +132,23 @@ class _Gangs(Scheduler):
         continued = request.request_id in self.requests  # more input for a session
         super().add_request(request)
         try:
-            group = self._group(request, continued)
+            gang = self._gang(request, continued)
         except (CompositionError, ValueError) as error:
-            # The front end checks this too and answers 400. Here only the one request may fail.
+            # The front end checks this too and answers 400. Here only this request may fail.
             logger.error("Refused request %s: %s", request.request_id, error)
             self.grammar_compile_error_reqs.add(request.request_id)
             return
-        if group is None:
+        if gang is None:
             return
-        group.arrived_s = self._clock()
-        self._groups[request.request_id] = group
-        for row in group.rows:
-            self._group_of[row.request_id] = group
+        gang.arrived_s = self.admission.clock()
+        self.gangs.add(gang)
+        for row in gang.rows:
             self.requests[row.request_id] = row
             if self._pools is not None and model_of(row) is not None:
                 self._pools.add(row)
 
-    def _group(self, request: Request, continued: bool) -> Gang | None:
-        """The rows that compute a request, or None if it is plain.
+    def _gang(self, request: Request, continued: bool) -> Gang | None:
+        """Return the rows that compute a request, or None if it is plain.
 
         Raises:
             ValueError: it carries an internal argument that no front end writes.
@@ -160,180 +163,139 @@ class _Gangs(Scheduler):
             return None
         if request.prompt_token_ids is None or request.resumable or continued:
             raise ValueError("a composed request must bring its whole prompt, as token ids")
-        longest = self._limits.longest_answer(request, plan)
-        return expand(request, plan, longest, self.hash_block_size)
+        max_tokens = self.limits.longest_answer(request, plan)
+        return expand(request, plan, max_tokens, self.hash_block_size)
 
     # ---- one step
 
     def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
-        if self._groups:
-            output = self._schedule_groups(throttle_prefills)
+        if self.gangs.by_leader:
+            output = self._schedule_gangs(throttle_prefills)
         else:
             output = super().schedule(throttle_prefills)
-        self._figures.rows_running = len(self.running)
-        self._figures.gangs_waiting = sum(not group.admitted for group in self._groups.values())
-        if self._figures != self._told:
-            self._told = replace(self._figures, waits=[*self._figures.waits])
-            self._figures.attach(output)
+        figures = self._figures
+        figures.rows_running = len(self.running)
+        figures.gangs_waiting = sum(not gang.admitted for gang in self.gangs.by_leader.values())
+        if figures != self._sent_figures:
+            self._sent_figures = replace(figures, waits=[*figures.waits])
+            figures.attach(output)
         return output
 
-    def _schedule_groups(self, throttle_prefills: bool) -> SchedulerOutput:
-        limit, base_slots = self.max_num_active_reqs, self.lora_config
-        step = Step(
-            budget=self.max_num_scheduled_tokens,
-            slots=limit,
-            adapter_slots={model: limits.adapters for model, limits in self._models.items()},
+    def _schedule_gangs(self, throttle_prefills: bool) -> SchedulerOutput:
+        max_rows, base_slots = self.max_num_active_reqs, self.lora_config
+        step = StepBudget(
+            tokens=self.max_num_scheduled_tokens,
+            rows=max_rows,
+            adapter_slots={m: own.capacity.adapters for m, own in self.limits.models.items()},
             throttled=throttle_prefills,
         )
         self._recall()
         self._release(step)
-        roomy = self._make_room(step)
-        if not roomy:  # as in vLLM itself, nobody joins in a step that preempts
-            for group in self._joining:
-                group.released = False
+        fits = self._preempt_until_fits(step)
+        if not fits:  # as in vLLM itself, nobody joins in a step that preempts
+            for gang in self.gangs.joining:
+                gang.released = False
         self._queue_unjoined(step)
-        self._reserve_decodes(step)
+        # A token of the budget for every row that decodes; prefills share the rest.
+        step.reserved += sum(map(self._kv_demand.decodes, self.running))
         if self.waiting or self.kv_holding_waiting:
             step.adapters = self._held_adapters()
-        # vLLM's loop admits nobody once this number runs. Rows that join later keep their slots.
-        self.max_num_active_reqs = limit - step.absent if roomy else 0
-        self.lora_config = self._all_slots
-        if self._kept is not None:
-            self._kept.begin_step()
+        # vLLM's loop admits nobody once this number runs. Rows that join later keep their places.
+        self.max_num_active_reqs = max_rows - step.absent if fits else 0
+        self.lora_config = self._slots_of_all_models
+        self.admission.begin_step()
         self._step = step
         try:
             output = super().schedule(throttle_prefills)
         finally:
             self._step = None
-            self.max_num_active_reqs, self.lora_config = limit, base_slots
+            self.max_num_active_reqs, self.lora_config = max_rows, base_slots
         self._check_lock_step(step, output)
         return output
 
     def _recall(self) -> None:
         """Take back from vLLM's queues the rows that could not join in the last step."""
-        for group in self._joining:
-            for row in group.unjoined():
+        for gang in self.gangs.joining:
+            for row in gang.unjoined():
                 for queue in (self.kv_holding_waiting, self.waiting):
                     if row in queue:
                         queue.remove_request(row)
                 self.deferred_waiting.discard(row)
 
-    def _release(self, step: Step) -> None:
-        """Release the groups whose rows have all arrived at the barrier.
+    def _release(self, step: StepBudget) -> None:
+        """Release the gangs whose rows have all arrived at the barrier.
 
         Not in a step in which vLLM may hold back some rows and run others.
         """
         if step.throttled or self._pause_state is PauseState.PAUSED_ALL:
             return
-        for group in self._joining:
-            group.released = group.at_barrier()
+        for gang in self.gangs.joining:
+            gang.released = gang.at_barrier()
 
-    def _make_room(self, step: Step) -> bool:
-        """Preempt, the latest first and groups as a whole, until all that runs fits the KV caches.
+    def _preempt_until_fits(self, step: StepBudget) -> bool:
+        """Preempt, the latest first and gangs as a whole, until all that runs fits the KV caches.
 
-        Returns False if something was preempted.
+        Return False if something was preempted.
         """
-        if all(self._is_ample(model, step) for model in self._models):
+        if self._kv_demand.is_ample(self.running, step):
             return True
-        roomy = True
-        while short := self._short_of_blocks(step):
-            users = [row for row in self.running if self._models_of(row) & short]
+        fits = True
+        while short := self._kv_demand.short_models(self.running, step):
+            users = [row for row in self.running if self.gangs.models_of(row) & short]
             if not users:
                 break
-            victim = max(users, key=self._lateness)
-            group = self._group_of.get(victim.request_id)
-            victims = [victim] if group is None else [r for r in self.running if r in group.rows]
+            victim = max(users, key=lateness)
+            gang = self.gangs.of(victim)
+            victims = [victim] if gang is None else [r for r in self.running if r in gang.rows]
             now = time.monotonic()
             for row in reversed(victims):
                 self.running.remove(row)
                 self._preempt_request(row, now, drop_stale_output=self.requires_kv_delivery)
-            roomy = False
-        return roomy
+            fits = False
+        return fits
 
-    def _lateness(self, row: Request) -> tuple[int, float]:
-        """vLLM's order of preemption under its priority policy; under first come, first served
-        all priorities are equal."""
-        return (row.priority, row.arrival_time)
-
-    def _models_of(self, row: Request) -> frozenset[str | None]:
-        """The models whose KV caches a row and, if it has one, its group use."""
-        group = self._group_of.get(row.request_id)
-        return _BASE if group is None else group.models
-
-    def _is_ample(self, model: str | None, step: Step) -> bool:
-        """Whether a model's KV cache holds whatever this step may ask for. Quick, and careful."""
-        if model is not None and not any(model in group.models for group in self._groups.values()):
-            return True
-        rows = len(self._group_of) + len(self.running)
-        room = self._models[model].room
-        return room.free_for_admission >= room.most_in_step(rows, step.budget)
-
-    def _short_of_blocks(self, step: Step) -> frozenset[str | None]:
-        """The models whose KV caches lack blocks for what runs already, in this step."""
-        wanted: Counter[str | None] = Counter()
-        late = [row for group in self._joining if group.released for row in group.unjoined()]
-        for row in late:
-            wanted[model_of(row)] += self._models[model_of(row)].room.of_tokens(1)
-        for model in set(map(model_of, late)):
-            wanted[model] += self._models[model].room.watermark
-        left = step.budget - len(late) - sum(map(self._decodes, self.running))
-        for row in self.running:
-            new = tokens_left(row)
-            if not self._decodes(row):
-                new = min(new - 1 if row.request_id in self._group_of else new, max(left, 0))
-                left -= new
-            wanted[model_of(row)] += self._models[model_of(row)].room.wanted_by(row, new)
-        return frozenset(m for m, blocks in wanted.items() if blocks > self._models[m].room.free)
-
-    def _decodes(self, row: Request) -> bool:
-        """Whether a running row has one token to compute in this step and may compute it."""
-        group = self._group_of.get(row.request_id)
-        return tokens_left(row) == 1 and (group is None or group.released)
-
-    def _queue_unjoined(self, step: Step) -> None:
+    def _queue_unjoined(self, step: StepBudget) -> None:
         """Put the rows that may join now where vLLM admits them before anybody else.
 
         A row of one token has nothing to do before the barrier and joins at the release.
         """
-        for group in self._joining:
-            for row in group.unjoined():
-                if group.released or row.num_tokens > 1:
+        joining = self.gangs.joining
+        for gang in joining:
+            for row in gang.unjoined():
+                if gang.released or row.num_tokens > 1:
                     self.kv_holding_waiting.add_request(row)
-                    step.reserved += group.released
+                    step.reserved += gang.released
                 else:
                     step.absent += 1
-        step.released = [group for group in self._joining if group.released]
-        self._joining = [group for group in self._joining if not group.released]
-
-    def _reserve_decodes(self, step: Step) -> None:
-        """Keep a token of the budget for every row that decodes; prefills share the rest."""
-        step.reserved += sum(map(self._decodes, self.running))
+        step.released = [gang for gang in joining if gang.released]
+        self.gangs.joining = [gang for gang in joining if not gang.released]
 
     def _held_adapters(self) -> set[Slot]:
-        """Adapters of all that runs or was admitted, scheduled in this step or not.
+        """Return the adapters of all that runs or was admitted, scheduled in this step or not.
 
-        vLLM counts the scheduled ones only, but a group at the barrier will need its slots again.
+        vLLM counts the scheduled ones only, but a gang at the barrier will need its slots again.
         """
         held = {slot for row in self.running if (slot := slot_of(row)) is not None}
-        return held.union(*(group.adapters for group in self._groups.values() if group.admitted))
+        admitted = (gang for gang in self.gangs.by_leader.values() if gang.admitted)
+        return held.union(*(gang.adapters for gang in admitted))
 
-    def _check_lock_step(self, step: Step, output: SchedulerOutput) -> None:
-        """Fail loudly rather than advance a group in part: its rows would never agree again."""
+    def _check_lock_step(self, step: StepBudget, output: SchedulerOutput) -> None:
+        """Fail loudly rather than advance a gang in part: its rows would never agree again."""
         scheduled = output.num_scheduled_tokens
-        for group in self._groups.values():
-            if not group.released:
+        for gang in self.gangs.by_leader.values():
+            if not gang.released:
                 continue
-            count = sum(row.request_id in scheduled for row in group.rows)
-            if count == 0 and group in step.released:
-                group.released = False  # vLLM held all of them back: try again
-                self._joining.append(group)
-            elif count not in (0, len(group.rows)):
+            count = sum(row.request_id in scheduled for row in gang.rows)
+            if count == 0 and gang in step.released:
+                gang.released = False  # vLLM held all of them back: try again
+                self.gangs.joining.append(gang)
+            elif count not in (0, len(gang.rows)):
                 raise RuntimeError(
-                    f"{count} of the {len(group.rows)} rows of {group.leader.request_id} were "
+                    f"{count} of the {len(gang.rows)} rows of {gang.leader.request_id} were "
                     "scheduled; this is a bug, please report it"
                 )
 
-    # ---- vLLM's questions
+    # ---- decisions that vLLM's loop asks for
 
     def _reserve_prefill_lookahead(
         self, request: Request, num_computed_tokens: int, num_new_tokens: int
@@ -343,159 +305,94 @@ class _Gangs(Scheduler):
         if step is None:
             return new
         left = request.num_tokens + request.num_output_placeholders - num_computed_tokens
-        group = self._group_of.get(request.request_id)
-        if group is not None and not group.released:
+        gang = self.gangs.of(request)
+        if gang is not None and not gang.released:
             new = min(new, left - 1, step.unreserved)
-        elif left > 1 and group is None:
+        elif left > 1 and gang is None:
             new = min(new, step.unreserved)
         elif left == 1:
             step.reserved -= new
-        step.budget -= new
+        step.tokens -= new
         return new
 
     def _get_local_prefix_cache_hit(self, request: Request) -> Any:
         hit = super()._get_local_prefix_cache_hit(request)
-        group = self._group_of.get(request.request_id)
-        if group is None or group.released:
+        gang = self.gangs.of(request)
+        if gang is None or gang.released:
             return hit
         blocks, cached, boundary, diverged = hit
-        room = self._models[model_of(request)].room
-        blocks, cached = room.before_barrier(request, blocks, cached)
+        kv = self.limits.models[model_of(request)].kv
+        blocks, cached = kv.before_barrier(request, blocks, cached)
         return blocks, cached, boundary, diverged
 
     def _handle_blocked_waiting_request(self, request: Request) -> bool:
         if request.request_id in self.grammar_compile_error_reqs:
             return False
         ready: bool = super()._handle_blocked_waiting_request(request)
-        step = self._step
-        if step is None or not ready:
+        if self._step is None or not ready:
             return ready
-        group = self._group_of.get(request.request_id)
-        if group is not None:
-            if self._kept is not None and self._kept.group is group:
-                self._kept.asked = True
-            return group.admitted or self._admit(group, step)
+        gang = self.gangs.of(request)
+        if gang is None:
+            return self._admit_plain(request, self._step)
+        return gang.admitted or self._admit(gang, self._step)
+
+    def _admit(self, gang: Gang, step: StepBudget) -> bool:
+        """Admit a gang as a whole, or let it wait. Return whether its leader joins now."""
+        occupied = len(self.running) + self.num_waiting_for_streaming_input
+        if not self.admission.admits(gang, step, occupied):
+            return False
+        step.take_slots(gang.adapters)
+        gang.admitted = True
+        if gang.arrived_s is not None:
+            self._figures.waited(self.admission.clock() - gang.arrived_s)
+            gang.arrived_s = None
+        (step.released if gang.released else self.gangs.joining).append(gang)
+        joins = [row for row in gang.rows if gang.released or row.num_tokens > 1]
+        for row in joins:
+            if row is not gang.leader:
+                self.kv_holding_waiting.add_request(row)
+        step.absent += len(gang.rows) - len(joins)
+        self.max_num_active_reqs = step.rows - step.absent
+        return gang.leader in joins
+
+    def _admit_plain(self, request: Request, step: StepBudget) -> bool:
+        """Return whether a plain request may start, beside a gang that has a reservation."""
         slot = slot_of(request)
         adapters = frozenset[Slot]() if slot is None else frozenset({slot})
         if not step.has_slots(adapters):
             return False
-        if (kept := self._kept_before(request)) is not None:
-            need = Need.of([request], adapters, self._limits)
-            if not kept.lets_pass(need):
+        if (reservation := self.admission.reservation_before(request)) is not None:
+            need = Need.of([request], adapters, self.limits)
+            if not reservation.lets_pass(need):
                 # The next in line has to wait as well. But a preempted request stands first in
                 # line, whenever it arrived: end vLLM's loop only after the gang had its turn.
-                if kept.asked and not adapters:
+                if reservation.gang_had_turn and not adapters:
                     self.max_num_active_reqs = 0
                 return False
-            kept.count(request, need)
-        return step.take_adapters(adapters)
-
-    # ---- admission
-
-    def _admit(self, group: Gang, step: Step) -> bool:
-        """Admit a group as a whole, or let it wait."""
-        if step.throttled or any(row.num_stale_output_tokens for row in group.rows):
-            return False  # stale: output from before a preemption is still on its way
-        if not self._fits_now(group, step):
-            if group.refused_s is None:
-                group.refused_s = self._clock()
-            if self._kept is None and self._clock() - group.refused_s >= self._patience_s:
-                self._kept = Reservation(group, self._limits, self._runs)
-            return False
-        if self._kept is not None and self._kept.group is group:
-            self._kept = None
-        step.take_adapters(group.adapters)
-        group.admitted = True
-        if group.arrived_s is not None:
-            self._figures.waited(self._clock() - group.arrived_s)
-            group.arrived_s = None
-        (step.released if group.released else self._joining).append(group)
-        joins = [row for row in group.rows if group.released or row.num_tokens > 1]
-        for row in joins:
-            if row is not group.leader:
-                self.kv_holding_waiting.add_request(row)
-        step.absent += len(group.rows) - len(joins)
-        self.max_num_active_reqs = step.slots - step.absent
-        return group.leader in joins
-
-    def _fits_now(self, group: Gang, step: Step) -> bool:
-        """Whether there is room for a group, beside one whose room is kept."""
-        running = len(self.running) + self.num_waiting_for_streaming_input
-        if running + step.absent + len(group.rows) > step.slots:
-            return False
-        if not step.has_slots(group.adapters):
-            return False
-        # Where many gangs wait, one that wants no less of a KV cache than one that found no room
-        # finds none either, or nearly: looking up the prefixes of all would cost more than a step.
-        if step.refuses(group):
-            return False
-        kept = self._kept_before(group.leader)
-        need = Need.of(group.rows, group.adapters, self._limits)
-        if kept is not None and not kept.lets_pass(need):
-            return False
-        if short := self._lacks_room(group, step):
-            step.refuse(group, short)
-            return False
-        if kept is not None:
-            kept.count(group.leader, need)
-        return True
-
-    def _kept_before(self, request: Request) -> Reservation | None:
-        """The room that is kept for a group which stands in line before a request."""
-        kept = self._kept
-        if kept is None or self._lateness(request) <= self._lateness(kept.group.leader):
-            return None
-        return kept
-
-    def _runs(self, request: Request) -> bool:
-        group = self._group_of.get(request.request_id)
-        return request.status is RequestStatus.RUNNING or (group is not None and group.admitted)
-
-    def _lacks_room(self, group: Gang, step: Step) -> frozenset[str | None]:
-        """The models whose KV caches do not hold the tokens of the group's rows now.
-
-        Releases the group if all of them do, and one step computes all tokens.
-        """
-        rows: dict[str | None, list[Request]] = defaultdict(list)
-        for row in group.rows:
-            rows[model_of(row)].append(row)
-        # Hits in the prefix cache are not counted on here: they may be evicted within the step.
-        group.released = (
-            not group.prompt_tail_alone
-            and sum(row.num_tokens for row in group.rows) <= step.unreserved
-            and all(self._models[model].room.holds(own) for model, own in rows.items())
-            and self.scheduler_config.long_prefill_token_threshold == 0
-        )
-        if group.released:
-            return frozenset()
-        return frozenset(
-            model
-            for model, own in rows.items()
-            if (room := self._models[model].room).wanted_to_admit(own) > room.free_for_admission
-        )
+            reservation.count(request, need)
+        return step.take_slots(adapters)
 
     # ---- the end
 
     def _preempt_request(
         self, request: Request, timestamp: float, drop_stale_output: bool = False
     ) -> None:
-        group = self._group_of.get(request.request_id)
-        if group is not None and self._step is not None:
+        gang = self.gangs.of(request)
+        if gang is not None and self._step is not None:
             raise RuntimeError(
                 f"row {request.request_id} was preempted in the middle of a step; "
                 "this is a bug, please report it"
             )
         super()._preempt_request(request, timestamp, drop_stale_output)
-        if group is None:
+        if gang is None:
             return
-        leader = group.leader
+        leader = gang.leader
         if request is not leader:
             self.waiting.remove_request(request)  # the leader waits for all
-        if group.admitted:
+        if gang.admitted:
             self._figures.preemptions += 1
-            group.admitted = group.released = False
-            if group in self._joining:
-                self._joining.remove(group)
+            gang.admitted = gang.released = False
+            self.gangs.leave_barrier(gang)
             if leader.status is not RequestStatus.RUNNING and leader not in self.waiting:
                 self.waiting.prepend_request(leader)
 
@@ -503,16 +400,29 @@ class _Gangs(Scheduler):
         self, request_ids: str | Iterable[str] | None, finished_status: RequestStatus
     ) -> list[Request]:
         finished: list[Request] = super().finish_requests(request_ids, finished_status)
-        if self._group_of:
-            finished = [row for row in finished if not self._is_companion(row.request_id)]
-            self._end_groups()
+        if self.gangs.by_row:
+            finished = [row for row in finished if not self.gangs.is_companion(row.request_id)]
+            self._end_companions()
         return finished
 
     def _free_request(self, request: Request, delay_free_blocks: bool = False) -> Any:
-        group = self._groups.pop(request.request_id, None)
-        if group is not None:
-            self._ended.append(group)
+        self.gangs.end(request)
         return super()._free_request(request, delay_free_blocks)
+
+    def _end_companions(self) -> None:
+        """End the companions of leaders that have ended, whatever the reason was."""
+        while self.gangs.ended:
+            gang = self.gangs.ended.pop()
+            self.admission.forget(gang)
+            super().finish_requests(
+                [row.request_id for row in gang.companions], RequestStatus.FINISHED_ABORTED
+            )
+            self.gangs.remove(gang)
+            for row in gang.companions:
+                if self._pools is not None and model_of(row) is not None:
+                    self._pools.remove(row.request_id)
+
+    # ---- results of a step
 
     def update_from_output(
         self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput
@@ -533,33 +443,29 @@ class _Gangs(Scheduler):
                     trace_headers=request.trace_headers,
                 )
             )
-        if self._group_of:
+        if self.gangs.by_row:
             for client in outputs.values():
                 client.outputs = [
-                    out for out in client.outputs if not self._is_companion(out.request_id)
+                    out for out in client.outputs if not self.gangs.is_companion(out.request_id)
                 ]
-            self._end_groups()
+            self._end_companions()
         return outputs
 
     def _fail(self, failures: Failures, output: SchedulerOutput) -> list[Request]:
-        """End the requests that needed what a step could not load, before vLLM looks at what the
-        step gave them; returns them, with no token of that step.
+        """End the requests that needed what a step could not load, before vLLM reads the step's
+        tokens; return them, with no token of that step.
 
         All that run with a failed adapter end: under async scheduling the next step is under way,
         and may have taken blocks from the prefix cache that this one filled with something else.
         """
         names = set(failures.gates)
-        for request in {
-            *self.running,
-            *(self.requests.get(n) for n in output.num_scheduled_tokens),
-        }:
-            if request is None or request.is_finished():
+        scheduled = (self.requests.get(name) for name in output.num_scheduled_tokens)
+        for row in {*self.running, *scheduled}:
+            if row is None or row.is_finished():
                 continue
-            group = self._group_of.get(request.request_id)
-            slot = slot_of(request)
-            slots = group.adapters if group is not None else {slot}
-            if not failures.adapters.keys().isdisjoint(slots):
-                names.add((request if group is None else group.leader).request_id)
+            if not failures.adapters.keys().isdisjoint(self.gangs.adapters_of(row)):
+                gang = self.gangs.of(row)
+                names.add((row if gang is None else gang.leader).request_id)
         names &= self.requests.keys()
         for problem in {*failures.adapters.values(), *failures.gates.values()}:
             ended = ", ".join(sorted(names)) or "no request: all that needed it had left"
@@ -580,62 +486,24 @@ class _Gangs(Scheduler):
             blocks = manager.block_pool.blocks
             manager.evict_blocks({b.block_id for b in blocks if b.block_hash is not None})
 
-    def _is_companion(self, request_id: str) -> bool:
-        group = self._group_of.get(request_id)
-        return group is not None and group.leader.request_id != request_id
-
     def make_stats(self, *args: Any, **kwargs: Any) -> SchedulerStats | None:
-        """vLLM's figures, of requests that clients sent and of adapters as clients call them."""
         stats: SchedulerStats | None = super().make_stats(*args, **kwargs)
-        if stats is None:
-            return None
-        groups = self._groups.values()
-        if groups:
-            counts = ClientCounts.of(
-                self.requests.values(), self.running, self.deferred_waiting, groups
-            )
-            stats.num_running_reqs = counts.running
-            stats.num_waiting_reqs = counts.waiting
-            stats.num_skipped_waiting_reqs = counts.deferred
-        if self.lora_config is not None:
-            of_groups = self._group_of
-            stats.running_lora_adapters = aliases(
-                (row for row in self.running if row.request_id not in of_groups),
-                (group for group in groups if group.admitted),
-            )
-            stats.waiting_lora_adapters = aliases(
-                (row for row in self.waiting if row.request_id not in of_groups),
-                (group for group in groups if not group.admitted),
-            )
+        if stats is not None:
+            correct_stats(stats, self, self.gangs)
         return stats
 
-    def _end_groups(self) -> None:
-        """End the companions of leaders that have ended, whatever the reason was."""
-        while self._ended:
-            group = self._ended.pop()
-            if group in self._joining:
-                self._joining.remove(group)
-            if self._kept is not None and self._kept.group is group:
-                self._kept = None
-            super().finish_requests(
-                [row.request_id for row in group.companions], RequestStatus.FINISHED_ABORTED
-            )
-            for row in group.rows:
-                del self._group_of[row.request_id]
-                if self._pools is not None and model_of(row) is not None:
-                    self._pools.remove(row.request_id)
 
-
-class AsyncGangScheduler(_Gangs, AsyncScheduler):
+class AsyncGangScheduler(_GangScheduler, AsyncScheduler):
     """For async scheduling, vLLM's default where the platform supports it."""
 
 
-class SyncGangScheduler(_Gangs, Scheduler):
+class SyncGangScheduler(_GangScheduler, Scheduler):
     """For CPU, and for `async_scheduling=False`."""
 
 
 def gang_scheduler(vllm_config: VllmConfig, **kwargs: Any) -> Scheduler:
-    """What `--scheduler-cls` names: the class that fits the engine's mode, known only to vLLM."""
+    """Return the scheduler that `--scheduler-cls` names: its class depends on the engine's mode,
+    which only vLLM knows."""
     asynchronous = vllm_config.scheduler_config.async_scheduling
     cls = AsyncGangScheduler if asynchronous else SyncGangScheduler
     obey_front_end()

@@ -1,4 +1,4 @@
-"""How many KV cache blocks rows take, and how many there are."""
+"""KV cache blocks: how many rows take, and how many there are."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from composer.capacity import blocks_of, usable_blocks
 
 
 def kv_capacity(cache: KVCacheConfig, config: VllmConfig) -> tuple[int, tuple[int, ...]]:
-    """What a block pool holds for requests, as `ModelCapacity` has it: its blocks, and the tokens
-    in a block of each of its groups of layers."""
+    """Return the `kv_blocks` and `block_tokens` of a block pool's `ModelCapacity`."""
     dcp = config.parallel_config.decode_context_parallel_size
     groups = [group.kv_cache_spec for group in cache.kv_cache_groups]
     blocks = usable_blocks(cache.num_blocks, config.scheduler_config.watermark)
@@ -23,14 +22,14 @@ def kv_capacity(cache: KVCacheConfig, config: VllmConfig) -> tuple[int, tuple[in
 
 
 class KVBlocks:
-    """Block arithmetic over vLLM's KV cache manager. Reads it, never changes it.
+    """Block arithmetic over vLLM's KV cache manager, which it only reads.
 
-    All figures are blocks. Where a model has several groups of layers with caches of their own
-    (sliding window beside full attention), a token takes a slot in each: an upper bound.
+    All results are blocks. Where several groups of layers have caches of their own (sliding window
+    beside full attention), a token takes a slot in each: an upper bound.
     """
 
     def __init__(self, manager: KVCacheManager, config: VllmConfig, block_size: int):
-        """`block_size`: of the scheduler, in which hits in the prefix cache are counted."""
+        """`block_size`: tokens by which the scheduler counts hits in the prefix cache."""
         self._manager = manager
         self._block_size = block_size
         self.capacity, self.block_tokens = kv_capacity(manager.kv_cache_config, config)
@@ -49,35 +48,36 @@ class KVBlocks:
         return self.free - self.watermark
 
     def of_tokens(self, num_tokens: int) -> int:
-        """Blocks that hold `num_tokens` tokens of one row."""
+        """Return the blocks that hold `num_tokens` tokens of one row."""
         return blocks_of(num_tokens, self.block_tokens)
 
-    def most_in_step(self, rows: int, tokens: int) -> int:
-        """No step of so many rows and tokens can ask for more: each row may start one block
-        beyond what its tokens fill."""
+    def max_in_step(self, rows: int, tokens: int) -> int:
+        """Return what a step of so many rows and tokens can ask for at most: each row may start one
+        block beyond what its tokens fill."""
         return self.of_tokens(tokens) + (rows + 1) * len(self.block_tokens)
 
     def holds(self, rows: Iterable[Request]) -> bool:
-        """Whether all tokens of waiting rows fit now, without sharing blocks with anybody."""
+        """Return whether all tokens of waiting rows fit now, without shared blocks."""
         return sum(self.of_tokens(row.num_tokens) for row in rows) <= self.free_for_admission
 
     def before_barrier(
         self, row: Request, hit: KVCacheBlocks, cached: int
     ) -> tuple[KVCacheBlocks, int]:
-        """A hit of `cached` tokens in the prefix cache, cut by a block where it leaves a row that
-        was not released nothing to compute before the barrier."""
+        """Shorten a hit of `cached` tokens in the prefix cache by a block, where it leaves a row
+        nothing to compute before the barrier."""
         if not 0 < cached == row.num_tokens - 1:
             return hit, cached
         cached = (cached - 1) // self._block_size * self._block_size
         return self._manager.truncate_computed_blocks(hit, cached), cached
 
     def wanted_by(self, row: Request, new_tokens: int) -> int:
-        """What a running row asks for to compute `new_tokens` more tokens."""
+        """Return what a running row asks for to compute `new_tokens` more tokens."""
         computed = row.num_computed_tokens
         return self._wanted(row, computed, computed + new_tokens, (), computed)
 
     def wanted_to_admit(self, rows: Iterable[Request]) -> int:
-        """What waiting rows need for all their tokens, beyond what they share with running ones."""
+        """Return what waiting rows need for all their tokens, beyond blocks that they share with
+        running rows."""
         total = 0
         for row in rows:
             hit, cached, *_ = self._manager.get_computed_blocks(row)

@@ -1,7 +1,8 @@
-"""One KV cache manager per model, behind the face of one.
+"""One KV cache manager per model, behind the interface of a single manager.
 
-Every model has its own block pool and prefix cache, so none can take another's memory or read
-another's keys. vLLM's scheduler asks one manager; this one passes each question on by request.
+Every model has its own block pool and prefix cache, so that no model can take another's memory or
+read another's keys. vLLM's scheduler calls one manager; `RoutedKVCache` passes each call on to the
+manager of the request's model.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from composer.vllm.schedule.gang import model_of
 def auxiliary_pool(
     scheduler: Scheduler, cache: KVCacheConfig, max_model_len: int
 ) -> KVCacheManager:
-    """An auxiliary model's KV cache manager, set up as the scheduler's own.
+    """Return an auxiliary model's KV cache manager, set up like the scheduler's own.
 
     Raises:
         ValueError: the base model's blocks have several sizes.
@@ -43,33 +44,34 @@ def auxiliary_pool(
 
 
 class RoutedKVCache:
-    """What vLLM's scheduler uses of a `KVCacheManager`, without connectors and speculation.
+    """What vLLM's scheduler calls on a `KVCacheManager`, without connectors and speculation.
 
-    Only that: a question that a later vLLM adds fails by name, and does not go to the wrong pool.
+    Nothing more: a method that a later vLLM calls is missing by name, and cannot reach the wrong
+    pool.
     """
 
     def __init__(self, base: KVCacheManager, auxiliary: Mapping[str, KVCacheManager]) -> None:
         self._base = base
         self._managers: dict[str | None, KVCacheManager] = {None: base} | dict(auxiliary)
-        self._holders: dict[str, KVCacheManager] = {}  # of requests of auxiliary models
+        self._manager_of: dict[str, KVCacheManager] = {}  # by request, of auxiliary models
 
     def __iter__(self) -> Iterator[tuple[str | None, KVCacheManager]]:
-        """The models, None for the base, and their managers."""
+        """Iterate over the models (None: the base) and their managers."""
         return iter(self._managers.items())
 
-    # ---- about one request
+    # ---- calls about one request
 
     def add(self, request: Request) -> None:
-        """A request of an auxiliary model arrives. Before anything is asked about it."""
-        self._holders[request.request_id] = self._managers[model_of(request)]
+        """Register a request of an auxiliary model, before any other call about it."""
+        self._manager_of[request.request_id] = self._managers[model_of(request)]
 
     def remove(self, request_id: str) -> None:
-        """It has left; its blocks were freed before."""
-        del self._holders[request_id]
+        """Forget a request whose blocks are freed."""
+        del self._manager_of[request_id]
 
     def manager_of(self, request_id: str) -> KVCacheManager:
-        """The one that holds a request's blocks."""
-        return self._holders.get(request_id, self._base)
+        """Return the manager that holds a request's blocks."""
+        return self._manager_of.get(request_id, self._base)
 
     def get_computed_blocks(self, request: Request) -> Any:
         return self.manager_of(request.request_id).get_computed_blocks(request)
@@ -95,15 +97,15 @@ class RoutedKVCache:
     def record_prefix_cache_stats(self, request: Request, num_hits: int) -> None:
         self.manager_of(request.request_id).record_prefix_cache_stats(request, num_hits)
 
-    # ---- about all of them
+    # ---- calls about all models
 
     def new_step_starts(self) -> None:
         for manager in self._managers.values():
             manager.new_step_starts()
 
     def take_new_block_ids(self) -> list[int]:
-        """Blocks to overwrite with zeros: the base's. No auxiliary model needs that (`auxiliary`),
-        but vLLM's lists grow until they are taken."""
+        """Return the base model's blocks to overwrite with zeros. No auxiliary model needs that
+        (`auxiliary.config`), but vLLM's lists grow until they are taken."""
         taken = [manager.take_new_block_ids() for manager in self._managers.values()]
         return list(taken[0])
 
@@ -113,10 +115,10 @@ class RoutedKVCache:
 
     @property
     def usage(self) -> float:
-        """Of the fullest pool: the one that requests will wait for."""
+        """Usage of the fullest pool, from 0 to 1: requests will wait for it."""
         return float(max(manager.usage for manager in self._managers.values()))
 
-    # ---- about the base model: what no auxiliary model has
+    # ---- calls about the base model: auxiliary models have none of this
 
     @property
     def coordinator(self) -> Any:

@@ -1,4 +1,4 @@
-"""What one group may ask of the engine at all."""
+"""What one gang may ask of the engine at all."""
 
 from __future__ import annotations
 
@@ -15,21 +15,16 @@ from composer.vllm.schedule.kv_blocks import KVBlocks
 
 @dataclass(frozen=True, slots=True)
 class ModelLimits:
-    """One model: what it has for the rows that it computes, and what is free of it now."""
+    """What one model has for the rows that it computes."""
 
-    capacity: ModelCapacity
-    room: KVBlocks
+    capacity: ModelCapacity  # when the engine is empty
+    kv: KVBlocks  # what is free now
     vocabulary: int  # token ids are below
-
-    @property
-    def adapters(self) -> int:
-        """Adapter slots."""
-        return self.capacity.adapters
 
 
 @dataclass(frozen=True, slots=True)
-class GroupLimits:
-    """The engine's limits, as far as they bound a single group."""
+class EngineLimits:
+    """The engine's limits, as far as they bound a single gang."""
 
     rows: int  # max_num_seqs, of all models together
     models: Mapping[str | None, ModelLimits]  # None is the base
@@ -41,21 +36,21 @@ class GroupLimits:
         return EngineCapacity(self.rows, models)
 
     def longest_answer(self, leader: Request, plan: EnginePlan) -> int:
-        """How many tokens the answer may have: at most what was asked for, less if a context or a
-        KV cache ends first. All rows share it, so that the length limit ends them together.
+        """Return how many tokens the answer may have: at most what was asked for, less if a context
+        or a KV cache ends first. All rows share the limit, so that it ends them together.
 
         Raises:
             CompositionError: the leader would run under another adapter than the plan says, a
-                member's prompt has tokens that its model does not know, or the group could never
+                member's prompt has tokens that its model does not know, or the gang could never
                 run (`EngineCapacity.check`).
         """
         adapter = plan.rows[0].adapter
-        asked = adapter.name if adapter else None
-        runs = leader.lora_request.lora_name if leader.lora_request else None
-        if asked != runs:
+        planned = adapter.name if adapter else None
+        requested = leader.lora_request.lora_name if leader.lora_request else None
+        if planned != requested:
             raise CompositionError(
-                f"the plan's first row wants the adapter {asked!r}, the request runs {runs!r}; "
-                "send the request with the adapter of the plan's first row"
+                f"the plan's first row wants the adapter {planned!r}, the request runs "
+                f"{requested!r}; send the request with the adapter of the plan's first row"
             )
         needs = []
         for index, row in enumerate(plan.rows):
@@ -78,7 +73,7 @@ class GroupLimits:
         return longest
 
     def _check_tokens(self, model: str | None, tokens: tuple[int, ...]) -> None:
-        """Refuse token ids for which a model has no embedding: looking them up would end it."""
+        """Refuse token ids without an embedding: looking one up would end the engine."""
         vocabulary = self.models[model].vocabulary
         if min(tokens) < 0 or max(tokens) >= vocabulary:
             raise CompositionError(

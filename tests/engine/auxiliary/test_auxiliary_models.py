@@ -136,7 +136,7 @@ def test_random_requests_under_pressure(
     which: str, seed: int, request: pytest.FixtureRequest, oracle: Oracle, make_job: MakeJob
 ) -> None:
     engine: WatchedEngine = request.getfixturevalue(which)
-    preempted = engine.watch.preempted_groups
+    preempted = engine.watch.preempted_gangs
     found = send_under_pressure(engine, seed, 60, make_job)
     assert found.lost == 0
     jobs, answers = zip(*((one.job, one.answer) for one in found.answered), strict=True)
@@ -145,7 +145,7 @@ def test_random_requests_under_pressure(
     assert found.leftovers == ()
     assert found.aborted > 0
     if which != "tiny":  # see the next test
-        assert engine.watch.preempted_groups > preempted
+        assert engine.watch.preempted_gangs > preempted
 
 
 def test_a_full_auxiliary_cache_concerns_only_those_who_use_it(
@@ -155,14 +155,14 @@ def test_a_full_auxiliary_cache_concerns_only_those_who_use_it(
     rows = (Row(1.0), small(0.8, "polite", of=tiny))
     jobs = [Job(PROMPT, rows, params={"max_tokens": tokens}) for tokens in (150, 140, 130)]
     groups = [tiny.add(job) for job in jobs]
-    preempted = tiny.watch.preempted_groups
-    while tiny.watch.preempted_groups == preempted:
+    preempted = tiny.watch.preempted_gangs
+    while tiny.watch.preempted_gangs == preempted:
         assert not any(out.finished for out in tiny.step())
     plain = tiny.add(Job(PROMPT[:4], params={"max_tokens": 30}))
     [row] = [name for name in tiny.scheduler.requests if name.split("-")[0] == plain]
     start = len(tiny.watch.scheduled)
     done = tiny.drain()
-    assert tiny.watch.preempted_groups > preempted + 1, "none was preempted while it ran"
+    assert tiny.watch.preempted_gangs > preempted + 1, "none was preempted while it ran"
     assert all(row in step for step in tiny.watch.scheduled[start : start + 30])
     answers = [list(done[name].outputs[0].token_ids) for name in groups]
     assert count_mismatches(oracle, jobs, answers) == (0, 0)
@@ -184,7 +184,11 @@ def test_a_group_refused_for_the_auxiliary_cache_holds_up_no_group_of_the_base(
     tiny.step()
     names += [tiny.add(job) for job in jobs[1:]]
     tiny.step()
-    assert [group.admitted for group in tiny.scheduler._groups.values()] == [True, False, True]
+    assert [group.admitted for group in tiny.scheduler.gangs.by_leader.values()] == [
+        True,
+        False,
+        True,
+    ]
     done = tiny.drain()
     answers = [list(done[name].outputs[0].token_ids) for name in names]
     assert count_mismatches(oracle, jobs, answers)[0] == 0

@@ -118,9 +118,9 @@ def test_seeds_survive_preemption(tight: WatchedEngine) -> None:
         for seed in range(8)
     ]
     alone = [tight.answers([job])[0] for job in jobs]
-    before = tight.watch.preempted_groups
+    before = tight.watch.preempted_gangs
     assert tight.answers(jobs) == alone
-    assert tight.watch.preempted_groups > before
+    assert tight.watch.preempted_gangs > before
 
 
 def test_unseeded_answers_differ(roomy: WatchedEngine) -> None:

@@ -167,7 +167,7 @@ def test_answers_are_those_of_the_generation_they_began_with(
 ) -> None:
     rng = random.Random(hasty)
     front = Front(engine, rng, hasty)
-    preempted = engine.watch.preempted_groups
+    preempted = engine.watch.preempted_gangs
     to_send, to_publish, aborted = 60, GENERATIONS - ALIASES, 0
     while to_send or to_publish or front.loading or front.running:
         if to_send and rng.random() < 0.3 and len(front.loading) < 4:
@@ -182,7 +182,7 @@ def test_answers_are_those_of_the_generation_they_began_with(
         front.step()
         assert len(in_memory := engine.resident()) <= IN_MEMORY + 2 * SLOTS - 1, in_memory
     assert len(front.answered) == 60 - aborted
-    assert engine.watch.preempted_groups > preempted, "no group was preempted: not under pressure"
+    assert engine.watch.preempted_gangs > preempted, "no group was preempted: not under pressure"
 
     for job, answer in front.answered:
         assert len(answer) == job.params["max_tokens"]
@@ -210,7 +210,7 @@ def test_a_composition_of_all_slots_does_not_starve(
     When its patience is over, nobody behind it may take the slots that it waits for. What runs by
     then may end first.
     """
-    monkeypatch.setattr(engine.scheduler, "_patience_s", 0.0)
+    monkeypatch.setattr(engine.scheduler.admission, "patience_s", 0.0)
     rng = random.Random(1)
     adapters = list(engine.adapters.values())
     group, others = adapters[:SLOTS], adapters[SLOTS : None if prefetched else 2 * SLOTS]

@@ -21,7 +21,7 @@ def counts(engine: WatchedEngine) -> ClientCounts:
         scheduler.requests.values(),
         scheduler.running,
         scheduler.deferred_waiting,
-        scheduler._groups.values(),
+        scheduler.gangs.by_leader.values(),
     )
 
 
@@ -43,9 +43,9 @@ def test_every_request_is_counted_once(tight: WatchedEngine, make_job: MakeJob) 
         now = counts(tight)
         assert now.running + now.waiting + now.deferred == len(unfinished)
         assert min(now.running, now.waiting, now.deferred) >= 0
-        groups = tight.scheduler._groups.values()
+        groups = tight.scheduler.gangs.by_leader.values()
         plain = [
-            r for r in tight.scheduler.running if r.request_id not in tight.scheduler._group_of
+            r for r in tight.scheduler.running if r.request_id not in tight.scheduler.gangs.by_row
         ]
         assert now.running == len(plain) + sum(group.admitted for group in groups)
     tight.assert_nothing_left()
@@ -55,7 +55,7 @@ def test_gangs_that_wait_and_how_long(
     tight: WatchedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now_s = 50.0
-    monkeypatch.setattr(tight.scheduler, "_clock", lambda: now_s)
+    monkeypatch.setattr(tight.scheduler.admission, "clock", lambda: now_s)
     tight.step()
     before = figures(tight)["gang_waits"]
     rows = (Row(1.0), *(Row(0.1) for _ in range(4)))
@@ -82,7 +82,7 @@ def test_gangs_that_wait_and_how_long(
 
 
 def test_preemptions_are_counted(tight: WatchedEngine) -> None:
-    preempted = tight.watch.preempted_groups
+    preempted = tight.watch.preempted_gangs
     before = figures(tight)["gang_preemptions"]
     for k in range(4):
         rows = (Row(1.0), Row(0.1, None, tuple(range(20 + k, 60 + k))))
@@ -92,7 +92,7 @@ def test_preemptions_are_counted(tight: WatchedEngine) -> None:
     told = figures(tight)["gang_preemptions"]
     assert isinstance(told, int)
     assert isinstance(before, int)
-    assert told - before == tight.watch.preempted_groups - preempted > 0
+    assert told - before == tight.watch.preempted_gangs - preempted > 0
 
 
 def test_adapters_have_the_names_that_people_use(roomy: WatchedEngine) -> None:
@@ -102,8 +102,8 @@ def test_adapters_have_the_names_that_people_use(roomy: WatchedEngine) -> None:
     roomy.add(Job(PROMPT, switch=Switch((use["velan"], None), triggers=(5,))))
     roomy.step()
     scheduler = roomy.scheduler
-    plain = [row for row in scheduler.running if row.request_id not in scheduler._group_of]
-    found = aliases(plain, scheduler._groups.values())
+    plain = [row for row in scheduler.running if row.request_id not in scheduler.gangs.by_row]
+    found = aliases(plain, scheduler.gangs.by_leader.values())
     assert found == {"chat": 2, "rude": 1, "velan": 1}
     roomy.drain()
     assert alias_of("polite@19d42dd727f5") == "polite"

@@ -38,7 +38,7 @@ def as_the_front_end_sees_it(engine: WatchedEngine) -> EngineCapacity:
 
 def test_both_processes_count_the_same(engine: WatchedEngine) -> None:
     seen = as_the_front_end_sees_it(engine)
-    assert seen == engine.scheduler._limits.capacity
+    assert seen == engine.scheduler.limits.capacity
     assert seen.models[None].kv_blocks == 21 - 1 - 4
     assert seen.models[None].kv_blocks == (
         engine.scheduler.kv_cache_manager.block_pool.num_gpu_blocks

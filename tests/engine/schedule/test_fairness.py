@@ -32,11 +32,11 @@ class Clock:
 @pytest.fixture
 def clock(tight: WatchedEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     clock = Clock()
-    monkeypatch.setattr(tight.scheduler, "_clock", clock)
+    monkeypatch.setattr(tight.scheduler.admission, "clock", clock)
     yield clock
     tight.drain()
     tight.assert_nothing_left()
-    assert tight.scheduler._kept is None
+    assert tight.scheduler.admission.reservation is None
 
 
 def gang(size: int, prompt: tuple[int, ...] = SHORT, max_tokens: int = 3) -> Job:
@@ -86,7 +86,7 @@ def run_until(ends: Callable[[], bool], step: Callable[[], object], most: int = 
 
 
 def admitted(engine: WatchedEngine) -> int:
-    return sum(group.admitted for group in engine.scheduler._groups.values())
+    return sum(group.admitted for group in engine.scheduler.gangs.by_leader.values())
 
 
 def test_a_gang_is_passed_while_it_is_patient_and_then_gets_its_room(
@@ -173,7 +173,7 @@ def test_plain_requests_do_not_take_the_blocks_of_a_gang(
     running = [tight.add(plain(20, long)) for _ in range(3)]
     tight.step()
     waiting = tight.add(gang(6, PROMPT))
-    groups = tight.scheduler._groups
+    groups = tight.scheduler.gangs.by_leader
     run_until(lambda: any(group.refused_s for group in groups.values()), tight.step)
     clock.now_s += 3
     behind = [tight.add(plain(20, tuple(t + k for t in long))) for k in range(1, 7)]
@@ -232,7 +232,7 @@ def test_a_gang_that_is_aborted_keeps_nothing(tight: WatchedEngine, clock: Clock
     tight.step()
     clock.now_s += 3
     tight.step()
-    assert tight.scheduler._kept is not None
+    assert tight.scheduler.admission.reservation is not None
     behind = tight.add(plain(2))
     tight.step()
     assert len(tight.scheduler.running) == 7
@@ -273,13 +273,13 @@ def test_refusing_costs_the_same_however_many_have_passed(
     """Three run, two pass a gang of six, thirty with adapters wait with three rows free: a step
     looks once at each that passed, not once for each that waits."""
     scheduler, looks = tight.scheduler, Counter[str]()
-    runs = scheduler._runs
+    is_admitted = scheduler.gangs.is_admitted
 
     def watched(request: Request) -> bool:
         looks[request.request_id] += 1
-        return bool(runs(request))
+        return bool(is_admitted(request))
 
-    monkeypatch.setattr(scheduler, "_runs", watched)
+    monkeypatch.setattr(scheduler.gangs, "is_admitted", watched)
     for _ in range(3):
         tight.add(plain(20))
     tight.step()
@@ -308,7 +308,7 @@ class Passing:
 def test_the_sums_of_a_reservation_are_those_of_what_passed_and_runs(tight: WatchedEngine) -> None:
     """Compared with adding up everything anew."""
     rng = random.Random(0)
-    limits = tight.scheduler._limits
+    limits = tight.scheduler.limits
     gang_slots = frozenset({(None, 1)})
     running: dict[str, Need] = {}
     kept = Reservation(

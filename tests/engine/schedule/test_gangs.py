@@ -30,7 +30,7 @@ def group(
 def rows_of(engine: WatchedEngine, name: str) -> list[str]:
     """Request ids of a request's rows. vLLM adds a random suffix to the name it was given."""
     [leader] = [i for i in engine.scheduler.requests if i.split("-")[0] == name and "#" not in i]
-    found = engine.scheduler._group_of.get(leader)
+    found = engine.scheduler.gangs.by_row.get(leader)
     return [row.request_id for row in found.rows] if found else [leader]
 
 
@@ -42,7 +42,7 @@ def test_random_requests_under_pressure(
     engine: WatchedEngine = request.getfixturevalue(which)
     rng = random.Random(seed)
     jobs = [make_job(rng, engine) for _ in range(50)]
-    preempted = engine.watch.preempted_groups
+    preempted = engine.watch.preempted_gangs
     chunked = engine.watch.chunked_rows
     names: list[str] = []
     aborted: set[str] = set()
@@ -65,7 +65,7 @@ def test_random_requests_under_pressure(
     wrong, _ = count_mismatches(oracle, [job for job, _ in finished], answers)
     assert wrong == 0
     engine.assert_nothing_left()
-    assert engine.watch.preempted_groups > preempted, "no group was preempted: not under pressure"
+    assert engine.watch.preempted_gangs > preempted, "no group was preempted: not under pressure"
     assert engine.watch.chunked_rows > chunked
 
 
@@ -86,10 +86,10 @@ def test_rows_of_one_token_under_pressure(
         rows = (Row(1.5, rng.choice(adapters)), Row(-0.5, rng.choice(adapters), other))
         jobs.append(Job(prompt, rows, params={"max_tokens": rng.choice([8, 33, 70])}))
         jobs.append(Job(long, params={"max_tokens": rng.choice([8, 33, 70])}))
-    preempted = engine.watch.preempted_groups
+    preempted = engine.watch.preempted_gangs
     wrong, _ = count_mismatches(oracle, jobs, engine.answers(jobs))
     assert wrong == 0
-    assert engine.watch.preempted_groups > preempted
+    assert engine.watch.preempted_gangs > preempted
     engine.assert_nothing_left()
 
 
