@@ -1,234 +1,228 @@
-"""What the engine part relies on in vLLM, in one place.
+"""What the engine part relies on in vLLM beyond its documented options.
 
-`RELIES_ON` lists every name outside of vLLM's documented options that this package reads or
-overrides. A test looks each of them up in the source of the installed vLLM, so that a new release
-fails there, by name, and not in the middle of somebody's answer.
+vLLM is started with official options (`options`) and none of its modules or classes is patched. At
+the seams below, instances are adjusted and methods overridden. Each seam records the whole
+signature of what it touches; a test compares these with the source of the installed vLLM, so that a
+new release fails there, by name, and not in the middle of an answer.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from vllm.config import VllmConfig
 
 SUPPORTED = "0.32.0"
 """The vLLM release that the tests run."""
 
-RELIES_ON: dict[str, tuple[str, ...]] = {
-    "v1/core/sched/scheduler.py": (
-        "def add_request(self, request: Request)",
-        "def schedule(self, throttle_prefills: bool = False)",
-        "def update_from_output(",
-        "def finish_requests(",
-        "def _free_request(",
-        "def _preempt_request(",
-        "def _handle_blocked_waiting_request(self, request: Request) -> bool:",
-        "def _reserve_prefill_lookahead(",
-        "def _get_local_prefix_cache_hit(",
-        "num_new_tokens = self._reserve_prefill_lookahead(",
-        "ready_to_schedule = self._handle_blocked_waiting_request(request)",
-        "if num_running >= self.max_num_active_reqs:",
-        "request_queue = self.kv_holding_waiting",
-        "if not preempted_reqs and self._pause_state != PauseState.PAUSED_ALL:",
-        "error_req_ids = set(self.grammar_compile_error_reqs)",
-        "self.deferred_waiting",
-        "self.num_waiting_for_streaming_input",
-        "self.requires_kv_delivery",
-        "self.max_num_scheduled_tokens",
-        "self.kv_cache_manager = KVCacheManager(",
-        "self.lora_config = vllm_config.lora_config",
-        "self.hash_block_size",
-        "max_in_flight_tokens=vllm_config.max_in_flight_tokens",
-        "self.prev_step_scheduled_req_ids",
-        "def make_stats(",
-        "num_skipped_waiting_reqs=num_deferred",
+
+@dataclass(frozen=True, slots=True)
+class Seam:
+    """One place where the engine part reaches into vLLM."""
+
+    change: str
+    """What is changed there, and why."""
+    file: str
+    """In vLLM's package."""
+    stub: str
+    """The classes, methods and attributes that the change touches, as Python source."""
+
+
+SEAMS = (
+    Seam(
+        "Our scheduler is a subclass that overrides these methods for the rows of gangs. While a "
+        "step is scheduled it lowers max_num_active_reqs and replaces lora_config; with auxiliary "
+        "models, kv_cache_manager is a RoutedKVCache. It refuses a request by its id in "
+        "grammar_compile_error_reqs.",
+        "v1/core/sched/scheduler.py",
+        """
+class Scheduler:
+    kv_cache_manager
+    lora_config
+    max_num_active_reqs
+    grammar_compile_error_reqs
+    kv_holding_waiting
+    deferred_waiting
+    def add_request(self, request: Request) -> None: ...
+    def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput: ...
+    def update_from_output(
+        self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput
+    ) -> dict[int, EngineCoreOutputs]: ...
+    def finish_requests(
+        self, request_ids: str | Iterable[str] | None, finished_status: RequestStatus
+    ) -> list[Request]: ...
+    def _free_request(
+        self, request: Request, delay_free_blocks: bool = False
+    ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]: ...
+    def _preempt_request(
+        self, request: Request, timestamp: float, drop_stale_output: bool = False
+    ) -> None: ...
+    def _handle_blocked_waiting_request(self, request: Request) -> bool: ...
+    def _reserve_prefill_lookahead(
+        self, request: Request, num_computed_tokens: int, num_new_tokens: int
+    ) -> int: ...
+    def _get_local_prefix_cache_hit(
+        self, request: Request
+    ) -> tuple[KVCacheBlocks, int, int, bool]: ...
+""",
     ),
-    "v1/metrics/stats.py": (
-        "class SchedulerStats:",
-        "waiting_lora_adapters: dict[str, int]",
-        "running_lora_adapters: dict[str, int]",
-        "class LoRARequestStates:",
-        "def __init__(self, log_stats: bool = False)",
+    Seam(
+        "RoutedKVCache stands in for the manager and passes each of these calls on to the manager "
+        "of the request's model.",
+        "v1/core/kv_cache_manager.py",
+        """
+class KVCacheManager:
+    def get_computed_blocks(self, request: Request) -> tuple[KVCacheBlocks, int, int]: ...
+    def allocate_slots(
+        self, request: Request, num_new_tokens: int, num_new_computed_tokens: int = 0,
+        new_computed_blocks: KVCacheBlocks | None = None, num_lookahead_tokens: int = 0,
+        num_external_computed_tokens: int = 0, delay_cache_blocks: bool = False,
+        num_encoder_tokens: int = 0, full_sequence_must_fit: bool = False,
+        reserved_blocks: int = 0, has_scheduled_reqs: bool = True,
+        skip_zeroing_group_ids: tuple[int, ...] = (),
+    ) -> KVCacheBlocks | None: ...
+    def cache_blocks(self, request: Request, num_computed_tokens: int) -> None: ...
+    def free(self, request: Request) -> None: ...
+    def get_blocks(self, request_id: str) -> KVCacheBlocks: ...
+    def get_block_ids(self, request_id: str) -> tuple[list[int], ...]: ...
+    def truncate_computed_blocks(
+        self, blocks: KVCacheBlocks, num_computed_tokens: int
+    ) -> KVCacheBlocks: ...
+""",
     ),
-    "v1/engine/output_processor.py": (
-        "self.lora_states = LoRARequestStates(log_stats)",
-        "self.lora_states.update_scheduler_stats(scheduler_stats)",
+    Seam(
+        "The leader of a gang gets new sampling_params, max_tokens and skip_reading_prefix_cache; "
+        "a request that switches adapters gets a _block_hasher of its own, so that nobody shares "
+        "the blocks of its answer.",
+        "v1/request.py",
+        """
+class Request:
+    sampling_params
+    max_tokens
+    skip_reading_prefix_cache
+    block_hashes
+    _block_hasher
+    def update_block_hashes(self) -> None: ...
+""",
     ),
-    "v1/core/sched/output.py": (
-        "class CachedRequestData:",
-        "finished_req_ids: set[str]",
-        "new_block_ids_to_zero: list[int] | None",
-        "kv_cache_block_copies: list[KVCacheBlockCopy] | None",
-        "free_encoder_mm_hashes: list[str]",
+    Seam(
+        "The sampler of a model runner is replaced: the base model's composes before it samples, "
+        "an auxiliary model's takes the tokens of the leaders.",
+        "v1/sample/sampler.py",
+        """
+class Sampler:
+    def __init__(
+        self, logprobs_mode: LogprobsMode = 'raw_logprobs', use_fp64_gumbel: bool = False
+    ): ...
+    def forward(
+        self, logits: torch.Tensor, sampling_metadata: SamplingMetadata,
+        predict_bonus_token: bool = False, logprobs_mode_override: LogprobsMode | None = None,
+    ) -> SamplerOutput: ...
+""",
     ),
-    "v1/structured_output/backend_xgrammar.py": (
-        "class XgrammarBackend(StructuredOutputBackend)",
-        "def __post_init__(self)",
-        "def compile_grammar(",
-        "def allocate_token_bitmask(self, max_num_seqs: int)",
-        "self.num_speculative_tokens = 0",
-        'separators = (",", ":") if self.disable_any_whitespace else None',
+    Seam(
+        "make_lora_inputs is replaced, so that one row may use several adapters; "
+        "logitsprocs_need_output_token_ids is switched off; the prev_ fields are emptied before a "
+        "step in which a model computes nothing; on CPU, generators can be rewound.",
+        "v1/worker/gpu_input_batch.py",
+        """
+class InputBatch:
+    logitsprocs_need_output_token_ids
+    prev_sampled_token_ids
+    prev_req_id_to_index
+    generators
+    lora_id_to_lora_request
+    lora_id_to_request_ids
+    def make_lora_inputs(
+        self, num_scheduled_tokens: np.ndarray, num_sampled_tokens: np.ndarray
+    ) -> tuple[tuple[int, ...], tuple[int, ...], set[LoRARequest]]: ...
+""",
     ),
-    "v1/structured_output/request.py": ("def get_structured_output_key(",),
-    "v1/outputs.py": (
-        "class AsyncModelRunnerOutput(ABC)",
-        "req_id_to_index: dict[str, int]",
-        "EMPTY_MODEL_RUNNER_OUTPUT = ",
+    Seam(
+        "Not-a-number that a failed probe left in kv_caches is overwritten before another request "
+        "can read it.",
+        "v1/worker/gpu_model_runner.py",
+        """
+class GPUModelRunner:
+    kv_caches
+    sampler
+    execute_model_state
+    def execute_model(
+        self, scheduler_output: 'SchedulerOutput',
+        intermediate_tensors: IntermediateTensors | None = None,
+    ) -> ModelRunnerOutput | AsyncModelRunnerOutput | IntermediateTensors | None: ...
+    def sample_tokens(
+        self, grammar_output: 'GrammarOutput | None'
+    ) -> ModelRunnerOutput | AsyncModelRunnerOutput | IntermediateTensors: ...
+""",
     ),
-    "v1/engine/__init__.py": (
-        "class EngineCoreOutput(",
-        "class EngineCoreOutputs(",
-        "trace_headers: Mapping[str, str] | None = None",
+    Seam(
+        "_load_adapter and set_active_adapters of a LoRA manager are replaced, so that adapters "
+        "load in the background and a missing file ends requests, not the engine.",
+        "lora/worker_manager.py",
+        """
+class WorkerLoRAManager:
+    _adapter_manager
+    def _load_adapter(self, lora_request: LoRARequest) -> LoRAModel: ...
+    def set_active_adapters(self, requests: set[Any], mapping: Any | None) -> None: ...
+    def remove_adapter(self, adapter_id: int) -> bool: ...
+class LRUCacheWorkerLoRAManager:
+    def _apply_adapters(self, lora_requests: set[LoRARequest]) -> None: ...
+""",
     ),
-    "distributed/parallel_state.py": (
-        "def get_tp_group() -> GroupCoordinator",
-        "def get_pp_group() -> GroupCoordinator",
-        "cpu_group: ProcessGroup",
+    Seam(
+        "The adapters of the output layer are exchanged for a moment where other rows go through "
+        "it; on CPU the layers get kernels and stacked factors of ours.",
+        "lora/model_manager.py",
+        """
+class LoRAModelManager:
+    punica_wrapper_mapping
+    _last_mapping
+    def set_adapter_mapping(self, mapping: LoRAMapping) -> None: ...
+    def _get_lora_layer_weights(
+        self, lora_model: LoRAModel, module_name: str
+    ) -> LoRALayerWeights | None: ...
+""",
     ),
-    "lora/lora_model.py": ("class LoRAModel", "loras: dict[str, LoRALayerWeights]"),
-    "lora/lora_weights.py": ("scaling: float | None = None",),
-    "v1/core/kv_cache_utils.py": (
-        "def get_kv_cache_configs(",
-        "def resolve_dcp_kv_block_size(spec: KVCacheSpec, dcp_world_size: int) -> int",
+    Seam(
+        "The CPU kernels of ours override these.",
+        "lora/punica_wrapper/punica_cpu.py",
+        """
+class PunicaWrapperCPU:
+    def add_lora_linear(
+        self, y: torch.Tensor, x: torch.Tensor, lora_a_stacked: tuple[torch.Tensor, ...],
+        lora_b_stacked: tuple[torch.Tensor, ...], scale: float, output_slices: tuple[int, ...], *,
+        buffer: tuple[torch.Tensor, ...] | None = None, **kwargs: Any,
+    ) -> None: ...
+    def add_lora_embedding(
+        self, y: torch.Tensor, x: torch.Tensor, lora_b_stacked: torch.Tensor,
+        add_inputs: bool = True, **kwargs: Any,
+    ) -> None: ...
+    def add_lora_logits(
+        self, y: torch.Tensor, x: torch.Tensor, lora_a_stacked: torch.Tensor,
+        lora_b_stacked: torch.Tensor, scale, *, buffer: torch.Tensor | None = None, **kwargs: Any,
+    ) -> None: ...
+""",
     ),
-    "v1/kv_cache_interface.py": ("class FullAttentionSpec(", "class KVCacheGroupSpec"),
-    "config/utils.py": ("def replace(dataclass_instance",),
-    "config/vllm.py": ("additional_config: dict", "def max_in_flight_tokens("),
-    "config/compilation.py": ("static_forward_context: dict[str, Any] = field(",),
-    "v1/core/sched/async_scheduler.py": ("class AsyncScheduler(Scheduler)",),
-    "v1/core/sched/request_queue.py": (
-        "def prepend_request(",
-        "def remove_request(",
-        "def __iter__(",
+    Seam(
+        "The figures of gangs travel to the workers as an attribute of a step's output, and "
+        "what a step could not load travels back on its result, which may be deferred.",
+        "v1/outputs.py",
+        """
+class AsyncModelRunnerOutput:
+    def get_output(self) -> ModelRunnerOutput: ...
+""",
     ),
-    "v1/core/kv_cache_manager.py": (
-        "def get_computed_blocks(self, request: Request)",
-        "def truncate_computed_blocks(",
-        "self.watermark_blocks = int(watermark * kv_cache_config.num_blocks)",
-        "self.kv_cache_config = kv_cache_config",
-        "self.empty_kv_cache_blocks",
-        "def allocate_slots(",
-        "def cache_blocks(self, request: Request",
-        "def free(self, request: Request)",
-        "def get_blocks(self, request_id: str)",
-        "def get_block_ids(self, request_id: str)",
-        "def evict_blocks(self, block_ids: set[int])",
-        "def estimate_cached_tokens(",
-        "def record_prefix_cache_stats(",
-        "def new_step_starts(",
-        "def take_new_block_ids(",
-        "def take_boundary_state_offloads(",
-        "def take_kv_cache_block_copies(",
-        "def take_events(",
-        "def make_prefix_cache_stats(",
-        "def reset_prefix_cache(self)",
-        "def usage(self)",
+    Seam(
+        "The server replaces lora_states of the output processor: vLLM would count the adapters "
+        "of gangs by their engine names. (server/engine/vllm_engine.py)",
+        "v1/engine/output_processor.py",
+        """
+class OutputProcessor:
+    lora_states
+""",
     ),
-    "v1/core/kv_cache_coordinator.py": ("def get_num_blocks_to_allocate(",),
-    "v1/core/block_pool.py": ("def get_num_free_blocks(", "self.num_gpu_blocks"),
-    "v1/request.py": (
-        "self.num_output_placeholders",
-        "self.num_stale_output_tokens",
-        "self._block_hasher: Callable[[Request], list[BlockHash]] | None",
-        "def update_block_hashes(self)",
-        "self.skip_reading_prefix_cache = ",
-        "self.max_tokens",
-    ),
-    "v1/sample/sampler.py": ("class Sampler(nn.Module)", "use_fp64_gumbel", "logprobs_mode"),
-    "v1/sample/metadata.py": ("generators: dict[int, torch.Generator]", "logitsprocs"),
-    "v1/sample/logits_processor/interface.py": ("class BatchUpdate", "def update_state("),
-    "v1/worker/gpu_model_runner.py": (
-        "self.sampler = Sampler(",
-        "return self.sampler(",
-        "logits=logits,",
-        "gen.set_offset(gen.get_offset() - 4)",
-        "if grammar_output is not None:\n            apply_grammar_bitmask(",
-        "self.requests: dict[str, CachedRequestState]",
-        "lora_request=new_req_data.lora_request",
-        "self.execute_model_state: ExecuteModelState | None",
-        "self.kv_caches: list[torch.Tensor] = []",
-        "unscheduled_req_ids = cached_req_ids - (scheduled_req_ids - resumed_req_ids)",
-        "if self.use_async_scheduling and num_output_tokens > 0:",
-        "self.input_batch.prev_req_id_to_index",
-        "def initialize_kv_cache(",
-        "self.discard_request_mask.np[:num_reqs] = (",
-        "self.query_start_loc.np[1 : num_reqs + 1] = cu_num_tokens",
-        "    hidden_states: torch.Tensor\n    sample_hidden_states: torch.Tensor\n",
-        "else len(self.input_batch.lora_id_to_lora_request)",
-    ),
-    "v1/worker/gpu_input_batch.py": (
-        "self.logitsprocs_need_output_token_ids",
-        "self.generators",
-        "req_id_to_index",
-        "self.prev_sampled_token_ids",
-        "def make_lora_inputs(",
-        "self.request_lora_mapping",
-        "self.lora_id_to_request_ids: dict[int, set[str]]",
-        "self.lora_id_to_lora_request: dict[int, LoRARequest]",
-        "self.num_computed_tokens_cpu",
-        "self.num_prompt_tokens",
-        "self.token_ids_cpu",
-    ),
-    "v1/worker/cpu_worker.py": ("class CPUWorker(Worker)", "def init_device(self)"),
-    "platforms/cpu.py": (
-        "if vllm_config.lora_config is not None:\n            compilation_config.mode = "
-        "CompilationMode.NONE",
-    ),
-    "lora/worker_manager.py": (
-        "class LRUCacheWorkerLoRAManager(WorkerLoRAManager)",
-        "def _load_adapter(self, lora_request: LoRARequest) -> LoRAModel:",
-        "lora = self._load_adapter(lora_request)",
-        "def set_active_adapters(self, requests: set[Any], mapping: Any | None) -> None:",
-        "self._apply_adapters(requests)",
-        "for lora in loras_map.values():\n            self.add_adapter(lora)",
-        "def remove_adapter(self, adapter_id: int) -> bool:",
-        "self._adapter_manager = lora_manager",
-    ),
-    "lora/model_manager.py": (
-        "self.punica_wrapper_mapping",
-        "new_module.set_mapping(",
-        "self._registered_adapters: AdapterLRUCache[LoRAModel]",
-        "self._active_adapters: AdapterLRUCache[None]",
-        "self.packed_modules: dict[str, list[str]]",
-        "self.modules: dict[str, BaseLayerWithLoRA]",
-        "def lora_slots(self) -> int:",
-        "def get_adapter(self, adapter_id: int)",
-        "def _get_lora_layer_weights(",
-        "self._last_mapping: LoRAMapping | None",
-        "def set_adapter_mapping(self, mapping: LoRAMapping)",
-        "punica_wrapper.update_metadata(\n            mapping,\n            self.lora_index_to_id,",
-    ),
-    "lora/layers/base_linear.py": (
-        "self.lora_a_stacked = tuple(",
-        "self.lora_b_stacked = tuple(",
-        "output, x, self.lora_a_stacked, self.lora_b_stacked, 1.0, self.output_slices",
-    ),
-    "model_executor/layers/linear.py": (
-        "self.input_size = input_size",
-        "self.output_size = output_size",
-        "self.output_sizes = output_sizes",
-        "self.total_num_kv_heads",
-        "self.v_head_size",
-    ),
-    "utils/cache.py": ("def touch(self, key",),
-    "v1/worker/lora_model_runner_mixin.py": (
-        "self.lora_manager = LRUCacheWorkerLoRAManager(",
-        "input_batch.make_lora_inputs(num_scheduled_tokens, num_sampled_tokens)",
-    ),
-    "lora/punica_wrapper/punica_base.py": (
-        "def update_metadata(",
-        "self._token_lora_indices",
-        "self._sampler_indices",
-        "self._embeddings_indices",
-        "self.indices_len: list[int | None] = [None] * 4",
-    ),
-    "v1/worker/gpu_worker.py": (
-        "class Worker(",
-        "def init_device(self)",
-        "def execute_model(",
-        "def sample_tokens(",
-        "def determine_available_memory(self)",
-        "def initialize_from_config(self, kv_cache_config",
-    ),
-}
+)
 
 
 def check_engine(config: VllmConfig) -> None:

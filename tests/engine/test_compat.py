@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -9,11 +11,21 @@ from typing import Any
 import pytest
 import torch
 from vllm.engine.arg_utils import EngineArgs
+from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
+from vllm.v1.core.kv_cache_manager import KVCacheManager
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.sample.logits_processor import LogitsProcessor
 
 from composer.engine_plan import Row
 from composer.reference.oracle import Oracle
-from composer.vllm.compat import RELIES_ON, SUPPORTED, check_engine
+from composer.vllm.compat import SEAMS, SUPPORTED, Seam, check_engine
+from composer.vllm.execute.v1_view import CompositionProcessor
+from composer.vllm.execute.worker import ComposerWorker
+from composer.vllm.schedule.gang_scheduler import SyncGangScheduler
+from composer.vllm.schedule.kv_pools import RoutedKVCache
+from composer.vllm.workarounds.cpu_lora import AdapterwisePunica
 from tests.engine.harness import Job, WatchedEngine, count_mismatches
+from tests.engine.vllm_source import RELIES_ON
 
 _spec = find_spec("vllm")
 assert _spec is not None
@@ -22,10 +34,88 @@ VLLM = Path(_spec.origin).parent
 PROMPT = tuple(range(40, 77))
 
 
-def test_vllm_still_has_what_we_rely_on() -> None:
-    sources = {file: (VLLM / file).read_text(encoding="utf-8") for file in RELIES_ON}
-    gone = [(file, t) for file, texts in RELIES_ON.items() for t in texts if t not in sources[file]]
-    assert not gone, f"composer/vllm relies on these and was written for vLLM {SUPPORTED}"
+def test_vllm_still_has_what_the_engine_part_reads() -> None:
+    missing = [
+        (file, text)
+        for file, texts in RELIES_ON.items()
+        for text in texts
+        if text not in (VLLM / file).read_text()
+    ]
+    assert not missing, f"not in this vLLM; composer/vllm was written for {SUPPORTED}"
+
+
+def members(source: str) -> dict[str, str]:
+    """Class and name of every method, with its whole signature, and of every attribute that a class
+    declares or assigns to itself."""
+    found: dict[str, str] = {}
+    for cls in ast.parse(source).body:
+        if not isinstance(cls, ast.ClassDef):
+            continue
+        for node in ast.walk(cls):
+            match node:
+                case ast.Attribute(value=ast.Name(id="self"), attr=name, ctx=ast.Store()):
+                    found.setdefault(f"{cls.name}.{name}", "")
+        for node in cls.body:
+            match node:
+                case ast.FunctionDef() | ast.AsyncFunctionDef():
+                    returns = ast.unparse(node.returns) if node.returns else ""
+                    found[f"{cls.name}.{node.name}"] = f"({ast.unparse(node.args)}) -> {returns}"
+                case ast.AnnAssign(target=ast.Name(id=name)) | ast.Expr(value=ast.Name(id=name)):
+                    found.setdefault(f"{cls.name}.{name}", "")
+    return found
+
+
+@pytest.mark.parametrize("seam", SEAMS, ids=lambda seam: seam.file)
+def test_a_seam_has_the_signatures_of_the_installed_vllm(seam: Seam) -> None:
+    stub, installed = members(seam.stub), members((VLLM / seam.file).read_text())
+    assert stub
+    assert {name: installed.get(name) for name in stub} == stub
+
+
+def test_a_changed_signature_is_seen() -> None:
+    """An argument more, as vLLM 0.33 has it, where the name and the beginning are the same."""
+    was = "class A:\n    x\n    def f(self, request: Request) -> int: ..."
+    now = "class A:\n    def f(self, request: Request, more: int = 0) -> int:\n        self.x = 1"
+    assert members(was)["A.f"] != members(now)["A.f"]
+    assert members(was)["A.x"] == members(now)["A.x"]
+
+
+def replaced(ours: type, theirs: type) -> list[tuple[str, Any, Any]]:
+    """The methods of a class of ours that stand in for vLLM's."""
+    return [
+        (name, method, getattr(theirs, name))
+        for name, method in vars(ours).items()
+        if inspect.isfunction(method) and callable(getattr(theirs, name, None))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "at_least"),
+    [
+        (SyncGangScheduler.__mro__[1], Scheduler, 10),
+        (RoutedKVCache, KVCacheManager, 14),
+        (ComposerWorker, ComposerWorker.__mro__[1], 7),
+        (CompositionProcessor, LogitsProcessor, 3),
+        (AdapterwisePunica, PunicaWrapperCPU, 4),
+    ],
+)
+def test_what_stands_in_for_vllm_takes_the_same_arguments(
+    ours: type, theirs: type, at_least: int
+) -> None:
+    """vLLM may call with all of them, by position or by name."""
+    methods = [one for one in replaced(ours, theirs) if not one[0].startswith("__")]
+    assert len(methods) >= at_least
+    for name, method, original in methods:
+        parameters = list(inspect.signature(original).parameters.values())
+        plain = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        by_name = [p for p in plain if p.kind is p.KEYWORD_ONLY]
+        by_place = [p for p in plain if p.kind is not p.KEYWORD_ONLY]
+        signature = inspect.signature(method)
+        bound = signature.bind(*by_place, **{p.name: p for p in by_name})
+        for place, value in bound.arguments.items():
+            kind = signature.parameters[place].kind
+            if kind is inspect.Parameter.POSITIONAL_OR_KEYWORD:
+                assert value.name == place, f"{ours.__name__}.{name}"
 
 
 def test_cpu_lora_kernels_still_need_our_fix() -> None:
