@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import zoo
-from tests.support.engine_marker import EngineStarts, is_marked, mark_by_fixtures
+from tests.support.engine_marker import EngineStarts, is_marked, mark_by_fixtures, write_groups
 
 # Read when torch and vLLM are imported, by any test. One thread without pinning is fastest for
 # models this small; several, pinned to busy cores, wait for each other most of the time.
@@ -23,10 +23,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(EngineStarts())
 
 
-@pytest.hookimpl(tryfirst=True)  # before -m selects, and before xdist reads the groups
+@pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     mark_by_fixtures(items)
     if getattr(config.option, "loadgroup", False):
+        write_groups(items)
         # The long groups first, so that no worker is left with one at the end.
         items.sort(key=lambda item: not is_marked(item))
 

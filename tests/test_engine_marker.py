@@ -9,15 +9,17 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 CONFTEST = """
 import pytest
-from tests.support.engine_marker import EngineStarts, mark_by_fixtures
+from tests.support.engine_marker import EngineStarts, mark_by_fixtures, write_groups
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "engine: starts an engine")
     config.pluginmanager.register(EngineStarts(["pretended"]))
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     mark_by_fixtures(items)
+    if getattr(config.option, "loadgroup", False):
+        write_groups(items)
 """
 TESTS = """
 import subprocess, sys
@@ -75,3 +77,27 @@ def test_the_marker_selects_what_starts_an_engine(project: pytest.Pytester) -> N
     result.assert_outcomes(passed=3, deselected=3)
     result = project.runpytest_inprocess("-p", "no:xdist", "-m", "not engine", "-k", "without")
     result.assert_outcomes(passed=1, deselected=5)
+
+
+def test_the_users_of_a_server_run_on_one_worker(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(CONFTEST)
+    test = """
+        import pytest
+
+        @pytest.fixture
+        def {fixture}(worker_id):
+            with open("{fixture}", "a") as file:
+                print(worker_id, file=file)
+
+        @pytest.mark.parametrize("n", range(4))
+        def test_it({fixture}, n): ...
+    """
+    files = {f"test_{i}": test.format(fixture=("server", "admin")[i % 2]) for i in range(4)}
+    pytester.makepyfile(**files)
+    command = ("-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        pytester.runpytest_subprocess(*command).assert_outcomes(passed=16)
+    workers = [set((pytester.path / name).read_text().split()) for name in ("server", "admin")]
+    assert [len(each) for each in workers] == [1, 1]
+    assert workers[0] != workers[1]
