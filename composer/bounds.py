@@ -1,8 +1,8 @@
-"""How much one request may hold of what the engine keeps in tables of fixed size.
+"""Bounds of a request on the token lists that the engine keeps in tables of fixed size.
 
-vLLM's V2 model runner raises in the middle of a step, which ends the engine, where a request does
-not fit its tables (`vllm/v1/worker/gpu/sample/logit_bias.py`). Front end and engine refuse such a
-request before, whichever runner is in use, so that what works does not depend on it.
+vLLM's V2 model runner raises in the middle of a step, which ends the engine, if a request does not
+fit its tables (`vllm/v1/worker/gpu/sample/logit_bias.py`). Front end and engine refuse such a
+request earlier, with either model runner, so that both accept the same requests.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ MAX_STOP_TOKENS = 128
 """Stop tokens of one request (`stop_token_ids`)."""
 
 MODEL_STOP_TOKENS = 16
-"""Of these, how many are kept for the ends that the model itself has (`eos_token_id`, a list in
-its generation config). They stand in the table beside the request's own, also under `ignore_eos`,
-where `min_tokens` makes it count."""
+"""Of these, how many are reserved for the model's own stop tokens (`eos_token_id`, a list in its
+generation config). With `min_tokens` they share the table with the request's, even under
+`ignore_eos`."""
 
 MAX_ALLOWED_TOKENS = 1024
 """Entries of `allowed_token_ids`."""
@@ -21,33 +21,33 @@ MAX_ALLOWED_TOKENS = 1024
 MAX_BIASED_TOKENS = 1024
 """Entries of `logit_bias`."""
 
-LEAST_REPETITION_PENALTY, LARGEST_REPETITION_PENALTY = 0.01, 100.0
-"""`repetition_penalty` of a composed request. It multiplies or divides logits, and within these
-bounds lifts no filtered token (`composer.tensors.compose.DISTANCE`)."""
+MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY = 0.01, 100.0
+"""Bounds of `repetition_penalty` in a composed request. A penalty multiplies or divides logits;
+within these bounds it makes no filtered token possible (`composer.tensors.compose.DISTANCE`)."""
 
 
 def check_repetition_penalty(penalty: float) -> None:
-    """Refuse a penalty of a composed request that could bring filtered tokens back.
+    """Refuse a penalty that could make the filtered tokens of a composed request possible.
 
     Raises:
-        ValueError: names the field, its value and the bounds.
+        ValueError: naming the field, its value and the bounds.
     """
-    if not LEAST_REPETITION_PENALTY <= penalty <= LARGEST_REPETITION_PENALTY:
+    if not MIN_REPETITION_PENALTY <= penalty <= MAX_REPETITION_PENALTY:
         raise ValueError(
             f"'repetition_penalty' is {penalty:g}; beside a composition it may be "
-            f"{LEAST_REPETITION_PENALTY:g} to {LARGEST_REPETITION_PENALTY:g}"
+            f"{MIN_REPETITION_PENALTY:g} to {MAX_REPETITION_PENALTY:g}"
         )
 
 
 def check_token_lists(*, stop: int, allowed: int, biased: int, min_tokens: int = 0) -> None:
-    """Refuse lists of tokens that do not fit the tables, given their lengths.
+    """Refuse lists of tokens whose lengths exceed the tables.
 
     Raises:
-        ValueError: names the field, its length and the bound.
+        ValueError: naming the field, its length and the bound.
     """
-    most_stops = MAX_STOP_TOKENS - (MODEL_STOP_TOKENS if min_tokens > 0 else 0)
+    max_stops = MAX_STOP_TOKENS - (MODEL_STOP_TOKENS if min_tokens > 0 else 0)
     for field, length, bound in (
-        ("stop_token_ids", stop, most_stops),
+        ("stop_token_ids", stop, max_stops),
         ("allowed_token_ids", allowed, MAX_ALLOWED_TOKENS),
         ("logit_bias", biased, MAX_BIASED_TOKENS),
     ):

@@ -1,8 +1,8 @@
-"""Whether the rows of one composed request can ever run together, and how long they may answer.
+"""Whether the rows of one composed request can ever run together, and how long an answer may be.
 
-Front end and scheduler both ask here, about the same figures: what the front end lets pass, the
-scheduler never refuses. All of it is an upper bound of what the rows take, as if they shared
-nothing with anybody.
+Front end and scheduler both call this with the same figures, so the scheduler never refuses a
+request that the front end has accepted. Needs are upper bounds: they assume that rows share no
+blocks with each other or with other requests.
 """
 
 from __future__ import annotations
@@ -13,80 +13,81 @@ from dataclasses import dataclass
 from composer.errors import GroupTooLargeError, PromptTooLongError, UnknownModelError
 
 _FIELD = "composition"
-"""The field of the request that an error is about."""
+"""Field of the request that errors refer to."""
 
 
 def usable_blocks(blocks: int, watermark: float) -> int:
-    """How many blocks of a pool requests can get: one is vLLM's null block, and the watermark, a
-    share of the pool, must stay free at admission."""
+    """Return how many blocks of a pool requests can get: one is vLLM's null block, and the
+    watermark, a share of the pool, must stay free at admission."""
     return blocks - 1 - int(watermark * blocks)
 
 
 def blocks_of(tokens: int, block_tokens: Sequence[int]) -> int:
-    """Blocks that hold `tokens` tokens of one row; `block_tokens` as in `ModelCapacity`."""
+    """Return how many blocks hold `tokens` tokens of one row; `block_tokens` as in
+    `ModelCapacity`."""
     return sum(-(-tokens // size) for size in block_tokens)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelCapacity:
-    """What one model has for the rows that it computes."""
+    """What one model offers the rows that it computes."""
 
     context_tokens: int
-    """Longest prompt with its answer, per row."""
+    """Maximum length of a prompt with its answer, per row."""
     adapters: int
-    """Different adapters that run at once."""
+    """Maximum number of different adapters that run at once."""
     kv_blocks: int
     """Blocks of the KV cache that requests can get (`usable_blocks`)."""
     block_tokens: tuple[int, ...]
-    """Tokens that a block holds, of each group of layers that has blocks of its own (sliding
-    window beside full attention); mostly one."""
+    """Tokens per block, for each group of layers with its own blocks (such as sliding window beside
+    full attention); usually one group."""
 
 
 @dataclass(frozen=True, slots=True)
 class RowNeed:
-    """What one row asks of its model."""
+    """What one row needs of its model."""
 
     model: str | None
-    """The auxiliary model that computes it; None is the base."""
+    """The auxiliary model that computes the row; None is the base."""
     prompt_tokens: int
     adapters: tuple[Hashable, ...] = ()
-    """What it runs under, by name or number; several where it switches between them."""
+    """Its adapters, by name or id; several if the row switches between them."""
     label: str = "of the composition"
-    """How errors call the member: "member ..."."""
+    """Name of the member in error messages, after "member"."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineCapacity:
-    """What one replica of the engine holds."""
+    """What one replica of the engine offers."""
 
     rows: int
-    """Rows that run at once, of all models together (`max_num_seqs`)."""
+    """Maximum number of rows that run at once, on all models together (`max_num_seqs`)."""
     models: Mapping[str | None, ModelCapacity]
-    """None is the base model."""
+    """By name; None is the base model."""
 
     def longest_answer(self, rows: Sequence[RowNeed], asked: int) -> int:
-        """The longest answer of at most `asked` tokens with which the rows fit, at least 1.
+        """Return the longest answer, from 1 to `asked` tokens, with which the rows fit.
 
         Raises:
-            GroupTooLargeError, PromptTooLongError, UnknownModelError: as `check`, of one token.
+            GroupTooLargeError, PromptTooLongError, UnknownModelError: as `check` for one token.
         """
         self.check(rows, 1)
         fit, unfit = 1, max(asked, 1) + 1
         while unfit - fit > 1:
-            # What was asked for first: mostly it fits.
+            # Try the requested length first: it usually fits.
             middle = unfit - 1 if unfit == asked + 1 else (fit + unfit) // 2
             fit, unfit = (middle, unfit) if self._fits(rows, middle) else (fit, middle)
         return fit
 
     def check(self, rows: Sequence[RowNeed], answer: int) -> None:
-        """Refuse rows that could never run together for an answer of so many tokens.
+        """Refuse rows that could never run together for an answer of `answer` tokens.
 
-        The last token of an answer is never fed back, so it takes no place in the cache.
+        The last token of an answer is never fed back, so the cache need not hold it.
 
         Raises:
-            UnknownModelError: there is no such auxiliary model.
-            GroupTooLargeError: too many rows, adapters or KV cache blocks.
-            PromptTooLongError: a prompt with the answer exceeds a context.
+            UnknownModelError: an auxiliary model does not exist.
+            GroupTooLargeError: the rows need too many rows, adapters or KV cache blocks.
+            PromptTooLongError: a prompt with its answer exceeds the context of its model.
         """
         if len(rows) > self.rows:
             raise GroupTooLargeError(
@@ -97,11 +98,11 @@ class EngineCapacity:
         for name in dict.fromkeys(row.model for row in rows):
             if name not in self.models:
                 raise UnknownModelError(str(name), [n for n in self.models if n is not None])
-            own = [row for row in rows if row.model == name]
-            _check_model(own, answer, self.models[name], f" of '{name}'" if name else "")
+            on_model = [row for row in rows if row.model == name]
+            _check_model(on_model, answer, self.models[name], f" of '{name}'" if name else "")
 
     def _fits(self, rows: Sequence[RowNeed], answer: int) -> bool:
-        """`check`, of rows that fit with an answer of one token."""
+        """Return whether rows that fit with one token also fit with `answer` tokens."""
         for name, model in self.models.items():
             prompts = [row.prompt_tokens for row in rows if row.model == name]
             if prompts and max(prompts) + answer > model.context_tokens:

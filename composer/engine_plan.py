@@ -1,10 +1,8 @@
-"""What the engine receives for one composed request.
+"""The plan that the engine receives for one composed request.
 
-A plan whose names are bound to adapters and whose prompts are token ids.
-
-This is the only thing that crosses from the front end into the engine. It travels as one JSON
-string in `SamplingParams.extra_args` (over HTTP: `vllm_xargs`), whose values may only be strings,
-numbers and lists.
+Names are bound to adapters, and prompts are token ids. Nothing else crosses from the front end into
+the engine. The plan travels as one JSON string in `SamplingParams.extra_args` (over HTTP:
+`vllm_xargs`), whose values may only be strings, numbers and lists.
 """
 
 from __future__ import annotations
@@ -25,18 +23,18 @@ ROW_ARG = "composition_row"
 worker."""
 
 RESERVED_ARGS = frozenset({ENGINE_ARG, ROW_ARG})
-"""Every key of `extra_args` that the engine reads. Clients may write none of them."""
+"""The keys of `extra_args` that the engine reads. Requests of clients must not contain them."""
 
 MAX_WEIGHT = 1e30
-"""Largest magnitude of a weight: sums of logits stay finite in float32."""
+"""Maximum magnitude of a weight: sums of logits stay finite in float32."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedAdapter:
-    """An adapter generation as the engine knows it.
+    """An adapter generation in the engine's terms.
 
     `name` contains the digest of the content, because vLLM keys its prefix cache by this name;
-    `id` is unique per generation and positive.
+    `id` is positive and unique per generation.
     """
 
     name: str
@@ -44,7 +42,7 @@ class LoadedAdapter:
     path: str
 
     def __post_init__(self) -> None:
-        if not 0 < self.id < 2**63:  # vLLM keeps it as an int64, and 0 stands for no adapter
+        if not 0 < self.id < 2**63:  # vLLM stores an int64, and 0 means no adapter
             raise ValueError(f"the id of an adapter is {self.id}; it must be from 1 to 2**63 - 1")
 
 
@@ -52,8 +50,8 @@ class LoadedAdapter:
 class Row:
     """One row of the batch: one member of the composition.
 
-    `prompt_token_ids` is None where the member reads the request's own prompt. `model` names the
-    auxiliary model that computes the row, to which `adapter` then belongs; None is the base.
+    `prompt_token_ids` is None if the member reads the request's own prompt. `model` names the
+    auxiliary model that computes the row and to which `adapter` belongs; None is the base.
     """
 
     weight: float
@@ -63,7 +61,7 @@ class Row:
 
     @property
     def may_lead(self) -> bool:
-        """Whether it may be row 0: on the base model, and reading the request's own prompt."""
+        """Whether the row may be row 0: on the base model, reading the request's own prompt."""
         return self.model is None and self.prompt_token_ids is None
 
 
@@ -119,20 +117,21 @@ class MixtureParameters:
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """One row whose adapter is chosen anew for every token, on one KV cache, as in MeteoRA.
+    """One row whose adapter is chosen for each token, on one KV cache, as in MeteoRA.
 
-    With a gate: the prompt but its last token is computed under `candidates[start]`; every later
-    token under the candidate whose class the gate gives the largest logit, judged by the last
-    hidden state of the token before. The present candidate stays unless another's logit exceeds
+    With a gate: `candidates[start]` computes the prompt except its last token. Every later token is
+    computed by the candidate whose class has the largest logit in the gate, applied to the last
+    hidden state of the previous token. The current candidate stays unless another's logit exceeds
     its own by more than `stickiness`.
 
-    With `triggers`, token ids: the prompt is computed under `candidates[start]`, and every trigger
-    in the answer hands over to the next candidate, as input already; the last one stays.
+    With `triggers`, token ids: `candidates[start]` computes the prompt, and each trigger in the
+    answer hands over to the next candidate, which already computes the trigger itself. The last
+    candidate stays.
     """
 
-    candidates: tuple[LoadedAdapter | None, ...]  # None: the base alone
+    candidates: tuple[LoadedAdapter | None, ...]  # None: the base without an adapter
     start: int = 0
-    gate: str | None = None  # path of a gate's file
+    gate: str | None = None  # path of the gate file
     classes: tuple[int, ...] = ()  # row of the gate's matrix for each candidate
     stickiness: float = 0.0
     triggers: tuple[int, ...] = ()
@@ -144,7 +143,7 @@ class Switch:
             raise ValueError("a switch needs either a gate or triggers")
         if self.gate is not None and len(self.classes) != len(self.candidates):
             raise ValueError("a gate needs a class for every candidate")
-        if any(one < 0 for one in self.classes):
+        if any(row < 0 for row in self.classes):
             raise ValueError(f"the classes {self.classes} of a gate are not rows of its matrix")
 
 
@@ -177,13 +176,13 @@ class EnginePlan:
         if self.mixture is not None and self.rows and not any(row.weight for row in self.rows):
             raise ValueError("the priors of all rows are zero; give one of them weight")
         if not self.rows:
-            raise ValueError("a compiled plan needs at least one row")
+            raise ValueError("an engine plan needs at least one row")
         if self.rows[0].prompt_token_ids is not None:
             raise ValueError("row 0, the leader, must read the request's own prompt")
         if self.rows[0].model is not None:
             raise ValueError(
                 f"row 0, the leader, runs on {self.rows[0].model!r} instead of the base model; "
-                "build the plan with CompiledPlan.led"
+                "build the plan with EnginePlan.led"
             )
         for row in self.rows:
             if not math.isfinite(row.weight):
@@ -202,7 +201,7 @@ class EnginePlan:
 
     @property
     def is_routed(self) -> bool:
-        """Whether something is to be reported of it: weights that come about while decoding."""
+        """Whether a router chooses weights or adapters while decoding, which responses report."""
         return self.switch is not None or (self.mixture is not None and self.mixture.is_routed)
 
     @staticmethod
@@ -213,11 +212,11 @@ class EnginePlan:
         report: str | None = None,
         explain: bool = False,
     ) -> EnginePlan:
-        """The plan of these rows with a row in front that may lead.
+        """Return a plan of these rows whose first row may lead.
 
-        The first such row moves there. If there is none, as in `small:chat - small`, a row of the
-        base model with weight 0 is added: one more row to compute and to keep in the KV cache.
-        `EnginePlan.order` tells where the rows went.
+        The first row that may lead moves to the front. If no row may, as in `small:chat - small`,
+        add a row of the base model with weight 0: one more row to compute and to keep in the KV
+        cache. `EnginePlan.order` returns the new order of the rows.
         """
         order = EnginePlan.order(rows)
         moved = tuple(Filter(f.kind, order.index(f.member), f.value) for f in filters)
@@ -226,14 +225,15 @@ class EnginePlan:
 
     @staticmethod
     def order(rows: Sequence[Row]) -> list[int | None]:
-        """The rows in the order that `led` brings them into; None stands for the added one."""
+        """Return the indices of the rows in the order of `led`; None marks an added zero-weight
+        leader row."""
         order: list[int | None] = list(range(len(rows)))
         leader = next((k for k, row in enumerate(rows) if row.may_lead), None)
         order.insert(0, order.pop(leader) if leader is not None else None)
         return order
 
     def to_extra_args(self) -> dict[str, str]:
-        """The plan as `SamplingParams.extra_args` carry it."""
+        """Return the plan as an entry of `SamplingParams.extra_args`."""
         value = {
             "rows": [
                 {
@@ -258,10 +258,10 @@ class EnginePlan:
 
     @staticmethod
     def from_extra_args(extra_args: Mapping[str, Any] | None) -> EnginePlan | None:
-        """The plan in `extra_args`, or None for a plain request.
+        """Return the plan in `extra_args`, or None for a plain request.
 
         Raises:
-            ValueError: the value is not what `to_extra_args` writes.
+            ValueError: the value does not have the form that `to_extra_args` writes.
         """
         text = (extra_args or {}).get(ENGINE_ARG)
         if text is None:
@@ -269,9 +269,7 @@ class EnginePlan:
         try:
             return _plan(json.loads(text))
         except _MALFORMED as error:
-            raise ValueError(
-                f"'{ENGINE_ARG}' is not a compiled plan: {str(error)[:200]}"
-            ) from error
+            raise ValueError(f"'{ENGINE_ARG}' is not an engine plan: {str(error)[:200]}") from error
 
 
 _MALFORMED = (
@@ -283,12 +281,12 @@ _MALFORMED = (
     OverflowError,
     RecursionError,
 )
-"""What reading foreign JSON may raise: `json.loads` itself, and looking into what it gives."""
+"""Exceptions of `json.loads` on arbitrary text, and of reading the decoded value as a plan."""
 
 
 def _plan(value: Any) -> EnginePlan:
-    """The plan of a decoded value. Raises one of `_MALFORMED` if it is not what `to_extra_args`
-    writes."""
+    """Return the plan in a decoded value. Raise one of `_MALFORMED` if `to_extra_args` cannot have
+    written it."""
     mixture, switch = value["mixture"], value["switch"]
     return EnginePlan(
         rows=tuple(map(_row, value["rows"])),
@@ -326,7 +324,7 @@ def _integers(values: Sequence[Any]) -> tuple[int, ...]:
 
 
 def _typed(value: Any, kind: type, *, optional: bool = False) -> Any:
-    """`value`, if it is of this type. Raises `TypeError` otherwise."""
+    """Return `value` if it is of this type; raise `TypeError` otherwise."""
     if type(value) is not kind and not (optional and value is None):
         raise TypeError(f"{str(value)[:80]!r} is not of type {kind.__name__}")
     return value

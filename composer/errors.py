@@ -1,4 +1,4 @@
-"""Everything that can go wrong with a composition, as one tree.
+"""The errors of a composition, as one tree.
 
     ComposerError
     ├── CompositionError             the client's mistake: HTTP 400
@@ -14,7 +14,7 @@
     │   └── UnsupportedError         valid, but not with this option or this server
     └── EngineFault                  the server's fault: HTTP 500
 
-Every message names the offending value and the remedy, for it is all that a client sees.
+Every message names the offending value and the remedy, because a client sees nothing else.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from collections.abc import Collection
 from typing import ClassVar
 
 MAX_NAMES_SHOWN = 20
-_LONGEST_COMPARED = 200
+_MAX_COMPARED = 200  # characters
 
 
 class ComposerError(Exception):
     """Root of the tree.
 
     `code` is stable and meant for programs, `message` for people; `param` is the path of the
-    offending field in the request, e.g. `composition.members[1].weight`, where it is known.
+    offending field in the request, e.g. `composition.members[1].weight`, or None if unknown.
     """
 
     code: ClassVar[str] = "composer_error"
@@ -43,13 +43,13 @@ class ComposerError(Exception):
 
 
 class CompositionError(ComposerError):
-    """What the client asked for cannot be computed."""
+    """The requested composition cannot be computed."""
 
     code = "invalid_composition"
 
 
 class FormulaSyntaxError(CompositionError):
-    """The text is not a linear formula. `position` counts characters from 0."""
+    """The text is not a linear formula. `position` is an index of a character."""
 
     code = "formula_syntax"
 
@@ -65,7 +65,7 @@ class CompositionSchemaError(CompositionError):
 
 
 class UnknownModelError(CompositionError):
-    """A name that stands for no model. The message lists those that exist."""
+    """A name does not belong to any served model. The message lists the served names."""
 
     code = "model_not_found"
 
@@ -86,19 +86,19 @@ class WeightError(CompositionError):
 
 
 class TooManyMembersError(CompositionError):
-    """More members remain after merging equal ones than the limit allows."""
+    """The members that remain after merging equal ones exceed the limit."""
 
     code = "too_many_members"
 
 
 class EmptyCompositionError(CompositionError):
-    """No member with a weight remains."""
+    """No member with a weight other than zero remains."""
 
     code = "empty_composition"
 
 
 class NoRequestPromptError(CompositionError):
-    """Every member reads a prompt of its own, so nothing would answer the request."""
+    """Every member has its own prompt, so none would answer the request."""
 
     code = "no_request_prompt"
 
@@ -116,40 +116,41 @@ class GroupTooLargeError(CompositionError):
 
 
 class UnsupportedError(CompositionError):
-    """Well formed, but not available in combination with something else that was asked for."""
+    """Well formed, but not supported with another option of the request or of this server."""
 
     code = "unsupported"
 
 
 class EngineFault(ComposerError):
-    """Something that the client cannot fix."""
+    """A failure that the client cannot fix."""
 
     code = "engine_fault"
 
 
 def quoted(value: str, limit: int = 80) -> str:
-    """`value` as messages show it: in single quotes, on one line, at most `limit` characters."""
+    """Return `value` as messages show it: quoted, on one line, at most `limit` characters."""
     shown = value if len(value) <= limit else value[: limit - 1] + "…"
     return "'" + "".join(c if c.isprintable() else repr(c)[1:-1] for c in shown) + "'"
 
 
 def nearest_name(name: str, known: Collection[str]) -> str | None:
-    """The known name that is most like `name`, if any is. Comparing takes longer than linear time,
-    so a name that no model could have is like none."""
-    if len(name) > _LONGEST_COMPARED:
+    """Return the known name that is most similar to `name`, or None if none is similar.
+
+    Comparing takes more than linear time, so names longer than any model's are not compared.
+    """
+    if len(name) > _MAX_COMPARED:
         return None
-    found = difflib.get_close_matches(name, sorted(known), n=1)
-    return found[0] if found else None
+    return next(iter(difflib.get_close_matches(name, sorted(known), n=1)), None)
 
 
 def _nearest(name: str, known: Collection[str]) -> str | None:
-    # A formula reads the unquoted `code-v2` as `code` minus `v2`: then the name is a beginning.
-    longer = [other for other in sorted(known) if name and other.startswith(name)]
-    return nearest_name(name, known) or (longer[0] if longer else None)
+    # A formula parses the unquoted name `code-v2` as `code` minus `v2`, so a prefix counts, too.
+    longer = (other for other in sorted(known) if name and other.startswith(name))
+    return nearest_name(name, known) or next(longer, None)
 
 
 def listing(known: Collection[str]) -> str:
-    """Names as messages show them: sorted, quoted, and only so many."""
+    """Return names as messages show them: sorted, quoted, at most `MAX_NAMES_SHOWN`."""
     names = sorted(known)
     shown = ", ".join(quoted(name) for name in names[:MAX_NAMES_SHOWN])
     more = len(names) - MAX_NAMES_SHOWN

@@ -1,4 +1,4 @@
-"""What all models of JSON values share: nothing is accepted and ignored, nothing is coerced."""
+"""The base of all models of JSON values: unknown fields are errors, and nothing is coerced."""
 
 from __future__ import annotations
 
@@ -13,45 +13,45 @@ from composer.errors import nearest_name, quoted
 UNKNOWN_FIELD = "unknown_field"
 """Type of the pydantic error for a field that a model does not have.
 
-Its context gives the position among the object's keys: the key itself may be no valid Unicode.
+Its context has the index among the object's keys instead of the key, which need not be valid
+Unicode.
 """
 
 BASE = "base"
 """The name of the base model without an adapter, which no adapter may take."""
 
 MAX_NAME = 512
-"""Characters of the name of a model."""
+"""Maximum length of a model's name, in characters."""
 
 ModelName = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
 
-# Strict, for otherwise pydantic takes true for 1 and "0.8" for 0.8.
+# Strict, because pydantic otherwise reads true as 1 and "0.8" as 0.8.
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Flag = Annotated[bool, Field(strict=True)]
 TokenId = Annotated[int, Field(strict=True, ge=0)]
 
-
 MAX_MEMBERS = 256
-"""Members that a request may write down; equal ones are merged before they are counted as rows."""
+"""Maximum number of members in a request; equal members are merged before rows are counted."""
 
 MAX_EXPERTS = 1000
-"""Experts of a mixture, of which a router lets a few run."""
+"""Maximum number of experts in a mixture, of which a router lets a few run."""
 
 MAX_FILTERS = 64
-"""Filters of a composition."""
+"""Maximum number of filters in a composition."""
 
 MAX_MESSAGES = 1024
-"""Messages of a prompt of a member's own."""
+"""Maximum number of messages in a member's own prompt."""
 
 
 class Fields(BaseModel):
-    """A JSON object. The docstrings of attributes are their descriptions in the API's schema."""
+    """A JSON object. The docstrings of its fields are their descriptions in the API's schema."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     @model_validator(mode="before")
     @classmethod
     def _reject_unknown(cls, value: Any) -> Any:
-        # Before `extra="forbid"` would: that one cannot tell which fields there are.
+        # Before `extra="forbid"`, whose message does not list the fields that exist.
         if not isinstance(value, Mapping) or value.keys() <= cls.model_fields.keys():
             return value
         position, unknown = next(
@@ -70,14 +70,14 @@ class Message(Fields):
     """A chat message."""
 
     role: Annotated[str, Field(min_length=1)]
-    """Who speaks, as the chat template knows it: `system`, `user` or `assistant`."""
+    """Role in the chat template: `system`, `user` or `assistant`."""
 
     content: str
     """The text."""
 
 
 def pairs(messages: list[Message]) -> tuple[tuple[str, str], ...]:
-    """Messages as `MessagesPrompt` holds them."""
+    """Return messages in the form of `MessagesPrompt`."""
     return tuple((message.role, message.content) for message in messages)
 
 

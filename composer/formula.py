@@ -12,33 +12,47 @@ constant to every logit changes nothing.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import NoReturn, TypeAlias
 
-from composer.lexer import Word, fail, split
+from composer.errors import FormulaSyntaxError, quoted
 
 MAX_LENGTH = 2000
-"""Characters in a formula."""
+"""Maximum length of a formula, in characters."""
 
 MAX_NESTING = 50
-"""Parentheses within parentheses."""
+"""Maximum depth of nested parentheses."""
 
 Sum: TypeAlias = tuple[tuple[str, float], ...]
-"""(name, weight) in the order of writing; a name may occur several times."""
+"""(name, weight) in the order of the formula; a name may occur several times."""
 
 _Value: TypeAlias = float | Sum
 
+_NAME = r"[A-Za-z_][A-Za-z0-9_.:]*"
+_WORD = re.compile(
+    rf"""(?P<number>(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)
+      | (?P<name>{_NAME})
+      | '(?P<quoted>(?:[^']|'')*+)'
+      | (?P<symbol>[-+*/()])
+      | (?P<space>\s+)""",
+    re.VERBOSE,
+)
+_HALF_WINDOW = 35  # characters of the formula shown on either side of an error
+
 
 def parse(text: str) -> Sum:
-    """Read a formula as (name, weight) terms, parentheses multiplied out and nothing merged.
+    """Parse a formula into (name, weight) terms, with parentheses multiplied out.
 
-    Weights may come out as infinity or NaN where constants overflow; `plan.normalize` rejects them.
+    Equal names are not merged. A weight is infinite or NaN if constants overflow; `plan.normalize`
+    refuses it.
 
     Raises:
-        FormulaSyntaxError: with the position, and the place marked in the message.
+        FormulaSyntaxError: with the position, which the message also marks.
     """
     if len(text) > MAX_LENGTH:
-        fail(
+        _fail(
             text,
             MAX_LENGTH,
             f"the formula has {len(text)} characters; write at most {MAX_LENGTH}, or use 'members'",
@@ -46,14 +60,21 @@ def parse(text: str) -> Sum:
     return _Parser(text).formula()
 
 
+def quote_name(name: str) -> str:
+    """Return the name as formulas write it: quoted unless it matches `_NAME`."""
+    if re.fullmatch(_NAME, name):
+        return name
+    return "'" + name.replace("'", "''") + "'"
+
+
 def format_number(value: float) -> str:
-    """The shortest text that reads back as the same float: `1`, `0.8`, `1e-05`."""
+    """Return the shortest text that parses to the same float: `1`, `0.8`, `1e-05`."""
     text = repr(float(value))
     return text.removesuffix(".0")
 
 
 def format_sum(terms: Iterable[tuple[str, float]]) -> str:
-    """`base + 0.8*polite - 0.8*rude`, from names that are already quoted as needed."""
+    """Return a sum such as `base + 0.8*polite - 0.8*rude`; names are already quoted as needed."""
     parts: list[str] = []
     for name, weight in terms:
         size = abs(weight)
@@ -66,26 +87,64 @@ def format_sum(terms: Iterable[tuple[str, float]]) -> str:
     return "".join(parts)
 
 
+@dataclass(frozen=True, slots=True)
+class _Word:
+    """A word of a formula. `kind` is "number", "name", "end", or the symbol itself; `position` is
+    the index of its first character."""
+
+    kind: str
+    text: str
+    position: int
+
+    def __str__(self) -> str:
+        return "the end" if self.kind == "end" else quoted(self.text)
+
+
+def _split(text: str) -> list[_Word]:
+    """Split a formula into words, without spaces and with an "end" after the last.
+
+    Raises:
+        FormulaSyntaxError: a character does not start a word, or a quote is not closed.
+    """
+    words: list[_Word] = []
+    position = 0
+    while position < len(text):
+        match = _WORD.match(text, position)
+        if match is None:
+            _fail(text, position, _unexpected(text[position]))
+        kind = str(match.lastgroup)
+        if kind == "quoted":
+            name = match["quoted"].replace("''", "'")
+            if not name:
+                _fail(text, position, "the name between the quotes is empty; name a model")
+            words.append(_Word("name", name, position))
+        elif kind != "space":
+            words.append(_Word(match[0] if kind == "symbol" else kind, match[0], position))
+        position = match.end()
+    words.append(_Word("end", "", len(text)))
+    return words
+
+
 class _Parser:
     """Recursive descent, one method per rule of the grammar."""
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.words = split(text)
+        self.words = _split(text)
         self.index = 0
         self.nesting = 0
 
     @property
-    def next(self) -> Word:
+    def next(self) -> _Word:
         return self.words[self.index]
 
-    def take(self) -> Word:
+    def take(self) -> _Word:
         word = self.next
         self.index += 1
         return word
 
-    def fail(self, word: Word, message: str) -> NoReturn:
-        fail(self.text, word.position, message)
+    def fail(self, word: _Word, message: str) -> NoReturn:
+        _fail(self.text, word.position, message)
 
     def formula(self) -> Sum:
         if self.next.kind == "end":
@@ -96,7 +155,7 @@ class _Parser:
         if isinstance(value, float):
             self.fail(
                 self.words[0],
-                f"the formula is the constant {format_number(value)}; multiply a model with it",
+                f"the formula is the constant {format_number(value)}; multiply a model by it",
             )
         return value
 
@@ -121,7 +180,7 @@ class _Parser:
                 constant = start if isinstance(value, float) else operand
                 self.fail(
                     constant,
-                    "a constant cannot be added to a model; multiply a model with it or remove it",
+                    "a constant cannot be added to a model; multiply a model by it or remove it",
                 )
         return value
 
@@ -139,11 +198,11 @@ class _Parser:
                 value = _scaled(right, value)
             else:
                 self.fail(
-                    operand, "a model cannot be multiplied with a model; one side must be a number"
+                    operand, "a model cannot be multiplied by a model; one side must be a number"
                 )
         return value
 
-    def quotient(self, value: _Value, divisor: _Value, at: Word) -> _Value:
+    def quotient(self, value: _Value, divisor: _Value, at: _Word) -> _Value:
         if isinstance(divisor, tuple):
             self.fail(at, "a model cannot be a divisor; divide by a number")
         if divisor == 0:
@@ -170,7 +229,7 @@ class _Parser:
         value = self.parenthesized(word)
         return sign * value if isinstance(value, float) else _scaled(value, sign)
 
-    def parenthesized(self, opening: Word) -> _Value:
+    def parenthesized(self, opening: _Word) -> _Value:
         self.nesting += 1
         if self.nesting > MAX_NESTING:
             self.fail(
@@ -187,3 +246,28 @@ class _Parser:
 
 def _scaled(terms: Sum, factor: float) -> Sum:
     return tuple((name, weight * factor) for name, weight in terms)
+
+
+def _fail(text: str, position: int, message: str) -> NoReturn:
+    """Raise `FormulaSyntaxError` with an excerpt of the formula and a caret under `position`."""
+    start = max(0, position - _HALF_WINDOW)
+    before, after = text[start:position], text[position : position + _HALF_WINDOW]
+    left = "…" if start else ""
+    right = "…" if position + _HALF_WINDOW < len(text) else ""
+    # Replace characters one by one, so that the caret stays under its position.
+    excerpt = "".join(c if c.isprintable() else " " for c in before + after)
+    caret = " " * (len(left) + len(before)) + "^"
+    raise FormulaSyntaxError(
+        f"{message} (position {position})\n  {left}{excerpt}{right}\n  {caret}", position=position
+    )
+
+
+def _unexpected(character: str) -> str:
+    if character == "'":
+        return "the quote is not closed; end the name with '"
+    if character == "[":
+        return "a formula cannot give a member a prompt of its own; use 'members' instead"
+    return (
+        f"unexpected character {character!r}; formulas know numbers, names and + - * / ( ), "
+        "and other names go in single quotes"
+    )

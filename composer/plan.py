@@ -1,7 +1,7 @@
 """Plans: compositions in normal form.
 
-Whatever way a composition was written, equal compositions give equal plans: equal members are
-merged, members without weight are gone, and the order is fixed.
+However they are written, equal compositions give equal plans: equal members are merged, members
+without weight are removed, and the order is fixed.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from composer.errors import (
 )
 from composer.fields import BASE
 from composer.filters import MAX_TOP_K, Filter, FilterKind, NamedFilter
-from composer.formula import format_number, format_sum
-from composer.lexer import quote_name
+from composer.formula import format_number, format_sum, quote_name
 from composer.mixtures.specs import MixturePlan, WeightedMixtureSpec, normalized
 from composer.prompts import (
     REQUEST,
@@ -36,7 +35,7 @@ from composer.prompts import (
 )
 
 NEGLIGIBLE = 1e-9
-"""A member whose weight is smaller in magnitude is left out: rounding, not intent."""
+"""Members with weights of smaller magnitude are removed: rounding, not intent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +46,14 @@ class Member:
     prompt: Prompt = REQUEST
 
     def __str__(self) -> str:
-        """As formulas show it. A prompt of its own is shown, but formulas cannot say it."""
-        own_prompt = label(self.prompt)
-        return quote_name(self.model) + (f"[{own_prompt}]" if own_prompt else "")
+        """Return the member as formulas show it, an own prompt in brackets, which do not parse."""
+        prompt = label(self.prompt)
+        return quote_name(self.model) + (f"[{prompt}]" if prompt else "")
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one composition may ask for."""
+    """Bounds of one composition."""
 
     max_members: int = 8
     max_weight: float = 100.0
@@ -65,11 +64,10 @@ DEFAULT_LIMITS = Limits()
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A composition in normal form; `normalize` makes it. `weights[k]` belongs to `members[k]`.
+    """A composition in normal form, made by `normalize`. `weights[k]` belongs to `members[k]`.
 
-    With a mixture the weights are the prior of the experts, which sum to one: what the request says
-    about it, and all the same where it depends on the prompt, until
-    `composer.mixtures.route.route` has read that.
+    With a mixture, the weights are the prior of the experts and sum to one. A prior that depends on
+    the prompt is uniform until `composer.mixtures.route.route` has resolved it.
     """
 
     members: tuple[Member, ...]
@@ -81,26 +79,26 @@ class Plan:
     def leader(self) -> int:
         """Index of the member whose row carries the request's sampling parameters and output.
 
-        The normal form puts the members that read the request's prompt first.
+        Members that read the request's prompt come first in the normal form.
         """
         return 0
 
     @property
     def rows(self) -> int:
-        """How many rows of the engine's batch the plan takes."""
+        """Number of rows that the plan takes in the engine's batch."""
         return _rows(len(self.members), self.mixture)
 
     @property
     def candidates(self) -> tuple[str, ...]:
-        """The models of the members; in the order of the request, and perhaps one several times,
-        where they take turns on one row."""
+        """The models of the members. If they take turns on one row: in the order of the request,
+        possibly with repetitions."""
         if self.mixture is None or isinstance(self.mixture.router, WeightedMixtureSpec):
             return tuple(member.model for member in self.members)
         return self.mixture.router.experts
 
     @property
     def is_plain(self) -> bool:
-        """Whether an ordinary request for the one model computes the same."""
+        """Whether an ordinary request to the single model computes the same."""
         return (
             len(self.members) == 1
             and self.weights == (1.0,)
@@ -109,16 +107,16 @@ class Plan:
         )
 
     def hidden(self) -> Plan:
-        """The same plan, whose prompts are not shown."""
+        """Return the same plan with private prompts."""
         members = tuple(replace(m, prompt=hidden(m.prompt)) for m in self.members)
         return replace(self, members=members)
 
     def formula(self) -> str:
-        """The canonical text, e.g. `base + 0.8*polite - 0.8*rude`, or `mixture(chat, velan)`, and
-        `switch(chat, velan)` where they take turns on one row.
+        """Return the canonical text, e.g. `base + 0.8*polite - 0.8*rude`, `mixture(chat, velan)`,
+        or `switch(chat, velan)` for members that take turns on one row.
 
-        A sum parses back to the same plan where every member reads the request's prompt and there
-        are no filters; other prompts are shown in brackets, which formulas cannot say.
+        A sum parses to the same plan if every member reads the request's prompt and there are no
+        filters. Other prompts are shown in brackets, which do not parse.
         """
         if self.mixture is not None:
             kind = "switch" if self.mixture.switches else "mixture"
@@ -126,7 +124,7 @@ class Plan:
         return format_sum(zip(map(str, self.members), self.weights, strict=True))
 
     def to_dict(self) -> dict[str, Any]:
-        """The description in responses, JSON-able; `private` where prompts are left out."""
+        """Return the description in responses, JSON-able; `private` if prompts are left out."""
         description: dict[str, Any] = {
             "formula": self.formula(),
             "members": [
@@ -152,17 +150,17 @@ def normalize(
 ) -> Plan:
     """Bring a composition into normal form.
 
-    Members come in the order: those that read the request's prompt, then by model with the base
-    first, then by prompt. A member that a filter looks at stays even where its weight is zero,
-    because the filter needs its logits. Of several filters of one kind on one member the
+    Members are ordered: those that read the request's prompt first, then by model with the base
+    first, then by prompt. A member that a filter judges by stays even if its weight is zero,
+    because the filter needs its logits. Of several filters of one kind on one member only the
     strictest remains, which implies the others.
 
-    With a mixture the weights of the terms are the prior of its experts. Its limit of members holds
-    for those that run, of many experts the best `top_k`.
+    With a mixture, the weights of the terms are the prior of its experts, and the limit on members
+    applies to those that run: of many experts the best `top_k`.
 
     Raises:
-        CompositionError: a weight or filter value out of range, too many members, nothing left, or
-            nothing that reads the request's prompt.
+        CompositionError: a weight or filter value is out of range, there are too many members, none
+            remains, or none reads the request's prompt.
     """
     weights = _merged(terms, limits)
     strictest = _strictest(filters, weights)
@@ -210,7 +208,7 @@ def _merged(terms: Iterable[tuple[Member, float]], limits: Limits) -> dict[Membe
     for member, weight in terms:
         _check_weight(member, weight, limits)
         parts.setdefault(member, []).append(weight)
-    # fsum is exact before its last rounding, so the order of terms cannot matter.
+    # fsum rounds once, at the end, so the order of terms does not matter.
     merged = {member: math.fsum(weights) for member, weights in parts.items()}
     for member, weight in merged.items():
         _check_weight(member, weight, limits)
@@ -230,18 +228,18 @@ def _check_weight(member: Member, weight: float, limits: Limits) -> None:
 def _strictest(
     filters: Iterable[NamedFilter], members: Collection[Member]
 ) -> dict[tuple[FilterKind, str], float]:
-    """Value by kind and model, without the filters that keep every token."""
-    found: dict[tuple[FilterKind, str], float] = {}
+    """Return the strictest value by kind and model, without filters that keep every token."""
+    values: dict[tuple[FilterKind, str], float] = {}
     for f in filters:
         _check_filter(f, members)
         key = f.kind, f.model
         if f.kind is FilterKind.TOP_P and f.value < 1:
-            found[key] = min(f.value, found.get(key, 1.0))
+            values[key] = min(f.value, values.get(key, 1.0))
         if f.kind is FilterKind.PLAUSIBILITY and f.value > 0:
-            found[key] = max(f.value, found.get(key, 0.0))
+            values[key] = max(f.value, values.get(key, 0.0))
         if f.kind is FilterKind.TOP_K:
-            found[key] = min(f.value, found.get(key, math.inf))
-    return found
+            values[key] = min(f.value, values.get(key, math.inf))
+    return values
 
 
 def _check_filter(f: NamedFilter, members: Collection[Member]) -> None:
@@ -268,8 +266,8 @@ def _check_filter(f: NamedFilter, members: Collection[Member]) -> None:
 
 
 def _order(member: Member) -> tuple[bool, bool, str, tuple[int, str]]:
-    has_own_prompt = not isinstance(member.prompt, RequestPrompt)
-    return has_own_prompt, member.model != BASE, member.model, sort_key(member.prompt)
+    reads_other_prompt = not isinstance(member.prompt, RequestPrompt)
+    return reads_other_prompt, member.model != BASE, member.model, sort_key(member.prompt)
 
 
 def _empty(members: Collection[Member]) -> EmptyCompositionError:

@@ -1,10 +1,10 @@
-"""What a member reads: the prompt of the request, or something else.
+"""What a member reads: the prompt of the request, or another one.
 
-Prompts are values: two members are the same member when model and prompt are equal. What they
-mean in tokens is settled by the front end, which knows the tokenizer and the chat template.
+Prompts are values: two members are equal if their models and prompts are equal. The front end,
+which has the tokenizer and the chat template, turns prompts into tokens.
 
-A prompt that is `private` computes the same and is never shown, neither in answers nor in errors:
-it is of a stored composition that another key owns.
+A `private` prompt belongs to a stored composition of another key: it computes the same, but neither
+answers nor errors show it.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ REQUEST = RequestPrompt()
 class LastToken:
     """Only the last token of the request's prompt.
 
-    The unconditional member of classifier-free guidance where no negative prompt is given, as in
+    The unconditional member of classifier-free guidance without a negative prompt, as in
     transformers' `UnbatchedClassifierFreeGuidanceLogitsProcessor`.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class TextPrompt:
-    """A text, tokenized as it stands: no chat template."""
+    """A text, tokenized without a chat template."""
 
     text: str
     private: bool = False
@@ -59,8 +59,8 @@ class TokensPrompt:
 class WithoutText:
     """The request's prompt or messages with every occurrence of `text` removed.
 
-    The unconditional member of context-aware decoding. A request in which the text does not occur
-    is the client's error, because the two members would be the same.
+    The unconditional member of context-aware decoding. A request without the text is a client's
+    error, because the two members would be equal.
     """
 
     text: str
@@ -72,26 +72,26 @@ Prompt: TypeAlias = (
 )
 
 OwnPrompt: TypeAlias = TextPrompt | MessagesPrompt | TokensPrompt | WithoutText
-"""Prompts that hold what their author wrote."""
+"""Prompts that contain text of their author."""
 
 _PRIVATE = "private"
-"""What is shown of a private prompt."""
+"""Replaces a private prompt in answers and errors."""
 
 _ORDER = (RequestPrompt, LastToken, TextPrompt, MessagesPrompt, TokensPrompt, WithoutText)
 
 
 def hidden(prompt: Prompt) -> Prompt:
-    """The same prompt, private where it holds what its author wrote."""
+    """Return the same prompt, private if it contains text of its author."""
     return replace(prompt, private=True) if isinstance(prompt, OwnPrompt) else prompt
 
 
 def sort_key(prompt: Prompt) -> tuple[int, str]:
-    """A total order over prompts, `RequestPrompt` first."""
+    """Return a key that orders prompts totally, `RequestPrompt` first."""
     return _ORDER.index(type(prompt)), repr(prompt)
 
 
 def label(prompt: Prompt) -> str:
-    """The prompt in a few words, as formulas show it in brackets; empty for the request's own."""
+    """Return a short description for the brackets in formulas; empty for the request's prompt."""
     if isinstance(prompt, OwnPrompt) and prompt.private:
         return _PRIVATE
     match prompt:
@@ -110,7 +110,7 @@ def label(prompt: Prompt) -> str:
 
 
 def describe(prompt: Prompt) -> str | dict[str, Any]:
-    """The prompt as responses show it, JSON-able. Token ids are counted, not repeated."""
+    """Return the prompt as responses show it, JSON-able; of token ids only their number."""
     if isinstance(prompt, OwnPrompt) and prompt.private:
         return _PRIVATE
     match prompt:

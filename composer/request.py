@@ -71,7 +71,7 @@ class MemberFields(Fields):
     """The base or an adapter."""
 
     weight: Number
-    """What its logits are multiplied with; may be negative."""
+    """What its logits are multiplied by; may be negative."""
 
     prompt: Annotated[str, Field(min_length=1)] | None = None
     """A text that it reads instead of the request's prompt, without chat template."""

@@ -29,7 +29,7 @@ def validate(
     param: str,
     error_type: type[ComposerError] = CompositionSchemaError,
 ) -> T:
-    """Read `value`, which stands at `param` in the request, as a pydantic model.
+    """Validate `value`, found at `param` in the request, as a pydantic model.
 
     Raises:
         ComposerError: an `error_type` that names the field, its value and what it should be.
@@ -45,7 +45,7 @@ def validate(
 
 
 def shown(value: object) -> str:
-    """A JSON value in an error message: short, and containers by their size only."""
+    """Return a JSON value as error messages show it: short, and containers by their size."""
     match value:
         case str():
             return quoted(value)
@@ -76,15 +76,15 @@ def _explain(details: Sequence[ErrorDetails], value: object, param: str) -> tupl
 
 
 def _path(detail: ErrorDetails, value: object) -> _Path:
-    """Where in `value` the error is, without the names of types that pydantic puts in between.
+    """Return the path of the error in `value`, without the tags that pydantic inserts.
 
-    Of an object with a `kind` that is the kind itself, which may also be the name of a field.
+    The tag of an object with a `kind` is its kind, which may equal the name of one of its fields.
     """
     path: list[str | int] = []
-    of_kind: object = None  # the object whose kind has been passed
+    tagged: object = None  # the object whose tag has been skipped
     for key in detail["loc"]:
-        if isinstance(value, Mapping) and value is not of_kind and key == value.get("kind"):
-            of_kind = value
+        if isinstance(value, Mapping) and value is not tagged and key == value.get("kind"):
+            tagged = value
             continue
         if isinstance(value, Mapping) and key in value:
             value = value[str(key)]
@@ -101,7 +101,7 @@ def _path(detail: ErrorDetails, value: object) -> _Path:
 def _step(key: str | int) -> str:
     if isinstance(key, int):
         return f"[{key}]"
-    # A client may write anything for a key, even what UTF-8 cannot encode.
+    # A client's key may be any string, even one that UTF-8 cannot encode.
     return f".{key}" if len(key) <= 40 and key.isidentifier() else f"[{quoted(key)}]"
 
 

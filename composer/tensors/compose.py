@@ -1,9 +1,12 @@
-"""The tensor operations of a composed step: many rows of logits in, one composed row per group out.
+"""The tensor operations of a composed step: many rows of logits in, one composed row per gang out.
 
-One kernel serves the whole linear family, `z = sum_k w_k * l_k` (docs: formulas in each recipe).
-It loops over member positions (at most `Limits.max_members`), never over groups, and adds into the
-leaders' rows: at its peak it holds less than two float rows of vocabulary size per group beside
-the logits (`python -m bench.claims kernel_memory`).
+One kernel serves the whole linear family, `z = sum_k w_k * l_k`; each recipe states its formula. It
+loops over member positions (at most `Limits.max_members`), never over gangs, and adds into the
+leaders' rows: at its peak it holds less than two float32 rows of vocabulary size per gang in
+addition to the logits (`python -m bench.claims kernel_memory`).
+
+In shapes, R is the number of rows of the base's batch, A of an auxiliary model's batch, G of gangs,
+V the base's vocabulary size and v that of a member's model.
 """
 
 from __future__ import annotations
@@ -21,38 +24,38 @@ from composer.tensors.gang_rows import GangRows, picked, together
 from composer.tensors.mixture_kernel import MixtureKernel
 
 DISTANCE = 65536.0
-"""How far below the likeliest kept token the likeliest filtered one is put, in logits, at least.
+"""Minimum distance, in logits, of the likeliest filtered token below the likeliest kept one.
 
-With it a filtered token has the probability zero in float32, as with minus infinity, up to the
-temperature 600, and up to 1 after a `repetition_penalty` within `composer.bounds`, which multiplies
-negative logits and divides positive ones, if the likeliest kept logit lies between -500 and 500;
-but where bad words, `min_tokens` or a grammar forbid every token that the filter
-kept, the filtered ones keep their order and the sampler never sees a row without a possible token
-(which would be NaN)."""
+A filtered token then has probability zero in float32, as with minus infinity, at any temperature up
+to 600; and at temperatures up to 1 after a `repetition_penalty` within `composer.bounds`, which
+multiplies negative logits and divides positive ones, if the likeliest kept logit is between -500
+and 500. Unlike with minus infinity, the filtered tokens keep their order: if bad words,
+`min_tokens` or a grammar forbid every token that the filter kept, the sampler never sees a row
+without a possible token (which would be NaN)."""
 
 RELATIVE_DISTANCE = 2.0**-9
-"""The same relative to the magnitude of the composed logits: beside 1e30, 65536 is rounded away."""
+"""The same relative to the magnitude of the composed logits: rounding absorbs 65536 at 1e30."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Members:
-    """The members at one position, and of one model, of all groups that are that long."""
+    """The members at one position, on one model, of all gangs that have the position."""
 
     model: int
-    leaders: torch.Tensor  # [M] int64, rows of the batch
+    leaders: torch.Tensor  # [M] int64, rows of the base's batch
     rows: torch.Tensor  # [M] int64, rows of the model's batch
     weights: torch.Tensor  # [M, 1] float32
 
 
 @dataclass(frozen=True, slots=True)
 class _Filters:
-    """Filters of one kind that look at members of one model, at most one for each leader."""
+    """Filters of one kind that judge by members on one model, at most one per leader."""
 
     kind: FilterKind
     model: int
-    places: torch.Tensor  # [F] int64, of the leaders among those that are judged
-    leaders: torch.Tensor  # [F] int64, rows of the batch
-    rows: torch.Tensor  # [F] int64, rows of the members that are looked at
+    places: torch.Tensor  # [F] int64, indices of the leaders among those that lose tokens
+    leaders: torch.Tensor  # [F] int64, rows of the base's batch
+    rows: torch.Tensor  # [F] int64, rows of the judging members in the model's batch
     values: torch.Tensor  # [F, 1] float32
 
 
@@ -62,17 +65,17 @@ class _Companions:
 
     model: int
     rows: torch.Tensor  # [C] int64, rows of the model's batch
-    leaders: torch.Tensor  # [C] int64, rows of the batch
+    leaders: torch.Tensor  # [C] int64, rows of the base's batch
 
 
 class Composition:
-    """The index tensors of all groups in a batch, built when the batch changes and used every step.
+    """The index tensors of all gangs in a batch: built when the batch changes, used every step.
 
-    Building copies a few hundred bytes to the device without waiting for it; using it never waits
-    for the device.
+    Building copies a few hundred bytes to the device without waiting for the device; using them
+    never waits either.
     """
 
-    def __init__(self, groups: Sequence[GangRows], device: torch.device, pin_memory: bool = False):
+    def __init__(self, gangs: Sequence[GangRows], device: torch.device, pin_memory: bool = False):
         def tensor(values: Sequence[Any], dtype: torch.dtype) -> torch.Tensor:
             host = torch.tensor(values, dtype=dtype, pin_memory=pin_memory)
             return host.to(device, non_blocking=True)
@@ -83,52 +86,51 @@ class Composition:
         def column(values: Sequence[float]) -> torch.Tensor:
             return tensor(values, torch.float32).unsqueeze(1)
 
-        summed = [group for group in groups if group.mixture is None]
-        self._leaders = index([group.rows[0] for group in summed])
-        self._leader_weights = column([group.weights[0] for group in summed])
+        sums = [gang for gang in gangs if gang.mixture is None]
+        self._leaders = index([gang.rows[0] for gang in sums])
+        self._leader_weights = column([gang.weights[0] for gang in sums])
         members = [
-            ((k, group.model(k)), (group.rows[0], group.rows[k], group.weights[k]))
-            for group in summed
-            for k in range(1, len(group.rows))
+            ((k, gang.model(k)), (gang.rows[0], gang.rows[k], gang.weights[k]))
+            for gang in sums
+            for k in range(1, len(gang.rows))
         ]
         self._members = [
             _Members(model, index(leaders), index(rows), column(weights))
             for (_, model), (leaders, rows, weights) in together(members)
         ]
-        # Leaders whose row loses tokens: to filters, or to auxiliary models that know fewer.
-        judged = [g for g in groups if g.filters or (g.mixture is None and any(g.models))]
-        place_of = {group.rows[0]: place for place, group in enumerate(judged)}
-        self._judged = index(list(place_of))
+        # Gangs that lose tokens: to filters, or to auxiliary models with a smaller vocabulary.
+        losing = [g for g in gangs if g.filters or (g.mixture is None and any(g.models))]
+        place_of = {gang.rows[0]: place for place, gang in enumerate(losing)}
+        self._losing = index(list(place_of))
         filters = [
             (
-                # Several of one kind on one leader are judged one after the other.
+                # Several filters of one kind on one leader are applied one after the other.
                 (kind, model, nth),
-                (place_of[group.rows[0]], group.rows[0], group.rows[f.member], f.value),
+                (place_of[gang.rows[0]], gang.rows[0], gang.rows[f.member], f.value),
             )
-            for group in judged
-            for (kind, model), own in _by_kind(group).items()
-            for nth, f in enumerate(own)
+            for gang in losing
+            for (kind, model), alike in _by_kind(gang).items()
+            for nth, f in enumerate(alike)
         ]
         self._filters = [
             _Filters(kind, model, index(places), index(leaders), index(rows), column(values))
             for (kind, model, _), (places, leaders, rows, values) in together(filters)
         ]
         tails = [
-            ((model,), (place_of[group.rows[0]],))
-            for group in judged
-            if group.mixture is None
-            for model in sorted(set(group.models) - {0})
+            ((model,), (place_of[gang.rows[0]],))
+            for gang in losing
+            if gang.mixture is None
+            for model in sorted(set(gang.models) - {0})
         ]
         self._tails = [(model, index(places)) for (model,), (places,) in together(tails)]
-        mixed = [group for group in groups if group.mixture is not None]
-        fixed = [g for g in mixed if g.mixture is not None and not g.mixture.is_routed]
-        routed = [g for g in mixed if g not in fixed]
+        fixed = [g for g in gangs if g.mixture is not None and not g.mixture.is_routed]
+        routed = [g for g in gangs if g.mixture is not None and g.mixture.is_routed]
         self._fixed = MixtureKernel(fixed, tensor) if fixed else None
         self.routed = MixtureKernel(routed, tensor) if routed else None
         companions = [
-            ((group.model(k),), (group.rows[k], group.rows[0]))
-            for group in groups
-            for k in range(1, len(group.rows))
+            ((gang.model(k),), (gang.rows[k], gang.rows[0]))
+            for gang in gangs
+            for k in range(1, len(gang.rows))
         ]
         self._companions = [
             _Companions(model, index(rows), index(leaders))
@@ -138,23 +140,23 @@ class Composition:
     def compose(
         self, logits: torch.Tensor, *auxiliary: torch.Tensor | None, constrained: bool = True
     ) -> None:
-        """Write every group's composed row over its leader's row.
+        """Write every gang's composed row over its leader's row.
 
-        What is minus infinity in the leader's row (grammar, allowed tokens) stays minus infinity:
-        the sum alone would turn `-inf - (-inf)` into NaN. Tokens beyond the base's vocabulary are
-        cut off an auxiliary model's rows; those that its own vocabulary lacks are filtered out of a
-        sum, whatever the weight is: it says nothing about them. Where filters leave no token, they
-        do not count.
+        Tokens at minus infinity in the leader's row (grammar, allowed tokens) stay there: the sum
+        alone would turn `-inf - (-inf)` into NaN. An auxiliary model's row is cut to the base's
+        vocabulary; tokens that its own vocabulary lacks are filtered out of a sum whatever the
+        weight, because the model has no logit for them. If the filters of a gang leave no token,
+        ignore them.
 
         Args:
             logits: `[R, V]` float32, one row per request of the batch, changed in place.
-            auxiliary: `[A, v]` of any float type, those of each auxiliary model in their order;
-                None where a model does not run and so no group has a row.
+            auxiliary: `[A, v]` of any float type for each auxiliary model, in order; None if the
+                model does not run in this step, so that no gang has a row on it.
             constrained: whether a grammar has put minus infinity into rows of the batch. Mixtures
-                look for it only then.
+                check for it only then.
         """
         logits_of = (logits, *auxiliary)
-        # Filters look at the rows as they came, so they are judged before anything changes.
+        # Filters judge the members' own rows, so they come before any row changes.
         dropped = self._dropped(logits_of)
         for kernel in (self._fixed, self.routed):
             if kernel is not None:
@@ -165,56 +167,56 @@ class Composition:
             self._demote(logits, dropped)
 
     def _dropped(self, logits_of: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
-        """`[L, V]` bool: the tokens that the judged leaders lose; None if no token is lost."""
+        """Return `[L, V]` bool: the tokens that each losing gang loses; None if there are none."""
         logits = logits_of[0]
         assert logits is not None
         tails = [
-            (places, own.shape[1])
+            (places, rows.shape[1])
             for model, places in self._tails
-            if (own := logits_of[model]) is not None and own.shape[1] < logits.shape[1]
+            if (rows := logits_of[model]) is not None and rows.shape[1] < logits.shape[1]
         ]
         if not (self._filters or tails):
             return None
         dropped = torch.zeros(
-            len(self._judged), logits.shape[1], dtype=torch.bool, device=logits.device
+            len(self._losing), logits.shape[1], dtype=torch.bool, device=logits.device
         )
         for f in self._filters:
             outside = self._outside(f, logits, logits_of[f.model])
             if len(f.places) < len(dropped):
                 outside.logical_or_(dropped.index_select(0, f.places))
                 dropped.index_copy_(0, f.places, outside)
-            else:  # all of them, in their order
+            else:  # all gangs, in order
                 dropped.logical_or_(outside)
             del outside
-        for places, known in tails:
-            dropped[:, known:].index_fill_(0, places, True)
+        for places, size in tails:
+            dropped[:, size:].index_fill_(0, places, True)
         return dropped
 
     def _demote(self, logits: torch.Tensor, dropped: torch.Tensor) -> None:
-        """Put the dropped tokens of composed rows behind all others, in the order that they have.
+        """Move the tokens `dropped` `[L, V]` bool of composed rows below all others, keeping order.
 
-        Relative to the row as it is composed: no weight can lift them again.
+        The distance is relative to the composed row, so that no weight can compensate for it.
         """
-        rows = logits.index_select(0, self._judged)  # [L, V]
+        rows = logits.index_select(0, self._losing)  # [L, V]
         top = rows.amax(dim=1, keepdim=True)  # [L, 1]
         kept = rows.masked_fill_(dropped, -math.inf).amax(dim=1, keepdim=True)
         del rows
         largest = torch.maximum(top.abs(), kept.abs())
         distance = (largest * RELATIVE_DISTANCE).clamp_(min=DISTANCE)
-        # Where no token is kept, nothing is put behind anything.
+        # If no token is kept, move none.
         lower = torch.where(kept > -math.inf, top - kept + distance, 0.0)
-        logits.index_add_(0, self._judged, dropped.to(logits.dtype).mul_(lower), alpha=-1)
+        logits.index_add_(0, self._losing, dropped.to(logits.dtype).mul_(lower), alpha=-1)
 
     def _sum(self, logits: torch.Tensor, logits_of: Sequence[torch.Tensor | None]) -> None:
-        """Write `sum_k w_k l_k` over the leaders' rows of the groups that are sums."""
+        """Write `sum_k w_k l_k` over the leaders' rows of the gangs that are sums."""
         leaders = logits.index_select(0, self._leaders)  # [G, V]
         forbidden = leaders == -math.inf  # [G, V] bool
         logits.index_copy_(0, self._leaders, leaders.mul_(self._leader_weights))
         del leaders
         for member in self._members:
             term = picked(logits_of[member.model], member.rows).mul_(member.weights)  # [M, v]
-            known = min(term.shape[1], logits.shape[1])
-            logits[:, :known].index_add_(0, member.leaders, term[:, :known])
+            shared = min(term.shape[1], logits.shape[1])
+            logits[:, :shared].index_add_(0, member.leaders, term[:, :shared])
             del term
         composed = logits.index_select(0, self._leaders).masked_fill_(forbidden, -math.inf)
         logits.index_copy_(0, self._leaders, composed)
@@ -224,29 +226,32 @@ class Composition:
 
         Args:
             token_ids: `[R, 1]` int32, changed in place.
-            auxiliary: `[A, 1]` int32 for each auxiliary model, changed in place; None as above.
+            auxiliary: `[A, 1]` int32 for each auxiliary model, changed in place; None as in
+                `compose`.
         """
         tokens_of = (token_ids, *auxiliary)
         for companions in self._companions:
-            own = tokens_of[companions.model]
-            assert own is not None
-            own.index_copy_(0, companions.rows, token_ids.index_select(0, companions.leaders))
+            tokens = tokens_of[companions.model]
+            assert tokens is not None
+            tokens.index_copy_(0, companions.rows, token_ids.index_select(0, companions.leaders))
 
     @staticmethod
-    def _outside(filters: _Filters, logits: torch.Tensor, own: torch.Tensor | None) -> torch.Tensor:
-        """`[F, V]` bool: tokens that a filter drops, judged among the tokens that are allowed.
+    def _outside(
+        filters: _Filters, logits: torch.Tensor, member_logits: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Return `[F, V]` bool: the tokens that a filter drops, among the allowed tokens.
 
-        `own` `[A, v]` are the logits of the members' model, which knows no tokens beyond `v`.
+        `member_logits` `[A, v]` are those of the judging members' model.
         """
         forbidden = logits.index_select(0, filters.leaders) == -math.inf  # [F, V] bool
-        member = picked(own, filters.rows)[:, : logits.shape[1]]  # [F, v]
+        member = picked(member_logits, filters.rows)[:, : logits.shape[1]]  # [F, v]
         if member.shape[1] < logits.shape[1]:
             member = pad(member, (0, logits.shape[1] - member.shape[1]), value=-math.inf)
         member = member.masked_fill_(forbidden, -math.inf)  # [F, V]
         del forbidden
         largest = member.amax(dim=1, keepdim=True)
         if filters.kind is FilterKind.PLAUSIBILITY:
-            # l < log(alpha) + max l  (Li et al. 2022, section 3.2)
+            # l < log(value) + max l  (Li et al. 2022, section 3.2)
             return member < largest + filters.values.log()
         if filters.kind is FilterKind.TOP_K:
             return outside_top(member, filters.values)
@@ -254,18 +259,18 @@ class Composition:
         return outside_nucleus(weights.div_(weights.sum(dim=1, keepdim=True)), filters.values)
 
 
-def _by_kind(group: GangRows) -> dict[tuple[FilterKind, int], list[Filter]]:
-    """The filters of a group by their kind and the model of the member that they look at."""
-    found: dict[tuple[FilterKind, int], list[Filter]] = {}
-    for f in group.filters:
-        found.setdefault((f.kind, group.model(f.member)), []).append(f)
-    return found
+def _by_kind(gang: GangRows) -> dict[tuple[FilterKind, int], list[Filter]]:
+    """Group the filters of a gang by kind and the model of the judging member."""
+    filters: dict[tuple[FilterKind, int], list[Filter]] = {}
+    for f in gang.filters:
+        filters.setdefault((f.kind, gang.model(f.member)), []).append(f)
+    return filters
 
 
 def outside_nucleus(probs: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
-    """The tokens outside of the smallest set of likeliest tokens whose mass reaches `top_p`.
+    """Return the tokens outside the smallest set of likeliest tokens whose mass reaches `top_p`.
 
-    Finds the set's smallest probability by bisection over float32 bit patterns (positive floats
+    Find the set's smallest probability by bisection over float32 bit patterns (positive floats
     order as their bits do), which is exact after 31 halvings and, unlike a sort, needs half a row
     of memory. Tokens of equal probability stay or go together.
 
@@ -279,9 +284,9 @@ def outside_nucleus(probs: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
     # Invariant: the mass at `low` reaches top_p, the mass at `high` does not.
     low = torch.zeros_like(top_p, dtype=torch.int32)
     high = torch.full_like(low, 0x3F800001)  # the bits just above 1.0
-    # Rounding may leave a whole row's mass a little short of top_p = 1: then keep everything.
+    # Rounding may leave the mass of a whole row just below top_p = 1: then keep every token.
     target = torch.minimum(top_p, probs.sum(dim=1, keepdim=True))
-    halves = probs.chunk(2, dim=1)  # half a row of memory at a time
+    halves = probs.chunk(2, dim=1)  # [F, V/2] each: half a row of memory at a time
     for _ in range(31):
         middle = low + (high - low) // 2
         threshold = middle.view(torch.float32)
@@ -295,21 +300,21 @@ def outside_nucleus(probs: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
 
 
 def outside_top(logits: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-    """The tokens that are less likely than the k-th likeliest; equal ones stay or go together.
+    """Return the tokens less likely than the k-th likeliest; equal ones stay or go together.
 
-    Finds the k-th largest logit by bisection over float32 bit patterns, as `outside_nucleus` does:
+    Find the k-th largest logit by bisection over float32 bit patterns, as `outside_nucleus` does:
     `k` differs from row to row and stays on the device.
 
     Args:
         logits: `[F, V]` float32 without NaN or plus infinity.
-        k: `[F, 1]` float32, whole numbers from 1; with `V` or more every token stays.
+        k: `[F, 1]` float32, whole numbers from 1; every token stays if `k >= V`.
 
     Returns:
         `[F, V]` bool, True for a token outside.
     """
 
     def as_float(key: torch.Tensor) -> torch.Tensor:
-        # Negative floats order against their bits: turned over, keys order as floats do.
+        # Negative floats order against their bits: with these flipped, keys order as floats do.
         return torch.where(key < 0, key ^ 0x7FFFFFFF, key).to(torch.int32).view(torch.float32)
 
     # Invariant: at least k logits reach `low`, fewer reach `high`.

@@ -1,4 +1,4 @@
-"""Where the rows of composed requests stand in the batches of the models."""
+"""Places of the rows of composed requests in the batches of the models."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _K = TypeVar("_K", bound=tuple[Any, ...])
 
 @dataclass(frozen=True, slots=True)
 class GangRows:
-    """Where the rows of one group stand; row 0 is the leader.
+    """Places of the rows of one gang; row 0 is the leader.
 
-    Row `rows[k]` is one of the batch of model `models[k]`: 0 is the base, where every leader is,
-    1 and up the auxiliary models. Empty means that all are rows of the base. With a mixture,
-    `weights` are the prior; `name` tells groups apart whose weights a router keeps.
+    `rows[k]` is a row in the batch of model `models[k]`: 0 is the base, which has every leader, 1
+    and up are auxiliary models. Empty `models` means that all rows are on the base. With a mixture,
+    `weights` are the prior; `name` identifies a gang whose weights a router keeps.
     """
 
     rows: tuple[int, ...]
@@ -31,19 +31,19 @@ class GangRows:
     name: str = ""
 
     def model(self, k: int) -> int:
-        """The model of the member at position `k`."""
+        """Return the model of the member at position `k`."""
         return self.models[k] if self.models else 0
 
 
 def picked(logits: torch.Tensor | None, rows: torch.Tensor) -> torch.Tensor:
-    """A float32 copy of some rows of a model's logits: `[A, v]` -> `[M, v]`."""
-    assert logits is not None, "a group has rows of a model that does not run"
+    """Copy rows `[M]` int64 of a model's logits: `[A, v]` of any float type -> `[M, v]` float32."""
+    assert logits is not None, "a gang has rows on a model that does not run"
     return logits.index_select(0, rows).to(torch.float32)
 
 
 def together(items: Iterable[tuple[_K, tuple[Any, ...]]]) -> list[tuple[_K, tuple[Any, ...]]]:
-    """Pairs of a key and values -> every key, in order, with a list for each of the values."""
-    found: dict[_K, list[tuple[Any, ...]]] = {}
+    """Group pairs of a key and values: each key, in order, with one tuple per kind of value."""
+    grouped: dict[_K, list[tuple[Any, ...]]] = {}
     for key, values in items:
-        found.setdefault(key, []).append(values)
-    return [(key, tuple(zip(*found[key], strict=True))) for key in sorted(found)]
+        grouped.setdefault(key, []).append(values)
+    return [(key, tuple(zip(*grouped[key], strict=True))) for key in sorted(grouped)]

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from composer.bounds import (
-    LARGEST_REPETITION_PENALTY,
-    LEAST_REPETITION_PENALTY,
     MAX_ALLOWED_TOKENS,
     MAX_BIASED_TOKENS,
+    MAX_REPETITION_PENALTY,
     MAX_STOP_TOKENS,
+    MIN_REPETITION_PENALTY,
     check_repetition_penalty,
     check_token_lists,
 )
@@ -417,8 +417,8 @@ def overview() -> str:
         ("entries of `logit_bias`", MAX_BIASED_TOKENS),
         (
             "`repetition_penalty` beside a composition, where it is at least "
-            f"{LEAST_REPETITION_PENALTY:g}",
-            f"{LARGEST_REPETITION_PENALTY:g}",
+            f"{MIN_REPETITION_PENALTY:g}",
+            f"{MAX_REPETITION_PENALTY:g}",
         ),
         ("bytes of a JSON schema", MAX_SCHEMA_BYTES),
         ("`minItems`, `maxLength` and the like", MAX_COUNT),

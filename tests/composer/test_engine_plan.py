@@ -111,7 +111,7 @@ ROW = {"weight": 1.0, "adapter": None, "prompt": None, "model": None}
     ],
 )
 def test_anything_else_is_an_error_that_names_the_argument(value: object) -> None:
-    with pytest.raises(ValueError, match=f"'{ENGINE_ARG}' is not a compiled plan"):
+    with pytest.raises(ValueError, match=f"'{ENGINE_ARG}' is not an engine plan"):
         EnginePlan.from_extra_args({ENGINE_ARG: value})
 
 
@@ -138,7 +138,7 @@ LEADER = Row(1.0)
 @pytest.mark.parametrize(
     ("rows", "filters", "message"),
     [
-        ((), (), "a compiled plan needs at least one row"),
+        ((), (), "an engine plan needs at least one row"),
         ((Row(1.0, None, (5,)),), (), "row 0, the leader, must read the request's own prompt"),
         ((Row(1.0, None, None, "small"),), (), "row 0, the leader, runs on 'small' instead of"),
         ((LEADER, Row(math.nan)), (), "weight nan is not a finite number"),

@@ -9,8 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from composer.errors import FormulaSyntaxError
-from composer.formula import MAX_LENGTH, MAX_NESTING, format_number, format_sum, parse
-from composer.lexer import quote_name
+from composer.formula import MAX_LENGTH, MAX_NESTING, format_number, format_sum, parse, quote_name
 
 NAMES = st.text(min_size=1, max_size=12)
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
@@ -71,9 +70,9 @@ def test_value(text: str, terms: list[tuple[str, float]] | None) -> None:
         ("base + 0", 7, "a constant cannot be added to a model"),
         ("1 - base", 0, "a constant cannot be added to a model"),
         ("2*(base - 3)", 10, "a constant cannot be added to a model"),
-        ("1 + 2", 0, "the formula is the constant 3; multiply a model with it"),
-        ("a*b", 2, "a model cannot be multiplied with a model; one side must be a number"),
-        ("2*a*(b)", 4, "a model cannot be multiplied with a model; one side must be a number"),
+        ("1 + 2", 0, "the formula is the constant 3; multiply a model by it"),
+        ("a*b", 2, "a model cannot be multiplied by a model; one side must be a number"),
+        ("2*a*(b)", 4, "a model cannot be multiplied by a model; one side must be a number"),
         ("1/a", 2, "a model cannot be a divisor; divide by a number"),
         ("a/0", 2, "division by zero; divide by another number"),
         ("a/(1 - 1)", 2, "division by zero; divide by another number"),

@@ -79,7 +79,7 @@ WELL_FORMED = {
 @pytest.mark.parametrize("name", [name for name in FOREIGN if name not in WELL_FORMED])
 def test_it_is_refused_before_it_enters(name: str) -> None:
     """`ValueError` becomes status 400."""
-    with pytest.raises(ValueError, match=f"'{ENGINE_ARG}' is not a compiled plan|'{ROW_ARG}' is"):
+    with pytest.raises(ValueError, match=f"'{ENGINE_ARG}' is not an engine plan|'{ROW_ARG}' is"):
         CompositionProcessor.validate_params(SamplingParams(extra_args=FOREIGN[name]))
 
 

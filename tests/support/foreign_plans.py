@@ -1,4 +1,4 @@
-"""What may stand where the engine expects a compiled plan: any JSON, and plans with a fault."""
+"""What may stand where the engine expects an engine plan: any JSON, and plans with a fault."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from composer.bounds import LARGEST_REPETITION_PENALTY, LEAST_REPETITION_PENALTY
+from composer.bounds import MAX_REPETITION_PENALTY, MIN_REPETITION_PENALTY
 from composer.filters import Filter, FilterKind
 from composer.reference.oracle import kept
 from composer.tensors.compose import Composition, outside_nucleus, outside_top
@@ -128,7 +128,7 @@ def test_a_filter_never_leaves_a_row_without_tokens() -> None:
     assert logits[0].softmax(0).isfinite().all()
 
 
-@pytest.mark.parametrize("penalty", [LEAST_REPETITION_PENALTY, LARGEST_REPETITION_PENALTY])
+@pytest.mark.parametrize("penalty", [MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY])
 @pytest.mark.parametrize("top", [-500.0, 0.0, 500.0])
 def test_no_repetition_penalty_lifts_a_filtered_token(top: float, penalty: float) -> None:
     """vLLM multiplies the negative logits of tokens that were seen, and divides the positive."""
