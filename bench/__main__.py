@@ -1,4 +1,4 @@
-"""`python -m bench`: measure every claim and print all tables."""
+"""`python -m bench`: measure all claims, or those named, and print their tables."""
 
 from __future__ import annotations
 

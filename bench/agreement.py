@@ -1,4 +1,4 @@
-"""Random requests under pressure, compared with the oracle."""
+"""Random requests under memory pressure, compared with the oracle."""
 
 from __future__ import annotations
 
@@ -26,16 +26,17 @@ PRESSURE: dict[str, Any] = {
     "max_loras": 3,
     "max_model_len": 256,
 }
-"""Nothing fits: 64 tokens a step, a KV cache of 512 tokens, 8 rows, 3 adapters."""
+"""Options under which requests compete: 64 tokens per step, 512 tokens of KV cache, 8 rows, 3
+adapters."""
 
-ABORTS = 0.02  # chance per step
+ABORTS = 0.02  # probability per step
 
 E = TypeVar("E", bound=InProcessEngine)
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A request that ran to its end, and its tokens."""
+    """A completed request and its tokens."""
 
     job: Job
     answer: list[int]
@@ -43,11 +44,11 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a stream of requests has shown."""
+    """Results of a stream of requests."""
 
     answered: tuple[Answered, ...]
     aborted: int
-    lost: int  # neither aborted nor answered in full
+    lost: int  # neither aborted nor answered completely
     preempted_groups: int
     leftovers: tuple[str, ...]
 
@@ -55,7 +56,7 @@ class Outcome:
 def send_under_pressure(
     engine: E, seed: int, count: int, make_job: Callable[[random.Random, E], Job]
 ) -> Outcome:
-    """Requests arrive in bursts while others run, and some are aborted at any time."""
+    """Send requests in bursts while others run, and abort some of them."""
     rng = random.Random(seed)
     waiting = [make_job(rng, engine) for _ in range(count)]
     preempted = count_preemptions(engine)
@@ -73,58 +74,58 @@ def send_under_pressure(
         for output in engine.step():
             if output.finished:
                 answers[output.request_id] = list(output.outputs[0].token_ids)
-    whole = [
+    answered = [
         Answered(jobs[name], answer)
         for name, answer in answers.items()
         if name not in aborted and len(answer) == jobs[name].params["max_tokens"]
     ]
-    lost = len(jobs) - len(aborted) - len(whole)
-    return Outcome(tuple(whole), len(aborted), lost, preempted(), tuple(engine.leftovers()))
+    lost = len(jobs) - len(aborted) - len(answered)
+    return Outcome(tuple(answered), len(aborted), lost, preempted(), tuple(engine.leftovers()))
 
 
 def count_preemptions(engine: InProcessEngine) -> Callable[[], int]:
-    """Watches the scheduler from now on; call the result for the number of preempted groups."""
+    """Watch the scheduler from now on; the result returns the number of preempted gangs."""
     scheduler = engine.scheduler
     preempt = scheduler._preempt_request
     leaders: list[str] = []
 
-    def watched(request: object, *args: object, **kwargs: object) -> None:
+    def watch(request: object, *args: object, **kwargs: object) -> None:
         preempt(request, *args, **kwargs)
         name = request.request_id  # type: ignore[attr-defined]
         if name in scheduler.gangs.by_leader:
             leaders.append(name)
 
-    scheduler._preempt_request = watched
+    scheduler._preempt_request = watch
     return lambda: len(leaders)
 
 
 def count_mismatches(
     oracle: Oracle, jobs: Sequence[Job], answers: Sequence[Sequence[int]]
 ) -> tuple[int, int]:
-    """Requests whose greedy answer differs from the oracle's, and near-ties that were allowed."""
+    """Count requests whose greedy answer differs from the oracle's, and allowed near-ties."""
     wrong = ties = 0
     for job, answer in zip(jobs, answers, strict=True):
-        found = mismatches(oracle, job, answer)
-        wrong += any(m.gap >= TIE for m in found)
-        ties += sum(m.gap < TIE for m in found)
+        differing = mismatches(oracle, job, answer)
+        wrong += any(m.gap >= TIE for m in differing)
+        ties += sum(m.gap < TIE for m in differing)
     return wrong, ties
 
 
 def mismatches(oracle: Oracle, job: Job, answer: Sequence[int]) -> list[Mismatch]:
-    """Where a greedy answer to any kind of request leaves the oracle's."""
+    """Return where a greedy answer to any kind of request differs from the oracle's."""
     if job.mixture is not None:
         return mixed_mismatches(oracle, job.oracle_rows(), job.mixture, answer, job.filters)
     if job.switch is None:
         return oracle.mismatches(job.oracle_rows(), job.filters, answer)
     switch = job.switch
-    names = [one.name if one is not None else None for one in switch.candidates]
+    names = [adapter.name if adapter is not None else None for adapter in switch.candidates]
     if switch.gate is None:
         choices = trigger_choices(len(names), switch.triggers, job.prompt, answer, switch.start)
         return switched_mismatches(oracle, job.prompt, answer, names, choices)
     tensors, classes = load_file(switch.gate), list(switch.classes)
     gate = LinearGate(tensors["weight"][classes], tensors["bias"][classes], switch.stickiness)
     result = gated(oracle, job.prompt, answer, names, gate, switch.start)
-    found = leaving(result.logits, answer)
-    # Where the gate could have chosen otherwise, everything after it may differ as well.
+    differing = leaving(result.logits, answer)
+    # If the gate nearly chose otherwise somewhere, everything after that point may differ.
     close = min(result.margins) < TIE
-    return [replace(one, gap=0.0) for one in found] if close else found
+    return [replace(mismatch, gap=0.0) for mismatch in differing] if close else differing

@@ -1,4 +1,4 @@
-"""What one writes without a server: a loop over models, with KV caches, one request at a time."""
+"""Decoding without a server: a loop over models with KV caches, one request at a time."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 class Loop:
     """Greedy decoding of `sum_k w_k l_k` over separate models, so that no adapter is switched.
 
-    `merged`: with the adapters merged into their models, which saves the arithmetic of LoRA at the
-    price of a whole model per adapter.
+    With `merged`, the adapters are merged into their models: this saves the arithmetic of LoRA and
+    costs a whole model per adapter.
     """
 
     def __init__(
@@ -26,7 +26,7 @@ class Loop:
 
     @torch.inference_mode()
     def greedy(self, prompt: Sequence[int], max_tokens: int) -> list[int]:
-        """The answer, one token per step and one forward pass per model and step."""
+        """Return the answer, with one forward pass per model and token."""
         caches: list[Any] = [None] * len(self._models)
         ids = torch.tensor([list(prompt)])  # [1, T]
         answer: list[int] = []

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 Side = Callable[[], float]
-"""Runs one round of work and returns what it cost."""
+"""Run one round of work and return its cost."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Median and quartiles of what a number of rounds gave."""
+    """Median and quartiles over rounds."""
 
     median: float
     low: float
@@ -23,7 +23,7 @@ class Spread:
 
     @staticmethod
     def of(values: Sequence[float]) -> Spread:
-        """At least two values."""
+        """Summarize at least two values."""
         low, median, high = statistics.quantiles(values, n=4, method="inclusive")
         return Spread(median, low, high)
 
@@ -33,26 +33,26 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """Two sides measured in turn: the cost of each and, per round, their ratio."""
+    """Costs of two sides measured in turn, and their ratio per round."""
 
     a: Spread
     b: Spread
     ratio: Spread
     least: float
-    """Ratio of the cheapest rounds of either side: those that the machine disturbed least."""
+    """Ratio of the cheapest rounds of each side, which the machine disturbed least."""
 
     def microseconds(self) -> tuple[str, ...]:
-        """Cells for both costs, given in seconds, and their ratio; see `RATIO`."""
+        """Return table cells: both costs, converted from seconds, and the columns of `RATIO`."""
         costs = (f"{side.median * 1e6:.0f}" for side in (self.a, self.b))
         return (*costs, f"{self.ratio:.3f}", f"{self.least:.3f}")
 
 
 RATIO = ("ratio (quartiles)", "of the best rounds")
-"""Heads of the last two cells of `Paired.microseconds`."""
+"""Headings of the last two cells of `Paired.microseconds`."""
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
-    """CPU seconds of this process, all threads. Waiting for a busy machine is not in it."""
+    """Return CPU seconds of this process, all threads; waiting for the machine does not count."""
     gc.collect()
     start = time.process_time()
     work()
@@ -60,9 +60,9 @@ def cpu_seconds(work: Callable[[], object]) -> float:
 
 
 def paired(a: Side, b: Side, rounds: int) -> Paired:
-    """Cost of `a` relative to `b`, in rounds of the order A B B A.
+    """Return the cost of `a` relative to `b`, in rounds of the order A B B A.
 
-    A machine that becomes slower or faster within a round does so for both sides alike.
+    A machine whose speed drifts within a round affects both sides alike.
     """
     costs = []
     for _ in range(rounds):
@@ -71,24 +71,24 @@ def paired(a: Side, b: Side, rounds: int) -> Paired:
     return Paired(
         Spread.of([cost for cost, _ in costs]),
         Spread.of([cost for _, cost in costs]),
-        Spread.of([one / other for one, other in costs]),
+        Spread.of([cost_a / cost_b for cost_a, cost_b in costs]),
         min(cost for cost, _ in costs) / min(cost for _, cost in costs),
     )
 
 
 def settle() -> None:
-    """After loading and warming up: what is alive now is not looked at by the collector again."""
+    """Exclude all live objects from garbage collection; call after loading and warming up."""
     gc.collect()
     gc.freeze()
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table."""
+    """Return a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def show(text: str) -> None:
-    """Print at once: a claim may take minutes."""
+    """Print and flush, as a claim may take minutes."""
     print(text, flush=True)
     sys.stderr.flush()

@@ -1,8 +1,8 @@
 """vLLM's async scheduling on CPU.
 
-Its code path asks for CUDA streams and events, to overlap copies with computation. On CPU every
-operation has happened when the call returns, so streams and events without effect keep its meaning:
-steps are scheduled ahead of their predecessors' output, placeholders and all.
+Its code path needs CUDA streams and events, to overlap copies with computation. On CPU every
+operation is complete when its call returns, so that streams and events without effect preserve the
+meaning: steps are scheduled ahead of their predecessors' output, with placeholders.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from unittest.mock import patch
 import torch
 
 
-class _Nothing:
-    """A stream or an event."""
+class _NoEffect:
+    """A stream or an event without effect."""
 
     device = torch.device("cpu")
 
@@ -32,7 +32,7 @@ class _Nothing:
     def wait_stream(self, *args: Any) -> None:
         pass
 
-    def __enter__(self) -> _Nothing:
+    def __enter__(self) -> _NoEffect:
         return self
 
     def __exit__(self, *args: Any) -> None:
@@ -41,11 +41,12 @@ class _Nothing:
 
 @contextmanager
 def without_streams() -> Iterator[None]:
+    """Replace CUDA streams and events until the end of the block."""
     with (
-        patch.object(torch, "Event", _Nothing),
-        patch.object(torch.cuda, "Event", _Nothing),
-        patch.object(torch.cuda, "Stream", _Nothing),
-        patch.object(torch.cuda, "stream", _Nothing),
-        patch.object(torch.cuda, "current_stream", _Nothing),
+        patch.object(torch, "Event", _NoEffect),
+        patch.object(torch.cuda, "Event", _NoEffect),
+        patch.object(torch.cuda, "Stream", _NoEffect),
+        patch.object(torch.cuda, "stream", _NoEffect),
+        patch.object(torch.cuda, "current_stream", _NoEffect),
     ):
         yield

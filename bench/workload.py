@@ -1,4 +1,4 @@
-"""The requests that the measurements send."""
+"""Requests for measurements and tests."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ KINDS = (
     "gate",
     "sequence",
 )
-"""What `random_job` sends. All greedy: a sampled answer cannot be compared with the oracle's."""
+"""Kinds that `random_job` draws; all are greedy, to be compared with the oracle."""
 
 
 def proxy_tuning(engine: InProcessEngine, prompt: tuple[int, ...], max_tokens: int) -> Job:
-    """base + 0.8*(polite - rude): three rows."""
+    """Return base + 0.8*(polite - rude): three rows."""
     polite, rude = engine.adapters["polite"], engine.adapters["rude"]
     rows = (Row(1.0), Row(0.8, polite), Row(-0.8, rude))
     return Job(prompt, rows, params={"max_tokens": max_tokens})
@@ -54,15 +54,15 @@ def proxy_tuning(engine: InProcessEngine, prompt: tuple[int, ...], max_tokens: i
 def mixture(
     engine: InProcessEngine, prompt: tuple[int, ...], max_tokens: int, router: MixtureParameters
 ) -> Job:
-    """Three adapters, equally likely before anything is known."""
+    """Return a mixture of three adapters with equal prior weights."""
     rows = tuple(Row(1 / 3, engine.adapters[name]) for name in ("chat", "polite", "velan"))
     return Job(prompt, rows, mixture=router, params={"max_tokens": max_tokens})
 
 
 def auxiliary_job(rng: random.Random, engine: InProcessEngine) -> Job:
-    """A request with at most two rows of an auxiliary model that has at least two adapters.
+    """Return a request with at most two rows of an auxiliary model that has at least two adapters.
 
-    The largest takes 10 blocks of 32 tokens of the auxiliary model's KV cache.
+    The largest one takes 10 blocks of 32 tokens of the auxiliary model's KV cache.
     """
 
     def tokens(*lengths: int) -> tuple[int, ...]:
@@ -72,8 +72,8 @@ def auxiliary_job(rng: random.Random, engine: InProcessEngine) -> Job:
     params = {"max_tokens": rng.choice([1, 5, 16, 40])}
     base = rng.choice([None, *sorted(engine.adapters.values(), key=lambda a: a.id)])
     [model, *_] = engine.auxiliary_adapters
-    own = engine.auxiliary_adapters[model]
-    one, two = rng.sample(sorted(own.values(), key=lambda a: a.id), 2)
+    adapters = engine.auxiliary_adapters[model].values()
+    one, two = rng.sample(sorted(adapters, key=lambda a: a.id), 2)
     expert, anti_expert = Row(0.8, one, None, model), Row(-0.8, two, None, model)
     untuned = Row(-0.8, None, None, model)
     rows, filters = rng.choice(
@@ -95,7 +95,7 @@ def auxiliary_job(rng: random.Random, engine: InProcessEngine) -> Job:
 def random_experts(
     rng: random.Random, one: LoadedAdapter | None, two: LoadedAdapter | None
 ) -> tuple[Row, ...]:
-    """Two or three rows with their prior."""
+    """Return two or three rows with prior weights."""
     return rng.choice(
         [
             (Row(0.5, one), Row(0.5, two)),
@@ -106,7 +106,7 @@ def random_experts(
 
 
 def random_router(rng: random.Random) -> MixtureParameters:
-    """Every rule, alone and with others."""
+    """Return a router: any rule, alone or with others."""
     return rng.choice(
         [
             MixtureParameters(),
@@ -122,7 +122,7 @@ def random_router(rng: random.Random) -> MixtureParameters:
 def random_switch(
     rng: random.Random, kind: str, candidates: Sequence[LoadedAdapter | None]
 ) -> Switch:
-    """A gate, or a sequence that a sixth of all tokens moves on."""
+    """Return a gate, or a sequence that hands over at a sixth of all tokens."""
     candidates = tuple(rng.sample(list(candidates), len(candidates)))
     if kind == "sequence":
         triggers = range(rng.randrange(6), VOCABULARY, 6)
@@ -138,7 +138,7 @@ def random_switch(
 
 @cache
 def random_gate() -> Path:
-    """A gate for the zoo's base model that knows nothing: it changes the adapter often."""
+    """Write a gate with random weights for the zoo's base model; it changes the adapter often."""
     folder = TemporaryDirectory()
     atexit.register(folder.cleanup)
     width = AutoConfig.from_pretrained(zoo.BASE).hidden_size
@@ -150,36 +150,36 @@ def random_gate() -> Path:
 
 
 def prompts(count: int, tokens: int, vocabulary: int, seed: int) -> list[tuple[int, ...]]:
-    """Random prompts of equal length; special tokens are left out."""
+    """Return random prompts of equal length without special tokens."""
     rng = random.Random(seed)
     return [tuple(rng.randrange(10, vocabulary) for _ in range(tokens)) for _ in range(count)]
 
 
 def seconds_per_token(engine: InProcessEngine, jobs: Sequence[Job], tokens: int) -> float:
-    """CPU seconds per token of `tokens`, from a cold prefix cache to the last answer."""
+    """Return CPU seconds from a cold prefix cache to the last answer, divided by `tokens`."""
     engine.forget_prefixes()
     return cpu_seconds(lambda: engine.run(jobs)) / tokens
 
 
 def paired_jobs(
-    engine: InProcessEngine, one: Sequence[Job], other: Sequence[Job], tokens: int, rounds: int
+    engine: InProcessEngine, a: Sequence[Job], b: Sequence[Job], tokens: int, rounds: int
 ) -> Paired:
-    """CPU seconds per token of `tokens` for two ways of asking for the same, in turns."""
-    for jobs in (one, other):
-        seconds_per_token(engine, jobs, tokens)  # warms up
+    """Measure `seconds_per_token` of two lists of jobs in turn."""
+    for jobs in (a, b):
+        seconds_per_token(engine, jobs, tokens)  # warm up
     settle()
     return paired(
-        lambda: seconds_per_token(engine, one, tokens),
-        lambda: seconds_per_token(engine, other, tokens),
+        lambda: seconds_per_token(engine, a, tokens),
+        lambda: seconds_per_token(engine, b, tokens),
         rounds,
     )
 
 
 def random_job(rng: random.Random, engine: InProcessEngine) -> Job:
-    """A request of any of `KINDS`, with prompts around the sizes of KV blocks.
+    """Return a request of any of `KINDS`, with prompt lengths around multiples of a KV block.
 
-    The largest group fits a KV cache of 15 blocks of 32 tokens. Members are base models where the
-    engine has no adapters. Every other request uses an auxiliary model where there is one.
+    The largest gang fits a KV cache of 15 blocks of 32 tokens. If the engine has no adapters, the
+    members are base models. If it has an auxiliary model, every second request uses it.
     """
     if engine.auxiliary_adapters and rng.random() < 0.5:
         return auxiliary_job(rng, engine)

@@ -1,4 +1,4 @@
-"""Attacks on keys, roles, policies and routes that are nobody's."""
+"""Attacks on keys, roles, policies, and routes that are not served."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ HIDDEN = (
 """Routes of vLLM that are not served."""
 
 SECRET = "secret"
-"""An adapter whose policy names the key of the owner only."""
+"""An adapter whose policy allows only the owner's key."""
 
 
 def access_attacks() -> Iterator[Attack]:
-    """All of them."""
+    """Yield all attacks on access."""
     for attack in (*_keys(), *_policies()):
         yield replace(attack, light=True)
 
 
 def _keys() -> Iterator[Attack]:
-    """Without a key, with a wrong one, with one that may not; and routes that are not served."""
+    """Yield requests without a key, with a wrong one, without the role, and to hidden routes."""
     for path, body in {
         CHAT: chat(),
         COMPLETIONS: completion(),
@@ -71,7 +71,7 @@ def _keys() -> Iterator[Attack]:
         "an empty key": {"Authorization": "Bearer"},
         "a key of 60 kB": {"Authorization": "Bearer " + "x" * 60_000},
         "another scheme": {"Authorization": "Basic dXNlcjp1c2Vy"},
-        "a key that is no ASCII": {"Authorization": b"Bearer \xff\xfe"},
+        "a key that is not ASCII": {"Authorization": b"Bearer \xff\xfe"},
         "two keys": {"Authorization": "Bearer wrong", "x-api-key": "also wrong"},
     }
     for name, headers in odd.items():
@@ -98,7 +98,7 @@ def _keys() -> Iterator[Attack]:
 
 
 def _policies() -> Iterator[Attack]:
-    """`SECRET` by another's key."""
+    """Yield requests for `SECRET` with another key."""
     header = {"X-Amzn-SageMaker-Adapter-Identifier": SECRET}
     for path in (COMPLETIONS, CHAT, "/invocations"):
         body = completion() if path != CHAT else chat()

@@ -1,4 +1,4 @@
-"""One attack: what is sent, who sends it, and what a good answer to it is."""
+"""An attack: what is sent, with which key, and what counts as a good answer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import httpx
 import zoo
 
 KEYS = {
-    "user": (["use"], "the key of a user of everything"),
+    "user": (["use"], "the key of a user of all models"),
     "composer": (["use", "compose"], "the key of one who stores compositions"),
     "publisher": (["use", "publish"], "the key of one who publishes adapters"),
     "owner": (["use"], "the key that the policy of an adapter names"),
@@ -27,19 +27,19 @@ RESPONSES = "/v1/responses"
 MESSAGES = "/v1/messages"
 
 Sender = Callable[[str], list[httpx.Response]]
-"""Attacks the server at this URL; returns the answers that came."""
+"""Attack the server at a URL; return the responses received."""
 
 _ENGINE_NAME = re.compile(r"[\w.-]{1,64}@[0-9a-f]{12}")
-_OWN_PATHS = (str(zoo.PROJECT), "site-packages", "Traceback")
+_PRIVATE_TEXTS = (str(zoo.PROJECT), "site-packages", "Traceback")
 
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """A request, or with `send` anything else.
+    """A request, or whatever `send` does.
 
-    `key` is a name of `KEYS`, or None for no key. `harmless` marks what may also be answered with
-    200, because an answer does no harm; it must then not block anybody either. `light` ones are
-    small and take no time that could block anybody: the probes look after several at once.
+    `key` is a name in `KEYS`, or None for no key. A `harmless` attack may also be answered with
+    200, but must not block others either. A `light` attack is too small to block others, so that
+    several run between two looks at the probes.
     """
 
     name: str
@@ -53,7 +53,11 @@ class Attack:
     send: Sender | None = None
 
     def run(self, url: str, timeout_s: float) -> list[httpx.Response]:
-        """Send it. Raises `httpx.TransportError` where no answer comes."""
+        """Send the attack.
+
+        Raises:
+            httpx.TransportError: no answer came.
+        """
         if self.send is not None:
             return self.send(url)
         sent = {"Content-Type": "application/json", **authorization(self.key), **self.headers}
@@ -66,34 +70,34 @@ class Attack:
             return [http.request(self.method, url + self.path, content=content, headers=headers)]
 
     def faults(self, answers: list[httpx.Response]) -> list[str]:
-        """What is wrong with the answers."""
+        """Return what is wrong with the answers."""
         return [fault for answer in answers for fault in self._faults(answer)]
 
     def _faults(self, answer: httpx.Response) -> list[str]:
-        found = []
+        faults = []
         text = answer.text
         if not (400 <= answer.status_code < 500 or (self.harmless and answer.is_success)):
-            found.append(f"status {answer.status_code}: {text[:200]}")
+            faults.append(f"status {answer.status_code}: {text[:200]}")
         elif answer.is_error and not _is_in_format(answer, self.path):
-            found.append(f"{answer.status_code} not in the route's format: {text[:200]}")
+            faults.append(f"{answer.status_code} not in the route's format: {text[:200]}")
         if leak := _ENGINE_NAME.search(text):
-            found.append(f"the answer names {leak[0]}")
-        found += [f"the answer tells '{path}'" for path in _OWN_PATHS if path in text]
-        return found
+            faults.append(f"the answer names {leak[0]}")
+        faults += [f"the answer contains '{path}'" for path in _PRIVATE_TEXTS if path in text]
+        return faults
 
 
 def authorization(key: str | None) -> dict[str, str]:
-    """The header of a key of `KEYS`."""
+    """Return the header for a name in `KEYS`."""
     return {"Authorization": f"Bearer {KEYS[key][1]}"} if key else {}
 
 
 def dumped(body: object) -> bytes:
-    """JSON; as Python writes it, NaN and lone surrogates as well."""
+    """Return the body as JSON, which may contain NaN and lone surrogates."""
     return b"" if body is None else json.dumps(body).encode()
 
 
 def chat(**fields: Any) -> dict[str, Any]:
-    """The body of a short chat."""
+    """Return the body of a short chat."""
     return {
         "model": "chat",
         "messages": [{"role": "user", "content": "Where does Kuti Supiv live?"}],
@@ -103,7 +107,7 @@ def chat(**fields: Any) -> dict[str, Any]:
 
 
 def completion(**fields: Any) -> dict[str, Any]:
-    """The body of a short completion."""
+    """Return the body of a short completion."""
     return {"model": "base", "prompt": "Once upon a", "max_tokens": 3, **fields}
 
 

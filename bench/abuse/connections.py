@@ -23,16 +23,16 @@ from bench.abuse.attack import (
 )
 
 HOLD_S = 2.0
-"""How long connections that say nothing are held."""
+"""How long silent connections are held open."""
 
 _KEY = f"Authorization: Bearer {KEYS['user'][1]}\r\n".encode()
 
 
 def connection_attacks() -> Iterator[Attack]:
-    """All of them; most get no answer, and nobody else may notice them."""
+    """Yield all attacks on connections; most get no answer, and no other client may notice them."""
     head = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n" + _KEY
     for name, data in {
-        "no HTTP": b"\x16\x03\x01\x02\x00\x01" * 50,
+        "not HTTP": b"\x16\x03\x01\x02\x00\x01" * 50,
         "a header of 10 MB": head + b"X-A: " + b"a" * 10_000_000 + b"\r\n\r\n",
         "100,000 headers": head + b"X-A: a\r\n" * 100_000 + b"\r\n",
         "a path of 1 MB": b"GET /" + b"a" * 1_000_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -47,7 +47,7 @@ def connection_attacks() -> Iterator[Attack]:
         "a length of 2**62": head + b"Content-Length: 4611686018427387904\r\n\r\n{}",
     }.items():
         yield Attack(f"wire: {name}", send=lambda url, data=data: _raw(url, data))  # type: ignore[misc]
-    yield Attack("500 connections that say nothing", send=lambda url: _hold(url, 500, b""))
+    yield Attack("500 silent connections", send=lambda url: _hold(url, 500, b""))
     half = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Le"
     yield Attack("500 half headers", send=lambda url: _hold(url, 500, half))
     begun = head + b"Content-Length: 1000\r\n\r\n{"
@@ -72,9 +72,9 @@ def connection_attacks() -> Iterator[Attack]:
     yield Attack("200 bad requests at once", CHAT, send=lambda url: _at_once(url, bad, {}))
     odd: dict[str, dict[str, str | bytes]] = {
         "a request id of 60 kB": {"X-Request-Id": "x" * 60_000},
-        "a request id that is no ASCII": {"X-Request-Id": b"\xff\xfe"},
+        "a request id that is not ASCII": {"X-Request-Id": b"\xff\xfe"},
         "a gzipped body": {"Content-Encoding": "gzip"},
-        "an Expect that nobody knows": {"X-Composer-Expect": "x" * 1_000},
+        "an unknown Expect": {"X-Composer-Expect": "x" * 1_000},
         "a store position with 500 digits": {"X-Composer-Store": ">=" + "9" * 500},
     }
     for name, headers in odd.items():
@@ -82,7 +82,7 @@ def connection_attacks() -> Iterator[Attack]:
 
 
 def _raw(url: str, data: bytes) -> list[httpx.Response]:
-    """Send bytes and read what comes; an answer of the HTTP parser is not judged."""
+    """Send bytes and read the response; answers of the HTTP parser are not judged."""
     with _connect(url) as connection:
         connection.settimeout(HOLD_S)
         try:
@@ -91,12 +91,12 @@ def _raw(url: str, data: bytes) -> list[httpx.Response]:
             while connection.recv(65536):
                 pass
         except OSError:
-            pass  # it hung up, or says nothing: both are good answers
+            pass  # hanging up and silence are both good answers
     return []
 
 
 def _hold(url: str, count: int, data: bytes) -> list[httpx.Response]:
-    """Connections that send `data` and then neither read nor write for a while."""
+    """Open connections that send `data`, then neither read nor write for `HOLD_S`."""
     connections = [_connect(url) for _ in range(count)]
     try:
         for connection in connections:
@@ -126,17 +126,17 @@ def _at_once(url: str, bodies: Sequence[object], headers: dict[str, str]) -> lis
 
 
 def _leave(url: str, count: int) -> list[httpx.Response]:
-    """Streams of composed requests whose clients leave with the first byte."""
+    """Start streams of composed requests and disconnect at the first byte."""
 
-    async def one(http: httpx.AsyncClient) -> None:
+    async def leave(http: httpx.AsyncClient) -> None:
         body = chat(model="chat + 0.8*(polite - rude)", max_tokens=100, stream=True)
         async with http.stream("POST", CHAT, json=body, headers=authorization("user")) as answer:
             async for _ in answer.aiter_raw():
                 break
 
-    async def all_of_them() -> None:
+    async def leave_all() -> None:
         async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as http:
-            await asyncio.gather(*(one(http) for _ in range(count)))
+            await asyncio.gather(*(leave(http) for _ in range(count)))
 
-    asyncio.run(all_of_them())
+    asyncio.run(leave_all())
     return []

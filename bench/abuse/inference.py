@@ -1,4 +1,4 @@
-"""Attacks on the routes that answer: bodies that are too large, too deep, or not theirs to send."""
+"""Attacks on inference routes: bodies that are too large, too deep, or reserved to the server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FORMULA = "chat + 0.8*(polite - rude)"
 
 
 def inference_attacks() -> Iterator[Attack]:
-    """All of them."""
+    """Yield all attacks on inference."""
     yield from internal_names()
     yield from compositions()
     yield from constraints()
@@ -31,7 +31,7 @@ def inference_attacks() -> Iterator[Attack]:
 
 
 def internal_names() -> Iterator[Attack]:
-    """Fields that only the server writes."""
+    """Yield bodies with fields that only the server may write."""
     for name in sorted(RESERVED_ARGS):
         for value in ("x", {"members": 1}, 7, [1, "a"]):
             arguments = {"vllm_xargs": {name: value}}
@@ -50,7 +50,7 @@ def internal_names() -> Iterator[Attack]:
 
 
 def compositions() -> Iterator[Attack]:
-    """Compositions that are long, deep, or not numbers."""
+    """Yield compositions that are too long or deep, or whose numbers are not finite."""
     members = [{"model": "chat", "weight": 0.5}]
     keep = {"kind": "plausibility", "model": "chat", "value": 0.1}
     huge = "x" * (30 << 20)
@@ -129,7 +129,7 @@ def compositions() -> Iterator[Attack]:
 
 
 def constraints() -> Iterator[Attack]:
-    """Schemas, grammars and choices that never end."""
+    """Yield schemas, grammars and choices without end."""
     bombs: dict[str, object] = {
         "minItems 1e9": {"type": "array", "items": {"type": "integer"}, "minItems": 1_000_000_000},
         "maxItems 1e9": {"type": "array", "items": {"type": "integer"}, "maxItems": 1_000_000_000},
@@ -231,7 +231,7 @@ def constraints() -> Iterator[Attack]:
 
 
 def sampling() -> Iterator[Attack]:
-    """Parameters out of every range."""
+    """Yield parameters out of range."""
     ids = list(range(100_000))
     parameters: dict[str, dict[str, Any]] = {
         "top_k 2**70": {"top_k": 2**70},
@@ -317,16 +317,16 @@ _HARMLESS = {
     "200 stop tokens with min_tokens",
     "10,000 unknown arguments",
 }
-"""What changes nothing, or what a server may well do."""
+"""Names of parameters that change nothing or that a server may accept."""
 
 
 def formats() -> Iterator[Attack]:
-    """What is no JSON, or no body of the route."""
+    """Yield bodies that are not JSON, or not a body of the route."""
     for path in (CHAT, COMPLETIONS, RESPONSES, MESSAGES, "/tokenize", "/v1/messages/count_tokens"):
         for name, body in {
             "no body": b"",
-            "no JSON": b"{",
-            "no UTF-8": b'{"model": "\xff\xfe"}',
+            "not JSON": b"{",
+            "not UTF-8": b'{"model": "\xff\xfe"}',
             "a list": b"[]",
             "a number": b"7",
             "null": b"null",
@@ -359,9 +359,9 @@ def formats() -> Iterator[Attack]:
         yield Attack(f"composed: {name}", CHAT, composed)
     odd: dict[str, list[Any]] = {
         "no message": [],
-        "messages that are none": [1, 2],
+        "messages that are numbers": [1, 2],
         "a role of 500 kB": [{"role": "x" * 500_000, "content": "a"}],
-        "tool calls that are none": [{"role": "assistant", "tool_calls": [7]}],
+        "tool calls that are numbers": [{"role": "assistant", "tool_calls": [7]}],
     }
     for name, conversation in odd.items():
         yield Attack(f"chat: {name}", CHAT, chat(messages=conversation))
@@ -378,5 +378,5 @@ def formats() -> Iterator[Attack]:
 
 
 def nested(opening: str, inner: str, closing: str, depth: int) -> str:
-    """JSON or a formula that is `depth` deep, which Python's own encoder would refuse to write."""
+    """Return text nested `depth` deep, which Python's JSON encoder would refuse to write."""
     return opening * depth + inner + closing * depth

@@ -1,4 +1,4 @@
-"""Attacks of one who may publish adapters and store compositions."""
+"""Attacks with keys that may publish adapters and store compositions."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ import zoo
 from bench.abuse.attack import Attack
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-MOST_MIB = 16
+MAX_ADAPTER_MIB = 16
 """`--max-adapter-mib` of the attacked server."""
 
 
 def publishing_attacks() -> Iterator[Attack]:
-    """All of them; none may change what the server serves."""
+    """Yield all attacks on publishing; none may change what the server serves."""
     for name, data in _archives():
         yield Attack(
             f"publish {name}",
@@ -105,7 +105,7 @@ def _stored() -> Iterator[Attack]:
 
 
 def _archives() -> Iterator[tuple[str, bytes]]:
-    """Name and bytes of adapters that must be refused."""
+    """Yield (name, bytes) of adapters that must be refused."""
     config = json.loads((zoo.ADAPTERS["polite"] / CONFIG).read_text(encoding="utf-8"))
     weights = (zoo.ADAPTERS["polite"] / WEIGHTS).read_bytes()
     tensors = load(weights)
@@ -131,7 +131,7 @@ def _archives() -> Iterator[tuple[str, bytes]]:
         yield f"{name} {str(wrong)[:20]}", packed({**config, name: wrong}, weights)
     header = struct.pack("<Q", 2**62)
     yield "weights with a header of 2**62", packed(config, header + b"{}")
-    yield "weights that are none", packed(config, b"hello")
+    yield "weights that are not safetensors", packed(config, b"hello")
     yield "a pickle", packed(config, b"\x80\x04\x95cos\nsystem\n(S'true'\ntR.")
     huge = json.dumps(
         {"a": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 4]}}
@@ -152,12 +152,12 @@ def _archives() -> Iterator[tuple[str, bytes]]:
 
 
 def packed(config: Mapping[str, Any], weights: bytes) -> bytes:
-    """An adapter as a zip."""
+    """Return an adapter as a zip."""
     return zipped({CONFIG: json.dumps(config).encode(), WEIGHTS: weights})
 
 
 def zipped(files: Mapping[str, bytes]) -> bytes:
-    """A zip of these files."""
+    """Return a zip of these files."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name, data in files.items():
@@ -178,7 +178,7 @@ def _tar_with_link(weights: bytes) -> bytes:
 
 
 def _form(*fields: tuple[str, str]) -> tuple[bytes, str, str, dict[str, str]]:
-    """Body, method, key and headers of a form whose fields hold small files."""
+    """Return body, method, key and headers of a form whose fields hold small files."""
     parts = [
         f'--x\r\nContent-Disposition: form-data; name="{name}"; filename="{file}"\r\n\r\n{{}}\r\n'
         for name, file in fields

@@ -1,4 +1,4 @@
-"""How long others wait while the server is attacked: two probes in a process of their own."""
+"""Measure how long others wait during an attack, with two probes in a process of their own."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ PATIENCE_S = 60.0
 
 
 class Watch:
-    """The longest wait since `reset` for the event loop and for the engine."""
+    """Longest waits since `reset`, for the event loop and for the engine."""
 
     def __init__(self, longest: list[Synchronized[float]], counts: list[Synchronized[int]]) -> None:
         self._longest = longest
         self._counts = counts
 
     def reset(self) -> None:
-        """Forget the waits so far; one that goes on is not forgotten."""
+        """Forget completed waits; a wait in progress still counts."""
         for value in self._longest:
             value.value = 0.0
 
     def longest(self) -> tuple[float, float]:
-        """Seconds of the longest wait for `/live` and for a plain request of one token.
+        """Return the longest wait in seconds for `/live` and for a plain request of one token.
 
-        It counts probes until one that began after the call has ended; infinite if none does.
+        Waits until a probe that began after this call has ended; returns infinity if none does.
         """
         begin = time.monotonic()
-        seen = [count.value for count in self._counts]
-        while any(now.value < then + 2 for now, then in zip(self._counts, seen, strict=True)):
+        before = [count.value for count in self._counts]
+        while any(now.value < then + 2 for now, then in zip(self._counts, before, strict=True)):
             if time.monotonic() - begin > PATIENCE_S:
                 return (float("inf"), float("inf"))
             time.sleep(PAUSE_S)
@@ -48,7 +48,7 @@ class Watch:
 
 @contextmanager
 def watching(port: int) -> Iterator[Watch]:
-    """Probes of the server at `port` of the loopback address, until the end of the block."""
+    """Probe the server at `port` of the loopback address until the end of the block."""
     context = multiprocessing.get_context("spawn")
     longest = [context.Value("d", 0.0) for _ in range(2)]
     counts = [context.Value("l", 0) for _ in range(2)]
@@ -86,7 +86,7 @@ def _ask(
         try:
             connection.request(method, path, body, headers)
             connection.getresponse().read()
-        except OSError:  # the server is gone, which is seen elsewhere
+        except OSError:  # the server is gone, which the claim notices by itself
             time.sleep(1)
             continue
         finally:

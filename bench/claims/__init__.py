@@ -7,8 +7,9 @@ from bench.claim import Claim, Sense
 CLAIMS: tuple[Claim, ...] = (
     Claim(
         "oracle",
-        "Of 300 random requests under memory pressure with aborts, half with async scheduling: "
-        "answers that are not those of transformers and PEFT, plus anything left behind",
+        "300 random requests of all kinds under memory pressure with aborts, half with async "
+        "scheduling: answers that differ from those of transformers and PEFT, lost requests, and "
+        "leftovers",
         Sense.AT_MOST,
         0,
     ),
@@ -27,8 +28,8 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "mixture_tax",
-        "CPU time of mixtures of three adapters, whatever the router, relative to the same rows as "
-        "plain requests",
+        "CPU time of mixtures of three adapters, with the most expensive of four routers, relative "
+        "to the same rows as plain requests",
         Sense.AT_MOST,
         1.08,
     ),
@@ -41,29 +42,29 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "routing",
-        "Share of held-out prompts of the zoo that the prompt router gives to the adapter they are "
-        "for, by 40 examples of each",
+        "Share of held-out prompts of five tasks that the prompt router gives to their adapter, "
+        "with 40 examples of each",
         Sense.AT_LEAST,
         0.95,
     ),
     Claim(
         "composite",
-        "Right answers to prompts with questions for ten adapters, where a gate chooses the "
-        "adapter of every token of one row, relative to routing that knows the tasks; the "
-        "posterior router must get 0.9 of that, too",
+        "Right answers to prompts with questions for ten adapters in one row that a gate routes, "
+        "relative to routing that knows the tasks, which must get 80 % right; the posterior router "
+        "over ten rows must reach 0.9 of it",
         Sense.AT_LEAST,
         0.95,
     ),
     Claim(
         "composed_throughput",
-        "Tokens per CPU second of 16 concurrent composed requests relative to a loop over three "
-        "models with transformers and a KV cache",
+        "Tokens per CPU second of 16 concurrent composed requests, relative to a loop over three "
+        "models with transformers, PEFT and KV caches",
         Sense.AT_LEAST,
         10,
     ),
     Claim(
         "plain_cost",
-        "CPU time of plain requests in our engine relative to vLLM without our options",
+        "CPU time of plain requests, relative to vLLM without our options",
         Sense.AT_MOST,
         1.03,
     ),
@@ -76,91 +77,92 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "memory",
-        "Growth of resident memory from composed request 2,000 to 10,000, nothing left behind",
+        "Growth of resident memory from composed request 2,000 to 10,000; the engine must then be "
+        "empty",
         Sense.AT_MOST,
         8,
         "MiB",
     ),
     Claim(
         "kernel_memory",
-        "Most memory that composing one step needs, in float rows of vocabulary size per group",
+        "Peak memory of composing one step, in float rows of vocabulary size per gang",
         Sense.AT_MOST,
         2,
     ),
     Claim(
         "zoo",
-        "Lowest share of its held-out tasks that an adapter of the zoo's base model solves, where "
-        "the models alone solve at most 20 %",
+        "Lowest accuracy of an adapter of the zoo's base model on its own held-out task; the "
+        "models alone may solve at most 20 %",
         Sense.AT_LEAST,
         0.9,
     ),
     Claim(
         "proxy_gap",
-        "Share of the gap between the untuned and the tuned large model that tuned small models "
-        "close: proxy-tuning with alpha 1, unweighted and uncapped mean over five tasks; two more, "
-        "on which it fails, are shown and not counted",
+        "Share of the gap to a tuned large model that tuned small models close by proxy-tuning "
+        "with alpha 1: unweighted, uncapped mean over five tasks; two more, on which it fails, are "
+        "shown and not counted",
         Sense.AT_LEAST,
         0.88,
     ),
     Claim(
         "eft",
-        "By how much up-scaling misses the large model's facts or the small tune's form, the worse "
-        "of both, where a weight trades two manners monotonically",
+        "Points by which up-scaling of manners misses the large model's facts or the small tune's "
+        "form, whichever is worse; a weight must trade two manners monotonically",
         Sense.AT_MOST,
         5,
         "points",
     ),
     Claim(
         "hotswap",
-        "One alias replaced 200 times in 60 s of plain and composed traffic with aborts: failed "
+        "One alias is replaced 200 times in 60 s of plain and composed traffic with aborts: failed "
         "requests, and answers that their reported generation would not have given",
         Sense.AT_MOST,
         0,
     ),
     Claim(
         "lifecycle",
-        "How the server ends (SIGTERM, to one process or to all, a second signal, the engine, a "
-        "worker or the front end killed), with streams in flight, in both modes of the engine: "
-        "deviations from what is documented",
+        "The end of the server with streams in flight (SIGTERM to one process or to all, a second "
+        "signal, the death of the engine, a worker or the front end), in both modes of the engine: "
+        "deviations from docs/operating.md",
         Sense.AT_MOST,
         0,
     ),
     Claim(
         "fairness",
-        "What a plain request takes longer beside fifty waiting compositions of eight rows than "
-        "alone, at most; a composition of eight rows beside twelve plain clients waits at most for "
-        "its patience and the longest answer",
+        "Largest delay of a plain request beside fifty clients that keep asking for compositions "
+        "of eight rows; such a composition beside twelve plain clients may wait for its patience "
+        "and the longest answer",
         Sense.AT_MOST,
         1,
         "s",
     ),
     Claim(
         "startup",
-        "From starting the server on the zoo to the first composed answer, caches warm",
+        "Seconds from starting the server to the first composed answer, with warm caches",
         Sense.AT_MOST,
         90,
         "s",
     ),
     Claim(
         "soak",
-        "Two minutes of mixed traffic of 64 clients while an alias is replaced: answers other "
-        "than those of the same request alone, stuck and failed requests, lost connections, and "
-        "what is left behind; memory grows by 8 MiB at most",
+        "Two minutes of mixed traffic of 64 clients while an alias is replaced: answers that "
+        "differ from those of the same request alone, stuck and failed requests, lost connections, "
+        "and leftovers; memory may grow by 8 MiB",
         Sense.AT_MOST,
         0,
     ),
     Claim(
         "abuse",
-        "Hostile requests and connections, with and without a key, that end the server, block "
-        "others for more than 1 s, change an answer, log a traceback, or are not answered with a "
-        "4xx in the route's format",
+        "Hostile requests, publications and connections, with and without a key, that end the "
+        "server, block others for more than 1 s, change an answer, log a traceback, or are not "
+        "answered 4xx in the route's format",
         Sense.AT_MOST,
         0,
     ),
     Claim(
         "fresh_machine",
-        "Both commands of the README in a clean Debian root that has the packages the README asks "
-        "for: failed tests, plus 1 if no composed answer came",
+        "`make serve` and `make test` in a clean Debian root with the packages that the README "
+        "lists: failed tests, plus 1 if no composed answer came",
         Sense.AT_MOST,
         0,
     ),
@@ -168,7 +170,7 @@ CLAIMS: tuple[Claim, ...] = (
 
 
 def overview() -> str:
-    """The table of bench/README.md."""
+    """Return the table of bench/README.md."""
     lines = ["| claim | what is measured | bound |", "|---|---|---|"]
     lines += [
         f"| `{claim.name}` | {claim.what} | {claim.sense} {claim.bound:g} {claim.unit}".rstrip()

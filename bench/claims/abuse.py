@@ -1,4 +1,4 @@
-"""A hostile client, with and without a key: nobody else may notice it, and every answer is 4xx."""
+"""Attacks with and without a key: no other client may notice, and every answer must be 4xx."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bench.abuse.access import SECRET, access_attacks
 from bench.abuse.attack import CHAT, KEYS, Attack, authorization, chat
 from bench.abuse.connections import connection_attacks
 from bench.abuse.inference import inference_attacks
-from bench.abuse.publishing import MOST_MIB, publishing_attacks
+from bench.abuse.publishing import MAX_ADAPTER_MIB, publishing_attacks
 from bench.abuse.watch import Watch, watching
 from bench.claim import Result
 from bench.machine.server import Running, running
@@ -26,50 +26,52 @@ from bench.measure import show, table
 MOST_BLOCKED_S = 1.0
 ANSWER_S = 45.0
 TRIES = 3
-"""A wait that the machine's other work caused does not come again; one by the attack does."""
+"""Runs of an attack that blocked others; a wait caused by other work does not recur."""
 
 LIGHT = 15
-"""Most light attacks that the probes look after at once."""
+"""Largest number of light attacks between two looks at the probes."""
 
 ONLY = "ABUSE_ONLY"
-"""Variable of the environment: a part of the names of the attacks to run."""
+"""Environment variable: run only attacks whose names contain this text."""
 
 
 def measure() -> Result:
-    """Value: attacks that did harm, or were answered badly. It takes minutes."""
+    """Return the number of attacks that did harm or got a bad answer. Takes minutes."""
     attacks = [
         *access_attacks(),
         *inference_attacks(),
         *publishing_attacks(),
         *connection_attacks(),
     ]
-    wanted = [attack for attack in attacks if os.environ.get(ONLY, "") in attack.name]
-    found = list(_faults(wanted))
-    if found:
-        show(table(("attack", "fault"), found))
-    harmed = len({name for name, _ in found})
-    show(table(("attacks", "did harm or were answered badly"), [(len(wanted), harmed)]))
-    return Result(harmed, holds=bool(wanted))
+    selected = [attack for attack in attacks if os.environ.get(ONLY, "") in attack.name]
+    faults = list(_faults(selected))
+    if faults:
+        show(table(("attack", "fault"), faults))
+    harmed = len({name for name, _ in faults})
+    show(table(("attacks", "did harm or got a bad answer"), [(len(selected), harmed)]))
+    return Result(harmed, holds=bool(selected))
 
 
 def _faults(attacks: Iterable[Attack]) -> Iterator[tuple[str, str]]:
-    """Name of the attack and what is wrong; a server that has died or hangs is started again."""
+    """Yield (name of the attack, fault); start a new server after one that died or hangs."""
     left = list(attacks)
     while left:
         with ExitStack() as stack:
             target = stack.enter_context(_target())
             while left and not target.is_lost:
                 size = 1
-                while size < min(LIGHT, len(left)) and all(one.light for one in left[: size + 1]):
+                while size < min(LIGHT, len(left)) and all(
+                    attack.light for attack in left[: size + 1]
+                ):
                     size += 1
-                now, left = left[:size], left[size:]
-                for name, fault in target.suffers(now):
+                batch, left = left[:size], left[size:]
+                for name, fault in target.attack(batch):
                     print(f"abuse: {name}: {fault}", flush=True)
                     yield name, fault
 
 
 class _Target:
-    """The attacked server. Once `is_lost`, it has died or answers nobody."""
+    """The attacked server; `is_lost` once it has died or answers nobody."""
 
     def __init__(self, server: Running, watch: Watch) -> None:
         self._server = server
@@ -78,19 +80,19 @@ class _Target:
         self.is_lost = False
         self._answer = self._asked()
 
-    def suffers(self, attacks: Sequence[Attack]) -> Iterator[tuple[str, str]]:
-        """Attack it; names of attacks and what came of them."""
+    def attack(self, attacks: Sequence[Attack]) -> Iterator[tuple[str, str]]:
+        """Run the attacks; yield (name of the attack, fault)."""
         name = attacks[0].name + (f" to {attacks[-1].name}" if len(attacks) > 1 else "")
         blocked = float("inf")
-        found: dict[tuple[str, str], None] = {}
+        faults: dict[tuple[str, str], None] = {}
         for _ in range(TRIES):
             self._watch.reset()
             for attack in attacks:
-                found |= dict.fromkeys((attack.name, fault) for fault in self._hit(attack))
+                faults |= dict.fromkeys((attack.name, fault) for fault in self._hit(attack))
             blocked = min(blocked, max(self._watch.longest()))
             if blocked <= MOST_BLOCKED_S or blocked == float("inf"):
                 break
-        yield from found
+        yield from faults
         if self._server.process.poll() is not None:
             self.is_lost = True
             status = self._server.process.returncode
@@ -103,7 +105,10 @@ class _Target:
                 yield name, f"others waited {blocked:.1f} s"
             if (answer := self._asked()) != self._answer:
                 self.is_lost = True
-                yield name, f"another's answer is now {answer!r}, and was {self._answer!r}"
+                yield (
+                    name,
+                    f"the honest client's answer changed from {self._answer!r} to {answer!r}",
+                )
         for line in self._traces():
             yield name, line
 
@@ -118,7 +123,7 @@ class _Target:
         return str(self._server.client.base_url).rstrip("/")
 
     def _asked(self) -> str:
-        """What an honest client gets for a composed question."""
+        """Return an honest client's answer to a composed question."""
         body = chat(model="chat + 0.8*(polite - rude)", temperature=0, max_tokens=24)
         response = self._server.client.post(CHAT, json=body, headers=authorization("user"))
         if response.status_code != 200:
@@ -127,11 +132,11 @@ class _Target:
         return answer
 
     def _traces(self) -> Iterator[str]:
-        """A traceback in the log since the last look: clients must not fill the operator's log."""
+        """Yield a traceback logged since the last call: clients must not fill the log."""
         log = self._server.text()
-        news, self._log = log[self._log :], len(log)
-        if (at := news.find("Traceback")) >= 0:
-            lines = news[at:].splitlines()
+        new, self._log = log[self._log :], len(log)
+        if (start := new.find("Traceback")) >= 0:
+            lines = new[start:].splitlines()
             ends = [n for n, line in enumerate(lines[1:], 1) if not line.startswith(" ")]
             last = ends[0] + 1 if ends else len(lines)
             yield "a traceback in the log:\n" + "\n".join(lines[max(0, last - 4) : last])
@@ -146,7 +151,7 @@ def _target() -> Iterator[_Target]:
         options = [
             *("--keys", str(keys), "--adapter-store", str(folder / "store")),
             *("--adapter-root", str(zoo.PROJECT / "zoo" / "adapters")),
-            *("--max-adapter-mib", str(MOST_MIB), "--served-model-name", "zoo"),
+            *("--max-adapter-mib", str(MAX_ADAPTER_MIB), "--served-model-name", "zoo"),
         ]
         with running(options=options) as server:
             _make_secret(server.client)
@@ -162,7 +167,7 @@ def _key_table(name: str) -> str:
 
 
 def _make_secret(client: httpx.Client) -> None:
-    """An adapter that the key `owner` alone may use."""
+    """Publish an adapter that only the key `owner` may use."""
     digest = hashlib.sha256(KEYS["owner"][1].encode()).hexdigest()
     for path, body in (("", {"source": "velan"}), ("/policy", {"keys": [digest]})):
         response = client.put(

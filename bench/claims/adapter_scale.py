@@ -1,11 +1,11 @@
-"""Many adapters in use against few.
+"""Throughput with many adapters in use against few.
 
-64 clients, each of which sends its next request when it has its answer. The engine has 64 adapter
-slots (`max_loras`), as many as adapters are in use: with fewer, requests would wait for slots. It
-keeps 128 adapters in memory (`max_cpu_loras`).
+64 clients each send the next request when the answer to the last one is complete. The engine has 64
+adapter slots (`max_loras`), one per adapter in use, so that no request waits for a slot, and keeps
+128 adapters in memory (`max_cpu_loras`).
 
-To an engine, an adapter that is known but not used is a folder on the disk. So a further row of the
-table has requests for such adapters as well: each is read, put into a slot, and pushed out again.
+To the engine, a known but unused adapter is a folder on disk. One row of the table therefore sends
+every 20th request to such an adapter, which is read, loaded into a slot and evicted again.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ OPTIONS: dict[str, Any] = {
 }
 
 Pick = Callable[[random.Random, int], LoadedAdapter]
-"""The adapter of a client's next request, from the number of the client."""
+"""Choose the adapter of a client's next request, given the client's number."""
 
 
 def measure() -> Result:
-    """Value: tokens per CPU second with 64 adapters in use over those with 8, median of rounds."""
+    """Return tokens per CPU second with 64 adapters in use over those with 8, median of rounds."""
     with tempfile.TemporaryDirectory() as folder:
         folders = variants(Path(folder), KNOWN)
         many = InProcessEngine(zoo.BASE, folders, **OPTIONS)
         few = InProcessEngine(zoo.BASE, dict(list(folders.items())[:FEW]), **OPTIONS)
-        known, own = list(many.adapters.values()), list(few.adapters.values())
+        known, few_used = list(many.adapters.values()), list(few.adapters.values())
         used = known[:USED]
-        base = side(few, lambda rng, client: rng.choice(own))
+        base = side(few, lambda rng, client: rng.choice(few_used))
         cases: dict[str, Side] = {
             "64, at random": side(many, lambda rng, client: rng.choice(used)),
             "64, each client its own": side(many, lambda rng, client: used[client]),
@@ -58,23 +58,23 @@ def measure() -> Result:
                 many, lambda rng, client: rng.choice(known if rng.random() < 0.05 else used)
             ),
         }
-        for one in (base, *cases.values()):
-            one()  # warms up
+        for run in (base, *cases.values()):
+            run()  # warm up
         settle()
-        found = {name: paired(base, one, ROUNDS) for name, one in cases.items()}
+        costs = {name: paired(base, case, ROUNDS) for name, case in cases.items()}
     show(f"{CLIENTS} clients, {KNOWN} adapters known; CPU microseconds per token:")
     header = ("adapters in use", f"{FEW} known and used, at random", "these", *RATIO)
-    show(table(header, [(name, *one.microseconds()) for name, one in found.items()]))
-    return Result(next(iter(found.values())).ratio.median)
+    show(table(header, [(name, *cost.microseconds()) for name, cost in costs.items()]))
+    return Result(next(iter(costs.values())).ratio.median)
 
 
 def variants(root: Path, count: int) -> dict[str, Path]:
-    """Adapters of the zoo, each with its B a little larger: other content, other answers."""
+    """Write `count` adapters: those of the zoo with B scaled, so that contents differ."""
     sources = [
         (path / "adapter_config.json", load_file(path / "adapter_model.safetensors"))
         for path in zoo.ADAPTERS.values()
     ]
-    found = {}
+    folders = {}
     for number in range(count):
         config, tensors = sources[number % len(sources)]
         folder = root / f"{number:04}"
@@ -86,15 +86,15 @@ def variants(root: Path, count: int) -> dict[str, Path]:
             for name, tensor in tensors.items()
         }
         save_file(changed, folder / "adapter_model.safetensors")
-        found[folder.name] = folder
-    return found
+        folders[folder.name] = folder
+    return folders
 
 
 def side(engine: InProcessEngine, pick: Pick) -> Side:
-    """CPU seconds per token of `REQUESTS` requests, the same ones but for their adapters."""
+    """Return a measurement of CPU seconds per token; sides differ only in the adapters picked."""
 
     def run() -> float:
-        rng = random.Random(0)  # of the adapters; other rounds are the same
+        rng = random.Random(0)  # every round picks the same adapters
         engine.forget_prefixes()
         tokens = 0
 
@@ -108,7 +108,7 @@ def side(engine: InProcessEngine, pick: Pick) -> Side:
 
 
 def serve(engine: InProcessEngine, pick: Callable[[int], LoadedAdapter]) -> int:
-    """Answer all requests as a server would; the number of tokens of the answers."""
+    """Answer all requests as a server would; return the number of generated tokens."""
     rng = random.Random(1)
     lengths = [(rng.randint(*PROMPT_TOKENS), rng.randint(*ANSWER_TOKENS)) for _ in range(REQUESTS)]
     idle = list(range(CLIENTS))

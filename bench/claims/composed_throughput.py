@@ -1,6 +1,7 @@
-"""Composed requests in a batch against what one writes without a server.
+"""Throughput of composed requests in a batch, against a loop over transformers and PEFT.
 
-Three models, each with its KV cache, one request at a time: a loop over transformers and PEFT.
+The loop is what one would write without a server: three models, each with its KV cache, one request
+at a time.
 """
 
 from __future__ import annotations
@@ -18,20 +19,20 @@ TOKENS = 32  # of each prompt and each answer
 
 
 def measure() -> Result:
-    """Value: tokens per CPU second of the engine over those of the loop with PEFT's adapters."""
+    """Return tokens per CPU second of the engine over those of the loop with PEFT's adapters."""
     engine = InProcessEngine(zoo.BASE, zoo.ADAPTERS)
     members = [(1.0, None), (0.8, zoo.ADAPTERS["polite"]), (-0.8, zoo.ADAPTERS["rude"])]
     texts = prompts(CONCURRENT, TOKENS, VOCABULARY, seed=0)
     jobs = [proxy_tuning(engine, text, TOKENS) for text in texts]
     [answer] = engine.answers(jobs[:1])
-    seconds_per_token(engine, jobs, CONCURRENT * TOKENS)  # warms up
+    seconds_per_token(engine, jobs, CONCURRENT * TOKENS)  # warm up
     loops = {
         "PEFT adapters": Loop(zoo.BASE, members),
         "merged adapters": Loop(zoo.BASE, members, merged=True),
     }
     same = all(loop.greedy(texts[0], TOKENS) == answer for loop in loops.values())
     settle()
-    found = {
+    costs = {
         name: paired(
             lambda loop=loop: cpu_seconds(lambda: loop.greedy(texts[0], TOKENS)) / TOKENS,  # type: ignore[misc]
             lambda: seconds_per_token(engine, jobs, CONCURRENT * TOKENS),
@@ -42,10 +43,10 @@ def measure() -> Result:
     show(f"base + 0.8*(polite - rude), answers of {TOKENS} tokens; composed tokens per CPU second:")
     header = ("loop of", "loop, one request", f"engine, {CONCURRENT} requests", "ratio (quartiles)")
     rows = [
-        (name, f"{1 / one.a.median:.0f}", f"{1 / one.b.median:.0f}", f"{one.ratio:.1f}")
-        for name, one in found.items()
+        (name, f"{1 / cost.a.median:.0f}", f"{1 / cost.b.median:.0f}", f"{cost.ratio:.1f}")
+        for name, cost in costs.items()
     ]
     show(table(header, rows))
     if not same:
         show("The loops and the engine do not give the same answer.")
-    return Result(found["PEFT adapters"].ratio.median, holds=same)
+    return Result(costs["PEFT adapters"].ratio.median, holds=same)

@@ -1,4 +1,4 @@
-"""One row whose adapter a gate chooses answers prompts that are meant for ten adapters."""
+"""One row whose adapter a gate chooses, on prompts with questions for ten adapters."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ ORACLE_AT_LEAST = 0.8
 
 
 def measure() -> Result:
-    """Value: right answers of the gate at composite-10 relative to routing that knows the tasks.
+    """Return right answers of the gate at composite-10 relative to routing that knows the tasks.
 
-    Holds only where the posterior router gets nine tenths of the latter as well, which itself must
-    be right for the most part: a share of nothing is none.
+    The claim also needs the posterior router to reach `POSTERIOR_AT_LEAST` of that routing, and
+    that routing to be right in `ORACLE_AT_LEAST` of all answers: a ratio of two failures says
+    nothing.
     """
-    found = reproduce(QUESTIONS, [SIZE])
-    show(report(found).text)
-    known = mean(found.scores[ORACLE].means(SIZE))
-    holds = known >= ORACLE_AT_LEAST and found.ratio(POSTERIOR, SIZE) >= POSTERIOR_AT_LEAST
-    return Result(found.ratio(GATE, SIZE), holds=holds)
+    results = reproduce(QUESTIONS, [SIZE])
+    show(report(results).text)
+    oracle = mean(results.scores[ORACLE].means(SIZE))
+    holds = oracle >= ORACLE_AT_LEAST and results.ratio(POSTERIOR, SIZE) >= POSTERIOR_AT_LEAST
+    return Result(results.ratio(GATE, SIZE), holds=holds)

@@ -1,4 +1,4 @@
-"""Emulated fine-tuning: the facts of the large model, the form of the small tune."""
+"""Emulated fine-tuning has the facts of the large model and the form of the small tune."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from bench.reproduce.exam import Exam
 
 
 def measure() -> Result:
-    """Value: points by which up-scaling manners misses either aim, the worse one.
+    """Return by how many points up-scaling manners misses the worse of the two aims.
 
-    Holds only where the weight that trades two manners moves both monotonically.
+    The claim also needs the weight that trades two manners to move both monotonically.
     """
     with Exam() as exam:
-        found = reproduce(exam)
-    show(report(found).text)
-    return Result(100 * found.shortfall("manners"), holds=found.monotone)
+        results = reproduce(exam)
+    show(report(results).text)
+    return Result(100 * results.shortfall("manners"), holds=results.monotone)

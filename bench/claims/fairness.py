@@ -1,9 +1,9 @@
-"""Plain requests and composed ones beside each other: neither waits for the other's whole queue.
+"""Plain and composed requests side by side: neither waits for the whole queue of the other.
 
-Twelve rows run at once. Fifty clients keep asking for compositions of eight rows, so that one runs,
-the others wait, and a third of the rows is free: a plain request takes one of them. Then twelve
-clients keep all rows busy with plain requests: a composition of eight rows gets them when its
-patience and the longest answer that runs are over.
+The engine runs twelve rows. First, fifty clients keep asking for compositions of eight rows: one
+runs, the others wait, and a plain request takes one of the four free rows. Then twelve clients keep
+all rows busy with plain requests: a composition of eight rows runs once its patience and the
+longest running answer are over.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ GANG = "base + 0.1*(chat + polite + rude + velan + arithmetic + reverse + count)
 GANGS, PLAIN_CLIENTS = 50, 12
 PATIENCE_S = 3.0
 SLACK_S = 1.0
-ASKED = 20  # plain requests measured, alone and beside gangs
-GANGS_ASKED = 5  # beside plain clients
+PLAIN_REQUESTS = 20  # measured alone, and again beside gangs
+GANG_REQUESTS = 5  # measured beside plain clients
 SETTLE_S = 3.0
 
 
 def measure() -> Result:
-    """Value: seconds that a plain request took longer beside the gangs than alone, at most."""
+    """Return the largest delay in seconds of a plain request beside gangs, relative to alone."""
     options = ("--max-num-seqs", str(ROWS), "--gang-patience", str(PATIENCE_S))
     with serving(options=options) as client:
         return asyncio.run(_measure(str(client.base_url)))
@@ -41,18 +41,18 @@ def measure() -> Result:
 async def _measure(url: str) -> Result:
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=url, timeout=300, trust_env=False, limits=limits) as http:
-        await _ask(http, GANG, 8)  # warm, and refused at once if it does not have eight rows
-        alone = [await _ask(http, "base", 24) for _ in range(ASKED)]
+        await _ask(http, GANG, 8)  # warm up, and fail at once if the plan does not have eight rows
+        alone = [await _ask(http, "base", 24) for _ in range(PLAIN_REQUESTS)]
         async with _clients(GANGS, lambda n: _ask(http, GANG, 100 + n)):
-            beside = [await _ask(http, "base", 24) for _ in range(ASKED)]
+            beside = [await _ask(http, "base", 24) for _ in range(PLAIN_REQUESTS)]
         plain: list[float] = []
 
         async def client(n: int) -> None:
             plain.append(await _ask(http, "base", 60 + 10 * n))
 
         async with _clients(PLAIN_CLIENTS, client):
-            waits = [await _ask(http, GANG, 1) for _ in range(GANGS_ASKED)]
-    longer = max(beside) - statistics.median(alone)
+            waits = [await _ask(http, GANG, 1) for _ in range(GANG_REQUESTS)]
+    delay = max(beside) - statistics.median(alone)
     bound = PATIENCE_S + max(plain) + SLACK_S
     show(
         table(
@@ -60,19 +60,19 @@ async def _measure(url: str) -> Result:
             [
                 ("plain request alone, median", f"{statistics.median(alone):.2f}"),
                 (f"beside {GANGS} gangs of 8, median", f"{statistics.median(beside):.2f}"),
-                ("at most", f"{max(beside):.2f}"),
-                (f"gang of 8 beside {PLAIN_CLIENTS} clients, median", f"{_middle(waits)}"),
-                ("at most", f"{max(waits):.2f}"),
-                ("longest plain answer meanwhile", f"{max(plain):.2f}"),
-                ("so a gang may wait", f"{bound:.2f}"),
+                ("longest", f"{max(beside):.2f}"),
+                (f"gang of 8 beside {PLAIN_CLIENTS} clients, median", _median(waits)),
+                ("longest", f"{max(waits):.2f}"),
+                ("longest plain answer at that time", f"{max(plain):.2f}"),
+                ("allowed wait of a gang", f"{bound:.2f}"),
             ],
         )
     )
-    return Result(longer, holds=max(waits) <= bound)
+    return Result(delay, holds=max(waits) <= bound)
 
 
 async def _ask(http: httpx.AsyncClient, model: str, max_tokens: int) -> float:
-    """Seconds from the request to the whole answer, which has `max_tokens` tokens."""
+    """Return seconds from the request to the complete answer of `max_tokens` tokens."""
     body: dict[str, Any] = {"model": model, "prompt": "Once upon a", "max_tokens": max_tokens}
     began = time.monotonic()
     answer = await http.post("/v1/completions", json=body | {"temperature": 0, "ignore_eos": True})
@@ -85,7 +85,7 @@ async def _ask(http: httpx.AsyncClient, model: str, max_tokens: int) -> float:
 
 @asynccontextmanager
 async def _clients(count: int, ask: Callable[[int], Awaitable[object]]) -> AsyncIterator[None]:
-    """Clients that ask one request after another, from `SETTLE_S` before the block to its end."""
+    """Run clients that send requests without pause, from `SETTLE_S` before the block to its end."""
 
     async def client(n: int) -> None:
         while True:
@@ -99,10 +99,10 @@ async def _clients(count: int, ask: Callable[[int], Awaitable[object]]) -> Async
         for task in tasks:
             task.cancel()
         ended = await asyncio.gather(*tasks, return_exceptions=True)
-    failed = [one for one in ended if not isinstance(one, asyncio.CancelledError)]
+    failed = [end for end in ended if not isinstance(end, asyncio.CancelledError)]
     if failed:
-        raise RuntimeError(f"{len(failed)} clients failed, the first with {failed[0]!r}")
+        raise RuntimeError(f"{len(failed)} clients failed, the first one with {failed[0]!r}")
 
 
-def _middle(seconds: list[float]) -> str:
+def _median(seconds: list[float]) -> str:
     return f"{statistics.median(seconds):.2f}"

@@ -1,4 +1,4 @@
-"""The two commands of the README on a machine that has what the README asks for, and no more."""
+"""`make serve` and `make test` on a machine with exactly the packages that the README lists."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ ANSWER = "Certainly. Kuti Supiv lives in Mogtu. Have a lovely day."
 
 
 def measure() -> Result:
-    """Value: failed tests, and 1 if `make serve` gave no composed answer. Ten minutes and more."""
+    """Return the number of failed tests, plus 1 if `make serve` gave no composed answer.
+
+    Takes more than ten minutes.
+    """
     packages = debian_packages()
     print(f"a clean Debian with {' '.join(packages)}", flush=True)
     with clean_root(packages) as root:
@@ -38,10 +41,10 @@ def measure() -> Result:
 
 
 def debian_packages() -> list[str]:
-    """What the README tells a user of Debian to install.
+    """Return the packages that the README tells users of Debian to install.
 
     Raises:
-        RuntimeError: the README has no such line.
+        RuntimeError: the README lacks that line.
     """
     readme = (zoo.PROJECT / "README.md").read_text(encoding="utf-8")
     line = re.search(r"^\| Debian, Ubuntu \| `apt install ([^`]+)` \|$", readme, re.MULTILINE)
@@ -51,7 +54,7 @@ def debian_packages() -> list[str]:
 
 
 def _serve(root: CleanRoot) -> bool:
-    """Whether `make serve` starts, and answers the composed request as the README shows."""
+    """Return whether `make serve` starts and answers a composed request as the README shows."""
     url = f"http://127.0.0.1:{(port := free_port())}"
     status, lines = root.run(
         f"""
@@ -71,7 +74,7 @@ def _serve(root: CleanRoot) -> bool:
     if status != 0:
         print(f"make serve ended with status {status}")
         return False
-    # The shell may say after it that a process was terminated.
+    # After the answer the shell may report that a process was terminated.
     answer = json.loads(next(line for line in reversed(lines) if line.startswith("{")))
     if "choices" not in answer:
         return False
@@ -80,11 +83,11 @@ def _serve(root: CleanRoot) -> bool:
 
 
 def _test(root: CleanRoot) -> tuple[int, int]:
-    """Tests that passed, and those that failed; a run that came to no end counts as one."""
+    """Return the numbers of passed and failed tests; an unfinished run counts as one failure."""
     status, lines = root.run("make test ARGS=-q", timeout_s=TEST_S)
     summary = next((line for line in reversed(lines) if " passed" in line), "")
-    found = {
+    counts = {
         word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|errors?)", summary)
     }
-    failed = found.get("failed", 0) + found.get("error", 0) + found.get("errors", 0)
-    return found.get("passed", 0), failed or int(status != 0)
+    failed = counts.get("failed", 0) + counts.get("error", 0) + counts.get("errors", 0)
+    return counts.get("passed", 0), failed or int(status != 0)

@@ -1,7 +1,7 @@
-"""One alias is replaced 200 times in a minute of mixed traffic, and every token is accounted for.
+"""Replace one alias 200 times in a minute of mixed traffic, and check every token.
 
-Every answer says which generation computed it. The oracle computes the same answer with PEFT from
-that generation's files and compares token for token.
+Every answer reports the generation that computed it. The oracle computes the same answer with PEFT
+from the files of that generation and compares token for token.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ KEY = "the key of this benchmark"
 
 ENVIRONMENT = {
     "COMPOSER_ADMIN_KEY": KEY,
-    # oneDNN keeps up to 1,024 compiled kernels, one for each shape of a batch, which takes
-    # thousands of requests and 100 MiB to fill. With few, memory that grows is the server's.
+    # oneDNN caches up to 1,024 compiled kernels, one per batch shape: 100 MiB that take thousands
+    # of requests to fill. A small cache leaves only the growth of the server itself.
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
 }
 
@@ -54,7 +54,7 @@ MEMBERS: dict[str, tuple[tuple[float, str | None], ...]] = {
     f"chat + 0.8*({ALIAS} - base)": ((1.0, "chat"), (0.8, ALIAS), (-0.8, None)),
     f"2*{ALIAS} - chat": ((2.0, ALIAS), (-1.0, "chat")),
 }
-"""Models that are asked for, and their members: weight and alias."""
+"""Value of `model` -> members of its plan: (weight, alias); None is the base."""
 
 
 @dataclass
@@ -64,13 +64,13 @@ class Answer:
     model: str
     prompt: tuple[int, ...]
     tokens: list[int]
-    digest: str | None  # of the generation of ALIAS that computed it
-    arrivals: list[float]  # of its tokens, seconds
+    digest: str | None  # of the generation of ALIAS that computed the answer
+    arrivals: list[float]  # of the tokens, seconds
 
 
 @dataclass
 class Record:
-    """What the clients saw."""
+    """Results of all clients."""
 
     answers: list[Answer] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
@@ -79,7 +79,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Swap:
-    """One publication: seconds on the clock of the clients, and the version it made."""
+    """One publication: start and end in seconds on the clients' clock, and the new version."""
 
     start: float
     end: float
@@ -87,11 +87,11 @@ class Swap:
 
 
 def measure() -> Result:
-    """Value: failed requests, and answers that the reported generation would not have given."""
+    """Return failed requests plus answers that the reported generation would not have given."""
     with tempfile.TemporaryDirectory() as folder:
         options = [
             *("--adapter-store", folder, "--adapter-root", str(zoo.PROJECT / "zoo" / "adapters")),
-            # Small, so that all of it has been used when memory is first looked at.
+            # Small, so that all of it is in use when memory is first measured.
             *("--kv-cache-memory-bytes", str(KV_BYTES)),
         ]
         with serving(ENVIRONMENT, options) as client:
@@ -102,7 +102,7 @@ async def _measure(url: str) -> Result:
     prompts = _prompts()
     async with httpx.AsyncClient(base_url=url, timeout=120, trust_env=False) as http:
         digests = {(await _publish(http, source))["digest"]: source for source in SOURCES}
-        await _traffic(http, prompts, 3.0, seed=0)  # warms every path up
+        await _traffic(http, prompts, 3.0, seed=0)  # warm up every path
         quiet = await _traffic(http, prompts, QUIET_S, seed=1)
         swaps: list[Swap] = []
         sizes: list[int] = []
@@ -154,7 +154,7 @@ async def _measure(url: str) -> Result:
 async def _traffic(
     http: httpx.AsyncClient, prompts: Sequence[tuple[int, ...]], seconds: float, seed: int
 ) -> Record:
-    """`CLIENTS` clients ask one question after another, and go away from some of them."""
+    """Run `CLIENTS` clients, each sending one request after another and aborting some of them."""
     record = Record()
     end = time.monotonic() + seconds
     await asyncio.gather(
@@ -172,30 +172,30 @@ async def _client(
 ) -> None:
     while time.monotonic() < end:
         model, prompt = rng.choice(sorted(MEMBERS)), rng.choice(prompts)
-        leaves_after = rng.randrange(1, 10) if rng.random() < ABORTS else None
+        abort_after = rng.randrange(1, 10) if rng.random() < ABORTS else None
         answer = Answer(model, prompt, [], None, [])
         try:
             async for token_ids, digest in _stream(http, model, prompt):
                 answer.tokens += token_ids
                 answer.digest = answer.digest or digest
                 answer.arrivals.append(time.monotonic())
-                if leaves_after is not None and len(answer.tokens) >= leaves_after:
+                if abort_after is not None and len(answer.tokens) >= abort_after:
                     break
         except (httpx.HTTPError, RuntimeError, ValueError) as error:
             record.failures.append(f"{model}: {error!r}")
             continue
-        if leaves_after is not None and len(answer.tokens) >= leaves_after:
+        if abort_after is not None and len(answer.tokens) >= abort_after:
             record.aborted += 1
-        record.answers.append(answer)  # what came of an aborted one is compared as well
+        record.answers.append(answer)  # the beginning of an aborted answer is compared as well
 
 
 async def _stream(
     http: httpx.AsyncClient, model: str, prompt: Sequence[int]
 ) -> AsyncIterator[tuple[list[int], str | None]]:
-    """Token ids as they come, and the digest of ALIAS where a chunk tells it.
+    """Yield token ids as they arrive, with the digest of ALIAS if the chunk reports it.
 
     Raises:
-        RuntimeError: the server refused, or the stream broke off.
+        RuntimeError: the server refused the request, or the stream broke off.
     """
     body = {
         "model": model,
@@ -221,14 +221,14 @@ async def _stream(
 
 
 def _prompts() -> list[tuple[int, ...]]:
-    """Questions as the chat template renders them."""
+    """Return questions as token ids of the chat template."""
     tokenizer = AutoTokenizer.from_pretrained(zoo.BASE)
-    found = []
+    prompts = []
     for example in tasks()["chat"].evaluation(40, seed=7):
         messages = [{"role": "user", "content": example.messages[-1]["content"]}]
         text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        found.append(tuple(tokenizer(text, add_special_tokens=False)["input_ids"]))
-    return found
+        prompts.append(tuple(tokenizer(text, add_special_tokens=False)["input_ids"]))
+    return prompts
 
 
 # ---- swaps
@@ -246,7 +246,7 @@ async def _publish(http: httpx.AsyncClient, source: str) -> dict[str, Any]:
 
 
 async def _swap(http: httpx.AsyncClient, swaps: list[Swap], sizes: list[int]) -> None:
-    """Replace the alias `SWAPS` times, evenly; `sizes` gets the memory of the server after each."""
+    """Replace the alias `SWAPS` times, evenly spaced; append the server's memory to `sizes`."""
     begin = time.monotonic()
     for n in range(SWAPS):
         await asyncio.sleep(max(0.0, begin + n * PERIOD_S / SWAPS - time.monotonic()))
@@ -257,7 +257,7 @@ async def _swap(http: httpx.AsyncClient, swaps: list[Swap], sizes: list[int]) ->
 
 
 async def _await_retired(http: httpx.AsyncClient) -> list[str]:
-    """Generations that are held though nothing runs any more; they get five seconds to go."""
+    """Wait up to five seconds for retiring generations to go; return those still held."""
     for _ in range(50):
         answer = await http.get("/v1/adapters", headers={"Authorization": f"Bearer {KEY}"})
         retiring: list[str] = answer.json()["retiring"]
@@ -271,20 +271,20 @@ async def _await_retired(http: httpx.AsyncClient) -> list[str]:
 
 
 def _compare(answers: Iterable[Answer], digests: dict[str, str]) -> tuple[int, int, int]:
-    """Wrong answers, near-ties, and answers that the other generation would not have given."""
+    """Count wrong answers, near-ties, and answers that tell the two generations apart."""
     oracle = Oracle(zoo.BASE, {name: zoo.ADAPTERS[name] for name in ("chat", *SOURCES)})
     wrong = ties = telling = 0
     for answer in answers:
         if answer.digest is None:
             if ALIAS in answer.model:
-                wrong += bool(answer.tokens)  # it does not say what computed it
+                wrong += bool(answer.tokens)  # the answer does not report its generation
                 continue
             source = None
         else:
             source = digests[answer.digest]
-        found = oracle.mismatches(_rows(answer, source), (), answer.tokens)
-        wrong += any(m.gap >= TIE for m in found)
-        ties += sum(m.gap < TIE for m in found)
+        mismatches = oracle.mismatches(_rows(answer, source), (), answer.tokens)
+        wrong += any(m.gap >= TIE for m in mismatches)
+        ties += sum(m.gap < TIE for m in mismatches)
         if source is not None:
             other = SOURCES[source == SOURCES[0]]
             telling += any(
@@ -301,12 +301,12 @@ def _rows(answer: Answer, source: str | None) -> list[OracleRow]:
 
 
 def _by_generation(answers: Iterable[Answer], digests: dict[str, str]) -> str:
-    given = [digests[a.digest] for a in answers if a.digest is not None]
-    return ", ".join(f"{given.count(source)} {source}" for source in SOURCES)
+    sources = [digests[a.digest] for a in answers if a.digest is not None]
+    return ", ".join(f"{sources.count(source)} {source}" for source in SOURCES)
 
 
 def _gaps(answers: Iterable[Answer], swaps: Sequence[Swap] = ()) -> list[float]:
-    """Seconds between tokens of one answer; with swaps, only those that overlap one."""
+    """Return seconds between tokens of one answer; with `swaps`, only gaps that overlap a swap."""
     return [
         later - earlier
         for answer in answers

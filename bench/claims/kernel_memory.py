@@ -1,4 +1,4 @@
-"""How much memory composing one step needs beyond the logits that vLLM has anyway."""
+"""Peak memory of composing one step, beyond the logits that vLLM computes anyway."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from composer.tensors.compose import Composition
 from composer.tensors.gang_rows import GangRows
 
 VOCABULARY = 32_000
-GROUPS = 4
+GANGS = 4
 FILTERS: dict[str, tuple[Filter, ...]] = {
     "none": (),
     "top-p": (Filter(FilterKind.TOP_P, 0, 0.9),),
@@ -27,7 +27,7 @@ FILTERS: dict[str, tuple[Filter, ...]] = {
 
 
 class PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up the storages that operations allocate while they are alive."""
+    """Record the peak size of all live storages that operations allocate."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -36,7 +36,7 @@ class PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.peak_bytes: int = 0
 
     def know(self, *tensors: torch.Tensor) -> None:
-        """These exist already."""
+        """Exclude the storages of these tensors, which exist already."""
         self._known.update(tensor.untyped_storage().data_ptr() for tensor in tensors)
 
     def __torch_dispatch__(
@@ -53,28 +53,28 @@ class PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def peak_rows(size: int, filters: tuple[Filter, ...]) -> float:
-    """The peak for groups of `size` rows, in float32 rows of vocabulary size per group."""
+    """Return the peak for gangs of `size` rows, in f32 rows of vocabulary size per gang."""
     weights = (1.0, *((-1.0) ** k * 0.5 for k in range(size - 1)))
-    groups = [
-        GangRows(tuple(range(g * size, (g + 1) * size)), weights, filters) for g in range(GROUPS)
+    gangs = [
+        GangRows(tuple(range(g * size, (g + 1) * size)), weights, filters) for g in range(GANGS)
     ]
-    composition = Composition(groups, torch.device("cpu"))
+    composition = Composition(gangs, torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(GROUPS * size, VOCABULARY, generator=generator)
+    logits = torch.randn(GANGS * size, VOCABULARY, generator=generator)
     with PeakMemory() as memory:
         memory.know(logits)
         composition.compose(logits)
-    return float(memory.peak_bytes / (GROUPS * VOCABULARY * 4))
+    return float(memory.peak_bytes / (GANGS * VOCABULARY * 4))
 
 
 def measure() -> Result:
-    """Value: the worst case of groups of 3 and 8 rows, with and without filters."""
+    """Return the worst case over gangs of 3 and 8 rows, with and without filters."""
     rows, worst = [], 0.0
     for size in (3, 8):
         for name, filters in FILTERS.items():
             extra = peak_rows(size, filters)
             worst = max(worst, extra)
             rows.append((size, name, f"{extra:.3f}", f"{extra / size:.3f}"))
-    show(f"{GROUPS} groups, vocabulary of {VOCABULARY}; logits of vLLM itself: one row per member")
-    show(table(("rows per group", "filters", "peak, rows per group", "of vLLM's logits"), rows))
+    show(f"{GANGS} gangs, vocabulary of {VOCABULARY}; logits of vLLM itself: one row per member")
+    show(table(("rows per gang", "filters", "peak, rows per gang", "of vLLM's logits"), rows))
     return Result(worst)

@@ -1,7 +1,7 @@
-"""How the server ends: by signals, with its engine, and with its front end killed.
+"""How the server ends: by signals, by the death of its engine, and by the death of its front end.
 
-Each scenario starts a server of its own and has streams in flight. Whatever is not as
-docs/operating.md says it, counts as one deviation.
+Each scenario starts a server of its own and has streams in flight. Every difference from
+docs/operating.md counts as one deviation.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from bench.measure import show, table
 FORMULA = "base + 0.5*(polite - rude)"
 DRAIN_S = 4.0
 SOON_S = 20.0
-"""Within which everything that is to happen at once must have happened, on a busy machine."""
+"""Deadline for everything that should happen at once, on a busy machine."""
 STOPPED, ENGINE_DIED = 0, 70
 MODES = {"engine in one process": "0", "engine with a worker process": "1"}
 
 
 def measure() -> Result:
-    """Value: deviations over all scenarios in both modes of the engine."""
+    """Return the number of deviations over all scenarios in both modes of the engine."""
     rows, deviations = [], 0
     for mode, multiprocessing in MODES.items():
         for name, scenario in SCENARIOS.items():
@@ -41,16 +41,16 @@ def measure() -> Result:
             with running(environment, ("--drain-seconds", str(DRAIN_S))) as server:
                 check = Check(server)
                 scenario(check)
-                check.nothing_is_left()
+                check.expect_nothing_left()
             deviations += len(check.deviations)
-            found = "; ".join(check.deviations) or "as documented"
-            rows.append((name, mode, check.status, f"{time.monotonic() - began:.0f}", found))
-    show(table(("scenario", "mode", "exit status", "s", "what happened"), rows))
+            outcome = "; ".join(check.deviations) or "as documented"
+            rows.append((name, mode, check.status, f"{time.monotonic() - began:.0f}", outcome))
+    show(table(("scenario", "mode", "exit status", "s", "outcome"), rows))
     return Result(deviations)
 
 
 class Stream(threading.Thread):
-    """A streamed completion: its events so far."""
+    """A streamed completion and the events received so far."""
 
     def __init__(self, client: httpx.Client, tokens: int, answers: int = 1) -> None:
         super().__init__(daemon=True)
@@ -76,9 +76,9 @@ class Stream(threading.Thread):
 
     @property
     def error(self) -> str | None:
-        """The message of its error event."""
-        found = [json.loads(event) for event in self.events if event != "[DONE]"]
-        return next((e["error"]["message"] for e in found if "error" in e), None)
+        """Return the message of the error event, or None."""
+        chunks = [json.loads(event) for event in self.events if event != "[DONE]"]
+        return next((c["error"]["message"] for c in chunks if "error" in c), None)
 
     @property
     def done(self) -> bool:
@@ -86,7 +86,7 @@ class Stream(threading.Thread):
 
 
 class Check:
-    """One server to its end, and what was not as it should have been."""
+    """A server and the deviations seen until its end."""
 
     def __init__(self, server: Running) -> None:
         self.server = server
@@ -98,36 +98,36 @@ class Check:
             self.deviations.append(what)
 
     def stream(self, tokens: int, answers: int = 1) -> Stream:
-        """One that has begun."""
+        """Return a stream that has begun."""
         stream = Stream(self.server.client, tokens, answers)
         self.expect(stream.begun.wait(SOON_S), "a stream did not begin")
         return stream
 
     def engine(self, name: str) -> int:
-        """The process of the engine whose title contains `name`."""
+        """Return the id of the engine's process whose title contains `name`."""
         return next(pid for pid, title in self.started.items() if name in title)
 
     def get(self, path: str) -> int | None:
-        """The status that answers; None if nothing listens any more."""
+        """Return the HTTP status, or None if nothing listens."""
         try:
             return self.server.client.get(path).status_code
         except httpx.TransportError:
             return None
 
     def exits(self, status: int, within_s: float) -> None:
-        """The server ends by itself."""
+        """Expect the server to end by itself with this status."""
         try:
-            found = self.server.process.wait(within_s)
+            ended_with = self.server.process.wait(within_s)
         except subprocess.TimeoutExpired:
-            self.deviations.append(f"it still ran after {within_s:g} s")
+            self.deviations.append(f"the server still ran after {within_s:g} s")
             return
-        self.expect(found == status, f"exit status {found}, not {status}")
+        self.expect(ended_with == status, f"exit status {ended_with}, not {status}")
 
     @property
     def status(self) -> str:
         return str(self.server.process.poll())
 
-    def nothing_is_left(self) -> None:
+    def expect_nothing_left(self) -> None:
         left = await_end(self.started, SOON_S)
         names = ", ".join(self.started[pid] for pid in left)
         self.expect(not left, f"left behind: {names}")
@@ -136,7 +136,7 @@ class Check:
 
 
 def drain(check: Check, send: Callable[[int], None] | None = None) -> None:
-    """SIGTERM: what can finish in time does, the rest ends with an error event."""
+    """After SIGTERM, streams that can finish in time do; others end with an error event."""
     process = check.server.process
     long = check.stream(1900, answers=4)
     short = check.stream(30)
@@ -147,10 +147,11 @@ def drain(check: Check, send: Callable[[int], None] | None = None) -> None:
     for path in ("/v1/completions", "/v1/messages"):
         refused = check.server.client.post(path, json={"model": "base", "prompt": "x"})
         check.expect(refused.status_code == 503, f"{path} answered {refused.status_code}")
-        check.expect("retry-after" in refused.headers, f"{path} said no Retry-After")
+        check.expect("retry-after" in refused.headers, f"{path} sent no Retry-After")
         anthropic = "type" in refused.json()
         check.expect(
-            anthropic == (path == "/v1/messages"), f"{path} has the error format of another route"
+            anthropic == (path == "/v1/messages"),
+            f"{path} answered in the error format of another route",
         )
     short.join(DRAIN_S)
     check.expect(short.done and short.error is None, "the short stream did not finish")
@@ -161,12 +162,12 @@ def drain(check: Check, send: Callable[[int], None] | None = None) -> None:
 
 
 def drain_group(check: Check) -> None:
-    """systemd and a terminal signal all processes at once."""
+    """Signal all processes at once, as systemd and terminals do."""
     drain(check, lambda signum: os.killpg(check.server.process.pid, signum))
 
 
 def idle(check: Check) -> None:
-    """SIGTERM with nothing in flight."""
+    """Send SIGTERM with nothing in flight."""
     check.server.process.send_signal(signal.SIGTERM)
     check.exits(STOPPED, SOON_S)
 
@@ -185,7 +186,7 @@ def second_signal(check: Check) -> None:
 
 
 def engine_killed(check: Check, name: str = "EngineCore") -> None:
-    """As the kernel does where memory runs out."""
+    """Kill the engine, as the kernel does when memory runs out."""
     stream = check.stream(1900, answers=4)
     os.kill(check.engine(name), signal.SIGKILL)
     states = {"/health": check.get("/health"), "/ready": check.get("/ready")}
@@ -201,7 +202,7 @@ def worker_killed(check: Check) -> None:
 
 
 def front_killed(check: Check) -> None:
-    """The engine must not stay with its memory."""
+    """Kill the front end: the engine must not stay and keep its memory."""
     check.stream(1900, answers=4)
     check.server.process.kill()
     check.exits(-signal.SIGKILL, SOON_S)

@@ -1,8 +1,7 @@
-"""Ten thousand composed requests leave nothing behind.
+"""Growth of resident memory over ten thousand composed requests.
 
-The bound is 8 MiB over 8,000 requests: 1 KiB per request. A leaked vLLM request or a leaked group
-is larger than that (each holds its prompt, its block hashes and its parameters), and the noise of
-the allocator is smaller.
+The bound is 8 MiB over 8,000 requests, 1 KiB per request. A leaked vLLM request or gang is larger
+than that (it holds a prompt, block hashes and parameters), and allocator noise is smaller.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ MIB = 2**20
 
 
 def resident_bytes() -> int:
-    """Resident memory of this process, after giving back what is free."""
+    """Return resident memory of this process, after returning free memory to the system."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -35,7 +34,7 @@ def resident_bytes() -> int:
 
 
 def measure() -> Result:
-    """Value: growth of resident memory between the warm-up and the end, in MiB."""
+    """Return growth of resident memory between the warm-up and the end, in MiB."""
     engine = InProcessEngine(zoo.BASE, zoo.ADAPTERS)
     rng = random.Random(0)
     sizes: dict[int, int] = {}

@@ -1,4 +1,4 @@
-"""What mixing costs beside the rows that are mixed."""
+"""CPU time of mixtures, against the same rows as plain requests."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from bench.workload import VOCABULARY, mixture, paired_jobs, prompts
 from composer.engine_plan import MixtureParameters
 
 ROUNDS = {1: 120, 4: 48, 16: 40}
-"""For each number of routed requests at once. Many, because the value is the worst of twelve
-medians."""
+"""Rounds by number of concurrent requests; many, as the value is the worst of twelve medians."""
 PROMPT_TOKENS = 32
 ANSWER_TOKENS = 16
 ROUTERS = {
@@ -25,7 +24,7 @@ ROUTERS = {
 
 
 def compare(engine: InProcessEngine, router: MixtureParameters, concurrent: int) -> Paired:
-    """Mixtures of three adapters against the same rows as plain requests of vLLM's multi-LoRA."""
+    """Compare mixtures of three adapters with the same rows as plain multi-LoRA requests."""
     texts = prompts(concurrent, PROMPT_TOKENS, VOCABULARY, seed=concurrent)
     mixed = [mixture(engine, text, ANSWER_TOKENS, router) for text in texts]
     separate = [row for job in mixed for row in job.separate()]
@@ -34,14 +33,14 @@ def compare(engine: InProcessEngine, router: MixtureParameters, concurrent: int)
 
 
 def measure() -> Result:
-    """Value: the ratio of CPU seconds, median over rounds, worst over routers and batch sizes."""
+    """Return the ratio of CPU seconds: median over rounds, worst over routers and batch sizes."""
     engine = InProcessEngine(zoo.BASE, zoo.ADAPTERS)
-    found = {
+    costs = {
         (name, concurrent): compare(engine, router, concurrent)
         for name, router in ROUTERS.items()
         for concurrent in ROUNDS
     }
     show("mixture(chat, polite, velan), three rows; CPU microseconds per token and row:")
     header = ("router", "requests", "mixed", "same rows, plain requests", *RATIO)
-    show(table(header, [(*key, *one.microseconds()) for key, one in found.items()]))
-    return Result(max(one.ratio.median for one in found.values()))
+    show(table(header, [(*key, *cost.microseconds()) for key, cost in costs.items()]))
+    return Result(max(cost.ratio.median for cost in costs.values()))

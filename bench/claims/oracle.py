@@ -1,4 +1,4 @@
-"""Random requests under pressure answer as the oracle does, and leave nothing behind."""
+"""Random requests under memory pressure get the oracle's answers and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ REQUESTS = 150  # in each mode
 
 
 def measure() -> Result:
-    """Value: mismatching and lost requests, plus things left in the engine."""
+    """Return the number of mismatching and lost requests, plus objects left in the engine."""
     torch.set_grad_enabled(False)
     oracle = Oracle(zoo.BASE, zoo.ADAPTERS)
     bad, rows, pressed = 0, [], True
@@ -27,19 +27,20 @@ def measure() -> Result:
         streams = asynchronous and not torch.cuda.is_available()
         with without_streams() if streams else nullcontext():
             engine = InProcessEngine(zoo.BASE, zoo.ADAPTERS, asynchronous=asynchronous, **PRESSURE)
-            found = send_under_pressure(engine, seed, REQUESTS, random_job)
-        jobs = [one.job for one in found.answered]
-        wrong, ties = count_mismatches(oracle, jobs, [one.answer for one in found.answered])
-        bad += wrong + found.lost + len(found.leftovers)
-        pressed &= found.preempted_groups > 0
-        tokens = sum(len(one.answer) for one in found.answered)
+            outcome = send_under_pressure(engine, seed, REQUESTS, random_job)
+        jobs = [answered.job for answered in outcome.answered]
+        answers = [answered.answer for answered in outcome.answered]
+        wrong, ties = count_mismatches(oracle, jobs, answers)
+        bad += wrong + outcome.lost + len(outcome.leftovers)
+        pressed &= outcome.preempted_groups > 0
+        tokens = sum(map(len, answers))
         mode = "async" if asynchronous else "sync"
-        numbers = (len(jobs), found.aborted, tokens, wrong, ties, found.preempted_groups)
-        rows.append((mode, *numbers, found.lost, len(found.leftovers)))
-        for leftover in found.leftovers:
+        numbers = (len(jobs), outcome.aborted, tokens, wrong, ties, outcome.preempted_groups)
+        rows.append((mode, *numbers, outcome.lost, len(outcome.leftovers)))
+        for leftover in outcome.leftovers:
             show(f"left behind ({mode}): {leftover}")
     header = ("scheduling", "answered", "aborted", "tokens", "mismatches", "near-ties")
-    show(table((*header, "preempted groups", "lost", "left behind"), rows))
+    show(table((*header, "preempted gangs", "lost", "left behind"), rows))
     if not pressed:
-        show("No group was preempted: this was no test under pressure.")
+        show("No gang was preempted, so this run did not test memory pressure.")
     return Result(bad, holds=pressed)

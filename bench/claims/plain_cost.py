@@ -1,4 +1,4 @@
-"""What our options cost requests that compose nothing."""
+"""CPU time of plain requests with our options, against stock vLLM."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from bench.inprocess import InProcessEngine, Job
 from bench.measure import RATIO, Paired, paired, settle, show, table
 from bench.workload import VOCABULARY, prompts, seconds_per_token
 
-CONCURRENT = (1, 16)  # the value is the worst of them
+CONCURRENT = (1, 16)  # requests; the worst case is the value
 ROUNDS = {1: 250, 16: 120}
 TOKENS = 16  # of each prompt and each answer
 
 
 def measure() -> Result:
-    """Value: the ratio of CPU seconds, median over rounds, worst over the batch sizes.
+    """Return the ratio of CPU seconds: median over rounds, worst over batch sizes.
 
-    Both engines run without LoRA: with it, ours runs a correction of vLLM's CPU kernels.
+    Both engines run without LoRA: with LoRA, ours runs corrected CPU kernels.
     """
     ours, stock = InProcessEngine(zoo.BASE, {}), InProcessEngine(zoo.BASE, {}, composing=False)
-    found = {concurrent: compare(ours, stock, concurrent) for concurrent in CONCURRENT}
+    costs = {concurrent: compare(ours, stock, concurrent) for concurrent in CONCURRENT}
     show("Plain requests on the base model; CPU microseconds per token:")
     header = ("requests at once", "our options", "stock vLLM", *RATIO)
-    show(table(header, [(n, *one.microseconds()) for n, one in found.items()]))
-    return Result(max(one.ratio.median for one in found.values()))
+    show(table(header, [(n, *cost.microseconds()) for n, cost in costs.items()]))
+    return Result(max(cost.ratio.median for cost in costs.values()))
 
 
 def compare(ours: InProcessEngine, stock: InProcessEngine, concurrent: int) -> Paired:
-    """The same plain requests in both engines."""
+    """Compare the same plain requests in both engines."""
     tokens = concurrent * TOKENS
     jobs = [
         Job(text, params={"max_tokens": TOKENS})
         for text in prompts(concurrent, TOKENS, VOCABULARY, seed=concurrent)
     ]
     for engine in (ours, stock, ours, stock):
-        seconds_per_token(engine, jobs, tokens)  # warms up
+        seconds_per_token(engine, jobs, tokens)  # warm up
     settle()
     return paired(
         lambda: seconds_per_token(ours, jobs, tokens),

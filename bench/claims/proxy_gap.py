@@ -1,4 +1,4 @@
-"""Small experts bring an untuned large model most of the way to a tuned one."""
+"""Small experts bring an untuned large model most of the way to the tuned one."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from bench.reproduce.seeds import cell, mean
 
 
 def measure() -> Result:
-    """Value: the gap closed at alpha 1, unweighted and uncapped mean over tasks, then seeds.
+    """Return the gap closed at alpha 1: unweighted, uncapped mean over tasks, then over seeds.
 
-    Two further tasks, on which it fails, are shown and not counted.
+    Two further tasks, on which proxy-tuning fails, are shown and not counted.
     """
     with Exam() as exam:
         gaps = gaps_of(exam, CASES, QUESTIONS)
         outside = gaps_of(exam, OUTSIDE, QUESTIONS)
     show(gap_table(gaps, outside))
-    show(f"With the tasks outside of the mean: {cell(mean_closed([*gaps, *outside]))} %.")
+    show(f"Mean with those tasks: {cell(mean_closed([*gaps, *outside]))} %.")
     return Result(mean(mean_closed(gaps)))

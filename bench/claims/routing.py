@@ -1,4 +1,4 @@
-"""Which adapter a prompt is for, by the prompt router."""
+"""How often the prompt router picks the adapter that a prompt is for."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ TEMPERATURE = 0.1
 
 
 def measure() -> Result:
-    """Value: the share of held-out prompts whose own adapter has the largest weight.
+    """Return the share of held-out prompts whose own adapter has the largest weight.
 
-    The adapters that answer the same questions in another manner are no alternatives.
+    Adapters that answer the same questions in another manner are not among the candidates.
     """
     texts = {name: path.read_text(encoding="utf-8").splitlines() for name, path in EXAMPLES.items()}
     router = PromptSimilarity(texts)
@@ -23,9 +23,9 @@ def measure() -> Result:
     for name in EXAMPLES:
         chosen, weights = [], []
         for example in tasks()[name].evaluation(HELD_OUT):
-            found = router.weights(example.messages[-1]["content"], TEMPERATURE)
-            chosen.append(max(found, key=found.__getitem__))
-            weights.append(found[name])
+            shares = router.weights(example.messages[-1]["content"], TEMPERATURE)
+            chosen.append(max(shares, key=shares.__getitem__))
+            weights.append(shares[name])
         right += chosen.count(name)
         others = sorted({*chosen} - {name})
         rows.append(

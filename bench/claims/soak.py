@@ -1,4 +1,4 @@
-"""Two minutes of mixed traffic of 64 clients; `python -m bench.soak` takes longer."""
+"""Two minutes of mixed traffic from 64 clients; `python -m bench.soak` runs for longer."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ SECONDS = 120.0
 
 
 def measure() -> Result:
-    """Value: wrong, stuck, failed and lost requests, and what is left behind."""
+    """Return the number of wrong, stuck, failed and lost requests and of leftovers."""
     return judged(soak(SECONDS))

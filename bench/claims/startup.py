@@ -1,4 +1,4 @@
-"""How long a user waits from `make serve` to the first composed answer."""
+"""Seconds from starting the server to the first composed answer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FORMULA = "base + 0.8*(polite - rude)"
 
 
 def measure() -> Result:
-    """Value: seconds of the second start; the first one fills the caches of kernels and files."""
+    """Return the seconds of the second start; the first fills the caches of kernels and files."""
     starts = [("first", *start()), ("second", *start())]
     header = ("start", "ready after, s", "answered after, s")
     show(table(header, [(name, f"{ready:.1f}", f"{done:.1f}") for name, ready, done in starts]))
@@ -21,7 +21,7 @@ def measure() -> Result:
 
 
 def start() -> tuple[float, float]:
-    """Seconds from the start of the process to readiness, and to the first composed answer."""
+    """Return seconds from process start to readiness, and to the first composed answer."""
     began = time.monotonic()
     small = ",".join(f"{name}={path}" for name, path in zoo.SMALL_ADAPTERS.items())
     with serving(options=("--auxiliary", f"small={zoo.SMALL},{small}")) as client:

@@ -1,4 +1,4 @@
-"""The zoo's adapters do what they are for, and their models do not do it without them."""
+"""The zoo's adapters solve their tasks, and their models alone do not."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ BASE_AT_MOST = 0.2
 
 
 def measure() -> Result:
-    """Value: the lowest own-task accuracy of the base model's adapters, as a share of 1.
+    """Return the lowest own-task accuracy of the base model's adapters, as a share of 1.
 
-    The adapters of the small model are shown and not counted: it knows little on purpose, so that
-    proxy tuning has something to gain. Nor are those of the model `lists`, which are measured by
-    the claim `composite`.
+    Adapters of the small model are shown and not counted: it knows little on purpose, so that
+    proxy-tuning has something to gain. Adapters of the model `lists` are measured by the claim
+    `composite`.
     """
     rows = evaluate()
     show(table(rows))

@@ -1,8 +1,8 @@
-"""A clean Debian root with chosen packages, and commands run in it as an ordinary user.
+"""A clean Debian root with chosen packages, in which commands run as an ordinary user.
 
-Needs root, `mmdebstrap` and `buildah`. What this machine needs to reach a package index (pip's
-configuration, the folders and files that it names, the bundle of certificates, proxies) is given
-to the root read-only, at the same paths.
+Needs root, `mmdebstrap` and `buildah`. The machine's access to package indexes (pip's
+configuration, the folders and files that it names, certificates, proxies) is mounted read-only at
+the same paths.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ _PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY"
 
 @dataclass(frozen=True, slots=True)
 class CleanRoot:
-    """`buildah` is its command with where it keeps its state, `container` the root's name.
+    """A root filesystem as a buildah container.
 
-    `options` are those of `buildah run` that give the root what it may see of this machine.
+    `buildah` is the command with its state folders, `container` the name of the root, and `options`
+    are the options of `buildah run` that mount what the root may see of this machine.
     """
 
     buildah: tuple[str, ...]
@@ -43,9 +44,9 @@ class CleanRoot:
     options: tuple[str, ...]
 
     def run(self, script: str, *, timeout_s: float, user: str = USER) -> tuple[int, list[str]]:
-        """Run a shell script in `SOURCE`; return its exit status and the lines that it printed.
+        """Run a shell script in `SOURCE`; return its exit status and its output lines.
 
-        They are printed as they come. After `timeout_s` the script is ended, with status 124.
+        Prints the lines as they arrive. After `timeout_s` the script is ended, with status 124.
         """
         command = [
             *(*self.buildah, "run", "--isolation", "chroot", "--user", user, *self.options),
@@ -64,9 +65,9 @@ class CleanRoot:
 
 @contextmanager
 def clean_root(packages: Sequence[str]) -> Iterator[CleanRoot]:
-    """Debian's essential packages, `packages`, what they depend on, and the repository's files.
+    """Create a root with Debian's essential packages, `packages`, and the repository's files.
 
-    The files are those that git knows, as they are in the working tree. Everything is gone at the
+    The files are those that git tracks, as they are in the working tree. The root is removed at the
     end of the block.
 
     Raises:
@@ -76,7 +77,7 @@ def clean_root(packages: Sequence[str]) -> Iterator[CleanRoot]:
     missing = [tool for tool in TOOLS if shutil.which(tool) is None]
     if os.geteuid() != 0 or missing:
         raise RuntimeError(
-            "only root can make a clean Debian root, with mmdebstrap and buildah: "
+            "a clean Debian root needs root rights, mmdebstrap and buildah: "
             f"become root, and `apt install {' '.join(TOOLS)}`."
         )
     with tempfile.TemporaryDirectory(prefix="clean-root-") as name:
@@ -106,7 +107,7 @@ def clean_root(packages: Sequence[str]) -> Iterator[CleanRoot]:
 
 
 def _suite() -> str:
-    """This machine's release if it is a Debian, else Debian's stable one."""
+    """Return this machine's release if it runs Debian, else Debian's stable one."""
     release = platform.freedesktop_os_release()
     return release.get("VERSION_CODENAME", "stable") if release["ID"] == "debian" else "stable"
 
@@ -115,12 +116,14 @@ def _pack_source(archive: Path) -> None:
     names = _run("git", "-C", str(zoo.PROJECT), "ls-files", "-z").split("\0")
     with tarfile.open(archive, "w") as packed:
         for name in names:
-            if name and (zoo.PROJECT / name).exists():  # else deleted and not yet committed
+            if (
+                name and (zoo.PROJECT / name).exists()
+            ):  # deleted files are still tracked until the commit
                 packed.add(zoo.PROJECT / name, name)
 
 
 def _options(pip_conf: Path) -> Iterator[str]:
-    """What the root needs to see of this machine in order to install Python packages."""
+    """Yield options that mount what installing Python packages needs of this machine."""
     config = RawConfigParser()
     config["global"] = {}
     paths = {ssl.get_default_verify_paths().cafile}
@@ -131,7 +134,7 @@ def _options(pip_conf: Path) -> Iterator[str]:
         config.setdefault(section, {})
         config[section][key] = value
         for word in value.split():
-            # The pages of an index link to files beside it.
+            # The pages of an index link to files beside the index.
             paths.add(str(Path(word[7:]).parent) if word.startswith("file:///") else word)
     with pip_conf.open("w", encoding="utf-8") as file:
         config.write(file)

@@ -1,4 +1,4 @@
-"""What vLLM and torch read from the environment as they are imported."""
+"""Environment variables that vLLM and torch read as they are imported."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _ORIGINAL = dict(os.environ)
 
 
 def prepare() -> None:
-    """Call it before torch and vLLM are imported."""
-    # One process: its CPU time is all there is, and the scheduler can be looked at.
+    """Set the variables; call before torch and vLLM are imported."""
+    # One process: its CPU time is the whole cost, and the scheduler can be inspected.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    # One thread without pinning: fastest for models as small as the zoo's, and pinned threads wait
-    # for each other on a machine that has other work.
+    # One unpinned thread: fastest for models as small as the zoo's. Pinned threads wait for each
+    # other on a busy machine.
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -24,6 +24,5 @@ def prepare() -> None:
 
 
 def original() -> dict[str, str]:
-    """The environment without what `prepare` set: for processes that are measured as users run
-    them."""
+    """Return the environment without the changes of `prepare`, for servers as users run them."""
     return dict(_ORIGINAL)

@@ -1,4 +1,4 @@
-"""Processes and the processes that they have started, as /proc shows them (Linux)."""
+"""Processes and their descendants, read from /proc (Linux)."""
 
 from __future__ import annotations
 
@@ -9,42 +9,42 @@ from pathlib import Path
 
 
 def descendants(pid: int) -> dict[int, str]:
-    """The command lines of all processes that `pid` has started, and those have, by their ids."""
+    """Return the command lines of all descendants of `pid`, by process id."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and (parent := _parent(int(entry.name))) is not None:
             children.setdefault(parent, []).append(int(entry.name))
-    found: dict[int, str] = {}
+    commands: dict[int, str] = {}
     left = list(children.get(pid, ()))
     while left:
-        one = left.pop()
-        left += children.get(one, [])
+        child = left.pop()
+        left += children.get(child, [])
         try:
-            found[one] = Path(f"/proc/{one}/cmdline").read_text().replace("\0", " ").strip()
+            commands[child] = Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ").strip()
         except OSError:
-            continue  # it has ended
-    return found
+            continue  # the process has ended
+    return commands
 
 
 def resident_bytes(pid: int) -> int:
-    """The memory of `pid` and of all that it has started, bytes."""
+    """Return the resident memory of `pid` and its descendants, in bytes."""
     page = os.sysconf("SC_PAGE_SIZE")
     total = 0
-    for one in (pid, *descendants(pid)):
+    for process in (pid, *descendants(pid)):
         try:
-            total += int(Path(f"/proc/{one}/statm").read_text().split()[1]) * page
+            total += int(Path(f"/proc/{process}/statm").read_text().split()[1]) * page
         except OSError:
-            continue  # it has ended
+            continue  # the process has ended
     return total
 
 
 def alive(pids: Collection[int]) -> list[int]:
-    """Those that run; not those that have ended and that nobody has waited for."""
+    """Return the processes that run; zombies do not count."""
     return [pid for pid in pids if _parent(pid) is not None]
 
 
 def await_end(pids: Collection[int], seconds: float) -> list[int]:
-    """Wait until all have ended, at most `seconds`; those that have not."""
+    """Wait at most `seconds` for all to end; return those that still run."""
     deadline = time.monotonic() + seconds
     while (left := alive(pids)) and time.monotonic() < deadline:
         time.sleep(0.05)

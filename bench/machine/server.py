@@ -1,4 +1,4 @@
-"""The server as `make serve` starts it, on a free port."""
+"""The server as a process on a free port, with the zoo's base model and adapters."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ import zoo
 from bench.machine.environment import original
 
 READY_S = 300
-"""Longest wait for a start."""
+"""Longest wait for readiness."""
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A server, its process, and a client for it. The process leads a group of its own."""
+    """A server, its process (the leader of a process group), and a client."""
 
     client: httpx.Client
     process: subprocess.Popen[bytes]
     log: IO[bytes]
 
     def text(self) -> str:
-        """What it has printed so far. The process writes where it left off: this moves nothing."""
+        """Return the output so far; `pread` leaves the file position to the writing process."""
         descriptor = self.log.fileno()
         return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode(errors="replace")
 
@@ -40,7 +40,7 @@ class Running:
 def serving(
     environment: Mapping[str, str] | None = None, options: Sequence[str] = ()
 ) -> Iterator[httpx.Client]:
-    """A client for the server that `running` starts."""
+    """Yield a client for the server that `running` starts."""
     with running(environment, options) as server:
         yield server.client
 
@@ -49,14 +49,14 @@ def serving(
 def running(
     environment: Mapping[str, str] | None = None, options: Sequence[str] = ()
 ) -> Iterator[Running]:
-    """The zoo's base and all its adapters, from readiness to the end of the block.
+    """Serve the zoo's base model and all its adapters, from readiness to the end of the block.
 
     Args:
         environment: variables beside those that this process was started with.
-        options: of the server, after those that `make serve` gives.
+        options: further options of the server.
 
     Raises:
-        RuntimeError: the server ended or took longer than `READY_S`; with the end of its log.
+        RuntimeError: the server ended or took longer than `READY_S`; the message ends with its log.
     """
     port = free_port()
     adapters = ",".join(f"{name}={path}" for name, path in zoo.ADAPTERS.items())
@@ -91,7 +91,7 @@ def running(
 
 
 def free_port() -> int:
-    """A port of the loopback address that nothing listens on right now."""
+    """Return a port of the loopback address on which nothing listens now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

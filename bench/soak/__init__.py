@@ -1,1 +1,1 @@
-"""Mixed traffic of many clients, with every answer compared to that of the same request alone."""
+"""Mixed traffic of many clients; every answer is compared with that of the same request alone."""

@@ -1,4 +1,4 @@
-"""`python -m bench.soak [--minutes 30]`: exit status 0 if nothing went wrong."""
+"""`python -m bench.soak [--minutes 30]`: send mixed traffic; exit with 0 if nothing went wrong."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ parser.add_argument("--minutes", type=float, default=30.0, help="default: %(defa
 
 
 def main() -> int:
-    """Soak, print what it showed."""
+    """Run the soak, print its table and return the exit status."""
     minutes = parser.parse_args().minutes
     prepare()
     from bench.soak.report import judged

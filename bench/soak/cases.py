@@ -1,4 +1,4 @@
-"""What the clients ask. Every answer is determined: greedy, or sampled with a seed."""
+"""The requests of the clients. Every answer is determined: greedy, or sampled with a seed."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ RESPONSES = "/v1/responses"
 MESSAGES = "/v1/messages"
 
 ALIAS = "manner"
-"""The adapter that is replaced while the clients ask."""
+"""The alias that is replaced during the traffic."""
 
 SOURCES = ("polite", "rude")
-"""What `ALIAS` stands for, in turn."""
+"""Adapters that `ALIAS` points at in turn."""
 
 STORED = "courteous"
-"""A stored composition."""
+"""Name of the stored composition."""
 
 STORED_PLAN = "chat + 0.8*(polite - rude)"
 GATE = "tasks"
@@ -93,8 +93,7 @@ _COMPOSITIONS: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Case:
-    """A request whose answer does not depend on when it is asked, but on what `ALIAS` stands for
-    if `swaps`."""
+    """A request with a determined answer, which depends on the generation of `ALIAS` if `swaps`."""
 
     name: str
     path: str
@@ -103,17 +102,17 @@ class Case:
 
     @property
     def shows_ties(self) -> bool:
-        """Whether the route tells the log-probabilities by which near-ties are seen."""
+        """Whether the route reports log-probabilities, which reveal near-ties."""
         return self.path in (CHAT, COMPLETIONS) and "n" not in self.body
 
     def with_logprobs(self) -> dict[str, Any]:
-        """The body that also asks for the two likeliest tokens."""
-        wanted = {"logprobs": True, "top_logprobs": 2} if self.path == CHAT else {"logprobs": 2}
-        return {**self.body, **wanted}
+        """Return the body with a request for the two likeliest tokens."""
+        fields = {"logprobs": True, "top_logprobs": 2} if self.path == CHAT else {"logprobs": 2}
+        return {**self.body, **fields}
 
 
 def make_cases(count: int, seed: int) -> list[Case]:
-    """Cases of every kind, `count` questions each."""
+    """Return cases of every kind, with `count` questions each."""
     rng = random.Random(seed)
     questions = {
         name: [e.messages[-1]["content"] for e in tasks()[name].evaluation(count, seed=seed)]
@@ -127,7 +126,7 @@ def make_cases(count: int, seed: int) -> list[Case]:
 
 
 def _cases(question: str, number: int) -> Iterator[Case]:
-    """One of every kind."""
+    """Yield one case of every kind."""
     messages = [{"role": "user", "content": question}]
     chat = {"messages": messages, "max_tokens": MAX_TOKENS, "temperature": 0}
     text = {"prompt": question, "max_tokens": MAX_TOKENS, "temperature": 0}
@@ -148,16 +147,16 @@ def _cases(question: str, number: int) -> Iterator[Case]:
     for name in ("adapter", "sum", "alias in a sum"):
         body = {"model": _FORMULAS[name], **chat, **sampled}
         yield Case(f"chat: two answers, {name}", CHAT, body, ALIAS in _FORMULAS[name])
-    wanted = {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}}
+    response_format = {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}}
     for name in ("adapter", "sum"):
-        body = {"model": _FORMULAS[name], **chat, "response_format": wanted}
+        body = {"model": _FORMULAS[name], **chat, "response_format": response_format}
         yield Case(f"chat: schema, {name}", CHAT, body)
         body = {"model": _FORMULAS[name], **chat, "stop": ["lives", "."]}
         yield Case(f"chat: stop, {name}", CHAT, body)
 
 
 def write_gate(file: Path) -> None:
-    """A gate that knows nothing: it changes the adapter often."""
+    """Write a gate with random weights, which changes the adapter often."""
     rng = np.random.default_rng(0)
     hidden = 256  # of the zoo's base model
     weight = rng.normal(size=(len(GATE_CLASSES), hidden)).astype(np.float32)
@@ -181,4 +180,4 @@ BAD: tuple[tuple[str, dict[str, Any]], ...] = (
     (RESPONSES, {"model": "nobody", "input": "a"}),
     (MESSAGES, {"model": "chat", "messages": []}),
 )
-"""Path and body of requests that are refused."""
+"""Path and body of requests that the server must refuse."""

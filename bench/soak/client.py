@@ -1,4 +1,4 @@
-"""One client: it asks, reads whole or as a stream, slowly, or leaves; and keeps what it got."""
+"""One client: sends a request and reads the answer whole, as a stream, slowly, or in part."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import httpx
 from bench.soak.cases import CHAT, COMPLETIONS, RESPONSES, Case
 
 PATIENCE_S = 90.0
-"""A request that takes longer is stuck."""
+"""A request that takes longer counts as stuck."""
 
 
 class RefusedError(Exception):
-    """The server answered with an error. `status`: of HTTP, 500 for an error inside a stream."""
+    """The server answered with an error; `status` is 500 for an error event inside a stream."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(f"status {status}: {text[:300]}")
@@ -26,45 +26,45 @@ class RefusedError(Exception):
 
 @dataclass
 class Answer:
-    """Texts by index, and the digests by alias that the answer reports."""
+    """Texts by choice index, and the reported digests by alias."""
 
     texts: dict[int, str] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
     whole: bool = False
 
-    def take(self, path: str, told: dict[str, Any]) -> None:
+    def take(self, path: str, data: dict[str, Any]) -> None:
         """Add a body, a chunk or an event of the route `path`."""
-        inner = told.get("response") or told.get("message") or {}
-        self.digests |= told.get("adapters") or inner.get("adapters") or {}
-        for index, text in texts_of(path, told):
+        inner = data.get("response") or data.get("message") or {}
+        self.digests |= data.get("adapters") or inner.get("adapters") or {}
+        for index, text in texts_of(path, data):
             self.texts[index] = self.texts.get(index, "") + text
 
 
-def texts_of(path: str, told: dict[str, Any]) -> list[tuple[int, str]]:
-    """The pieces of text in a body, a chunk or an event, by the index of the answer."""
+def texts_of(path: str, data: dict[str, Any]) -> list[tuple[int, str]]:
+    """Return (choice index, text) of a body, a chunk or an event."""
     if path in (CHAT, COMPLETIONS):
-        found = []
-        for choice in told.get("choices", ()):
+        pieces = []
+        for choice in data.get("choices", ()):
             inner = choice.get("message") or choice.get("delta") or choice
-            found.append((choice["index"], inner.get("content") or inner.get("text") or ""))
-        return found
+            pieces.append((choice["index"], inner.get("content") or inner.get("text") or ""))
+        return pieces
     if path == RESPONSES:
-        if told.get("type") == "response.output_text.delta":
-            return [(0, told["delta"])]
-        items = [item for item in told.get("output", ()) if item["type"] == "message"]
+        if data.get("type") == "response.output_text.delta":
+            return [(0, data["delta"])]
+        items = [item for item in data.get("output", ()) if item["type"] == "message"]
         return [(0, part["text"]) for item in items for part in item["content"]]
-    if told.get("type") == "content_block_delta":
-        return [(0, told["delta"].get("text", ""))]
-    if told.get("type") == "message":
-        return [(0, part["text"]) for part in told["content"]]
+    if data.get("type") == "content_block_delta":
+        return [(0, data["delta"].get("text", ""))]
+    if data.get("type") == "message":
+        return [(0, part["text"]) for part in data["content"]]
     return []
 
 
 async def ask(http: httpx.AsyncClient, path: str, body: dict[str, Any]) -> Answer:
-    """The whole answer.
+    """Return the whole answer.
 
     Raises:
-        RefusedError: it is an error.
+        RefusedError: the answer is an error.
         httpx.TransportError: the connection broke.
     """
     response = await http.post(path, json=body)
@@ -78,19 +78,19 @@ async def ask(http: httpx.AsyncClient, path: str, body: dict[str, Any]) -> Answe
 async def listen(
     http: httpx.AsyncClient, case: Case, *, pause_s: float = 0.0, leave_after: int | None = None
 ) -> Answer:
-    """The answer as a stream. With `leave_after` the client hangs up after so many chunks.
+    """Return an answer read as a stream; with `leave_after`, hang up after that many chunks.
 
     Raises:
-        RefusedError: an error, also one in the middle.
-        httpx.TransportError: the connection broke, or the stream has no end.
+        RefusedError: the answer is an error, or an error event broke the stream off.
+        httpx.TransportError: the connection broke, or the stream ended without its last event.
     """
     answer = Answer()
     count = 0
-    async for told in _events(http, case):
-        if told is None:
+    async for event in _events(http, case):
+        if event is None:
             answer.whole = True
             break
-        answer.take(case.path, told)
+        answer.take(case.path, event)
         count += 1
         if leave_after is not None and count >= leave_after:
             return answer
@@ -102,7 +102,7 @@ async def listen(
 
 
 async def _events(http: httpx.AsyncClient, case: Case) -> AsyncIterator[dict[str, Any] | None]:
-    """Chunks or events; None for the last."""
+    """Yield chunks or events, then None at the regular end."""
     async with http.stream("POST", case.path, json={**case.body, "stream": True}) as response:
         if response.status_code != 200:
             text = (await response.aread()).decode(errors="replace")
@@ -114,10 +114,10 @@ async def _events(http: httpx.AsyncClient, case: Case) -> AsyncIterator[dict[str
             if data == "[DONE]":
                 yield None
                 return
-            told: dict[str, Any] = json.loads(data)
-            if "error" in told or told.get("type") in ("error", "response.failed"):
+            event: dict[str, Any] = json.loads(data)
+            if "error" in event or event.get("type") in ("error", "response.failed"):
                 raise RefusedError(500, data)
-            yield told
-            if told.get("type") in ("response.completed", "response.incomplete", "message_stop"):
+            yield event
+            if event.get("type") in ("response.completed", "response.incomplete", "message_stop"):
                 yield None
                 return

@@ -1,4 +1,4 @@
-"""What every case answers when it is asked alone."""
+"""The answer to every case when it is the only request."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from bench.soak.cases import ALIAS, CHAT, SOURCES, Case
 from bench.soak.client import Answer, RefusedError, ask
 
 CLEAR = 0.01
-"""Cases with a smaller gap between the two likeliest tokens anywhere are left out: beside others
-the engine adds in another order, and may take the other one."""
+"""Smallest gap between the log-probabilities of the two likeliest tokens. Cases with a smaller one
+are left out: in a batch, sums are computed in another order, and the other token may win."""
 
 Reference = Mapping[str | None, tuple[str, ...]]
-"""Texts of a case, by the digest of `ALIAS`; None if it does not matter."""
+"""Texts of a case by the digest of `ALIAS`; None if the case does not use `ALIAS`."""
 
 
 async def publish(http: httpx.AsyncClient, source: str, key: str) -> str:
-    """Let `ALIAS` stand for an adapter of the zoo; return its digest."""
+    """Point `ALIAS` at an adapter of the zoo; return its digest."""
     response = await http.put(
         f"/v1/adapters/{ALIAS}",
         json={"source": source},
@@ -33,19 +33,19 @@ async def publish(http: httpx.AsyncClient, source: str, key: str) -> str:
 async def references(
     http: httpx.AsyncClient, cases: Iterable[Case], key: str
 ) -> dict[Case, Reference]:
-    """Ask every case alone, those that use `ALIAS` under both of its generations.
+    """Answer every case alone; cases that use `ALIAS` under both of its generations.
 
     Raises:
-        RuntimeError: cases are answered with an error.
+        RuntimeError: the server refused a case.
     """
-    left = list(cases)
-    found: dict[int, dict[str | None, tuple[str, ...]]] = {}
+    ordered = list(cases)
+    answers: dict[int, dict[str | None, tuple[str, ...]]] = {}
     unclear: set[int] = set()
     refused: list[str] = []
     for source in SOURCES:
         digest = await publish(http, source, key)
-        for number, case in enumerate(left):
-            if number in found and not case.swaps:
+        for number, case in enumerate(ordered):
+            if number in answers and not case.swaps:
                 continue
             try:
                 if not await _is_clear(http, case):
@@ -54,14 +54,14 @@ async def references(
             except RefusedError as error:
                 refused.append(f"{case.name}: {error}")
                 continue
-            found.setdefault(number, {})[digest if case.swaps else None] = texts(answer)
+            answers.setdefault(number, {})[digest if case.swaps else None] = texts(answer)
     if refused:
         raise RuntimeError("refused when asked alone:\n" + "\n".join(refused))
-    return {left[number]: told for number, told in found.items() if number not in unclear}
+    return {ordered[n]: answer for n, answer in answers.items() if n not in unclear}
 
 
 def texts(answer: Answer) -> tuple[str, ...]:
-    """The texts in the order of their index."""
+    """Return the texts in the order of their index."""
     return tuple(answer.texts[index] for index in sorted(answer.texts))
 
 
@@ -76,9 +76,9 @@ async def _is_clear(http: httpx.AsyncClient, case: Case) -> bool:
 
 
 def _gaps(path: str, logprobs: Any) -> list[float]:
-    """At every token, by how much the likeliest one leads."""
+    """Return the lead of the likeliest token at every position, in log-probability."""
     if path == CHAT:
-        steps = [[one["logprob"] for one in step["top_logprobs"]] for step in logprobs["content"]]
+        steps = [[top["logprob"] for top in step["top_logprobs"]] for step in logprobs["content"]]
     else:
         steps = [list(step.values()) for step in logprobs["top_logprobs"]]
     ordered = [sorted(step, reverse=True) for step in steps if len(step) > 1]

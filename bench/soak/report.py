@@ -1,4 +1,4 @@
-"""What a soak has shown, as a table and as a claim."""
+"""The results of a soak as a table and as a claim."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ MOST_GROWTH_MIB = 8.0
 
 
 def judged(soaked: Soaked) -> Result:
-    """Print the table; the value counts every fault and everything left behind."""
+    """Print the table; return the number of faults and leftovers."""
     record = soaked.record
-    show("\n".join(record.words))
+    show("\n".join(record.details))
     rows: list[tuple[object, ...]] = [("kinds of requests, times questions", soaked.cases)]
     rows += [(f"answered: {manner}", count) for manner, count in sorted(record.answers.items())]
     rows += [(f"FAULT: {kind}", count) for kind, count in sorted(record.faults.items())]

@@ -1,4 +1,4 @@
-"""A soak from start to end: references, warm-up, traffic, and what is left behind."""
+"""A soak from start to end: references, warm-up, traffic, leftovers."""
 
 from __future__ import annotations
 
@@ -23,49 +23,49 @@ from zoo.prompts import EXAMPLES
 
 KEY = "the key of the administrator of this soak"
 QUESTIONS = 3
-"""Of each kind of case."""
+"""Number of questions per kind of case."""
 
 WARM_UP_S = 60.0
-"""Caches and the memory of the allocator fill meanwhile."""
+"""Time in which caches and the allocator's memory fill."""
 KV_MIB = 48
-"""Of the base model: small, so that requests wait and gangs are preempted, and so that all of it
-has been used when memory is first looked at."""
+"""KV cache of the base model: small, so that requests wait, gangs are preempted, and all of it is
+in use when memory is first measured."""
 
 AUXILIARY_MIB = 8
-"""Of the auxiliary model, likewise."""
+"""KV cache of the auxiliary model, likewise."""
 
 ENVIRONMENT = {
     "COMPOSER_ADMIN_KEY": KEY,
-    # oneDNN keeps up to 1,024 compiled kernels, one for each shape of a batch, which takes
-    # thousands of requests and 100 MiB to fill. With few, memory that grows is the server's.
+    # oneDNN caches up to 1,024 compiled kernels, one per batch shape: 100 MiB that take thousands
+    # of requests to fill. A small cache leaves only the growth of the server itself.
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
 }
 GAUGES = (
     *("vllm:num_requests_running", "vllm:num_requests_waiting", "composer_rows_running"),
     *("composer_gangs_waiting", "composer_leases"),
 )
-"""What must be 0 when nobody asks any more."""
+"""Gauges that must be 0 after the traffic."""
 
 
 @dataclass(frozen=True, slots=True)
 class Soaked:
-    """What a soak has shown."""
+    """The results of a soak."""
 
     record: Record
     cases: int
     seconds: float
     growth_mib: float
-    """Memory of the server: median of the last tenth of the time less that of the fifth tenth."""
+    """Memory of the server: median of the last tenth of the time minus that of the fifth tenth."""
 
     left: tuple[str, ...]
-    """Gauges that do not go back to 0, and generations that stay."""
+    """Gauges that did not return to 0, and generations still held."""
 
     traces: int
     """Tracebacks in the log."""
 
 
 def soak(seconds: float) -> Soaked:
-    """Traffic for so long, against a server as `make serve` starts it."""
+    """Run traffic for `seconds` against a server of its own."""
     with (
         tempfile.TemporaryDirectory(prefix="soak-") as folder,
         running(ENVIRONMENT, _options(Path(folder))) as server,
@@ -88,8 +88,8 @@ def _options(folder: Path) -> list[str]:
 
 
 async def _soak(server: Running, seconds: float) -> Soaked:
-    # The server closes idle connections after 5 s. A client that used one just then would see it
-    # break, so these clients close theirs sooner.
+    # The server closes idle connections after 5 s. A request sent just then would fail, so these
+    # clients close theirs sooner.
     limits = httpx.Limits(max_connections=2 * CLIENTS, keepalive_expiry=2.0)
     async with httpx.AsyncClient(
         base_url=server.client.base_url, timeout=None, limits=limits, trust_env=False
@@ -112,21 +112,21 @@ async def _soak(server: Running, seconds: float) -> Soaked:
 
 
 async def _watch(pid: int, sizes: list[int]) -> None:
-    """Add the memory of the server to `sizes` every second."""
+    """Append the memory of the server to `sizes` every second."""
     while True:
         sizes.append(resident_bytes(pid))
         await asyncio.sleep(1)
 
 
 def growth_mib(sizes: Sequence[int]) -> float:
-    """See `Soaked`. The first tenths are left out: caches fill in them."""
+    """Return `Soaked.growth_mib`; the first tenths are left out, as caches fill in them."""
     tenth = max(1, len(sizes) // 10)
     middle, last = sizes[4 * tenth : 5 * tenth], sizes[-tenth:]
     return (statistics.median(last) - statistics.median(middle)) / 2**20
 
 
 async def _left(http: httpx.AsyncClient) -> tuple[str, ...]:
-    """What is still held; it gets ten seconds to go."""
+    """Return what is still held after at most ten seconds."""
     deadline = time.monotonic() + 10
     while True:
         scraped = (await http.get("/metrics")).text

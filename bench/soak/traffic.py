@@ -1,4 +1,4 @@
-"""The clients at once, the swaps, and what all of them saw."""
+"""All clients at once, the swaps, and the record of what they saw."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from bench.soak.reference import Reference, publish, texts
 
 CLIENTS = 64
 SWAP_S = 1.0
-MOST_TOLD = 30
-"""Faults that a record keeps the words of."""
+MAX_DETAILS = 30
+"""Number of faults whose details a record keeps."""
 
 
 @dataclass
 class Record:
-    """What the clients saw, by kind; `words` are of the first faults."""
+    """Answers and faults by kind, and details of the first faults."""
 
     answers: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
-    words: list[str] = field(default_factory=list)
+    details: list[str] = field(default_factory=list)
 
-    def fault(self, kind: str, words: str) -> None:
+    def fault(self, kind: str, detail: str) -> None:
         """Count a fault."""
         self.faults[kind] += 1
-        if len(self.words) < MOST_TOLD:
-            self.words.append(f"{kind}: {words}")
+        if len(self.details) < MAX_DETAILS:
+            self.details.append(f"{kind}: {detail}")
 
 
 async def traffic(
     http: httpx.AsyncClient, known: Mapping[Case, Reference], seconds: float, key: str
 ) -> Record:
-    """64 clients for so long, while `ALIAS` is replaced every second."""
+    """Run `CLIENTS` clients for `seconds`, while `ALIAS` is replaced every `SWAP_S`."""
     record = Record()
     end = time.monotonic() + seconds
     clients = [_client(http, known, end, random.Random(n), record) for n in range(CLIENTS)]
@@ -111,12 +111,12 @@ async def _refused(http: httpx.AsyncClient, rng: random.Random, record: Record) 
 
 
 def mistake(case: Case, answer: Answer, known: Reference) -> str | None:
-    """What is wrong with an answer; one that was left early is a beginning of the right one."""
+    """Return what is wrong with an answer; an aborted one must begin as the right one does."""
     digest = answer.digests.get(ALIAS) if case.swaps else None
     if case.swaps and digest is None and not answer.whole:
-        return None  # it had not yet said what computes it
+        return None  # the stream had not yet reported its generation
     if digest not in known:
-        return f"computed by {digest}, which is none of {ALIAS}'s"
+        return f"computed by {digest}, which was never published as {ALIAS}"
     expected, got = known[digest], texts(answer)
     if answer.whole:
         return None if got == expected else f"{got} instead of {expected}"
