@@ -1,4 +1,4 @@
-"""vLLM's engine in this process, driven step by step: for tests, benchmarks and experiments."""
+"""vLLM's engine in this process, driven step by step, for benchmarks and tests."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ENGINES: list[InProcessEngine] = []
 
 @dataclass
 class Job:
-    """One request: plain if `rows` is None."""
+    """One request: composed of `rows`, or a row that switches with `switch`, or plain."""
 
     prompt: tuple[int, ...]
     rows: tuple[Row, ...] | None = None
@@ -43,20 +43,20 @@ class Job:
     adapter: LoadedAdapter | None = None  # of a plain request
     params: dict[str, Any] = field(default_factory=dict)
     mixture: MixtureParameters | None = None
-    switch: Switch | None = None  # in place of rows
+    switch: Switch | None = None  # instead of rows
     report: str | None = None
     explain: bool = False
 
     def sampling_params(self) -> SamplingParams:
-        """Greedy, 16 tokens, no early end, one output at the end; unless `params` say otherwise."""
-        given = {
+        """Return greedy sampling of 16 tokens without an early end, changed by `params`."""
+        values = {
             "temperature": 0.0,
             "max_tokens": 16,
             "ignore_eos": True,
             "output_kind": RequestOutputKind.FINAL_ONLY,
             **self.params,
         }
-        return SamplingParams(**given, extra_args=self._extra_args())
+        return SamplingParams(**values, extra_args=self._extra_args())
 
     def _extra_args(self) -> dict[str, str] | None:
         rows = self.rows
@@ -74,7 +74,7 @@ class Job:
         return LoRARequest(adapter.name, adapter.id, adapter.path) if adapter else None
 
     def oracle_rows(self) -> list[OracleRow]:
-        """The same request for `composer.reference`."""
+        """Return the same request for `composer.reference`."""
         rows = self.rows or (Row(1.0, self.adapter),)
         return [
             OracleRow(
@@ -87,11 +87,12 @@ class Job:
         ]
 
     def separate(self) -> list[Job]:
-        """The same rows as plain requests, which vLLM batches without composing them."""
+        """Return the same rows as plain requests, which vLLM batches without composing them."""
         return self.separate_by_model().get(None, [])
 
     def separate_by_model(self) -> dict[str | None, list[Job]]:
-        """The same rows as plain requests to the engines of their models; None is the base."""
+        """Return the same rows as plain requests, by the model that computes them (None: the
+        base)."""
         jobs: dict[str | None, list[Job]] = {}
         for row in self.rows or (Row(1.0, self.adapter),):
             prompt = row.prompt_token_ids or self.prompt
@@ -101,7 +102,7 @@ class Job:
 
 
 class InProcessEngine:
-    """`LLMEngine` with the project's options, or without them (`composing=False`)."""
+    """vLLM's `LLMEngine` with the project's options, or without them (`composing=False`)."""
 
     def __init__(
         self,
@@ -118,12 +119,12 @@ class InProcessEngine:
     ) -> None:
         self.adapters = _numbered(adapters)
         self.auxiliary_adapters = {
-            name: _numbered(own) for name, (_, own) in (auxiliaries or {}).items()
+            name: _numbered(paths) for name, (_, paths) in (auxiliaries or {}).items()
         }
-        own_models = [
-            Auxiliary(name, str(path), auxiliary_kv_bytes, slots, 16, len(own) or None)
-            for name, (path, own) in (auxiliaries or {}).items()
-            for slots in [auxiliary_slots if own else 0]
+        specs = [
+            Auxiliary(name, str(path), auxiliary_kv_bytes, slots, 16, len(paths) or None)
+            for name, (path, paths) in (auxiliaries or {}).items()
+            for slots in [auxiliary_slots if paths else 0]
         ]
         arguments: dict[str, Any] = {
             "model": str(base),
@@ -140,11 +141,11 @@ class InProcessEngine:
             "kv_cache_memory_bytes": 256 << 20,
             "enforce_eager": True,
             "disable_log_stats": True,
-            **(engine_options(own_models) if composing else {}),
+            **(engine_options(specs) if composing else {}),
             **options,
         }
         config = EngineArgs(**arguments).create_engine_config()
-        # vLLM switches async scheduling off on CPU, after all options: back on, where asked for.
+        # vLLM ignores the option for async scheduling on CPU: set it in the finished configuration.
         config.scheduler_config.async_scheduling = asynchronous
         self.engine = LLMEngine.from_vllm_config(config, disable_log_stats=True)
         self.core = self.engine.engine_core.engine_core
@@ -155,7 +156,7 @@ class InProcessEngine:
         ENGINES.append(self)
 
     def add(self, job: Job) -> str:
-        """Queue a request; its name."""
+        """Queue a request and return its name."""
         self._count += 1
         name = f"r{self._count}"
         self.engine.add_request(
@@ -170,7 +171,7 @@ class InProcessEngine:
         return list(self.engine.step())
 
     def run(self, jobs: Iterable[Job], max_steps: int = 5000) -> list[RequestOutput]:
-        """All answers, in the order of the jobs."""
+        """Return all answers, in the order of the jobs."""
         names = [self.add(job) for job in jobs]
         done = self.drain(max_steps)
         return [done[name] for name in names]
@@ -192,7 +193,7 @@ class InProcessEngine:
         self.engine.abort_request([name])
 
     def prefetch(self, adapters: Iterable[LoadedAdapter]) -> set[int]:
-        """Begin to load adapters in the background; the ids of those not in memory yet.
+        """Start to load adapters in the background and return the ids of those not in memory yet.
 
         Raises:
             ValueError: an adapter cannot be loaded.
@@ -201,7 +202,7 @@ class InProcessEngine:
         return still_loading(self.core.collective_rpc("prefetch_adapters", args=(entries,)))
 
     def load(self, adapters: Iterable[LoadedAdapter]) -> None:
-        """Return when adapters, at most as many as slots, are in memory."""
+        """Wait until these adapters, at most as many as slots, are in memory."""
         adapters = list(adapters)
         while self.prefetch(adapters):
             time.sleep(0.001)
@@ -210,14 +211,14 @@ class InProcessEngine:
         self.core.collective_rpc("retire_adapter", args=(adapter.id,))
 
     def resident(self) -> list[int]:
-        """Ids of the adapters in memory."""
+        """Return the ids of the adapters in memory."""
         [ids] = self.core.collective_rpc("resident_adapters")
         return list(ids)
 
-    def report(self, ticket: str) -> list[dict[str, Any]]:
-        """What routers did in the answers to the job of that `report`."""
-        [found] = self.core.collective_rpc("routing_report", args=(ticket,))
-        return list(found)
+    def report(self, report_id: str) -> list[dict[str, Any]]:
+        """Return what routers did in the answers to the job with this `report`."""
+        [reports] = self.core.collective_rpc("routing_report", args=(report_id,))
+        return list(reports)
 
     def answers(self, jobs: Sequence[Job]) -> list[list[int]]:
         return [list(out.outputs[0].token_ids) for out in self.run(jobs)]
@@ -228,47 +229,47 @@ class InProcessEngine:
         assert self.engine.reset_prefix_cache(), "requests are running"
 
     def _land(self) -> None:
-        """With async scheduling the last step may be in flight after the last answer."""
+        """Finish the step that async scheduling may have in flight after the last answer."""
         while getattr(self.core, "batch_queue", None):
             self.step()
 
     def _left_in_the_worker(self) -> list[str]:
-        """Routed requests, and those of auxiliary models, that the worker has not forgotten."""
+        """Describe routed and auxiliary requests that the worker has not forgotten."""
         auxiliaries = getattr(self.worker, "auxiliaries", None)
         if auxiliaries is None:  # vLLM's own worker
             return []
-        found = [f"mixture {name}" for name in self.worker.mixtures.tracked()]
+        left = [f"mixture {name}" for name in self.worker.mixtures.tracked()]
         if self.worker.switches is not None:
-            found += [f"switch {name}" for name in self.worker.switches.tracked()]
-        found += [f"answer to {name}" for name in self.worker._ledger.open_requests]
-        found += [f"route of {name}" for name in auxiliaries.model_of]
-        for one in auxiliaries.runners:
-            found += [f"row {name}" for name in one.view.known_requests]
-            found += [f"batch row {name}" for name in one.view.batch_requests]
-        return found
+            left += [f"switch {name}" for name in self.worker.switches.tracked()]
+        left += [f"answer to {name}" for name in self.worker._ledger.open_requests]
+        left += [f"route of {name}" for name in auxiliaries.model_of]
+        for auxiliary in auxiliaries.runners:
+            left += [f"row {name}" for name in auxiliary.view.known_requests]
+            left += [f"batch row {name}" for name in auxiliary.view.batch_requests]
+        return left
 
     def leftovers(self) -> list[str]:
-        """What survived its request: names of requests, groups, queues and missing KV blocks."""
+        """Describe what has survived its request: rows, gangs, queue entries, missing KV blocks."""
         self._land()
         self.step()
         scheduler = self.scheduler
-        found = [f"request {name}" for name in scheduler.requests]
+        left = [f"request {name}" for name in scheduler.requests]
         gangs = getattr(scheduler, "gangs", None)  # not of vLLM's own scheduler
         for owner, names in ((scheduler, _QUEUES), (gangs, _GANGS if gangs else ())):
             for name in names:
                 size = len(getattr(owner, name))
-                found += [f"{name}: {size}"] * (size > 0)
+                left += [f"{name}: {size}"] * (size > 0)
         for model, manager in managers_of(scheduler):
             pool = manager.block_pool
             missing = pool.num_gpu_blocks - 1 - pool.get_num_free_blocks()
-            found += [f"{missing} KV blocks of {model or 'the base'}"] * (missing > 0)
-        found += self._left_in_the_worker()
-        found += [f"output of {name}" for name in self.engine.output_processor.request_states]
-        return found
+            left += [f"{missing} KV blocks of {model or 'the base'}"] * (missing > 0)
+        left += self._left_in_the_worker()
+        left += [f"output of {name}" for name in self.engine.output_processor.request_states]
+        return left
 
 
 def managers_of(scheduler: Any) -> Iterable[tuple[str | None, Any]]:
-    """The KV cache managers of a scheduler by model; None is the base."""
+    """Return the KV cache managers of a scheduler by model (None: the base)."""
     manager = scheduler.kv_cache_manager
     return manager if isinstance(manager, RoutedKVCache) else [(None, manager)]
 
@@ -281,6 +282,6 @@ def _numbered(adapters: Mapping[str, str | Path]) -> dict[str, LoadedAdapter]:
 
 
 def live_requests() -> int:
-    """vLLM `Request` objects that are still alive in this process."""
+    """Count the vLLM `Request` objects that are alive in this process."""
     gc.collect()
     return sum(isinstance(thing, Request) for thing in gc.get_objects())

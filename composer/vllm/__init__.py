@@ -1,7 +1,9 @@
-"""The engine part: the only package that imports vLLM's engine.
+"""The engine part: the only package of `composer` that imports vLLM.
 
-`scheduler` keeps the rows of a group together, `processor` knows where they stand in the batch,
-`sampler` composes their logits and `worker` installs the sampler. Auxiliary models (`auxiliary`)
-have a KV cache each in the scheduler (`pools`) and a model runner each in the worker (`runners`).
-`options` names them for vLLM's command line, and `compat` lists what they rely on in vLLM.
+* `schedule`: the rows of a gang are admitted together and advance in lock-step.
+* `execute`: the rows' logits are composed before vLLM samples; adapters load in the background.
+* `auxiliary`: other models beside the base model, with a KV cache each.
+* `workarounds`: faults of vLLM, each with a test that fails once it is fixed.
+
+`options` are the arguments for vLLM's command line, and `compat` lists what is adjusted in vLLM.
 """

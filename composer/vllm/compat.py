@@ -226,7 +226,7 @@ class OutputProcessor:
 
 
 def check_engine(config: VllmConfig) -> None:
-    """Refuse, at start, engine settings under which groups could not be kept together.
+    """Refuse engine settings under which gangs could not be kept together, at the start.
 
     Raises:
         ValueError: names the setting and the remedy.

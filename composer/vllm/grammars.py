@@ -1,8 +1,9 @@
-"""Refuse, at admission, grammars under which no answer can begin.
+"""Refuse grammars under which no answer can begin, before the request enters the engine.
 
-`{"$ref": "#"}` compiles to a grammar of nothing. vLLM's sampler then finds every token forbidden,
-and the request ends with a server error. Whether a grammar has a first byte does not depend on the
-tokenizer, so it is asked with a vocabulary of single bytes, which takes less than a millisecond.
+`{"$ref": "#"}` compiles to a grammar that accepts nothing. vLLM's sampler then finds every token
+forbidden, and the request ends with a server error. Whether a grammar has a first byte does not
+depend on the tokenizer, so it is checked with a vocabulary of single bytes, in less than a
+millisecond.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from vllm.v1.structured_output.backend_xgrammar import XgrammarBackend
 from vllm.v1.structured_output.request import get_structured_output_key
 
 _END = 256
-_PLACE = re.compile(r"^\[[\d:]+\] \S+\.cc:\d+: ")
-"""Where in xgrammar's source an error comes from."""
+_SOURCE_LOCATION = re.compile(r"^\[[\d:]+\] \S+\.cc:\d+: ")
+"""Prefix of xgrammar's error messages."""
 
 _CACHE_BYTES = 16 * 2**20
 _CHECKED = (
@@ -27,16 +28,16 @@ _CHECKED = (
     StructuredOutputOptions.REGEX,
     StructuredOutputOptions.GRAMMAR,
 )
-"""What can come out empty; the others always have a first byte."""
+"""Kinds that may accept nothing; the others always have a first byte."""
 
 
 def _has_schemas(kind: StructuredOutputOptions, text: str) -> bool:
-    """Whether it is a structural tag with schemas, and so without tokens of one tokenizer."""
+    """Return whether it is a structural tag with schemas, which names no tokens."""
     return kind is StructuredOutputOptions.STRUCTURAL_TAG and "structures" in json.loads(text)
 
 
 class _ByteBackend(XgrammarBackend):
-    """vLLM's way from a request to a grammar, over single bytes."""
+    """vLLM's compilation of grammars, for a vocabulary of single bytes."""
 
     def __post_init__(self) -> None:
         vocabulary = [bytes([value]) for value in range(_END)] + [b"</s>"]
@@ -60,18 +61,18 @@ def check_grammar(params: SamplingParams) -> None:
     Raises:
         ValueError: names the kind of grammar and what is wrong with it.
     """
-    wanted = params.structured_outputs
-    if wanted is None or wanted._backend != "xgrammar":
+    constraint = params.structured_outputs
+    if constraint is None or constraint._backend != "xgrammar":
         return
-    kind, text = get_structured_output_key(wanted)
+    kind, text = get_structured_output_key(constraint)
     if kind not in _CHECKED and not _has_schemas(kind, text):
         return
     backend = _backend()
     mask = backend.allocate_token_bitmask(1)
     try:
         grammar = backend.compile_grammar(kind, text)
-    except RuntimeError as error:  # what xgrammar's parser lets pass and its compiler does not
-        reason = _PLACE.sub("", str(error)).strip()
+    except RuntimeError as error:  # xgrammar's parser accepts it, its compiler does not
+        reason = _SOURCE_LOCATION.sub("", str(error)).strip()
         raise ValueError(f"the {kind.name.lower()} of this request: {reason}") from error
     grammar.fill_bitmask(mask, 0)
     if not mask.any():

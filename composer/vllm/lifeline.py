@@ -1,7 +1,7 @@
-"""What ties a process of the engine to the front end: it ends with it or at its word.
+"""The life of the engine's processes is tied to the front end: they end with it, or when told.
 
-Does not import vLLM: `server.engine.engine_process` calls `tie_to_parent` before anything else, so
-that a model that is still loading is not left behind either.
+This module does not import vLLM: `server.engine.engine_process` calls `tie_to_parent` before
+anything else, so that a model that is still loading is not left behind either.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import time
 from types import FrameType
 
 RELEASE = signal.SIGUSR2
-"""From this signal on, a process of the engine obeys SIGTERM. Only the front end sends it."""
+"""After this signal a process of the engine obeys SIGTERM. Only the front end sends it."""
 
 _PR_SET_PDEATHSIG = 1
 _WATCH_S = 1.0
 
 
 def tie_to_parent(parent: int) -> None:
-    """Let this process be killed as soon as its `parent` has ended, however it ended.
+    """Arrange that this process is killed as soon as its `parent` has ended, for any reason.
 
     On Linux the kernel does it (`prctl(2)`, PR_SET_PDEATHSIG), even where this process is stuck in
     native code. The kernel counts the parent's *thread* as the parent, which is right here: vLLM
@@ -35,35 +35,35 @@ def tie_to_parent(parent: int) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
             raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-        _end_without(parent)  # it may have ended before
+        _end_without(parent)  # the parent may have ended before
     else:
         threading.Thread(target=_watch, args=(parent,), name="lifeline", daemon=True).start()
 
 
 def obey_front_end() -> None:
-    """End when the front end says so or is gone, and at no signal to the whole group.
+    """End when the front end says so or is gone, and ignore signals to the whole group.
 
     systemd signals every process of a unit, a terminal every process of the foreground group. The
     front end finishes the requests in flight first, so the engine must outlast that signal: SIGTERM
     and SIGINT are ignored until `RELEASE` has come.
 
     Call it in the main thread, after vLLM has installed its handlers. It does nothing in a process
-    that multiprocessing did not start, which belongs to somebody else.
+    that multiprocessing did not start.
     """
     parent = multiprocessing.parent_process()
-    obeys = signal.getsignal(signal.SIGTERM)
-    if parent is None or obeys is _ignore:
+    vllm_handler = signal.getsignal(signal.SIGTERM)
+    if parent is None or vllm_handler is _ignore:
         return
     tie_to_parent(os.getppid())
     if not parent.is_alive():  # ended before this process was tied to it
         os.kill(os.getpid(), signal.SIGKILL)
 
     def release(signum: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, obeys)
+        signal.signal(signal.SIGTERM, vllm_handler)
         release_engine()  # its workers
 
-    # As it exits, the interpreter would look at every object of torch and vLLM once more, for a
-    # second of CPU time, and find nothing that the end of the process does not free.
+    # At exit the garbage collector would scan every object of torch and vLLM, for a second of CPU
+    # time, and find nothing that the end of the process does not free.
     atexit.register(gc.freeze)
     signal.signal(RELEASE, release)
     for signum in (signal.SIGTERM, signal.SIGINT):
@@ -71,7 +71,7 @@ def obey_front_end() -> None:
 
 
 def release_engine() -> None:
-    """Let the processes that this one has started obey SIGTERM, with which vLLM stops them."""
+    """Make the child processes of this one obey SIGTERM, with which vLLM stops them."""
     for process in multiprocessing.active_children():
         if process.pid is not None:
             os.kill(process.pid, RELEASE)

@@ -16,18 +16,18 @@ PATIENCE_KEY = "composer_gang_patience_s"
 """Key in vLLM's `additional_config`, which must be JSON."""
 
 DEFAULT_GANG_PATIENCE_S = 3.0
-"""How long requests that fit may pass a gang that does not, from when it first did not."""
+"""How long requests that fit may pass a waiting gang, counted from when it first did not fit."""
 
 
 def prepare_environment() -> None:
-    """Select the model runner that composition supports. Call it before vLLM is imported."""
+    """Select the model runner that composition supports. Call this before vLLM is imported."""
     os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
 
 
 def engine_options(
     auxiliaries: Sequence[Auxiliary] = (), gang_patience_s: float = DEFAULT_GANG_PATIENCE_S
 ) -> dict[str, Any]:
-    """Arguments for `EngineArgs`, `AsyncEngineArgs` or `LLM`."""
+    """Return arguments for `EngineArgs`, `AsyncEngineArgs` or `LLM`."""
     return {
         "scheduler_cls": SCHEDULER,
         "worker_cls": WORKER,
@@ -40,10 +40,10 @@ def engine_options(
 
 
 def gang_patience_s(config: Mapping[str, Any]) -> float:
-    """The patience in an engine's `additional_config`.
+    """Return the patience in an engine's `additional_config`.
 
     Raises:
-        ValueError: it is negative, or not a number.
+        ValueError: the patience is negative or not a number.
     """
     patience = float(config.get(PATIENCE_KEY, DEFAULT_GANG_PATIENCE_S))
     if not patience >= 0:

@@ -1,4 +1,4 @@
-"""Progress of a long start, in the log: what is being done, and for how long."""
+"""Progress of a long start in the log: the present stage, and how long it has taken."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from contextlib import contextmanager
 
 logger = logging.getLogger(__name__)
 
-_AGAIN_S = 15.0
-"""How often a stage that takes long says so."""
+_REMINDER_S = 15.0
+"""Time between two log messages about the same stage."""
 
 
 @contextmanager
-def stage(what: str) -> Iterator[None]:
-    """Log `what` is being done as it begins, and from time to time until it ends."""
-    logger.info("%s", what)
+def stage(doing: str) -> Iterator[None]:
+    """Log a stage ("loading the engine") as it begins, and from time to time until it ends."""
+    logger.info("%s", doing)
     began = time.monotonic()
     ended = threading.Event()
 
     def remind() -> None:
-        while not ended.wait(_AGAIN_S):
-            logger.info("still %s after %.0f s", what, time.monotonic() - began)
+        while not ended.wait(_REMINDER_S):
+            logger.info("still %s after %.0f s", doing, time.monotonic() - began)
 
     reminder = threading.Thread(target=remind, name="progress", daemon=True)
     reminder.start()

@@ -1,8 +1,8 @@
 """Auxiliary models: other models with the same token ids, in the base model's engine.
 
 Each is an ordinary vLLM model with its own weights, LoRA slots and KV cache. Scheduler and workers,
-maybe in different processes, read what there is from vLLM's `additional_config`. Nothing here
-imports vLLM, so that a server knows them before it loads it; `configs` is what vLLM makes of them.
+maybe in different processes, read the list from vLLM's `additional_config`. This module does not
+import vLLM, so that a server knows the list before it loads vLLM; see `config` for vLLM's side.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ CONFIG_KEY = "composer_auxiliary"
 
 @dataclass(frozen=True, slots=True)
 class Auxiliary:
-    """An auxiliary model, and what it may take."""
+    """An auxiliary model and its share of the engine."""
 
     name: str
     path: str
@@ -28,18 +28,18 @@ class Auxiliary:
 
 
 def to_additional_config(auxiliaries: Sequence[Auxiliary]) -> dict[str, Any]:
-    """The models as vLLM's `additional_config` carries them; empty if there are none."""
-    return {CONFIG_KEY: [asdict(one) for one in auxiliaries]} if auxiliaries else {}
+    """Return the models as vLLM's `additional_config` carries them; empty if there are none."""
+    return {CONFIG_KEY: [asdict(auxiliary) for auxiliary in auxiliaries]} if auxiliaries else {}
 
 
 def from_additional_config(config: Mapping[str, Any]) -> tuple[Auxiliary, ...]:
-    """The auxiliary models of an engine.
+    """Return the auxiliary models of an engine.
 
     Raises:
-        ValueError: two have the same name.
+        ValueError: two models have the same name.
     """
-    found = tuple(Auxiliary(**one) for one in config.get(CONFIG_KEY, ()))
-    names = [one.name for one in found]
+    auxiliaries = tuple(Auxiliary(**values) for values in config.get(CONFIG_KEY, ()))
+    names = [auxiliary.name for auxiliary in auxiliaries]
     if len(set(names)) < len(names):
         raise ValueError(f"auxiliary models need different names, but these are {names}")
-    return found
+    return auxiliaries

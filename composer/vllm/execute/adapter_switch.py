@@ -112,8 +112,8 @@ class Switches:
             if (row := self._rows.get(new.req_id)) is None:  # else it was preempted
                 row = self._rows[new.req_id] = _SwitchingRow(
                     tag.switch,
-                    [one.id if one is not None else 0 for one in tag.switch.candidates],
-                    [lora_request(one) for one in tag.switch.candidates if one is not None],
+                    [c.id if c is not None else 0 for c in tag.switch.candidates],
+                    [lora_request(c) for c in tag.switch.candidates if c is not None],
                     len(new.prompt_token_ids),
                     frozenset(tag.switch.triggers),
                 )

@@ -70,12 +70,12 @@ class ComposerWorker(PlatformWorker):
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         self._log_stage("reading the weights")
         super().load_model(*args, **kwargs)
-        for auxiliary in self.auxiliaries.runners:
-            auxiliary.load(type(self.model_runner), self.device, V1View)
+        for runner in self.auxiliaries.runners:
+            runner.load(type(self.model_runner), self.device, V1View)
         self._vocabulary = self.model_config.get_vocab_size()
         base = V1View(self.model_runner)
         self._views = {None: base} | {
-            auxiliary.auxiliary.name: auxiliary.view for auxiliary in self.auxiliaries.runners
+            runner.auxiliary.name: runner.view for runner in self.auxiliaries.runners
         }
         self._ledger = AnswerLedger()
         self.mixtures = MixtureRouting(self.device, self._ledger)
@@ -98,7 +98,7 @@ class ComposerWorker(PlatformWorker):
     def determine_available_memory(self) -> int:
         self._log_stage("measuring the memory for the KV cache")
         return memory_beside(
-            [one.auxiliary for one in self.auxiliaries.runners],
+            [runner.auxiliary for runner in self.auxiliaries.runners],
             super().determine_available_memory(),
             explicit=self.cache_config.kv_cache_memory_bytes is not None,
             device=self.device,
@@ -107,8 +107,8 @@ class ComposerWorker(PlatformWorker):
     def initialize_from_config(self, kv_cache_config: KVCacheConfig) -> None:
         super().initialize_from_config(kv_cache_config)
         self._kv_cache_config = kv_cache_config
-        for auxiliary in self.auxiliaries.runners:
-            auxiliary.initialize_kv_cache(kv_cache_config)
+        for runner in self.auxiliaries.runners:
+            runner.initialize_kv_cache(kv_cache_config)
         if self.switches is not None:
             self._views[None].install_adapter_choice(self.switches)
 
@@ -166,8 +166,8 @@ class ComposerWorker(PlatformWorker):
         """Return what the KV cache of each model holds: its name (None: the base model), and the
         `kv_blocks` and `block_tokens` of a `composer.capacity.ModelCapacity`."""
         caches: dict[str | None, KVCacheConfig] = {None: self._kv_cache_config}
-        for one in self.auxiliaries.runners:
-            caches[one.auxiliary.name] = one.kv_cache
+        for runner in self.auxiliaries.runners:
+            caches[runner.auxiliary.name] = runner.kv_cache
         return [(name, *kv_capacity(cache, self.vllm_config)) for name, cache in caches.items()]
 
     def composer_stats(self) -> dict[str, Any]:

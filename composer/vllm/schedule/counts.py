@@ -19,7 +19,7 @@ from composer.vllm.schedule.gang import Gang
 from composer.vllm.schedule.gang_table import GangTable
 
 BUCKETS_S = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
-"""Upper bounds of the histogram of waits; the last bucket has none."""
+"""Upper bounds of the histogram of waits; one more bucket has no bound."""
 
 _ATTRIBUTE = "composer_stats"
 _ENGINE_NAME = re.compile(r"@[0-9a-f]{12}\Z")

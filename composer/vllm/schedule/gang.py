@@ -199,11 +199,11 @@ def expand(leader: Request, plan: EnginePlan, max_tokens: int, block_tokens: int
     adapters = [row.adapter for row in plan.rows]
     if switch is not None:
         adapters = list(switch.candidates)
-        slots.update((None, one.id) for one in adapters if one is not None)
+        slots.update((None, adapter.id) for adapter in adapters if adapter is not None)
     return Gang(
         rows,
         frozenset(slots),
-        frozenset(one.name for one in adapters if one is not None),
+        frozenset(adapter.name for adapter in adapters if adapter is not None),
         frozenset(row.model for row in plan.rows),
         prompt_tail_alone=switch is not None and switch.gate is not None,
     )

@@ -186,7 +186,7 @@ class _GangScheduler(Scheduler):
         step = StepBudget(
             tokens=self.max_num_scheduled_tokens,
             rows=max_rows,
-            adapter_slots={m: own.capacity.adapters for m, own in self.limits.models.items()},
+            adapter_slots={name: m.capacity.adapters for name, m in self.limits.models.items()},
             throttled=throttle_prefills,
         )
         self._recall()
@@ -481,7 +481,7 @@ class _GangScheduler(Scheduler):
         while the step ran.
         """
         pools = self._pools
-        managers = [self.kv_cache_manager] if pools is None else [own for _, own in pools]
+        managers = [self.kv_cache_manager] if pools is None else [m for _, m in pools]
         for manager in managers:
             blocks = manager.block_pool.blocks
             manager.evict_blocks({b.block_id for b in blocks if b.block_hash is not None})

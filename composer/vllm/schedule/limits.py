@@ -44,8 +44,8 @@ class EngineLimits:
                 member's prompt has tokens that its model does not know, or the gang could never
                 run (`EngineCapacity.check`).
         """
-        adapter = plan.rows[0].adapter
-        planned = adapter.name if adapter else None
+        leading = plan.rows[0].adapter
+        planned = leading.name if leading else None
         requested = leader.lora_request.lora_name if leader.lora_request else None
         if planned != requested:
             raise CompositionError(
@@ -62,7 +62,7 @@ class EngineLimits:
                 RowNeed(
                     row.model,
                     leader.num_prompt_tokens if prompt is None else len(prompt),
-                    tuple(one.id for one in adapters if one is not None),
+                    tuple(adapter.id for adapter in adapters if adapter is not None),
                     str(index),
                 )
             )

@@ -1,1 +1,1 @@
-"""Faults of vLLM worked around; each has a test that fails once vLLM is fixed."""
+"""Workarounds for faults of vLLM; each has a test that fails once vLLM is fixed."""

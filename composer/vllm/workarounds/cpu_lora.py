@@ -1,14 +1,14 @@
-"""LoRA on CPU: many adapters in one batch, at the price of few.
+"""LoRA kernels for CPU: many adapters in one batch at the cost of few.
 
 vLLM's PyTorch kernels for CPU (`lora/ops/torch_ops/lora_ops.py`, 0.32) have two faults:
 
-* Tokens without an adapter, which vLLM marks with the index -1, get the adapter in the last slot,
-  as soon as that slot is taken. Base rows beside adapter rows are what compositions are made of.
+* Tokens without an adapter, which vLLM marks with the index -1, get the adapter in the last slot
+  once that slot is in use. Compositions consist of base rows beside adapter rows.
   Upstream: vllm-project/vllm pull request 48421.
 * The weights of an adapter are copied once per token (`lora_b_weights[indices]`), which takes most
   of the time of a step and, for long prompts, gigabytes.
 
-`tests/engine/test_compat.py` says when a release has mended them and this file can go.
+`tests/engine/test_compat.py` fails when a release has fixed them and this file can go.
 """
 
 from __future__ import annotations
@@ -29,23 +29,24 @@ from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 from composer.vllm.workarounds.lm_head_lora import have_factors, layers_of
 
 FEW = 8
-"""Up to so many rows of an adapter are multiplied row by row, which costs what the rows cost; more
-than that as a matrix, which costs a few calls per adapter. They break even near here, for layers
-of 256 to 2048 inputs in float32 and bfloat16."""
+"""Up to this many rows of an adapter are multiplied row by row, more of them as a matrix, which
+costs a few calls per adapter. The two break even near here, for layers of 256 to 2048 inputs in
+float32 and bfloat16."""
 
 
 class AdapterwisePunica(PunicaWrapperCPU):
-    """`y[rows of a slot] += scale * x[rows] A^T B^T`, slot by slot; other rows are not touched.
+    """Computes `y[rows of a slot] += scale * x[rows] A^T B^T`, slot by slot.
 
-    Python decides in every step which slots there are, which a compiled graph would not notice:
-    vLLM does not compile models with LoRA on CPU (`platforms/cpu.py`).
+    Rows without an adapter are not touched. Python selects the slots in every step, which a
+    compiled graph would not repeat: vLLM does not compile models with LoRA on CPU
+    (`platforms/cpu.py`).
     """
 
     def __init__(self, *args: Any, manager: LoRAModelManager, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._manager = manager
         self._tokens = Rows()
-        # vLLM's tensors, written as arrays: a few numbers cost less so than by one tensor operation
+        # vLLM's tensors as arrays: writing a few numbers costs less than one tensor operation
         self._of_tokens = self._token_lora_indices.numpy()
         self._of_samples = self._sampler_indices.numpy()
         self._of_embeddings = self._embeddings_indices.numpy()
@@ -60,10 +61,10 @@ class AdapterwisePunica(PunicaWrapperCPU):
         vocab_size: int,
         **kwargs: Any,
     ) -> None:
-        """Called when the adapters of the batch's rows change, or those in the slots.
+        """Note the adapters of the batch's rows and of the slots, when either has changed.
 
-        Writes what the layers and the kernels of this class read, no more: where adapters take
-        turns, that is in every step.
+        Write only what the layers and the kernels of this class read: where adapters take turns,
+        this runs in every step.
         """
         slots = {id: slot for slot, id in enumerate(lora_index_to_id) if id is not None} | {0: -1}
         tokens = tuple(slots[id] for id in mapping.index_mapping)
@@ -77,7 +78,7 @@ class AdapterwisePunica(PunicaWrapperCPU):
         self._head = self._changes(mapping.index_mapping, LogitsProcessorWithLoRA)
 
     def _changes(self, ids: Iterable[int], kind: type[BaseLayerWithLoRA]) -> bool:
-        """Whether one of the adapters has factors for a layer of this kind; few do."""
+        """Return whether one of the adapters has factors for a layer of this kind; few do."""
         if kind not in self._layers:
             self._layers[kind] = layers_of(self._manager, kind)
         return have_factors(self._manager, ids, self._layers[kind])
@@ -123,8 +124,8 @@ class AdapterwisePunica(PunicaWrapperCPU):
     ) -> None:
         y, x = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
         if not self._head or y.shape[0] != self.sampler_indices.shape[0]:
-            # Of another size: logprobs of one request's prompt. vLLM does not say whose, and its
-            # own kernels fail here; an adapter of the output layer is left out of them.
+            # Another number of rows: logprobs of one request's prompt. vLLM does not say of which
+            # request, and its own kernels fail here; these logprobs lack lm_head adapters.
             return
         for slot, rows in Rows.of(tuple(self.sampler_indices.tolist())).by_slot():
             delta = x[rows] @ lora_a_stacked[slot, 0].T @ lora_b_stacked[slot, 0].T
@@ -133,17 +134,17 @@ class AdapterwisePunica(PunicaWrapperCPU):
 
 @dataclass(frozen=True, slots=True)
 class Few:
-    """Rows of the batch that are multiplied one by one, each with the factors of its own slot."""
+    """Rows of the batch that are multiplied one by one, each with the factors of its slot."""
 
     rows: torch.Tensor  # [n] int64, those of a slot next to each other
     slots: tuple[int, ...]  # [n], sorted
 
     def times(self, x: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
-        """`x` `[n, in]` and `factors` `[slots, in, out]` -> `out[i] = x[i] factors[slot of i]`.
+        """Return `out[i] = x[i] factors[slot of i]`: `[n, in]`, `[slots, in, out]` -> `[n, out]`.
 
-        A product of a row and a matrix is a weighted sum of the matrix's rows. PyTorch has a fast
-        kernel for many such sums over one table: made for embeddings, it copies no weights, and
-        takes any mixture of slots at once.
+        A product of a row and a matrix is a weighted sum of the matrix's rows. PyTorch's embedding
+        bag computes many such sums over one table, copies no weights and takes any mixture of
+        slots at once.
         """
         indices, offsets = table_rows(self.slots, x.shape[1])
         return embedding_bag(
@@ -153,10 +154,10 @@ class Few:
 
 @lru_cache(maxsize=128)
 def table_rows(slots: tuple[int, ...], width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The table's rows for each of these slots, `[n * width]` int32, and where each slot's begin,
-    `[n]` int32, in a table in which matrices of so many rows follow each other.
+    """Return which rows of a table the matrices of these slots are, `[n * width]` int32, and the
+    offsets of the matrices in that list, `[n]` int32. Each matrix has `width` rows of the table.
 
-    Adapters may change in every step, but how many rows each of them has soon recurs.
+    Cached: adapters may change in every step, but their numbers of rows soon recur.
     """
     first = torch.tensor(slots, dtype=torch.int32).unsqueeze(1) * width
     offsets = torch.arange(0, len(slots) * width, width, dtype=torch.int32)
@@ -165,7 +166,7 @@ def table_rows(slots: tuple[int, ...], width: int) -> tuple[torch.Tensor, torch.
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The rows of a batch by adapter slot; those without an adapter are in neither part."""
+    """The rows of a batch by adapter slot, without the rows that have no adapter."""
 
     many: list[tuple[int, torch.Tensor]] = field(default_factory=list)  # slot, its rows [n] int64
     few: Few | None = None
@@ -173,28 +174,27 @@ class Rows:
     @staticmethod
     @lru_cache(maxsize=256)
     def of(slots: tuple[int, ...]) -> Rows:
-        """From the slot of each row; -1: no adapter. Few adapters in few rows soon recur."""
-        own: dict[int, list[int]] = {}
+        """Sort rows by their slots; -1: no adapter. Cached: few adapters in few rows recur."""
+        by_slot: dict[int, list[int]] = {}
         for row, slot in enumerate(slots):
-            own.setdefault(slot, []).append(row)
-        own.pop(-1, None)
-        # Beside others that go row by row, a matrix product of its own pays off later.
-        most = FEW if all(len(rows) > FEW for rows in own.values()) else 2 * FEW
-        parts = sorted(own.items())
-        many = [(slot, torch.tensor(rows)) for slot, rows in parts if len(rows) > most]
-        few = [(slot, row) for slot, rows in parts if len(rows) <= most for row in rows]
+            by_slot.setdefault(slot, []).append(row)
+        by_slot.pop(-1, None)
+        # Beside adapters that go row by row, a separate matrix product pays off later.
+        max_few = FEW if all(len(rows) > FEW for rows in by_slot.values()) else 2 * FEW
+        in_order = sorted(by_slot.items())
+        many = [(slot, torch.tensor(rows)) for slot, rows in in_order if len(rows) > max_few]
+        few = [(slot, row) for slot, rows in in_order if len(rows) <= max_few for row in rows]
         if not few:
             return Rows(many)
-        own_slots, rows = zip(*few, strict=True)
-        return Rows(many, Few(torch.tensor(rows), own_slots))
+        few_slots, few_rows = zip(*few, strict=True)
+        return Rows(many, Few(torch.tensor(few_rows), few_slots))
 
     def by_slot(self) -> list[tuple[int, torch.Tensor]]:
-        """Slot and its rows, all of them."""
+        """Return every slot with its rows."""
         if (few := self.few) is None:
             return self.many
         slots = torch.tensor(few.slots)
-        own = [(slot, few.rows[slots == slot]) for slot in sorted(set(few.slots))]
-        return [*self.many, *own]
+        return [*self.many, *((slot, few.rows[slots == slot]) for slot in sorted(set(few.slots)))]
 
 
 class LayerFactors(tuple[torch.Tensor, ...]):
@@ -204,25 +204,25 @@ class LayerFactors(tuple[torch.Tensor, ...]):
 
 
 def use_adapterwise_kernels(manager: LoRAModelManager) -> None:
-    """Make all LoRA layers of a loaded model use `AdapterwisePunica`. Before any adapter is."""
+    """Make all LoRA layers of a model use `AdapterwisePunica`, before it has adapters."""
     for prefix, kernels in manager.punica_wrapper_mapping.items():
-        own = AdapterwisePunica(
+        replacement = AdapterwisePunica(
             manager.max_num_batched_tokens,
             max_batches=manager.max_num_seqs,
             device=manager.device,
             manager=manager,
         )
-        manager.punica_wrapper_mapping[prefix] = own
+        manager.punica_wrapper_mapping[prefix] = replacement
         for layer in manager.modules.values():
             if layer.punica_wrapper is kernels:
-                layer.set_mapping(own)
+                layer.set_mapping(replacement)
     for layer in manager.modules.values():
         if isinstance(layer, BaseLinearLayerWithLoRA):
             _lay_out(layer)
 
 
 def _lay_out(layer: BaseLinearLayerWithLoRA) -> None:
-    """Store the factors of all slots so that the rows of `Few.times` lie in one piece."""
+    """Store the factors of all slots so that the rows that `Few.times` reads are contiguous."""
     slots, _, rank, width = layer.lora_a_stacked[0].shape
     slices = len(layer.lora_a_stacked)
     together = layer.lora_a_stacked[0].new_zeros(slots, width, slices * rank)

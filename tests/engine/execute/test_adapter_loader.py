@@ -21,7 +21,7 @@ from vllm.lora.request import LoRARequest
 from bench.claims.adapter_scale import variants
 from composer.engine_plan import LoadedAdapter, Row
 from composer.reference.oracle import Oracle
-from composer.vllm.execute.adapter_loader import REMEMBERED, AdapterLoader, still_loading
+from composer.vllm.execute.adapter_loader import MAX_RETIRED, AdapterLoader, still_loading
 from composer.vllm.execute.worker import ComposerWorker
 from tests.engine.harness import Job, WatchedEngine, count_mismatches
 
@@ -55,7 +55,7 @@ def engine(loaded_engine: WatchedEngine) -> WatchedEngine:
     for load in loader._loads.values():
         load.future.exception()  # waits
     loader._loads.clear()
-    loader._line.clear()
+    loader._queue.clear()
     loader._retired.clear()
     for id in loaded_engine.resident():
         loaded_engine.core.remove_lora(id)
@@ -433,9 +433,9 @@ def test_what_is_remembered_of_retired_adapters_is_bounded(engine: WatchedEngine
     engine.add(ask(running, 8))
     engine.step()
     engine.retire(running)
-    for id in range(FIRST_ID + 1000, FIRST_ID + 1000 + 2 * REMEMBERED):
+    for id in range(FIRST_ID + 1000, FIRST_ID + 1000 + 2 * MAX_RETIRED):
         loader.retire(id)
-    assert len(loader._retired) <= REMEMBERED + IN_MEMORY
+    assert len(loader._retired) <= MAX_RETIRED + IN_MEMORY
     engine.drain()
     engine.assert_nothing_left()
     assert engine.resident() == []  # not forgotten while it is in memory
