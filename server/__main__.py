@@ -19,7 +19,7 @@ from composer.errors import ComposerError
 from composer.fields import BASE
 from composer.vllm.options import prepare_environment
 from composer.vllm.progress import stage
-from server.compose.gates import LoadedGate, load_gates
+from server.compose.routing.gates import LoadedGate, load_gates
 from server.engine.engine_process import run_first_in_children
 from server.engine.vllm_args import Needs
 from server.lifecycle import ENGINE_DIED, Lifecycle

@@ -18,11 +18,14 @@ from composer.fields import BASE
 from server.api_document import api_document
 from server.auth.access_control import AccessControl, MetricsAccess, restrict_routes, route_of
 from server.auth.quotas import Quotas
-from server.compose.auto import AUTO, Routing
-from server.compose.gates import Gates, LoadedGate
+from server.compose.access import Access
+from server.compose.catalogue import Catalogue
+from server.compose.compile import Binder
+from server.compose.incoming.sagemaker import INVOCATIONS
 from server.compose.middleware import CompositionMiddleware
 from server.compose.resolve import Resolver
-from server.compose.sagemaker import INVOCATIONS
+from server.compose.routing.auto import AUTO, Routing
+from server.compose.routing.gates import Gates, LoadedGate
 from server.engine.port import Engine
 from server.engine.residency import Loader
 from server.errors import RouteNotFoundError, error_response
@@ -91,13 +94,17 @@ async def assemble(app: FastAPI, engine: Engine, parts: Parts) -> ASGIApp:
         await engine.load_gate(one_gate.path)
     gates, default = Gates(parts.gates), settings.default_router
     routing = Routing(engine, registry, gates, parts.profiles, default)
-    resolver = Resolver(engine, registry, loader, store, settings.limits, routing, templates)
-    router = make_router(engine, registry, store, resolver)
+    access = Access(registry, loader, templates)
+    catalogue = Catalogue(engine, registry, store, access, routing, templates, settings.limits)
+    binder = Binder(engine, routing, templates)
+    most_members = settings.limits.max_members
+    resolver = Resolver(engine, registry, access, catalogue, routing, binder, most_members)
+    router = make_router(engine, registry, store, catalogue)
     restrict_routes(app, settings.exposed)
     # Ours come first: of two routes for one path, the first answers.
     most = settings.max_compositions_per_key
     routers = [make_health(parts.lifecycle), router]
-    routers.append(make_composition_router(engine, store, resolver, threads, most))
+    routers.append(make_composition_router(engine, store, catalogue, threads, most))
     if settings.metrics is not MetricsAccess.OFF:
         routers.append(make_metrics(engine, registry, parts.adapters, parts.lifecycle))
     app.router.routes[:0] = [route for one in routers for route in one.routes]
@@ -136,11 +143,12 @@ async def assemble(app: FastAPI, engine: Engine, parts: Parts) -> ASGIApp:
     layers.append(
         Middleware(
             CompositionMiddleware,
+            engine=engine,
             resolver=resolver,
             quotas=quotas,
             max_body_bytes=settings.max_body_bytes,
-            invocations=INVOCATIONS in settings.exposed,
-            usage_is_forced=app.state.args.enable_force_include_usage,
+            has_invocations=INVOCATIONS in settings.exposed,
+            forces_usage=app.state.args.enable_force_include_usage,
         )
     )
     # vLLM has built the stack already, without our layers and our error handler.

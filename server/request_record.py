@@ -12,6 +12,8 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from composer.formula import format_sum
+from composer.plan import Plan
+from composer.prompts import RequestPrompt
 
 HEADER = "X-Request-Id"
 
@@ -19,25 +21,25 @@ PLAIN = "plain"
 """The composition of a request to one model."""
 
 UNKNOWN = "unknown"
-"""The recipe of a request that was refused before its composition was read."""
+"""The recipe of a request that was refused before its composition was parsed."""
 
 _OPERATORS = frozenset("+*()")
 _STATE = "composer_record"
 _ID = re.compile(r"[A-Za-z0-9_.:@/+=-]{1,128}")
-"""What of a client's id goes into logs and headers as it is."""
+"""A client's request id that may be copied into logs and headers."""
 
 
 @dataclass(slots=True)
 class RequestRecord:
-    """One request. Whoever learns something of it adds that here."""
+    """One request; each layer adds what it learns."""
 
     id: str
     composition: str = PLAIN
-    """Name of a stored composition, `auto`, `formula`, `field`, or `PLAIN`: a bounded set."""
+    """Name of a stored composition, `auto`, `formula`, `composition`, or `PLAIN`: a bounded set."""
 
     recipe: str = PLAIN
-    plan: str | None = None
-    """As a formula, without the texts of prompts."""
+    formula: str | None = None
+    """What is computed, without the texts of prompts."""
 
     rows: int = 0
     adapters: tuple[str, ...] = ()
@@ -46,62 +48,56 @@ class RequestRecord:
 
     @property
     def composed(self) -> bool:
-        """Whether it was more than a request to one model."""
+        """Whether the request is more than a request to one model."""
         return self.composition != PLAIN
 
-    def attempted(self, body: Mapping[str, Any]) -> None:
-        """Note what a request wants to compose, before it is known whether that can be."""
+    def note_attempt(self, body: Mapping[str, Any]) -> None:
+        """Note what a request tries to compose, before it is resolved."""
         model = body.get("model")
         if "composition" in body:
             self.composition, self.recipe = "composition", UNKNOWN
         elif isinstance(model, str) and not _OPERATORS.isdisjoint(model):
             self.composition, self.recipe = "formula", UNKNOWN
 
-    def resolved(
-        self,
-        composition: str,
-        recipe: str,
-        told: Mapping[str, Any] | None,
-        adapters: Iterable[str],
+    def note_resolution(
+        self, composition: str, recipe: str, plan: Plan | None, adapters: Iterable[str]
     ) -> None:
-        """Note what was composed: its name, its recipe, the answer's field `composition`, and the
-        adapters that compute it."""
+        """Note name, recipe and plan of what is composed, and the aliases of its adapters."""
         self.composition, self.recipe, self.adapters = composition, recipe, tuple(adapters)
-        if told is not None:
-            self.plan, self.rows = _formula(told["plan"]), told["rows"]
+        if plan is not None:
+            self.formula, self.rows = _formula(plan), plan.rows
 
-    def count_tokens(self, answer: Mapping[str, Any]) -> None:
-        """Take the tokens from the field `usage` of an answer or a chunk, where it has one."""
-        usage = answer.get("usage")
+    def count_tokens(self, response: Mapping[str, Any]) -> None:
+        """Take the token counts from the field `usage` of a response or chunk, if it has one."""
+        usage = response.get("usage")
         if isinstance(usage, dict):
             self.prompt_tokens = usage.get("prompt_tokens", usage.get("input_tokens"))
             self.answer_tokens = usage.get("completion_tokens", usage.get("output_tokens"))
 
 
-def _formula(plan: Mapping[str, Any]) -> str:
-    """A plan as a formula. Prompts of members are private: their texts are left out."""
-    if "mixture" in plan:
-        return str(plan["formula"])
-    terms = [
-        (member["model"] + ("" if member["prompt"] == "request" else "[...]"), member["weight"])
-        for member in plan["members"]
-    ]
-    return format_sum(terms)
+def _formula(plan: Plan) -> str:
+    """Return a plan as a formula without the texts of prompts, which are private."""
+    if plan.mixture is not None:
+        return plan.formula()
+    return format_sum(
+        (member.model + ("" if isinstance(member.prompt, RequestPrompt) else "[...]"), weight)
+        for member, weight in zip(plan.members, plan.weights, strict=True)
+    )
 
 
 def begin_record(scope: Scope) -> RequestRecord:
-    """The record of a new request, with the id that the client gave it, or a new one.
+    """Attach a new record to a request, with the client's id or a new one.
 
-    An id that is too long or holds anything else than letters, digits and `_.:@/+=-` is replaced:
-    it would end up in logs.
+    An id that is too long or has other characters than letters, digits and `_.:@/+=-` is replaced,
+    because it would appear in logs.
     """
-    given = Headers(scope=scope).get(HEADER, "")
-    record = RequestRecord(given if _ID.fullmatch(given) else uuid.uuid4().hex)
+    client_id = Headers(scope=scope).get(HEADER, "")
+    record = RequestRecord(client_id if _ID.fullmatch(client_id) else uuid.uuid4().hex)
     scope.setdefault("state", {})[_STATE] = record
     return record
 
 
 def record_of(scope: Scope) -> RequestRecord:
-    """The record of a request that has passed `server.http.request_log`."""
+    """Return the record of a request that has passed `server.http.request_log`."""
     record: RequestRecord = scope["state"][_STATE]
     return record

@@ -1,4 +1,4 @@
-"""The adapters of a request: what members may be called, who may use them, and their leases."""
+"""The adapters of a request: the names that members may have, policies, and leases."""
 
 from __future__ import annotations
 
@@ -9,47 +9,47 @@ from composer.errors import ComposerError, UnknownModelError, quoted
 from composer.fields import BASE
 from composer.plan import Plan
 from server.auth.keys import Key
+from server.compose.incoming.request_fields import FIELD
 from server.engine.residency import Loader
 from server.errors import AdapterForbiddenError, AdapterUnavailableError
 
-FIELD = "composition"
-"""The field of the request, which vLLM never sees."""
-
 
 class MemberNames(Collection[str]):
-    """What members may be called: the models, and the adapters as they are at any moment.
+    """The names that members may have: models and the adapters that are served at this moment.
 
-    With a key, those that it may use; in lists, adapters whose policy is against it are left out.
+    With a key, the names that it may use. Iteration leaves out adapters whose policy excludes the
+    key.
     """
 
     def __init__(
         self,
         registry: Registry,
         models: Collection[str],
-        more: Collection[str] = (),
+        retired: Collection[str] = (),
         key: Key | None = None,
     ) -> None:
+        """`models`: the auxiliary models. `retired`: names that gates know, served or not."""
         self._registry = registry
         self._models = (BASE, *models)
-        self._more = more
+        self._retired = retired
         self._key = key
 
     def __contains__(self, name: object) -> bool:
-        known = name in self._models or name in self._registry or name in self._more
+        known = name in self._models or name in self._registry or name in self._retired
         return known and (self._key is None or self._key.may_use(str(name)))
 
     def __iter__(self) -> Iterator[str]:
-        names = dict.fromkeys((*self._models, *self._registry, *self._more))
-        yield from (name for name in names if self._shows(name))
+        names = dict.fromkeys((*self._models, *self._registry, *self._retired))
+        yield from (name for name in names if self._is_visible(name))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
-    def of(self, key: Key) -> MemberNames:
-        """Those that a key may use."""
-        return MemberNames(self._registry, self._models[1:], self._more, key)
+    def visible_to(self, key: Key) -> MemberNames:
+        """Return the names that a key may use."""
+        return MemberNames(self._registry, self._models[1:], self._retired, key)
 
-    def _shows(self, name: str) -> bool:
+    def _is_visible(self, name: str) -> bool:
         if self._key is None:
             return True
         served = self._registry.get(name)
@@ -58,22 +58,24 @@ class MemberNames(Collection[str]):
 
 
 class Access:
-    """Adapters for requests, as their policies allow."""
+    """Checks the policies of adapters, and leases adapters to requests."""
 
     def __init__(self, registry: Registry, loader: Loader, models: Collection[str]) -> None:
-        """`models`: the auxiliary ones."""
+        """`models`: the auxiliary models."""
         self.names = MemberNames(registry, models)
         self._registry = registry
         self._loader = loader
         self._models = (BASE, *models)
 
-    async def lease(self, aliases: Collection[str]) -> Lease:
-        """The adapters as they are now, loaded; they stay until the lease is released.
+    async def lease(self, names: Collection[str]) -> Lease:
+        """Lease the present generations of the adapters among `names`, and load them.
+
+        The caller must release the lease.
 
         Raises:
-            AdapterUnavailableError: one of them does not load.
+            AdapterUnavailableError: an adapter does not load.
         """
-        lease = self._registry.lease(aliases)
+        lease = self._registry.lease({name for name in names if name in self._registry})
         try:
             await self._loader.ensure(lease.generations.values())
         except ComposerError as error:
@@ -87,16 +89,21 @@ class Access:
             raise
         return lease
 
-    def check_plan(self, plan: Plan, key: Key, gone: Collection[str] = ()) -> None:
-        """Whether all members but those that are gone may be used so.
+    def check_plan(self, plan: Plan, key: Key, retired: Collection[str] = ()) -> None:
+        """Check that a key may use every member of a plan with its weight.
+
+        Args:
+            plan: the plan.
+            key: of the request.
+            retired: members that are not served any more, and that the plan drops.
 
         Raises:
-            UnknownModelError: one of them is not served any more.
-            AdapterForbiddenError: the policy of one is against it.
+            UnknownModelError: a member is not served any more.
+            AdapterForbiddenError: the policy of an adapter forbids its use.
         """
         for member, weight in zip(plan.members, plan.weights, strict=True):
-            if member.model in self._models or member.model in gone:
-                self._check_known(member.model, key)
+            if member.model in self._models or member.model in retired:
+                self._check_key(member.model, key)
                 continue
             policy = self.check(member.model, key)
             if not policy.compositions and not plan.is_plain:
@@ -113,11 +120,11 @@ class Access:
                 )
 
     def check(self, alias: str, key: Key) -> Policy:
-        """The policy of an adapter that this key may use. Raises as `check_plan`."""
+        """Return the policy of an adapter that a key may use. Raise as `check_plan` otherwise."""
         served = self._registry.get(alias)
         if served is None:
-            raise UnknownModelError(alias, self.names.of(key), param=FIELD)
-        self._check_known(alias, key)
+            raise UnknownModelError(alias, self.names.visible_to(key), param=FIELD)
+        self._check_key(alias, key)
         if not served.policy.allows_key(key.secret):
             raise AdapterForbiddenError(
                 f"the adapter {quoted(alias)} is not open to this API key. Ask its operator.",
@@ -125,6 +132,6 @@ class Access:
             )
         return served.policy
 
-    def _check_known(self, name: str, key: Key) -> None:
+    def _check_key(self, name: str, key: Key) -> None:
         if not key.may_use(name):
-            raise UnknownModelError(name, self.names.of(key), param=FIELD)
+            raise UnknownModelError(name, self.names.visible_to(key), param=FIELD)

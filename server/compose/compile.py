@@ -1,4 +1,4 @@
-"""From a plan to what the engine runs: members bound to models, adapters and tokens."""
+"""From a plan to what the engine runs: members bound to models, adapters and token ids."""
 
 from __future__ import annotations
 
@@ -15,139 +15,143 @@ from composer.mixtures import specs
 from composer.mixtures.route import engine_mixture
 from composer.plan import Member, Plan
 from composer.prompts import RequestPrompt
-from server.compose.auto import Routing
-from server.compose.gang_capacity import check_group
+from server.compose.gang_capacity import check_gang
 from server.compose.member_prompts import member_tokens
-from server.engine.port import Body, Engine, Kind, Rendered
+from server.compose.routing.auto import Routing
+from server.engine.port import Body, Engine, Kind, RenderedRequest
+from server.engine.render_cache import RenderCache
 
 
 @dataclass(frozen=True, slots=True)
-class Bound:
-    """A plan that the engine can run. `names` are the models of its rows, or of the candidates of
-    its one row; None is a row that leads and does not count."""
+class BoundPlan:
+    """A plan that the engine can run.
 
-    compiled: EnginePlan
-    names: tuple[str | None, ...]
+    engine_plan: the compiled plan.
+    models: the model of each row, or of each candidate of a switch; None marks an added
+        zero-weight leader row.
+    render_cache: the rendered prompts of the request.
+    """
+
+    engine_plan: EnginePlan
+    models: tuple[str | None, ...]
+    render_cache: RenderCache
 
 
 class Binder:
-    """Binds plans to this engine."""
+    """Binds plans to the models and adapters of this engine."""
 
     def __init__(
         self, engine: Engine, routing: Routing, templates: Mapping[str, str | None]
     ) -> None:
-        """`templates`: auxiliary models, and the chat templates of those that have their own."""
+        """`templates`: chat template of each auxiliary model; None where it has none of its own."""
         self._engine = engine
         self._routing = routing
         self._templates = templates
 
-    def model_of(self, name: str) -> str | None:
-        """The auxiliary model that computes a member; None is the base."""
+    def auxiliary_model_of(self, name: str) -> str | None:
+        """Return the auxiliary model that computes a member; None for the base model."""
         return name if name in self._templates else model_of(name)
 
     async def bind(
         self, kind: Kind, body: Body, plan: Plan, generations: Mapping[str, Generation]
-    ) -> Bound:
-        """Bind a plan whose mixture is settled, and see that its group can run.
+    ) -> BoundPlan:
+        """Bind a settled plan, and check that its gang fits the engine.
+
+        Args:
+            kind: the route of the request.
+            body: the request for vLLM.
+            plan: a plan that `Routing.settle` returned.
+            generations: leased adapter generations, by alias.
 
         Raises:
-            CompositionError: it cannot run.
+            CompositionError: the plan cannot run.
             RefusedError: vLLM refuses the request.
         """
-        rendered = await self._engine.open(kind, body)
-        kind, body = rendered.kind, rendered.body
-        ticket = uuid.uuid4().hex if plan.mixture is not None else None
+        request = await self._engine.render(kind, body)
         router = plan.mixture.router if plan.mixture is not None else None
         if isinstance(router, specs.GateSpec | specs.HandoverSpec):
-            return await self._switch(kind, body, plan, router, generations, rendered, ticket)
-        return await self._rows(kind, body, plan, generations, rendered, ticket)
+            return await self._bind_switch(request, plan, router, generations)
+        return await self._bind_rows(request, plan, generations)
 
     # ---- one row for each member
 
-    async def _rows(
-        self,
-        kind: Kind,
-        body: Body,
-        plan: Plan,
-        generations: Mapping[str, Generation],
-        rendered: Rendered,
-        ticket: str | None,
-    ) -> Bound:
-        request = max(rendered.prompts, key=len)
-        if len(rendered.prompts) > 1 and not self._reads_request_only(kind, plan):
+    async def _bind_rows(
+        self, request: RenderedRequest, plan: Plan, generations: Mapping[str, Generation]
+    ) -> BoundPlan:
+        tokens = max(request.prompts, key=len)
+        if len(request.prompts) > 1 and not self._all_read_request(request.kind, plan):
             raise UnsupportedError(
-                f"the request has {len(rendered.prompts)} prompts, and a member reads a prompt "
+                f"the request has {len(request.prompts)} prompts, and a member reads a prompt "
                 "of its own. Send the prompts one by one.",
                 param="prompt",
             )
-        mixed = engine_mixture(plan) if plan.mixture is not None else None
+        mixture = engine_mixture(plan) if plan.mixture is not None else None
         rows, needs = [], []
         for member, weight in zip(plan.members, plan.weights, strict=True):
-            model = self.model_of(member.model)
+            model = self.auxiliary_model_of(member.model)
             template = self._templates.get(model) if model is not None else None
-            prompt = await member_tokens(self._engine, kind, body, member, request, template)
-            _check_comparable(member, prompt, mixed)
+            prompt = await member_tokens(self._engine, request, member, tokens, template)
+            _check_comparable(member, prompt, mixture)
             adapter = _loaded(generations.get(member.model))
             rows.append(Row(weight, adapter, prompt, model))
-            own = (adapter.name,) if adapter else ()
-            length = len(request if prompt is None else prompt)
-            needs.append(RowNeed(model, length, own, str(member)))
-        explain = plan.mixture is not None and plan.mixture.explain
-        compiled = EnginePlan.led(rows, plan.filters, mixed, ticket, explain)
-        if len(compiled.rows) > len(rows):  # a row of the base model leads
-            needs.append(RowNeed(None, len(request), (), BASE))
-        check_group(needs, rendered.max_tokens, self._engine.capacities)
+            length = len(tokens if prompt is None else prompt)
+            needs.append(RowNeed(model, length, (adapter.name,) if adapter else (), str(member)))
+        engine_plan = EnginePlan.led(rows, plan.filters, mixture, _report_id(plan), _explains(plan))
+        if len(engine_plan.rows) > len(rows):  # a row of the base model was added to lead
+            needs.append(RowNeed(None, len(tokens), (), BASE))
+        check_gang(needs, request.max_tokens, self._engine.capacities)
         order = EnginePlan.order(rows)
-        return Bound(compiled, tuple(k if k is None else plan.members[k].model for k in order))
+        models = tuple(k if k is None else plan.members[k].model for k in order)
+        return BoundPlan(engine_plan, models, request.cache)
 
-    def _reads_request_only(self, kind: Kind, plan: Plan) -> bool:
-        """Whether all members read the very tokens of the request."""
-        models = (self.model_of(member.model) for member in plan.members)
-        own = kind is Kind.CHAT and any(self._templates.get(m) for m in models if m is not None)
-        return not own and all(isinstance(m.prompt, RequestPrompt) for m in plan.members)
+    def _all_read_request(self, kind: Kind, plan: Plan) -> bool:
+        """Return whether all members read the very tokens of the request."""
+        models = (self.auxiliary_model_of(member.model) for member in plan.members)
+        has_template = any(self._templates.get(m) for m in models if m is not None)
+        if kind is Kind.CHAT and has_template:
+            return False
+        return all(isinstance(m.prompt, RequestPrompt) for m in plan.members)
 
-    # ---- one row that changes its adapter
+    # ---- one row that switches its adapter
 
-    async def _switch(
+    async def _bind_switch(
         self,
-        kind: Kind,
-        body: Body,
+        request: RenderedRequest,
         plan: Plan,
         router: specs.GateSpec | specs.HandoverSpec,
         generations: Mapping[str, Generation],
-        rendered: Rendered,
-        ticket: str | None,
-    ) -> Bound:
+    ) -> BoundPlan:
         names = router.experts
         for name in names:
-            if self.model_of(name) is not None or name in self._templates:
+            if self.auxiliary_model_of(name) is not None:
                 raise UnsupportedError(
                     f"{quoted(name)} runs on an auxiliary model, and one row changes adapters of "
                     "the base model only. Leave it out, or use another router."
                 )
         candidates = tuple(_loaded(generations.get(name)) for name in names)
         if isinstance(router, specs.HandoverSpec):
-            triggers = [await self._token(at) for at in router.at]
+            triggers = [await self._trigger(at) for at in router.at]
             switch = Switch(candidates, triggers=tuple(dict.fromkeys(triggers)))
         else:
-            one = self._routing.gates.get(router.name)
+            loaded = self._routing.gates.get(router.name)
+            start = await self._routing.start_expert(request.kind, request.body, router)
             switch = Switch(
                 candidates,
-                start=names.index(await self._routing.start(kind, body, router)),
-                gate=str(one.path),
-                classes=one.gate.rows(names),
+                start=names.index(start),
+                gate=str(loaded.path),
+                classes=loaded.gate.rows(names),
                 stickiness=router.stickiness,
             )
         slots = tuple(adapter.name for adapter in candidates if adapter is not None)
-        longest = max(map(len, rendered.prompts))
+        longest = max(map(len, request.prompts))
         need = RowNeed(None, longest, slots, str(Member(names[switch.start])))
-        check_group([need], rendered.max_tokens, self._engine.capacities)
+        check_gang([need], request.max_tokens, self._engine.capacities)
         row = Row(1.0, candidates[switch.start])
-        explain = plan.mixture is not None and plan.mixture.explain
-        return Bound(EnginePlan((row,), (), None, switch, ticket, explain), names)
+        engine_plan = EnginePlan((row,), (), None, switch, _report_id(plan), _explains(plan))
+        return BoundPlan(engine_plan, names, request.cache)
 
-    async def _token(self, at: str | int) -> int:
-        """The one token that `at` of a sequence router stands for."""
+    async def _trigger(self, at: str | int) -> int:
+        """Return the token id that an entry of a handover's `at` stands for."""
         if isinstance(at, int):
             try:
                 self._engine.check_tokens((at,))
@@ -159,18 +163,18 @@ class Binder:
         body = {"prompt": at, "add_special_tokens": False}
         tokens = await self._engine.tokenize(Kind.COMPLETION, body)
         if len(tokens) != 1:
-            parts = ", ".join(f"{id} ({self._engine.detokenize((id,))!r})" for id in tokens)
+            ids = ", ".join(f"{id} ({self._engine.detokenize((id,))!r})" for id in tokens)
             raise CompositionSchemaError(
                 f"'at' of the sequence router is {quoted(at)}, which is {len(tokens)} tokens: "
-                f"{parts}. Give a text of one token, or one of these ids."
+                f"{ids}. Give a text of one token, or one of these ids."
             )
         return tokens[0]
 
 
 def _check_comparable(
-    member: Member, prompt: tuple[int, ...] | None, mixed: MixtureParameters | None
+    member: Member, prompt: tuple[int, ...] | None, mixture: MixtureParameters | None
 ) -> None:
-    if mixed is not None and mixed.reads_prompt and prompt is not None:
+    if mixture is not None and mixture.reads_prompt and prompt is not None:
         raise UnsupportedError(
             f"the posterior router compares how well the experts explain the prompt, and "
             f"{quoted(member.model)} reads it in a chat template of its own. Set the router's "
@@ -178,8 +182,17 @@ def _check_comparable(
         )
 
 
+def _report_id(plan: Plan) -> str | None:
+    """Return a new id under which the engine reports the routing; None for a sum."""
+    return uuid.uuid4().hex if plan.mixture is not None else None
+
+
+def _explains(plan: Plan) -> bool:
+    return plan.mixture is not None and plan.mixture.explain
+
+
 def _loaded(generation: Generation | None) -> LoadedAdapter | None:
-    """The adapter as the engine knows it; None for the base."""
+    """Return the adapter as the engine knows it; None for the base model."""
     if generation is None:
         return None
     return LoadedAdapter(generation.engine_name, generation.number, str(generation.path))

@@ -8,15 +8,15 @@ from composer.capacity import EngineCapacity, RowNeed
 from server.engine.port import Capacity
 
 
-def check_group(
+def check_gang(
     rows: Sequence[RowNeed], max_tokens: int | None, capacities: Mapping[str | None, Capacity]
 ) -> None:
-    """Refuse a group that could never be scheduled.
+    """Refuse a gang that could never be scheduled.
 
     Args:
-        rows: one for each member of the plan, and for a leader that was added.
-        max_tokens: length of the answer that was asked for; None lets the engine find what fits.
-        capacities: what each model holds.
+        rows: one for each member of the plan, and for an added leader.
+        max_tokens: requested length of the answer; None lets the engine find what fits.
+        capacities: of each model; None is the base model.
 
     Raises:
         PromptTooLongError: a prompt with the answer exceeds a context.

@@ -1,4 +1,4 @@
-"""What the members of a composition read, in tokens."""
+"""The prompts of members, as token ids."""
 
 from __future__ import annotations
 
@@ -14,40 +14,47 @@ from composer.prompts import (
     TokensPrompt,
     WithoutText,
 )
-from server.engine.port import Body, Engine, Kind, PromptOverflowError, RefusedError, Tokens
+from server.engine.port import (
+    Body,
+    Engine,
+    Kind,
+    PromptOverflowError,
+    RefusedError,
+    RenderedRequest,
+    Tokens,
+)
 
-_OF_THE_ANSWER = ("max_tokens", "max_completion_tokens")
-"""Left out when a member's prompt is rendered: its length is checked with the whole group."""
+_ANSWER_FIELDS = ("max_tokens", "max_completion_tokens")
+"""Left out when a member's prompt is rendered; `check_gang` checks the length of the answer."""
 
 
 async def member_tokens(
     engine: Engine,
-    kind: Kind,
-    body: Body,
+    request: RenderedRequest,
     member: Member,
-    request: Tokens,
+    request_tokens: Tokens,
     chat_template: str | None = None,
 ) -> Tokens | None:
-    """The token ids of the member's own prompt; None where it reads the request's.
+    """Return the token ids of a member's own prompt; None if it reads the request's prompt.
 
     Args:
         engine: renders and tokenizes.
-        kind: the route of the request.
-        body: the request.
-        member: whose prompt it is.
-        request: the tokens of the request's prompt.
-        chat_template: of the member's model, where it differs from the base model's.
+        request: the rendered request.
+        member: the member.
+        request_tokens: token ids of the request's prompt.
+        chat_template: of the member's model, if it differs from the base model's.
 
     Raises:
-        CompositionError: the prompt is too long, or does not go with this request.
+        CompositionError: the prompt is too long, or cannot be built from this request.
     """
+    kind, body = request.kind, request.body
     match member.prompt:
         case RequestPrompt():
             if chat_template is None or kind is not Kind.CHAT:
                 return None
             return await _render(engine, kind, body, member, chat_template)
         case LastToken():
-            return request[-1:]
+            return request_tokens[-1:]
         case TokensPrompt(token_ids, private):
             try:
                 engine.check_tokens(token_ids)
@@ -58,27 +65,28 @@ async def member_tokens(
                 ) from error
             return token_ids
         case TextPrompt(text):
-            special = {k: v for k, v in body.items() if k == "add_special_tokens"}
-            special = special if kind is Kind.COMPLETION else {}
-            return await _render(engine, Kind.COMPLETION, {"prompt": text, **special}, member)
+            text_body: Body = {"prompt": text}
+            if kind is Kind.COMPLETION and "add_special_tokens" in body:
+                text_body["add_special_tokens"] = body["add_special_tokens"]
+            return await _render(engine, Kind.COMPLETION, text_body, member)
         case MessagesPrompt(pairs):
-            other = _with_messages(kind, body, pairs)
-            return await _render(engine, Kind.CHAT, other, member, chat_template)
+            chat_body = _with_messages(kind, body, pairs)
+            return await _render(engine, Kind.CHAT, chat_body, member, chat_template)
         case WithoutText():
             shorter = _without(kind, body, member.prompt)
             return await _render(engine, kind, shorter, member, chat_template)
 
 
 def _with_messages(kind: Kind, body: Body, pairs: tuple[tuple[str, str], ...]) -> Body:
-    """The request with other messages: the same arguments of the template, and tools.
+    """Return the request with other messages, but the same tools and template arguments.
 
-    The template is the server's: one that a request brings (`--trust-request-chat-template`) could
-    print the messages of somebody else's composition in an error.
+    The chat template is the server's: a template in the request (`--trust-request-chat-template`)
+    could print the messages of another key's composition in an error.
     """
     messages = [{"role": role, "content": content} for role, content in pairs]
-    same = {k: v for k, v in body.items() if k != "chat_template"} if kind is Kind.CHAT else {}
+    kept = {k: v for k, v in body.items() if k != "chat_template"} if kind is Kind.CHAT else {}
     return {
-        **same,
+        **kept,
         "messages": messages,
         "add_generation_prompt": True,
         "continue_final_message": False,
@@ -86,16 +94,17 @@ def _with_messages(kind: Kind, body: Body, pairs: tuple[tuple[str, str], ...]) -
 
 
 def _without(kind: Kind, body: Body, prompt: WithoutText) -> Body:
-    """The request with every occurrence of the prompt's text removed."""
+    """Return the request with every occurrence of the prompt's text removed."""
     text = prompt.text
     shown = "of the composition" if prompt.private else quoted(text)
     if kind is Kind.CHAT:
         messages = [
-            {**m, "content": _removed(m.get("content"), text)} for m in body.get("messages") or []
+            {**m, "content": _remove_text(m.get("content"), text)}
+            for m in body.get("messages") or []
         ]
         shorter: Body = {**body, "messages": messages}
     elif isinstance(body.get("prompt"), str):
-        shorter = {**body, "prompt": _removed(body["prompt"], text)}
+        shorter = {**body, "prompt": _remove_text(body["prompt"], text)}
     else:
         raise UnsupportedError(
             f"the text {shown} cannot be removed from a prompt of token ids. "
@@ -111,7 +120,7 @@ def _without(kind: Kind, body: Body, prompt: WithoutText) -> Body:
     return shorter
 
 
-def _removed(content: Any, text: str) -> Any:
+def _remove_text(content: Any, text: str) -> Any:
     if isinstance(content, str):
         return content.replace(text, "")
     if isinstance(content, list):
@@ -127,7 +136,7 @@ def _removed(content: Any, text: str) -> Any:
 async def _render(
     engine: Engine, kind: Kind, body: Body, member: Member, chat_template: str | None = None
 ) -> Tokens:
-    body = {k: v for k, v in body.items() if k not in _OF_THE_ANSWER}
+    body = {k: v for k, v in body.items() if k not in _ANSWER_FIELDS}
     try:
         tokens = await engine.tokenize(kind, body, chat_template)
     except PromptOverflowError as error:

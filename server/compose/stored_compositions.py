@@ -1,4 +1,4 @@
-"""Who may use a stored composition, and who sees what it says."""
+"""Who may use a stored composition, and who may see its content."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from server.auth.keys import Key, Role
 
 
 def is_for(version: CompositionVersion, key: Key) -> bool:
-    """Whether a key may use it: it is named among the key's models, or it is the key's own."""
+    """Return whether a key may use a version: it names it among its models, or has stored it."""
     return key.may_use(version.name) or version.owner == key.name
 
 
 def sees(version: CompositionVersion, key: Key) -> bool:
-    """Whether a key sees all of a version: it is its owner's, or an administrator's."""
+    """Return whether a key sees all of a version: the owner and administrators do."""
     return version.owner == key.name or key.may(Role.ADMIN)
 
 
 def is_private(version: CompositionVersion, key: Key) -> bool:
-    """Whether a version has prompts that the key must not see."""
+    """Return whether a version has prompts that the key must not see."""
     return not sees(version, key) and holds_prompts(version.content)

@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from adapters import Generation
 from composer.capacity import ModelCapacity
+from server.engine.render_cache import RenderCache
 
 Body: TypeAlias = dict[str, Any]
 """The decoded JSON object of a request."""
@@ -58,18 +59,21 @@ class Capacity:
 
 
 @dataclass(frozen=True, slots=True)
-class Rendered:
-    """A request as the engine would receive it: token ids of its prompts, mostly one."""
+class RenderedRequest:
+    """A request that vLLM has validated, with the token ids of its prompts (usually one)."""
 
     prompts: tuple[Tokens, ...]
     max_tokens: int | None
-    """How long the answer may be, where the client said so."""
+    """Requested length of the answer, in tokens; None where the client set none."""
 
     kind: Kind
-    """`CHAT` or `COMPLETION`: the form that `body` has."""
+    """`CHAT` or `COMPLETION`: the form of `body`."""
 
     body: Body
-    """The request in that form, whatever its route: rendered, it gives the same prompts."""
+    """The request in that form, whatever its route; it renders to the same prompts."""
+
+    cache: RenderCache
+    """What vLLM's renderer returned; active while the route runs, it spares a second rendering."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +87,13 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
-class Weighed:
-    """What a router did in one answer.
+class RoutingTrace:
+    """The routing of one answer.
 
-    `weights`: of each row the mean of its weight over the answer, of each candidate of a switch the
-    share of the tokens that it computed. `tokens`, where it was asked for: the weights of every
-    token, or the index of the candidate that computed it.
+    weights: of each row, its mean weight over the answer; of each candidate of a switch, the share
+        of the tokens that it computed.
+    tokens: if explanations are requested, for each token the weights of all rows or the index of
+        the candidate that computed it.
     """
 
     weights: tuple[float, ...]
@@ -149,9 +154,8 @@ class Engine(Protocol):
     async def retire(self, generation: Generation) -> None:
         """Forget the adapter, in memory too, once no request of the engine computes with it."""
 
-    async def open(self, kind: Kind, body: Body) -> Rendered:
-        """Read a request that will be composed, to a route that generates: validate it and
-        tokenize its prompts.
+    async def render(self, kind: Kind, body: Body) -> RenderedRequest:
+        """Validate a request to a route that generates, and tokenize its prompts.
 
         Raises:
             RefusedError: vLLM would answer the request with this error.
@@ -173,9 +177,13 @@ class Engine(Protocol):
     async def load_gate(self, path: Path) -> None:
         """Read a gate before the first request that needs it. Raises `ValueError`."""
 
-    async def weighed(self, ticket: str, length: int | None = None) -> tuple[Weighed, ...]:
-        """What a router did in each answer to the request whose plan had this ticket; only once.
-        Empty where the weights never change. `length`: tokens of the answer, if it is one."""
+    async def routing_traces(
+        self, report_id: str, answer_tokens: int | None = None
+    ) -> tuple[RoutingTrace, ...]:
+        """Return and forget the trace of each answer to the request with this `report_id`.
+
+        Empty if the weights never change. `answer_tokens`: length of the answer if there is one.
+        """
 
     def check_tokens(self, tokens: Tokens) -> None:
         """Raises `ValueError` where an id is not in the vocabulary."""

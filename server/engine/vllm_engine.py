@@ -61,9 +61,9 @@ from server.engine.port import (
     Capacity,
     Kind,
     Probe,
-    Rendered,
+    RenderedRequest,
+    RoutingTrace,
     Tokens,
-    Weighed,
 )
 from server.engine.vllm_args import (
     Needs,
@@ -216,12 +216,14 @@ class VllmEngine:
             if problem:
                 raise ValueError(problem)
 
-    async def weighed(self, ticket: str, length: int | None = None) -> tuple[Weighed, ...]:
-        # Of several workers those know it that sample.
-        replies = await self._call("routing_report", ticket, length)
-        found: list[dict[str, Any]] = next(filter(None, replies), [])
-        found = sorted(found, key=lambda one: _place(one.get("name", "")))
-        return tuple(Weighed(tuple(one["weights"]), _by_token(one["tokens"])) for one in found)
+    async def routing_traces(
+        self, report_id: str, answer_tokens: int | None = None
+    ) -> tuple[RoutingTrace, ...]:
+        # Of several workers, only those that sample have reports.
+        replies = await self._call("routing_report", report_id, answer_tokens)
+        reports: list[dict[str, Any]] = next(filter(None, replies), [])
+        reports = sorted(reports, key=lambda report: _place(report.get("name", "")))
+        return tuple(RoutingTrace(tuple(r["weights"]), _by_token(r["tokens"])) for r in reports)
 
     def detokenize(self, tokens: Tokens) -> str:
         return self._prompts.detokenize(tokens)
@@ -232,8 +234,8 @@ class VllmEngine:
     async def refusal(self, error: Exception) -> str | None:
         return await self._prompts.told(error)
 
-    async def open(self, kind: Kind, body: Body) -> Rendered:
-        return await self._prompts.open(kind, body)
+    async def render(self, kind: Kind, body: Body) -> RenderedRequest:
+        return await self._prompts.render(kind, body)
 
     async def tokenize(self, kind: Kind, body: Body, chat_template: str | None = None) -> Tokens:
         return await self._prompts.tokenize(kind, body, chat_template)

@@ -34,7 +34,15 @@ from vllm.sampling_params import SamplingParams
 
 from composer.errors import ComposerError
 from server.engine.composed_options import refuse, refuse_stateful, refuse_unsupported
-from server.engine.port import Body, Kind, PromptOverflowError, RefusedError, Rendered, Tokens
+from server.engine.port import (
+    Body,
+    Kind,
+    PromptOverflowError,
+    RefusedError,
+    RenderedRequest,
+    Tokens,
+)
+from server.engine.render_cache import RenderCache, install_render_cache
 from server.errors import InvalidJsonError, UnreadableRequestError
 
 RELIES_ON: dict[str, tuple[str, ...]] = {
@@ -54,6 +62,25 @@ RELIES_ON: dict[str, tuple[str, ...]] = {
     ),
     "entrypoints/openai/responses/protocol.py": (
         "extra_args: dict[str, Any] = self.vllm_xargs if self.vllm_xargs else {}",
+    ),
+    "renderers/base.py": (
+        """    async def render_chat_async(
+        self,
+        conversations: Sequence[list["ChatCompletionMessageParam"]],
+        chat_params: ChatParams,
+        tok_params: TokenizeParams | None = None,
+        *,
+        prompt_extras: dict[str, Any] | None = None,
+        skip_mm_cache: bool = False,
+    ):""",
+        """    async def render_cmpl_async(
+        self,
+        prompts: Sequence[DictPrompt | bytes],
+        tok_params: TokenizeParams | None = None,
+        *,
+        prompt_extras: dict[str, Any] | None = None,
+        skip_mm_cache: bool = False,
+    ):""",
     ),
     "v1/engine/input_processor.py": ("def _validate_params(",),
     "v1/engine/async_llm.py": ("self.input_processor = InputProcessor(",),
@@ -103,15 +130,18 @@ class PromptRenderer:
         for name in _LOGS_CLIENT_ERRORS:
             logging.getLogger(name).addFilter(_is_ours)
         self._renderer = app.state.online_renderer
+        install_render_cache(self._renderer.renderer)
         # Conversations of auxiliary models come with templates of their own, which the client did
         # not send: this renderer accepts them.
         self._trusting = copy.copy(self._renderer)
         self._trusting.trust_request_chat_template = True
 
-    async def open(self, kind: Kind, body: Body) -> Rendered:
-        """As `Engine.open`."""
+    async def render(self, kind: Kind, body: Body) -> RenderedRequest:
+        """As `Engine.render`."""
+        cache = RenderCache()
         try:
-            return await self._open(kind, body)
+            with cache.active():
+                return await self._validated(kind, body, cache)
         except Exception as error:
             raise await self._refusal(error) from error
 
@@ -150,7 +180,7 @@ class PromptRenderer:
         # A copy: vLLM's validators change messages in place.
         return _REQUESTS[kind].model_validate(copy.deepcopy(body))
 
-    async def _open(self, kind: Kind, body: Body) -> Rendered:
+    async def _validated(self, kind: Kind, body: Body, cache: RenderCache) -> RenderedRequest:
         request = self._read(kind, body)
         match request:
             case CompletionRequest():
@@ -175,7 +205,7 @@ class PromptRenderer:
         # What this refuses, the route would refuse too late: in a stream that has begun.
         context = self._renderer.model_config.max_model_len
         self._validate(request.to_sampling_params(context if most is None else most, {}))
-        return Rendered(prompts, most, form, body)
+        return RenderedRequest(prompts, most, form, body, cache)
 
     async def _as_chat(self, request: AnthropicMessagesRequest) -> ChatCompletionRequest:
         """What vLLM's route makes of a request in Anthropic's protocol."""

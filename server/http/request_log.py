@@ -1,4 +1,4 @@
-"""Around all requests: gives each an id, counts how it ended, and logs those that compose."""
+"""Around all requests: assign an id, count outcomes, and log requests that compose."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from server import metrics
 from server.auth.access_control import route_of
 from server.auth.keys import sender_of
 from server.engine.port import Kind
+from server.http.senders import content_type, dump, send_whole
 from server.request_record import HEADER, RequestRecord, begin_record
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ class ObservationMiddleware:
     """ASGI middleware, the outermost: `x-request-id` in and out, metrics, the request log."""
 
     def __init__(self, app: ASGIApp, *, log_requests: bool) -> None:
-        """`log_requests`: whether each composed request gets a line."""
+        """`log_requests`: whether to log each composed request."""
         self._app = app
         self._log_requests = log_requests
 
@@ -37,24 +38,24 @@ class ObservationMiddleware:
             return
         began = time.monotonic()
         record = begin_record(scope)
-        answer = _WatchedAnswer(send, record)
+        response = _ObservedResponse(send, record)
         headers = [(k, v) for k, v in scope["headers"] if k.lower() != _HEADER]
-        # vLLM names the request, and so its answer, after the header.
+        # vLLM takes the id of the request, and of its response, from this header.
         scope = {**scope, "headers": [*headers, (_HEADER, record.id.encode())]}
         try:
-            await self._app(scope, receive, answer)
+            await self._app(scope, receive, response)
         finally:
             if route_of(scope) in _COUNTED and scope["method"] == "POST":
-                metrics.count_request(record, answer.outcome)
+                metrics.count_request(record, response.outcome)
                 if record.composed and self._log_requests:
                     seconds = time.monotonic() - began
-                    logger.info(_line(record, sender_of(scope), answer, seconds))
-            if answer.error_code is not None:
-                metrics.count_error(answer.error_code)
+                    logger.info(_line(record, sender_of(scope), response, seconds))
+            if response.error_code is not None:
+                metrics.count_error(response.error_code)
 
 
-class _WatchedAnswer:
-    """An ASGI `send` that adds the id and remembers how the answer ended."""
+class _ObservedResponse:
+    """An ASGI `send` that adds the request id and observes how the response ends."""
 
     def __init__(self, send: Send, record: RequestRecord) -> None:
         self.status: int | None = None
@@ -62,13 +63,13 @@ class _WatchedAnswer:
         self._send = send
         self._record = record
         self._complete = False
-        self._broken = False
-        self._held: Message | None = None  # the start of an error, whose body will change
+        self._broken_off = False
+        self._start: Message | None = None  # of an error, held because its body will change
         self._body = b""
 
     @property
     def outcome(self) -> str:
-        """How it ended; one of six words."""
+        """How the request ended, one of six words."""
         if self.status is None or not self._complete:
             return "client_gone"
         if self.status >= 500:
@@ -77,21 +78,21 @@ class _WatchedAnswer:
             return "limited"
         if self.status >= 400:
             return "client_error"
-        return "broken_off" if self._broken else "ok"
+        return "broken_off" if self._broken_off else "ok"
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             await self._begin(message)
         elif message["type"] != "http.response.body":
             await self._send(message)
-        elif self._held is not None:
+        elif self._start is not None:
             self._body += message.get("body", b"")
             if not message.get("more_body", False):
-                await self._send_error(self._held)
+                await self._send_error(self._start)
         else:
             body = message.get("body", b"")
             if body.startswith(_ERROR_EVENTS):
-                self._broken = True
+                self._broken_off = True
                 self.error_code = self.error_code or "stream"
             self._complete = not message.get("more_body", False)
             await self._send(message)
@@ -100,16 +101,16 @@ class _WatchedAnswer:
         self.status = message["status"]
         kept = [(k, v) for k, v in message["headers"] if k.lower() != _HEADER]
         message = {**message, "headers": [*kept, (_HEADER, self._record.id.encode())]}
-        kind = next((v for k, v in kept if k.lower() == b"content-type"), b"")
-        if message["status"] >= 400 and kind.startswith(b"application/json"):
-            self._held = message
+        is_json = content_type(message).startswith(b"application/json")
+        if message["status"] >= 400 and is_json:
+            self._start = message
         else:
             if message["status"] >= 400:
                 self.error_code = str(message["status"])
             await self._send(message)
 
     async def _send_error(self, start: Message) -> None:
-        """Send the error with the id of the request beside it."""
+        """Send the error with the request id in its body."""
         self._complete = True
         self.error_code = str(self.status)
         body = self._body
@@ -119,16 +120,12 @@ class _WatchedAnswer:
             answer = None
         if isinstance(answer, dict):
             self.error_code = _code(answer, self.error_code)
-            told = {**answer, "request_id": self._record.id}
-            body = json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode()
-        headers = [(k, v) for k, v in start["headers"] if k.lower() != b"content-length"]
-        headers.append((b"content-length", str(len(body)).encode()))
-        await self._send({**start, "headers": headers})
-        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+            body = dump({**answer, "request_id": self._record.id})
+        await send_whole(self._send, start, body)
 
 
 def _code(answer: Mapping[str, Any], default: str) -> str:
-    """The class of an error: our code, or Anthropic's type; else its status."""
+    """Return the code of an error, or the type of an Anthropic error, or `default`."""
     error = answer.get("error")
     if not isinstance(error, dict):
         return default
@@ -136,22 +133,22 @@ def _code(answer: Mapping[str, Any], default: str) -> str:
     return code if isinstance(code, str) else default
 
 
-def _line(record: RequestRecord, sender: str, answer: _WatchedAnswer, seconds: float) -> str:
-    """One line, `key=value`; values with spaces are JSON strings."""
-    told = {
+def _line(record: RequestRecord, sender: str, response: _ObservedResponse, seconds: float) -> str:
+    """Return the log line: `key=value` pairs; values with spaces are JSON strings."""
+    fields = {
         "id": record.id,
         "key": sender,
         "composition": record.composition,
         "recipe": record.recipe,
-        "plan": record.plan,
+        "plan": record.formula,
         "rows": record.rows,
         "prompt_tokens": record.prompt_tokens,
         "answer_tokens": record.answer_tokens,
         "seconds": f"{seconds:.3f}",
-        "status": answer.status,
-        "outcome": answer.outcome,
+        "status": response.status,
+        "outcome": response.outcome,
     }
-    return "request " + " ".join(f"{name}={_value(value)}" for name, value in told.items())
+    return "request " + " ".join(f"{name}={_value(value)}" for name, value in fields.items())
 
 
 def _value(value: object) -> str:

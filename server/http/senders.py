@@ -1,4 +1,4 @@
-"""What stands between vLLM's application and the connection, on any route."""
+"""ASGI `send` callables between vLLM's application and the connection, on any route."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from server.errors import RequestError, anthropic_error, error_events
 
 
 class StreamGuard:
-    """An ASGI `send` that knows how far an answer has come, and can end a stream."""
+    """An ASGI `send` that tracks how far a response has come, and can end a stream."""
 
     def __init__(self, send: Send, path: str) -> None:
         self._send = send
         self._path = path
         self.begun = False
-        """Whether the client has the status of the answer."""
+        """Whether the client has received the status."""
 
         self.streaming = False
-        """Whether it has the first bytes of a stream, and not its end."""
+        """Whether the client has received the beginning of a stream, and not its end."""
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -32,10 +32,9 @@ class StreamGuard:
         await self._send(message)
 
     async def fail(self, refusal: str | None) -> None:
-        """End a stream with an error event instead of a cut connection.
+        """End a stream with an error event.
 
-        Args:
-            refusal: what is wrong with the request; None if the server failed.
+        `refusal` tells what is wrong with the request; None if the server failed.
         """
         fault = EngineFault("the server failed while it was answering. Ask again.")
         error = fault if refusal is None else RequestError(refusal)
@@ -44,27 +43,27 @@ class StreamGuard:
 
 
 class AnthropicErrorSender:
-    """An ASGI `send` for the routes of Anthropic's protocol, which have their own errors.
+    """An ASGI `send` that translates errors on the routes of Anthropic's protocol.
 
-    vLLM answers some requests to them in OpenAI's format: those that it cannot read.
+    vLLM answers requests to these routes that it cannot read in OpenAI's format.
     """
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._held: Message | None = None
+        self._start: Message | None = None  # of an error
         self._body = b""
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start" and message["status"] >= 400:
-            self._held = message
-        elif message["type"] != "http.response.body" or self._held is None:
+            self._start = message
+        elif message["type"] != "http.response.body" or self._start is None:
             await self._send(message)
         else:
             self._body += message.get("body", b"")
             if not message.get("more_body", False):
-                await send_whole(self._send, self._held, self._translated(self._held["status"]))
+                await send_whole(self._send, self._start, self._translate(self._start["status"]))
 
-    def _translated(self, status: int) -> bytes:
+    def _translate(self, status: int) -> bytes:
         try:
             answer = json.loads(self._body)
         except ValueError:
@@ -76,7 +75,7 @@ class AnthropicErrorSender:
 
 
 async def send_whole(send: Send, start: Message, body: bytes) -> None:
-    """Send an answer with another body than the one that `start` announced."""
+    """Send a whole response with `body` in place of the body that `start` announced."""
     headers = [(k, v) for k, v in start["headers"] if k.lower() != b"content-length"]
     headers.append((b"content-length", str(len(body)).encode()))
     await send({**start, "headers": headers})
@@ -84,10 +83,10 @@ async def send_whole(send: Send, start: Message, body: bytes) -> None:
 
 
 def content_type(start: Message) -> bytes:
-    """The media type that the start of an answer announces."""
+    """Return the header `content-type` of the start of a response."""
     return next((v for k, v in start["headers"] if k.lower() == b"content-type"), b"")
 
 
 def dump(value: dict[str, Any]) -> bytes:
-    """As vLLM writes JSON: no spaces, characters as they are."""
+    """Return JSON as vLLM writes it: without spaces, and without escaping characters."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

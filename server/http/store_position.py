@@ -1,8 +1,8 @@
-"""Read your writes through a balancer: wait until this server has followed the store far enough.
+"""Read your own writes through a load balancer: wait until this server has followed the store.
 
 Every change of an adapter or a stored composition answers with its position in the store's journal,
-`X-Composer-Store: 17`. A request that carries `X-Composer-Store: >=17` is answered by a server that
-knows that change, whichever server made it.
+`X-Composer-Store: 17`. A request that carries `X-Composer-Store: >=17` is answered only once
+this server has applied that change, whichever server made it.
 """
 
 from __future__ import annotations
@@ -19,15 +19,18 @@ from server.errors import RequestError, UnavailableError, error_response
 
 HEADER = "X-Composer-Store"
 PATIENCE_S = 2.0
-"""How long a request waits for the store to be followed."""
+"""How long a request waits for the store position that it asks for."""
 
 _AT_LEAST = re.compile(r">=\s*(\d{1,18})")
 _BUSY_S = 0.05
-"""How often the store is looked at while requests wait."""
+"""Interval between two looks at the store while requests wait."""
 
 
 class StorePosition:
-    """The position up to which this server serves what the journal says. Of one event loop."""
+    """The position in the journal up to which this server has applied changes.
+
+    Belongs to one event loop.
+    """
 
     def __init__(self, position: int = 0) -> None:
         self._position = position
@@ -36,13 +39,13 @@ class StorePosition:
         self._waiting = 0
 
     async def advance(self, position: int) -> None:
-        """All changes up to `position` are served now, or known to fail."""
+        """Note that all changes up to `position` are applied, or have failed for good."""
         async with self._moved:
             self._position = max(self._position, position)
             self._moved.notify_all()
 
     async def reached(self, position: int, patience_s: float = PATIENCE_S) -> bool:
-        """Whether the store is followed that far, after `patience_s` at the latest."""
+        """Return whether `position` is applied, after waiting for it `patience_s` at most."""
         if self._position >= position:
             return True
         self._waiting += 1
@@ -57,7 +60,7 @@ class StorePosition:
         return True
 
     async def pause(self, idle_s: float) -> None:
-        """Wait between two looks at the store: until a request asks for one, or `idle_s`."""
+        """Wait between two looks at the store, until a request asks for one or `idle_s` is over."""
         try:
             async with asyncio.timeout(_BUSY_S if self._waiting else idle_s):
                 await self._wanted.wait()
@@ -67,27 +70,27 @@ class StorePosition:
 
 
 class StorePositionGate:
-    """ASGI middleware: lets a request pass when the store is followed as far as it asks for."""
+    """ASGI middleware: delays a request until the store position that it asks for is applied."""
 
     def __init__(self, app: ASGIApp, *, position: StorePosition) -> None:
         self._app = app
         self._position = position
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        asked = Headers(scope=scope).get(HEADER) if scope["type"] == "http" else None
-        if asked is not None:
+        header = Headers(scope=scope).get(HEADER) if scope["type"] == "http" else None
+        if header is not None:
             try:
-                await self._check(asked)
+                await self._wait(header)
             except ComposerError as error:
                 await error_response(error, route_of(scope))(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
-    async def _check(self, asked: str) -> None:
-        match = _AT_LEAST.fullmatch(asked.strip())
+    async def _wait(self, header: str) -> None:
+        match = _AT_LEAST.fullmatch(header.strip())
         if match is None:
             raise RequestError(
-                f"the header {HEADER} is {quoted(asked)}. Send '>=N' with the N that a change of "
+                f"the header {HEADER} is {quoted(header)}. Send '>=N' with the N that a change of "
                 "an adapter or a composition answered in this header."
             )
         if not await self._position.reached(int(match[1])):
@@ -100,5 +103,5 @@ class StorePositionGate:
 
 
 def position_header(position: int) -> dict[str, str]:
-    """The header that tells a client where its change stands."""
+    """Return the header with the position of a client's change."""
     return {HEADER: str(position)}

@@ -1,7 +1,7 @@
-"""OpenTelemetry, where vLLM's `--otlp-traces-endpoint` switches it on: what a request composed.
+"""OpenTelemetry spans with what a request composed, if `--otlp-traces-endpoint` is set.
 
-vLLM makes the span of a request when the request has ended, and takes no attributes for it. So ours
-stands around it: child of the span that the client names, parent of vLLM's `llm_request`.
+vLLM creates the span of a request after the request, and accepts no attributes for it. Our span
+encloses vLLM's `llm_request` and is a child of the span that the client names.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _W3C = TraceContextTextMapPropagator()
 
 
 class TracingMiddleware:
-    """ASGI middleware: a span around each request for generated text."""
+    """ASGI middleware: opens a span around each request for generated text."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -34,11 +34,11 @@ class TracingMiddleware:
             return
         context = _W3C.extract(dict(Headers(scope=scope)))
         with self._tracer.start_as_current_span(SPAN, context, SpanKind.SERVER) as span:
-            carried: dict[str, str] = {}
-            _W3C.inject(carried)
-            names = {name.encode() for name in carried}
+            trace_headers: dict[str, str] = {}
+            _W3C.inject(trace_headers)
+            names = {name.encode() for name in trace_headers}
             headers = [(k, v) for k, v in scope["headers"] if k.lower() not in names]
-            headers += [(name.encode(), value.encode()) for name, value in carried.items()]
+            headers += [(name.encode(), value.encode()) for name, value in trace_headers.items()]
             try:
                 await self._app({**scope, "headers": headers}, receive, send)
             finally:
@@ -48,7 +48,7 @@ class TracingMiddleware:
 def _describe(span: Span, scope: Scope) -> None:
     record = record_of(scope)
     span.set_attribute("composer.request_id", record.id)
-    if record.plan is not None:
-        span.set_attribute("composer.formula", record.plan)
+    if record.formula is not None:
+        span.set_attribute("composer.formula", record.formula)
         span.set_attribute("composer.rows", record.rows)
         span.set_attribute("composer.adapters", record.adapters)

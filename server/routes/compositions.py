@@ -21,8 +21,8 @@ from adapters import (
 )
 from composer.errors import CompositionError, quoted
 from server.auth.keys import Key, Role, key_of
-from server.compose.auto import AUTO
-from server.compose.resolve import Resolver
+from server.compose.catalogue import Catalogue
+from server.compose.routing.auto import AUTO
 from server.compose.stored_compositions import is_for, is_private, sees
 from server.engine.port import Body, Engine
 from server.errors import InvalidJsonError
@@ -36,9 +36,9 @@ PREFIX = "/v1/compositions"
 class _View:
     """Stored compositions as keys see them."""
 
-    def __init__(self, compositions: Compositions, resolver: Resolver) -> None:
+    def __init__(self, compositions: Compositions, catalogue: Catalogue) -> None:
         self._compositions = compositions
-        self._resolver = resolver
+        self._catalogue = catalogue
 
     def get(self, name: str, key: Key) -> CompositionVersion:
         """The present version, for a key that may use it. Raises `CompositionNotFoundError`."""
@@ -76,7 +76,7 @@ class _View:
         """A version with its plan, or with the reason why it has none any more."""
         shown = self.version(version, key)
         try:
-            return shown | {"plan": self._resolver.stored_plan(version, key).to_dict()}
+            return shown | {"plan": self._catalogue.stored_plan(version, key).to_dict()}
         except CompositionError as error:
             return shown | {"error": error.message}
 
@@ -84,13 +84,13 @@ class _View:
 def make_composition_router(
     engine: Engine,
     compositions: Compositions,
-    resolver: Resolver,
+    catalogue: Catalogue,
     threads: StoreThreads,
     limit: int,
 ) -> APIRouter:
     """The routes. `limit`: how many compositions a key may have."""
     router = APIRouter(tags=["compositions"])
-    view = _View(compositions, resolver)
+    view = _View(compositions, catalogue)
 
     def answer(version: CompositionVersion, key: Key, status: int = 200) -> JSONResponse:
         headers = etag(version.number) | position_header(version.sequence)
@@ -102,7 +102,7 @@ def make_composition_router(
 
     def check_name(name: str) -> None:
         """Refuse what stands for something else on this server; the store knows the rest."""
-        if name == AUTO or name in engine.base_names or name in resolver.member_names:
+        if name == AUTO or name in engine.base_names or name in catalogue.member_names:
             raise NameTakenError(
                 f"{quoted(name)} already names the base model, an adapter or the router. "
                 "Choose another.",
@@ -144,7 +144,7 @@ def make_composition_router(
                 f"the body is not JSON: {error}. Send a composition, e.g. "
                 '"base + 0.5*polite" with the quotes.'
             ) from error
-        resolver.parse(content, key=key)
+        catalogue.parse(content, key=key)
         version = await threads.changes.admit(
             lambda: compositions.put(
                 name,

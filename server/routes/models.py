@@ -9,8 +9,8 @@ from fastapi import APIRouter, Request
 from adapters import Compositions, Registry
 from composer.fields import BASE
 from server.auth.keys import Key, key_of
-from server.compose.auto import AUTO, Routing
-from server.compose.resolve import Resolver
+from server.compose.catalogue import Catalogue
+from server.compose.routing.auto import AUTO, Routing
 from server.compose.stored_compositions import is_for, is_private
 from server.engine.port import Body, Engine
 
@@ -72,7 +72,7 @@ def model_list(
         "owned_by": "router",
         "root": AUTO,
         "parent": BASE,
-        "router": routing.default,
+        "router": routing.default_router,
     }
     routers = [auto] if routing.serves_auto and key.may_use(AUTO) else []
     base = engine.base_cards() if key.may_use(BASE) else []
@@ -81,7 +81,7 @@ def model_list(
 
 
 def make_router(
-    engine: Engine, registry: Registry, store: Compositions, resolver: Resolver
+    engine: Engine, registry: Registry, store: Compositions, catalogue: Catalogue
 ) -> APIRouter:
     """The routes, bound to what this server has."""
     router = APIRouter(tags=["composer"])
@@ -89,16 +89,16 @@ def make_router(
     @router.get("/v1/models")
     async def list_models(request: Request) -> dict[str, Any]:
         """List the base model, the adapters and the stored compositions."""
-        return model_list(engine, registry, store, resolver.routing, key_of(request.scope))
+        return model_list(engine, registry, store, catalogue.routing, key_of(request.scope))
 
     @router.get("/v1/models/{model:path}")
     async def get_model(model: str, request: Request) -> dict[str, Any]:
         """Describe one model of the list, or a formula, which `model` of a request may be too."""
         key = key_of(request.scope)
-        for card in model_list(engine, registry, store, resolver.routing, key)["data"]:
+        for card in model_list(engine, registry, store, catalogue.routing, key)["data"]:
             if card["id"] == model:
                 return dict(card)
-        plan = resolver.allowed_plan(model, key)
+        plan = catalogue.allowed_plan(model, key)
         return {
             "id": model,
             "object": "model",

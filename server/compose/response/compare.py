@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope
@@ -13,34 +13,32 @@ from composer.errors import ComposerError
 from server.engine.port import Body, RefusedError
 from server.errors import error_body
 
-Ask = Callable[[Body, Receive], Awaitable[dict[str, Any]]]
-"""Answers a request as if a client had sent it, one whose connection says no more than `Receive`
-does."""
+AskModel = Callable[[Body, Receive], Awaitable[dict[str, Any]]]
+"""Runs a request through the application; `Receive` supplies its disconnect message."""
 
-_SHOWN = ("choices", "output", "content", "stop_reason", "usage", "error")
-"""What of an answer is compared: the text in the format of its route, and what it took."""
+_COMPARED_FIELDS = ("choices", "output", "content", "stop_reason", "usage", "error")
+"""Fields of a response that are compared: the text in the format of the route, and the usage."""
 
-_OWN = ("request_id",)
-"""Fields that name one request, and so cannot be those of several."""
+_UNIQUE_FIELDS = ("request_id",)
+"""Fields of a request that no two requests may share."""
 
 
 class Comparison:
-    """What each of several models answers to a request.
+    """The answers of several models to one request.
 
-    `async with` ends what still runs, as if its client had gone: vLLM stops computing for no other
-    reason.
+    Leaving the context disconnects the requests that still run, so that vLLM aborts them.
     """
 
-    def __init__(self, ask: Ask, body: Body, models: Sequence[str]) -> None:
-        same = {k: v for k, v in body.items() if k not in _OWN}
+    def __init__(self, ask: AskModel, body: Body, models: Sequence[str]) -> None:
+        shared = {name: value for name, value in body.items() if name not in _UNIQUE_FIELDS}
         self._over = asyncio.Event()
         self._tasks = {
-            model: asyncio.create_task(_told(ask, same | {"model": model}, self._gone))
+            model: asyncio.create_task(_answer(ask, shared | {"model": model}, self._receive))
             for model in models
         }
 
     async def answers(self) -> dict[str, Any]:
-        """By model: its text and usage, or the error that it gave."""
+        """Return text and usage, or the error, of each model."""
         await asyncio.gather(*self._tasks.values())
         return {model: task.result() for model, task in self._tasks.items()}
 
@@ -51,37 +49,37 @@ class Comparison:
         self._over.set()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
-    async def _gone(self) -> Message:
+    async def _receive(self) -> Message:
         await self._over.wait()
         return {"type": "http.disconnect"}
 
 
-async def _told(ask: Ask, body: Body, receive: Receive) -> dict[str, Any]:
+async def _answer(ask: AskModel, body: Body, receive: Receive) -> dict[str, Any]:
     try:
-        answer = await ask(body, receive)
+        response = await ask(body, receive)
     except ComposerError as error:
-        answer = error_body(error)
+        response = error_body(error)
     except RefusedError as error:
-        answer = json.loads(bytes(error.response.body))
-    return {name: answer[name] for name in _SHOWN if name in answer}
+        response = json.loads(bytes(error.response.body))
+    return {name: response[name] for name in _COMPARED_FIELDS if name in response}
 
 
-async def collected(app: ASGIApp, scope: Scope, receive: Receive) -> dict[str, Any]:
-    """What an application answers in JSON, errors too.
+async def collect_response(app: ASGIApp, scope: Scope, receive: Receive) -> dict[str, Any]:
+    """Run a request through an application and return the JSON object of its response or error.
 
-    Its scope is a copy: requests keep things in there.
+    The request gets a copy of the scope's state, because applications keep values there.
     """
     headers = [(k, v) for k, v in scope["headers"] if k.lower() != b"x-request-id"]
-    own: Mapping[str, Any] = {"headers": headers, "state": dict(scope.get("state", {}))}
+    copied = {"headers": headers, "state": dict(scope.get("state", {}))}
     body = b""
 
     async def send(message: Message) -> None:
         nonlocal body
         body += message.get("body", b"")
 
-    await app({**scope, **own}, receive, send)
+    await app({**scope, **copied}, receive, send)
     try:
-        answer = json.loads(body)
-    except ValueError:  # the client has gone, and nothing was answered
-        answer = {}
-    return answer if isinstance(answer, dict) else {}
+        response = json.loads(body)
+    except ValueError:  # the client disconnected before the response
+        response = {}
+    return response if isinstance(response, dict) else {}

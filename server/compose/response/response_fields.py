@@ -1,4 +1,4 @@
-"""What answers say about how they were computed: which model was asked for, what was routed."""
+"""The fields that responses have beside vLLM's own: composition, adapters, routing, comparison."""
 
 from __future__ import annotations
 
@@ -7,101 +7,108 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, TypeAlias
 
-Routed: TypeAlias = Callable[[int | None], Awaitable[dict[str, Any]]]
-"""What the router did, known once the answer is complete; takes the length of the answer in tokens
-where there is one answer and that is known."""
+RoutingField: TypeAlias = Callable[[int | None], Awaitable[dict[str, Any]]]
+"""Returns the field `routing` once the response is complete; takes the length of the answer in
+tokens, or None where there are several answers or the length is unknown."""
 
-Seen: TypeAlias = Callable[[Mapping[str, Any]], None]
-"""Gets each answer, or chunk of one, that may tell the usage."""
+UsageObserver: TypeAlias = Callable[[Mapping[str, Any]], None]
+"""Is called with each response or chunk that may have the field `usage`."""
 
-Compared: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
-"""What others answer to the same request."""
+ComparisonField: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
+"""Returns the field `comparison`: what other models answer to the same request."""
 
 
 @dataclass(frozen=True, slots=True)
-class Decoration:
-    """What the answers of one request say about it.
+class ResponseFields:
+    """What this server writes into the response to one request.
 
-    model: as it was asked for.
-    composition: where the request had one.
-    adapters: digests by alias, where the answer is to tell which generations computed it.
-    routed, compared: asked once, when the answer is complete.
-    aliases: by the engine's names of the adapters, which clients do not see.
-    seen: called with what tells the usage.
-    hides_usage: whether the closing usage of a stream is for `seen` only.
+    model: the value of `model` in the request, which replaces the engine's name.
+    composition: the field `composition`; None where nothing was composed.
+    adapters: digests by alias; None where the response does not show them.
+    routing, comparison: called once, when the response is complete.
+    aliases: aliases by engine name; clients see aliases only.
+    observe_usage: called with everything that may have the field `usage`.
+    hides_usage: whether to drop the closing usage of a stream, because the client did not ask for
+        it.
     """
 
     model: str
     composition: dict[str, Any] | None
     adapters: dict[str, str] | None = None
-    routed: Routed | None = None
-    compared: Compared | None = None
+    routing: RoutingField | None = None
+    comparison: ComparisonField | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
-    seen: Seen | None = None
+    observe_usage: UsageObserver | None = None
     hides_usage: bool = False
 
     @property
     def affinity(self) -> str | None:
-        """What requests to the same adapters have in common; None for the base alone.
+        """A hash of the adapters of a request; None for the base model alone.
 
-        A gateway that hashes it sends them to the same replica.
+        A gateway that hashes it sends requests with the same adapters to the same replica.
         """
         if not self.adapters:
             return None
         digests = ",".join(sorted(self.adapters.values()))
         return sha256(digests.encode()).hexdigest()[:16]
 
-    async def whole(self, answer: dict[str, Any]) -> dict[str, Any]:
-        """A complete answer."""
-        self.see(answer)
-        choices = answer.get("choices")
+    async def annotate(self, response: dict[str, Any]) -> dict[str, Any]:
+        """Return a complete response with all fields."""
+        self.observe(response)
+        choices = response.get("choices")
         single = not isinstance(choices, list) or len(choices) == 1
-        told = self.named(answer) | await self._told(_length(answer) if single else None)
-        return told | ({"comparison": await self.compared()} if self.compared else {})
+        annotated = await self._with_routing(response, single=single)
+        if self.comparison is not None:
+            annotated["comparison"] = await self.comparison()
+        return annotated
 
-    async def last(self, chunk: dict[str, Any], *, single: bool) -> dict[str, Any]:
-        """The chunk that tells how all of a stream was computed; `single`: it is one answer."""
-        self.see(chunk)
-        return self.named(chunk) | await self._told(_length(chunk) if single else None)
+    def first_chunk(self, chunk: dict[str, Any]) -> dict[str, Any]:
+        """Return the first chunk of a stream with the fields that are known in advance."""
+        return self.rename_model(chunk) | self._known_fields()
 
-    def see(self, answer: Mapping[str, Any]) -> None:
-        """Show the answer to whoever counts its tokens."""
-        if self.seen is not None:
-            self.seen(answer)
+    async def final_chunk(self, chunk: dict[str, Any], *, single: bool) -> dict[str, Any]:
+        """Return the final chunk of a stream, with the routing of the whole answer.
 
-    def first(self, chunk: dict[str, Any]) -> dict[str, Any]:
-        """The first chunk of a stream: it tells what is known in advance."""
-        return self.named(chunk) | self._known()
+        `single`: whether the stream has one answer.
+        """
+        self.observe(chunk)
+        return await self._with_routing(chunk, single=single)
 
-    def named(self, answer: dict[str, Any]) -> dict[str, Any]:
-        """An answer or a chunk that tells nothing more."""
-        return {k: self.model if k == "model" else v for k, v in answer.items()}
+    def rename_model(self, response: dict[str, Any]) -> dict[str, Any]:
+        """Return a response or chunk in the name of the requested model."""
+        return {k: self.model if k == "model" else v for k, v in response.items()}
+
+    def observe(self, response: Mapping[str, Any]) -> None:
+        """Pass a response or chunk to `observe_usage`."""
+        if self.observe_usage is not None:
+            self.observe_usage(response)
 
     def without_engine_names(self, error: bytes) -> bytes:
-        """The text of an error with aliases in place of the engine's names."""
+        """Return the text of an error with aliases in place of engine names."""
         for name, alias in self.aliases.items():
             error = error.replace(name.encode(), alias.encode())
         return error
 
-    def _known(self) -> dict[str, Any]:
-        told: dict[str, Any] = {}
+    def _known_fields(self) -> dict[str, Any]:
+        known: dict[str, Any] = {}
         if self.composition is not None:
-            told["composition"] = self.composition
+            known["composition"] = self.composition
         if self.adapters:
-            told["adapters"] = self.adapters
-        return told
+            known["adapters"] = self.adapters
+        return known
 
-    async def _told(self, length: int | None) -> dict[str, Any]:
-        told = self._known()
-        if self.routed is not None and self.composition is not None:
-            told["composition"] = self.composition | {"routing": await self.routed(length)}
-        return told
+    async def _with_routing(self, response: dict[str, Any], *, single: bool) -> dict[str, Any]:
+        annotated = self.rename_model(response) | self._known_fields()
+        if self.routing is not None and self.composition is not None:
+            routing = await self.routing(_answer_tokens(response) if single else None)
+            annotated["composition"] = self.composition | {"routing": routing}
+        return annotated
 
 
-def _length(answer: dict[str, Any]) -> int | None:
-    """How many tokens the answer has, as its usage says."""
-    usage = answer.get("usage")
+def _answer_tokens(response: dict[str, Any]) -> int | None:
+    """Return the length of the answer in tokens, from the field `usage`."""
+    usage = response.get("usage")
     if not isinstance(usage, dict):
         return None
-    length = usage.get("completion_tokens", usage.get("output_tokens"))
-    return length if isinstance(length, int) else None
+    tokens = usage.get("completion_tokens", usage.get("output_tokens"))
+    return tokens if isinstance(tokens, int) else None

@@ -1,7 +1,7 @@
-"""Answers on their way back: they name what was asked for, and tell what was computed.
+"""Responses on their way back, whole or streamed: they name the requested model.
 
-vLLM answers in the name of the model that carried the request. Everything else of its answers
-stays as it is, down to the order of the fields.
+vLLM answers in the name of the model that carried the request. All other fields of vLLM stay as
+they are, in the same order.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 from starlette.types import Message, Send
 
-from server.compose.response.response_fields import Decoration
+from server.compose.response.response_fields import ResponseFields
 from server.http.senders import content_type, dump, send_whole
 
 _EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
@@ -22,32 +22,31 @@ _DATA = b"data:"
 _DONE = b"[DONE]"
 
 AFFINITY = b"x-composer-affinity"
-"""Header of answers that adapters computed: clients may send it back as `X-Session-ID`."""
+"""Header of responses that adapters computed; clients may send it back as `X-Session-ID`."""
 
-Told: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
-"""What a chunk becomes."""
+Annotate: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
+"""Returns a chunk with our fields."""
 
 
 class EventStream:
     """Rewrites server-sent events that arrive in pieces of any size.
 
-    Only complete events are looked at, and as bytes, so neither a character nor an event is
-    harmed by where the pieces end. What is not a JSON object passes as it is: `[DONE]`, comments,
-    and error events.
+    Only complete events are rewritten, and pieces are split as bytes, so a piece may end within a
+    character. Anything but a JSON object passes unchanged: `[DONE]`, comments, error events.
 
-    The last chunk tells what the router did. That is the closing usage, where the client wants it;
-    else a chunk that finishes an answer and that nothing follows, so these wait for what comes.
+    The final chunk reports the routing: the closing usage where the client asked for it, otherwise
+    the last chunk with a finish reason. Such chunks are therefore held until the next event.
     """
 
-    def __init__(self, decoration: Decoration) -> None:
-        self._decoration = decoration
+    def __init__(self, response_fields: ResponseFields) -> None:
+        self._fields = response_fields
         self._pending = b""
-        self._first = True
-        self._answers: set[int] = set()  # the index of each
-        self._waiting: tuple[_Event, Told] | None = None
+        self._is_first = True
+        self._indices: set[int] = set()  # of the answers in the stream
+        self._held: tuple[_Event, Annotate] | None = None
 
     async def feed(self, data: bytes) -> bytes:
-        """The events that `data` completes."""
+        """Return the events that `data` completes, rewritten."""
         self._pending += data
         out = b""
         start = 0
@@ -58,65 +57,70 @@ class EventStream:
         return out
 
     async def close(self) -> bytes:
-        """What is left when the stream ends."""
+        """Return the rest of the stream."""
         rest, self._pending = self._pending, b""
-        return self._released() + (await self._event(rest, b"") if rest else b"")
+        return self._release() + (await self._event(rest, b"") if rest else b"")
 
     async def _event(self, data: bytes, end: bytes) -> bytes:
         event = _Event.read(data, end)
         if event is None:
-            data = self._decoration.without_engine_names(data)
-            if _DONE in data and self._waiting is not None:
-                waiting, self._waiting = self._waiting[0], None
-                return await self._last(waiting) + data + end
-            return self._released() + data + end
-        if event.closes and self._decoration.hides_usage:
-            self._decoration.see(event.answer)
+            data = self._fields.without_engine_names(data)
+            if _DONE in data and self._held is not None:
+                held, self._held = self._held[0], None
+                return await self._final(held) + data + end
+            return self._release() + data + end
+        if event.closes and self._fields.hides_usage:
+            self._fields.observe(event.response)
             return b""
-        out = self._released()
-        told = self._decoration.first if self._first else self._decoration.named
-        self._first = False
-        self._answers |= event.answers
+        out = self._release()
+        annotate = self._fields.first_chunk if self._is_first else self._fields.rename_model
+        self._is_first = False
+        self._indices |= event.indices
         if event.closes:
-            return out + await self._last(event)
-        if self._decoration.routed is not None and event.finishes:
-            self._waiting = event, told
+            return out + await self._final(event)
+        if self._fields.routing is not None and event.finishes:
+            self._held = event, annotate
             return out
-        return out + event.write(told(event.answer))
+        return out + event.write(annotate(event.response))
 
-    async def _last(self, event: _Event) -> bytes:
-        single = len(self._answers) <= 1
-        return event.write(await self._decoration.last(event.answer, single=single))
+    async def _final(self, event: _Event) -> bytes:
+        single = len(self._indices) <= 1
+        return event.write(await self._fields.final_chunk(event.response, single=single))
 
-    def _released(self) -> bytes:
-        if self._waiting is None:
+    def _release(self) -> bytes:
+        if self._held is None:
             return b""
-        (event, told), self._waiting = self._waiting, None
-        return event.write(told(event.answer))
+        (event, annotate), self._held = self._held, None
+        return event.write(annotate(event.response))
 
 
-_HOLDERS = {"message_start": "message"}
-"""Event type -> the field that holds the answer; in all `response.*` events it is `response`."""
+_RESPONSE_FIELDS = {"message_start": "message"}
+"""Event type -> the field that holds the response; in all `response.*` events it is `response`."""
 
-_CLOSING = ("message_delta", "response.completed", "response.incomplete", "response.failed")
-"""Types of the events that tell the usage of a whole answer."""
+_CLOSING_TYPES = (
+    "message_delta",
+    "response.completed",
+    "response.incomplete",
+    "response.failed",
+)
+"""Types of the events that have the usage of the whole response."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Event:
-    """An event that carries a JSON object, and what else it has.
+    """A server-sent event with a JSON object as its data.
 
-    Chat and text completions send chunks, which are parts of the answer themselves. Events of
-    /v1/responses and /v1/messages have a type; some hold the answer in a field.
+    The chunks of chat and text completions are parts of the response themselves. The events of
+    /v1/responses and /v1/messages have a type; some hold the response in a field.
     """
 
     data: dict[str, Any]
-    others: tuple[bytes, ...]
+    other_lines: tuple[bytes, ...]
     end: bytes
 
     @classmethod
     def read(cls, event: bytes, end: bytes) -> _Event | None:
-        """Read an event; None where it carries no part of an answer."""
+        """Parse an event; return None if it carries no part of a response."""
         lines = event.splitlines()
         payload = [line.removeprefix(_DATA) for line in lines if line.startswith(_DATA)]
         try:
@@ -128,51 +132,51 @@ class _Event:
         return cls(data, tuple(line for line in lines if not line.startswith(_DATA)), end)
 
     @property
-    def answer(self) -> dict[str, Any]:
-        """What names the model: the event itself, or a field of it."""
-        answer: dict[str, Any] = self.data[self._holder] if self._holder else self.data
-        return answer
+    def response(self) -> dict[str, Any]:
+        """The object with the field `model`: the data itself, or a field of it."""
+        response: dict[str, Any] = self.data[self._field] if self._field else self.data
+        return response
 
     @property
     def closes(self) -> bool:
-        """Whether it tells the usage of the whole answer."""
+        """Whether the event has the usage of the whole response."""
         if (kind := self.data.get("type")) is not None:
-            return kind in _CLOSING
+            return kind in _CLOSING_TYPES
         return self.data.get("choices") == [] and "usage" in self.data
 
     @property
-    def answers(self) -> set[int]:
-        """Which answers it belongs to."""
+    def indices(self) -> set[int]:
+        """The indices of the answers to which the event belongs."""
         return {choice.get("index", 0) for choice in self.data.get("choices") or []}
 
     @property
     def finishes(self) -> bool:
-        """Whether an answer ends with it."""
+        """Whether the event ends an answer."""
         choices = self.data.get("choices") or []
         return any(choice.get("finish_reason") is not None for choice in choices)
 
-    def write(self, answer: dict[str, Any]) -> bytes:
-        """The event with `answer` in place of its own."""
-        data = {**self.data, self._holder: answer} if self._holder else answer
-        return b"\n".join([*self.others, _DATA + b" " + dump(data)]) + self.end
+    def write(self, response: dict[str, Any]) -> bytes:
+        """Return the event as bytes, with another response."""
+        data = {**self.data, self._field: response} if self._field else response
+        return b"\n".join([*self.other_lines, _DATA + b" " + dump(data)]) + self.end
 
     @property
-    def _holder(self) -> str | None:
-        holder = _HOLDERS.get(str(self.data.get("type")), "response")
-        return holder if isinstance(self.data.get(holder), dict) else None
+    def _field(self) -> str | None:
+        field = _RESPONSE_FIELDS.get(str(self.data.get("type")), "response")
+        return field if isinstance(self.data.get(field), dict) else None
 
 
 class ResponseDecorator:
-    """An ASGI `send` that decorates successful answers, streamed or whole.
+    """An ASGI `send` that adds `ResponseFields` to successful responses, streamed or whole.
 
-    Errors lose the engine's names of adapters.
+    In errors it replaces the engine's names of adapters.
     """
 
-    def __init__(self, send: Send, decoration: Decoration) -> None:
+    def __init__(self, send: Send, response_fields: ResponseFields) -> None:
         self._send = send
-        self._decoration = decoration
+        self._fields = response_fields
         self._stream: EventStream | None = None
-        self._held: Message | None = None  # the start of a whole answer, whose length will change
+        self._start: Message | None = None  # held, because the length of a whole response changes
         self._body = b""
 
     async def __call__(self, message: Message) -> None:
@@ -182,23 +186,23 @@ class ResponseDecorator:
             await self._send(message)
         elif self._stream is not None:
             await self._send_events(self._stream, message)
-        elif self._held is not None:
+        elif self._start is not None:
             self._body += message.get("body", b"")
             if not message.get("more_body", False):
-                await self._send_whole(self._held)
+                await self._send_whole(self._start)
         else:
             await self._send(message)
 
     async def _begin(self, message: Message) -> None:
-        kind = content_type(message)
+        media_type = content_type(message)
         succeeds = message["status"] == 200
-        if succeeds and (affinity := self._decoration.affinity) is not None:
+        if succeeds and (affinity := self._fields.affinity) is not None:
             headers = [*message["headers"], (AFFINITY, affinity.encode())]
             message = {**message, "headers": headers}
-        if succeeds and kind.startswith(b"text/event-stream"):
-            self._stream = EventStream(self._decoration)
-        elif kind.startswith(b"application/json"):
-            self._held = message
+        if succeeds and media_type.startswith(b"text/event-stream"):
+            self._stream = EventStream(self._fields)
+        elif media_type.startswith(b"application/json"):
+            self._start = message
             return
         await self._send(message)
 
@@ -213,7 +217,7 @@ class ResponseDecorator:
     async def _send_whole(self, start: Message) -> None:
         body = self._body
         if start["status"] != 200:
-            body = self._decoration.without_engine_names(body)
-        elif isinstance(answer := json.loads(body), dict):
-            body = dump(await self._decoration.whole(answer))
+            body = self._fields.without_engine_names(body)
+        elif isinstance(response := json.loads(body), dict):
+            body = dump(await self._fields.annotate(response))
         await send_whole(self._send, start, body)

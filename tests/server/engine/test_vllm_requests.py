@@ -78,7 +78,7 @@ def test_a_response_as_a_chat_has_the_same_prompt(
     renderer: PromptRenderer, body: dict[str, Any]
 ) -> None:
     async def run() -> tuple[tuple[int, ...], tuple[int, ...]]:
-        rendered = await renderer.open(Kind.RESPONSES, body)
+        rendered = await renderer.render(Kind.RESPONSES, body)
         assert rendered.kind is Kind.CHAT
         return rendered.prompts[0], await renderer.tokenize(Kind.CHAT, rendered.body)
 
@@ -100,4 +100,4 @@ def test_what_a_response_cannot_compose(
     renderer: PromptRenderer, body: dict[str, Any], field: str
 ) -> None:
     with pytest.raises(UnsupportedError, match=f"'{field}'"):
-        asyncio.run(renderer.open(Kind.RESPONSES, {"input": "Hi"} | body))
+        asyncio.run(renderer.render(Kind.RESPONSES, {"input": "Hi"} | body))

@@ -6,7 +6,7 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from composer.errors import UnsupportedError, quoted
-from server.compose.access import FIELD
+from server.compose.incoming.request_fields import FIELD
 from server.engine.port import Body, Kind
 
 INVOCATIONS = "/invocations"
@@ -14,13 +14,13 @@ _HEADERS = b"x-amzn-sagemaker-"
 _ADAPTER = "X-Amzn-SageMaker-Adapter-Identifier"
 
 
-def invoked(scope: Scope, body: Body) -> tuple[Kind, Body]:
-    """The route that a request to `/invocations` is meant for, and its body there.
+def read_invocation(scope: Scope, body: Body) -> tuple[Kind, Body]:
+    """Return the route that a request to `/invocations` is meant for, and its body there.
 
-    SageMaker's header names an adapter; it stands for the field `model`.
+    SageMaker's header names an adapter; it takes the place of the field `model`.
 
     Raises:
-        UnsupportedError: the body is none of a known route, or contradicts the header.
+        UnsupportedError: the body belongs to no known route, or contradicts the header.
     """
     kind = Kind.CHAT if "messages" in body else Kind.COMPLETION
     if "messages" not in body and "prompt" not in body:
@@ -40,11 +40,11 @@ def invoked(scope: Scope, body: Body) -> tuple[Kind, Body]:
     return kind, body | {"model": adapter}
 
 
-def addressed(scope: Scope, kind: Kind) -> Scope:
-    """A request to `/invocations` as one to its route.
+def redirect(scope: Scope, kind: Kind) -> Scope:
+    """Return the scope of a request to `/invocations` as one of a request to `kind`.
 
-    vLLM's handler would take the model from SageMaker's header, after all checks, and ignore
-    `model`.
+    vLLM's handler of `/invocations` would take the model from SageMaker's header, after all checks,
+    and ignore the field `model`.
     """
     path = scope.get("root_path", "") + kind.value
     headers = [(k, v) for k, v in scope["headers"] if not k.lower().startswith(_HEADERS)]

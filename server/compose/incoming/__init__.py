@@ -1,0 +1,1 @@
+"""Requests as clients send them: read, bounded and checked before anything is computed."""

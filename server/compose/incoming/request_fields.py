@@ -1,0 +1,74 @@
+"""The fields that this server adds to vLLM's requests, and the checks that none got lost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
+from composer.errors import CompositionSchemaError, nearest_name, quoted
+from server.errors import CompositionLostError
+
+FIELD = "composition"
+"""What to compose. vLLM never sees this field."""
+
+COMPARE = "compare"
+"""Whether to answer with each expert alone as well."""
+
+EXPECT = "X-Composer-Expect"
+"""Request header by which a client states that it asked for a composition."""
+
+_NEAR_FIELDS = (FIELD, "completions")
+"""Names that a misspelt field is compared with; "completions" is near, and not a misspelling."""
+
+
+def without_composer_fields(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that vLLM knows."""
+    return {name: value for name, value in body.items() if name not in (FIELD, COMPARE)}
+
+
+def wants_compare(body: Mapping[str, Any]) -> bool:
+    """Return the field `compare`. Raise `CompositionSchemaError` if it is not a boolean."""
+    compare = body.get(COMPARE)
+    if compare is not None and not isinstance(compare, bool):
+        raise CompositionSchemaError(
+            f"'{COMPARE}' is {quoted(repr(compare))}. Give true or false.", param=COMPARE
+        )
+    return bool(compare)
+
+
+def check_misspelt(body: Mapping[str, Any]) -> None:
+    """Raise `CompositionLostError` if a field looks like a misspelt `composition`.
+
+    vLLM ignores unknown fields, so the base model would answer as if nothing had been composed.
+    """
+    for name in body:
+        if name[:1] not in "cC" or name == FIELD:
+            continue
+        if nearest_name(name.lower(), _NEAR_FIELDS) == FIELD:
+            raise CompositionLostError(
+                f"{quoted(name)} is not a field of a request; did you mean '{FIELD}'?", param=name
+            )
+
+
+def check_expected(scope: Scope, *, composed: bool) -> None:
+    """Raise `CompositionLostError` if the client expects a composed answer and gets another.
+
+    Gateways drop fields that they do not know; the base model's answer would look like a composed
+    one.
+    """
+    expected = Headers(scope=scope).get(EXPECT)
+    if expected is None:
+        return
+    if expected != FIELD:
+        raise CompositionLostError(
+            f"the header {EXPECT} is {quoted(expected)}. Its only valid value is '{FIELD}'."
+        )
+    if not composed:
+        raise CompositionLostError(
+            f"the header {EXPECT} asks for a composed answer, and this request composes nothing. "
+            f"A gateway on the way may have dropped the field '{FIELD}': name a formula or a "
+            "stored composition as the model instead."
+        )

@@ -1,0 +1,1 @@
+"""Routers of mixtures: which experts answer, and what the response says about it."""

@@ -1,0 +1,169 @@
+"""Which experts answer a request, by the examples and gates of this server and by the prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from starlette.concurrency import run_in_threadpool
+
+from adapters import Profile, Registry
+from composer.errors import UnsupportedError
+from composer.mixtures.route import route
+from composer.mixtures.specs import GateSpec, WeightedMixtureSpec
+from composer.mixtures.tfidf import PromptSimilarity
+from composer.plan import Plan
+from server.auth.keys import Key
+from server.compose.routing.gates import Gates
+from server.compose.routing.prompt_text import prompt_text
+from server.engine.port import Body, Engine, Kind
+from server.settings import MIXTURE_OPTIONS
+
+_INLINE_CHARACTERS = 16 * 1024
+"""Longest text that is compared with the examples on the event loop; it takes milliseconds."""
+
+AUTO = "auto"
+"""The model that stands for the default router over all adapters that it may choose."""
+
+
+class Routing:
+    """The examples, gates and adapters that routers choose by, as they are at any moment."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        registry: Registry,
+        gates: Gates,
+        profiles: Mapping[str, Profile],
+        default_router: Mapping[str, object],
+    ) -> None:
+        """Build the routing of one server.
+
+        Args:
+            engine: decodes prompts of token ids.
+            registry: the adapters that are served, and their profiles.
+            gates: of the command line.
+            profiles: of the base model and of auxiliary models.
+            default_router: router of `auto`, with `top_k` and `explain` of its mixture.
+        """
+        self.gates = gates
+        self.default_router = default_router
+        self._engine = engine
+        self._registry = registry
+        self._model_examples = {name: p.texts for name, p in profiles.items() if p.texts}
+        self._similarity: tuple[dict[str, Sequence[str]], PromptSimilarity] | None = None
+
+    # ---- auto
+
+    @property
+    def serves_auto(self) -> bool:
+        """Whether the default router has anything to choose from."""
+        return self.default_router["kind"] == "gate" or bool(self._examples())
+
+    def auto(self, key: Key) -> Body:
+        """Return the composition that `model: "auto"` stands for.
+
+        Raises:
+            UnsupportedError: there is no adapter to choose from.
+        """
+        router = dict(self.default_router)
+        options = {name: router.pop(name) for name in MIXTURE_OPTIONS if name in router}
+        experts = self._auto_experts(router, key)
+        if not experts:
+            raise UnsupportedError(
+                f"the model '{AUTO}' has no adapter to choose from. An adapter is chosen by its "
+                "examples or its description: publish it with them, give them to it with "
+                "'composer adapters profile', or start the server with --examples NAME=FILE. Its "
+                "policy must allow compositions and this API key.",
+                param="model",
+            )
+        top_k = options.get("top_k")
+        if isinstance(top_k, int):
+            options["top_k"] = min(top_k, len(experts))
+        return {"recipe": "mixture", "experts": experts, "router": router, **options}
+
+    def _auto_experts(self, router: Mapping[str, object], key: Key) -> list[str]:
+        if router["kind"] == "gate":  # a gate chooses among the adapters of its training
+            name = router.get("name")
+            names = self.gates.get(name if isinstance(name, str) else None).gate.classes
+        else:
+            names = tuple(self._examples())
+        return [name for name in names if self._is_allowed(name, key)]
+
+    def _is_allowed(self, name: str, key: Key) -> bool:
+        if not key.may_use(name):
+            return False
+        served = self._registry.get(name)
+        if served is None:  # a model, or an adapter of a gate that is retired: see `settle`
+            return True
+        return served.policy.compositions and served.policy.allows_key(key.secret)
+
+    # ---- one request
+
+    async def settle(self, kind: Kind, body: Body, plan: Plan) -> tuple[Plan, tuple[str, ...]]:
+        """Return the plan of the experts that run, with their prior as weights.
+
+        The second value names experts of a gate that are not served any more.
+
+        Raises:
+            CompositionError: a router needs examples or a gate that this server does not have.
+        """
+        if plan.mixture is None:
+            return plan, ()
+        missing: tuple[str, ...] = ()
+        router = plan.mixture.router
+        if isinstance(router, GateSpec):
+            plan, missing = self.gates.settle(plan, router, self._digests())
+        reads_text = plan.mixture is not None and plan.mixture.reads_text
+        similarity = await self._prompt_similarity() if reads_text else None
+        text = prompt_text(self._engine, kind, body) if reads_text else ""
+        if len(text) <= _INLINE_CHARACTERS:
+            return route(plan, text, similarity), missing
+        return await run_in_threadpool(route, plan, text, similarity), missing
+
+    async def start_expert(self, kind: Kind, body: Body, router: GateSpec) -> str:
+        """Return the expert that reads the prompt.
+
+        The request may name it; otherwise it is the one whose examples are most similar to the
+        prompt, or the first one if an expert has no examples.
+        """
+        if router.start is not None:
+            return router.start
+        similarity = await self._prompt_similarity()
+        if not similarity.names.issuperset(router.experts):
+            return router.experts[0]
+        text = prompt_text(self._engine, kind, body)
+        weights = similarity.weights(text, names=router.experts)
+        return max(router.experts, key=lambda name: weights[name])
+
+    def limit_experts(self, plan: Plan, max_experts: int) -> Plan:
+        """Return a plan that runs at most `max_experts`, if it is a weighted mixture."""
+        mixture = plan.mixture
+        if mixture is None or not isinstance(mixture.router, WeightedMixtureSpec):
+            return plan
+        return replace(plan, mixture=replace(mixture, top_k=min(max_experts, len(plan.members))))
+
+    # ---- examples and adapters
+
+    async def _prompt_similarity(self) -> PromptSimilarity:
+        """Return the tf-idf index of all examples; build it in a thread if examples changed."""
+        examples = self._examples()
+        if self._similarity is None or self._similarity[0] != examples:
+            self._similarity = examples, await run_in_threadpool(PromptSimilarity, examples)
+        return self._similarity[1]
+
+    def _examples(self) -> dict[str, Sequence[str]]:
+        examples: dict[str, Sequence[str]] = dict(self._model_examples)
+        for alias in self._registry.names():
+            served = self._registry.get(alias)
+            if served is not None and served.profile.texts:
+                examples[alias] = served.profile.texts
+        return examples
+
+    def _digests(self) -> dict[str, str | None]:
+        adapters = {alias: self._registry.get(alias) for alias in self._registry}
+        return {
+            alias: served.generation.digest
+            for alias, served in adapters.items()
+            if served is not None
+        }
