@@ -107,12 +107,12 @@ def _serve(settings: Settings, lifecycle: Lifecycle) -> None:
         # vLLM takes seconds to import, so it comes last: errors above show at once.
         with stage("importing vLLM"):
             from server import app
-            from server.engine import vllm_engine
+            from server.engine.vllm import launch
 
         ranks = {a: store.stored(str(store.current(a).digest)).report.rank for a in aliases}
         models = {name: one for name, one in profiles.items() if name not in aliases}
         parts = app.Parts(settings, folder, shapes, auxiliaries, store, lifecycle, gates, models)
-        vllm_engine.run(
+        launch.run(
             settings,
             Needs(shapes, ranks, settings.keys.publishes, auxiliaries),
             lifecycle,

@@ -15,7 +15,7 @@ from composer.recipes import RECIPES
 from server import settings
 from server.auth.access_control import ALLOWED, KEYLESS
 from server.auth.keys import Role
-from server.compose import request_bounds
+from server.compose.incoming.bounds_table import bounds_table
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -41,7 +41,7 @@ OF_OTHERS = {
         ("choosing-a-method", "recipes", recipes.table),
         ("routing", "routers", routers.table),
         ("adapters", "merges", merges.table),
-        ("operating", "bounds", request_bounds.overview),
+        ("operating", "bounds", bounds_table),
     ],
 )
 def test_generated_tables_are_up_to_date(page: str, name: str, table: Callable[[], str]) -> None:

@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 
 DOORS: dict[str, tuple[str, ...]] = {
     "vllm": (
-        *("composer.vllm", "server.engine.vllm_engine", "server.engine.vllm_requests"),
+        *("composer.vllm", "server.engine.vllm"),
         "bench.inprocess",
     ),
     "httpx": ("clients", "bench"),

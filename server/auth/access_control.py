@@ -1,8 +1,8 @@
-"""Who may do what: routes that exist, keys and roles.
+"""Access control: the routes that exist, and the keys and roles that they require.
 
-vLLM's application has dozens of routes, several of which answer without a key, take a model past
-every policy or stop the engine. Here the routes are a list of those that are served; all others
-are taken out of the application, so no path leads to them.
+vLLM's application has dozens of routes, several of which answer without a key, bypass the policies
+of adapters, or stop the engine. Only the routes on a list are served; all others are removed from
+the application.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ ALLOWED = frozenset(
         "/openapi.json",
     }
 )
-"""What of vLLM's application is served unless `--expose` names more."""
+"""Routes of vLLM that are served; `--expose` adds others."""
 
 METRICS = "/metrics"
 KEYLESS = frozenset({"/live", "/ready", "/health"})
-"""Routes that ask for no key: whoever restarts or routes to the server has none."""
+"""Routes that require no key, for orchestrators and load balancers."""
 
 _ADAPTERS = "/v1/adapters"
 _COMPOSITIONS = "/v1/compositions"
@@ -49,7 +49,7 @@ class MetricsAccess(StrEnum):
     """Who may read `/metrics`."""
 
     KEY = "key"
-    """Whoever has a key for all models, where keys are required; else everybody."""
+    """Every key without `models`; everybody if no keys are required."""
 
     OPEN = "open"
     """Everybody."""
@@ -59,33 +59,33 @@ class MetricsAccess(StrEnum):
 
 
 def restrict_routes(app: FastAPI, exposed: Collection[str]) -> None:
-    """Take every route that is not served out of vLLM's application.
+    """Remove every route that is not served from vLLM's application.
 
     Args:
         app: the application, with vLLM's routes only.
-        exposed: further routes that the operator wants.
+        exposed: further routes to serve.
 
     Raises:
-        ValueError: the application has no such route as the operator names.
+        ValueError: the application does not have a route in `exposed`.
     """
-    there = {route_path(route) for route in app.router.routes}
-    if unknown := sorted(set(exposed) - there):
+    paths = {route_path(route) for route in app.router.routes}
+    if unknown := sorted(set(exposed) - paths):
         raise ValueError(
             f"--expose {unknown[0]}: vLLM has no such route here. It has "
-            f"{', '.join(sorted(filter(None, there - ALLOWED - {METRICS})))}."
+            f"{', '.join(sorted(filter(None, paths - ALLOWED - {METRICS})))}."
         )
-    kept = {*ALLOWED, *exposed} - {METRICS}  # ours is in `server.routes.prometheus`
+    kept = {*ALLOWED, *exposed} - {METRICS}  # `server.routes.prometheus` replaces it
     app.router.routes[:] = [route for route in app.router.routes if route_path(route) in kept]
     app.openapi_schema = None
 
 
 def route_path(route: BaseRoute) -> str:
-    """The path of a route, with the names of its parameters in braces."""
+    """Return the path of a route, with the names of its parameters in braces."""
     return str(getattr(route, "path", ""))
 
 
 def role_for(method: str, path: str) -> Role:
-    """The role that a request needs."""
+    """Return the role that a request requires."""
     if path in _VLLM_ADAPTERS or path == _ADAPTERS or path.startswith(_ADAPTERS + "/"):
         return Role.ADMIN if path.endswith("/policy") else Role.PUBLISH
     if path.startswith(_COMPOSITIONS) and method not in _READING:
@@ -94,7 +94,7 @@ def role_for(method: str, path: str) -> Role:
 
 
 class AccessControl:
-    """ASGI middleware: finds out whose request it is, and whether the key may send it."""
+    """ASGI middleware: identifies the key of a request, and checks its role and quota."""
 
     def __init__(
         self, app: ASGIApp, *, keys: KeyRing, quotas: Quotas, metrics: MetricsAccess
@@ -162,5 +162,5 @@ class AccessControl:
 
 
 def route_of(scope: Scope) -> str:
-    """The path of a request, without the prefix of a proxy."""
+    """Return the path of a request, without the prefix of a proxy."""
     return str(scope["path"]).removeprefix(scope.get("root_path", ""))

@@ -1,15 +1,15 @@
-"""API keys: who sends a request, what they may do, and how much of it.
+"""API keys: who sends a request, and what the key may do.
 
 A file of keys is TOML, one table for each key. It holds hashes, never a key itself:
 
     [alice]
     sha256 = "9f86d081884c7d65…"     # or a list of two, while a key is being replaced
     roles = ["use", "compose"]       # the default is ["use"]
-    models = ["base", "polite"]      # what it may ask for; without the field: everything
+    models = ["base", "polite"]      # models that it may use; the default is all
     requests_per_minute = 600
     rows = 32                        # of the engine's batch, at once
 
-The file is read again when it has changed, so a key can be added or revoked under traffic.
+The file is read again when it changes, so a key can be added or revoked under traffic.
 """
 
 from __future__ import annotations
@@ -41,32 +41,33 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}")
 _STATE = "composer_key"
 _RECHECK_S = 1.0
-"""How often the file of keys is looked at, at most."""
+"""Shortest interval between two looks at the file of keys."""
 
 
 class Role(StrEnum):
     """What a key may do. `ADMIN` includes the others."""
 
     USE = "use"
-    """Ask models and list them."""
+    """Send requests to models, and list models."""
 
     COMPOSE = "compose"
-    """Store compositions, and change its own."""
+    """Store compositions, and change those that the key has stored."""
 
     PUBLISH = "publish"
     """Publish, replace and remove adapters."""
 
     ADMIN = "admin"
-    """Everything: policies of adapters, and the compositions of others."""
+    """Everything, including policies of adapters and compositions of other keys."""
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
     """Who sends a request.
 
-    `models` are the values of `model` that it may ask for, which are also the members that its
-    compositions may have; None is everything. `secret` is what the request presented, for the
-    policies of adapters.
+    models: values of `model` that the key may request, and members that its compositions may have;
+        None stands for all.
+    requests_per_minute, rows: limits; None stands for unlimited.
+    secret: what the request presented, for the policies of adapters.
     """
 
     name: str
@@ -77,22 +78,22 @@ class Key:
     secret: str | None = field(default=None, repr=False, compare=False)
 
     def may(self, role: Role) -> bool:
-        """Whether it has the role."""
+        """Return whether the key has a role."""
         return role in self.roles or Role.ADMIN in self.roles
 
     def may_use(self, model: str) -> bool:
-        """Whether it may ask this model; the base model is called `base` here."""
+        """Return whether the key may use a model; `base` is the base model."""
         return self.models is None or model in self.models
 
 
 ANONYMOUS = Key("anonymous", frozenset({Role.USE, Role.COMPOSE}))
-"""Who sends requests to a server without keys."""
+"""The sender of requests to a server without keys."""
 
 API_KEY = Key("api-key", frozenset({Role.USE, Role.COMPOSE}))
-"""Who presents a key of `--api-key`."""
+"""The sender of requests with a key of `--api-key`."""
 
 ADMIN = Key("admin", frozenset(Role))
-"""Who presents the administrators' key."""
+"""The sender of requests with the administrators' key."""
 
 _RESERVED = frozenset({ANONYMOUS.name, API_KEY.name, ADMIN.name})
 
@@ -101,26 +102,26 @@ class KeyFields(Fields):
     """One table of a file of keys."""
 
     sha256: str | Annotated[list[str], Field(min_length=1)]
-    """Of the key, in hex; several are valid at once."""
+    """SHA-256 of the key in hex, or several, all of which are valid."""
 
     roles: Annotated[list[Role], Field(min_length=1)] = Field(default_factory=lambda: [Role.USE])
-    """What it may do."""
+    """What the key may do."""
 
     models: list[str] | None = None
-    """What it may ask for; left out, everything."""
+    """Models that the key may use; all if the field is left out."""
 
     requests_per_minute: Annotated[int, Field(strict=True, ge=1)] | None = None
-    """Requests that it may send in any minute."""
+    """Requests per minute."""
 
     rows: Annotated[int, Field(strict=True, ge=1)] | None = None
-    """Rows of the engine's batch that its requests may take at once."""
+    """Rows of the engine's batch that the requests of the key may take at once."""
 
 
 class KeyFile:
-    """A file of keys, which may change while the server runs."""
+    """A file of keys that may change while the server runs."""
 
     def __init__(self, path: Path) -> None:
-        """Read it. Raises `ValueError` where that fails."""
+        """Read the file. Raise `ValueError` if that fails."""
         self._path = path
         self._lock = threading.Lock()
         self._seen = self._signature()
@@ -128,9 +129,9 @@ class KeyFile:
         self._checked = time.monotonic()
 
     def keys(self) -> Mapping[str, Key]:
-        """The keys by the sha256 of their secrets, as the file is now.
+        """Return the present keys of the file, by the SHA-256 of their secrets.
 
-        A file that cannot be read leaves the keys as they were; the log says why.
+        If the file cannot be read, log the reason and keep the previous keys.
         """
         with self._lock:
             now = time.monotonic()
@@ -154,16 +155,16 @@ class KeyFile:
 
 
 def read_keys(path: Path) -> dict[str, Key]:
-    """The keys of a file, by the sha256 of their secrets.
+    """Return the keys of a file, by the SHA-256 of their secrets.
 
     Raises:
-        ValueError: the file cannot be read; names the key and the field.
+        ValueError: the file is invalid; the message names the key and the field.
     """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ValueError(f"--keys {path}: {error}") from error
-    found: dict[str, Key] = {}
+    keys: dict[str, Key] = {}
     for name, table in tables.items():
         if not _NAME.fullmatch(name) or name in _RESERVED:
             raise ValueError(
@@ -193,13 +194,13 @@ def read_keys(path: Path) -> dict[str, Key]:
                     f"--keys {path}: {name}.sha256 is not 64 hex digits. Give what "
                     "`printf %s KEY | sha256sum` prints, not the key."
                 )
-            if digest in found:
+            if digest in keys:
                 raise ValueError(
-                    f"--keys {path}: {found[digest].name} and {name} have the same sha256. "
+                    f"--keys {path}: {keys[digest].name} and {name} have the same sha256. "
                     "Give each its own key."
                 )
-            found[digest] = key
-    return found
+            keys[digest] = key
+    return keys
 
 
 class KeyRing:
@@ -211,10 +212,10 @@ class KeyRing:
         admin_key: str | None = None,
         file: KeyFile | None = None,
     ) -> None:
-        """`api_keys` and `admin_key` are secrets; `file` holds hashes."""
+        """`api_keys` and `admin_key` are secrets; `file` has hashes."""
         self._fixed = {_digest(secret): API_KEY for secret in api_keys}
         self.required = bool(self._fixed) or file is not None
-        """Whether a request without a key is refused."""
+        """Whether requests without a key are refused."""
 
         if admin_key is not None:
             self._fixed[_digest(admin_key)] = ADMIN
@@ -222,19 +223,19 @@ class KeyRing:
 
     @property
     def publishes(self) -> bool:
-        """Whether any key may publish adapters, now or after the file of keys has changed."""
+        """Whether a key may publish adapters, now or after a change of the file."""
         return self._file is not None or ADMIN in self._fixed.values()
 
     def anonymous(self, scope: Scope) -> Key:
-        """Who sends a request that needs no key, and is not asked for one."""
+        """Return the sender of a request that requires no key."""
         secrets = presented(scope)
         return replace(ANONYMOUS, secret=secrets[0] if secrets else None)
 
     def identify(self, scope: Scope) -> Key:
-        """Who sends a request, by `Authorization: Bearer KEY` or `x-api-key: KEY`.
+        """Return the sender of a request, by `Authorization: Bearer KEY` or `x-api-key: KEY`.
 
         Raises:
-            UnauthorizedError: a key is required, and none that is known was sent.
+            UnauthorizedError: a key is required, and the request has no known key.
         """
         secrets = presented(scope)
         known = self._known()
@@ -254,34 +255,29 @@ class KeyRing:
 
 
 def presented(scope: Scope) -> Sequence[str]:
-    """The secrets that a request presents, at most two."""
+    """Return the secrets in the headers of a request, at most two."""
     headers = Headers(scope=scope)
     scheme, _, bearer = headers.get("authorization", "").partition(" ")
-    found = [bearer.strip()] if scheme.lower() == "bearer" else []
-    found.append(headers.get("x-api-key", "").strip())
-    return list(dict.fromkeys(filter(None, found)))
+    secrets = [bearer.strip()] if scheme.lower() == "bearer" else []
+    secrets.append(headers.get("x-api-key", "").strip())
+    return list(dict.fromkeys(filter(None, secrets)))
 
 
 def key_of(scope: Scope) -> Key:
-    """Who sent a request that has passed `server.auth.access_control`."""
+    """Return the sender of a request that has passed `server.auth.access_control`."""
     key: Key = scope["state"][_STATE]
     return key
 
 
 def sender_of(scope: Scope) -> str:
-    """The name of the key that a request was sent with; "-" where that was not found out."""
+    """Return the name of the key of a request; "-" if the request was not identified."""
     key: Key | None = scope["state"].get(_STATE)
     return "-" if key is None else key.name
 
 
 def set_key(scope: Scope, key: Key) -> None:
-    """Say who sent a request."""
+    """Attach the sender to a request."""
     scope.setdefault("state", {})[_STATE] = key
-
-
-def secret_of(scope: Scope) -> str | None:
-    """The secret that came with a request, for the policies of adapters."""
-    return key_of(scope).secret
 
 
 def _digest(secret: str) -> str:

@@ -1,4 +1,4 @@
-"""How much a key may ask for: requests per minute, and rows of the engine's batch at once."""
+"""Quotas of keys: requests per minute, and rows of the engine's batch at once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ROWS_RETRY_S = 1.0
 
 
 class Quotas:
-    """What every key has used up. Belongs to the event loop of the server."""
+    """What each key has used. Belongs to the event loop of the server."""
 
     def __init__(self) -> None:
         self._requests = MovingWindowRateLimiter(MemoryStorage())
@@ -29,7 +29,7 @@ class Quotas:
         """Count one request.
 
         Raises:
-            RateLimitError: the key has sent as many as it may within a minute.
+            RateLimitError: the key has sent its quota of requests within a minute.
         """
         if key.requests_per_minute is None:
             return
@@ -45,11 +45,11 @@ class Quotas:
 
     @contextmanager
     def hold(self, key: Key, rows: int) -> Iterator[None]:
-        """Count the rows of a request for as long as it runs.
+        """Count the rows of a request while it runs.
 
         Raises:
-            RateLimitError: the key's requests would take more rows at once than it may.
-            RequestBoundError: this one alone would.
+            RateLimitError: the requests of the key would exceed its quota of rows together.
+            RequestBoundError: this request exceeds the quota alone.
         """
         if key.rows is None:
             yield

@@ -1,6 +1,6 @@
 """What the server needs of the engine and of vLLM's application, as plain types.
 
-`server.engine.vllm_engine` is the implementation; nothing else here knows that it is vLLM.
+`server.engine.vllm` is the implementation; nothing else in the server depends on vLLM.
 """
 
 from __future__ import annotations

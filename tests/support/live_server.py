@@ -59,13 +59,19 @@ class LiveServer:
 
 @contextmanager
 def serving(
-    arguments: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+    arguments: Sequence[str],
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+    module: str = "server",
 ) -> Iterator[LiveServer]:
-    """A server with these arguments, from its first answer to /health to the end of the block."""
+    """Start a server with these arguments; yield it once it answers /health, and stop it after.
+
+    `module` is what `python -m` runs.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "server", "--port", str(port), *arguments]
+    command = [sys.executable, "-m", module, "--port", str(port), *arguments]
     with log.open("wb") as out:
         process = subprocess.Popen(
             command, cwd=ROOT, env=os.environ | (environment or {}), stdout=out, stderr=out

@@ -17,8 +17,8 @@ from composer.plan import Plan
 from composer.request import parse_composition
 from server.auth.keys import ANONYMOUS
 from server.compose.access import MemberNames
-from server.compose.auto import Routing
-from server.compose.gates import Gates, LoadedGate
+from server.compose.routing.auto import Routing
+from server.compose.routing.gates import Gates, LoadedGate
 from server.engine.port import Engine, Kind
 
 ADDS, LIVES = ("What is 1 + 2?", "What is 30 + 4?"), ("Where does Ann live?",)
@@ -152,7 +152,9 @@ def test_the_expert_that_starts(adapters: Registry) -> None:
         }
         plan, _ = settled(one, composition, question)
         assert plan.mixture is not None
-        return asyncio.run(one.start(Kind.CHAT, chat(question), cast(Any, plan.mixture.router)))
+        return asyncio.run(
+            one.start_expert(Kind.CHAT, chat(question), cast(Any, plan.mixture.router))
+        )
 
     assert start(["lives", "adds"]) == "adds"
     assert start(["lives", "adds"], "where somebody lives") == "lives"

@@ -10,7 +10,7 @@ from composer.capacity import ModelCapacity, RowNeed
 from composer.errors import GroupTooLargeError, PromptTooLongError
 from composer.plan import Member
 from composer.prompts import TextPrompt
-from server.compose.gang_capacity import check_group as check
+from server.compose.gang_capacity import check_gang as check
 from server.engine.port import Capacity
 
 CAPACITY = Capacity(ModelCapacity(100, adapters=2, kv_blocks=8, block_tokens=(16,)), rows=3)
@@ -18,7 +18,7 @@ SMALL = Capacity(ModelCapacity(60, adapters=1, kv_blocks=6, block_tokens=(16,)),
 MEMBERS = [Member("base"), Member("polite"), Member("base", TextPrompt("other"))]
 
 
-def check_group(
+def check_gang(
     members: Sequence[Member], tokens: Sequence[int], adapters: int, max_tokens: int | None
 ) -> None:
     """Rows of the base model, the first `adapters` of them with one each."""
@@ -30,27 +30,27 @@ def check_group(
 
 
 def test_what_fits_exactly() -> None:
-    check_group(MEMBERS, [17, 17, 17], 1, 16)  # 2 blocks each
-    check_group(MEMBERS[:1], [84], 0, 16)
-    check_group(MEMBERS, [17, 17, 17], 2, None)
+    check_gang(MEMBERS, [17, 17, 17], 1, 16)  # 2 blocks each
+    check_gang(MEMBERS[:1], [84], 0, 16)
+    check_gang(MEMBERS, [17, 17, 17], 2, None)
 
 
 def test_prompt_and_answer_exceed_the_context() -> None:
     with pytest.raises(PromptTooLongError, match=r"member polite reads 85 .* 101") as caught:
-        check_group(MEMBERS[:2], [10, 85], 1, 16)
+        check_gang(MEMBERS[:2], [10, 85], 1, 16)
     assert caught.value.code == "context_length_exceeded"
     with pytest.raises(PromptTooLongError):
-        check_group(MEMBERS[:1], [100], 0, None)
+        check_gang(MEMBERS[:1], [100], 0, None)
 
 
 def test_more_rows_than_run_at_once() -> None:
     with pytest.raises(GroupTooLargeError, match=r"4 rows .* at most 3"):
-        check_group([*MEMBERS, Member("rude")], [1] * 4, 2, 1)
+        check_gang([*MEMBERS, Member("rude")], [1] * 4, 2, 1)
 
 
 def test_more_adapters_than_slots() -> None:
     with pytest.raises(GroupTooLargeError, match=r"3 adapters .* 2\. .*--max-loras"):
-        check_group(MEMBERS, [1] * 3, 3, 1)
+        check_gang(MEMBERS, [1] * 3, 3, 1)
 
 
 def test_one_row_may_need_several_slots() -> None:
@@ -61,7 +61,7 @@ def test_one_row_may_need_several_slots() -> None:
 
 def test_more_blocks_than_there_are() -> None:
     with pytest.raises(GroupTooLargeError) as caught:
-        check_group(MEMBERS, [33, 33, 40], 1, 16)
+        check_gang(MEMBERS, [33, 33, 40], 1, 16)
     message = caught.value.message
     assert "(33 + 16 - 1)/16 + (33 + 16 - 1)/16 + (40 + 16 - 1)/16" in message
     assert "= 10 blocks" in message

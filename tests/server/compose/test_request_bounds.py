@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.compose import request_bounds
-from server.compose.request_bounds import check_bounds, check_composed, pattern_length
+from server.compose.incoming.grammar_bounds import pattern_length
+from server.compose.incoming.request_bounds import check_bounds, check_composed_bounds
+from server.compose.incoming.value_bounds import MAX_DEPTH, MAX_VALUES
 from server.errors import RequestBoundError
 from tests.support.live_server import LiveServer
 
@@ -33,7 +34,7 @@ def schema(value: object) -> dict[str, Any]:
 
 
 TOO_LARGE: list[tuple[dict[str, Any], str, str]] = [
-    ({"tools": nested(request_bounds.MAX_DEPTH + 1)}, "nested", "100"),
+    ({"tools": nested(MAX_DEPTH + 1)}, "nested", "100"),
     ({"chat_template_kwargs": {"x": nested(900)}}, "nested", "100"),
     ({"top_k": 2**70}, "top_k", "64 bits"),
     ({"seed": -(2**63) - 1}, "seed", "64 bits"),
@@ -41,7 +42,7 @@ TOO_LARGE: list[tuple[dict[str, Any], str, str]] = [
     ({"temperature": math.nan}, "temperature", "finite"),
     ({"logit_bias": {"1": math.inf}}, "logit_bias.1", "finite"),
     ({"prompt": [1, 2, 2**64]}, "prompt", "64 bits"),
-    ({"foo": [[] for _ in range(request_bounds.MAX_VALUES + 1)]}, "objects", "65536"),
+    ({"foo": [[] for _ in range(MAX_VALUES + 1)]}, "objects", "65536"),
     ({"model": "base + " * 2000}, "model", "8192"),
     ({"request_id": "x" * 257}, "request_id", "256"),
     ({"messages": [{}] * 2049}, "messages", "2048"),
@@ -95,7 +96,7 @@ def test_what_is_too_large_is_refused(body: dict[str, Any], named: str, bound: s
     [
         {"prompt": list(range(200_000))},
         {"prompt": ["x"] * 1024},
-        {"tools": nested(request_bounds.MAX_DEPTH - 2)},
+        {"tools": nested(MAX_DEPTH - 2)},
         {"seed": 2**63 - 1, "temperature": 0.7, "stop": ["\n"], "n": 4},
         {"messages": [{"content": "minItems: 1000000000", "maxItems": 10**9}]},
         schema({"type": "array", "minItems": 10_000, "items": {"enum": ["a"] * 1024}}),
@@ -111,13 +112,13 @@ def test_what_people_send_is_not(body: dict[str, Any]) -> None:
 @pytest.mark.parametrize("penalty", [1e-4, "0.0001", 101, 0, math.nan])
 def test_the_repetition_penalty_of_a_composition_is_bounded(penalty: object) -> None:
     with pytest.raises(RequestBoundError, match=r"0\.01 to 100"):
-        check_composed({"repetition_penalty": penalty})
+        check_composed_bounds({"repetition_penalty": penalty})
 
 
 @pytest.mark.parametrize("penalty", [None, "", [], 0.01, 1, "1.3", 100])
 def test_other_repetition_penalties_are_left_to_vllm(penalty: object) -> None:
-    check_composed({})
-    check_composed({"repetition_penalty": penalty})
+    check_composed_bounds({})
+    check_composed_bounds({"repetition_penalty": penalty})
 
 
 @given(st.from_regex(r"([abc]|\\d|\[x-z\]|\(a\)|b\{[1-9]\}|c\{1,[1-9]\}){0,12}", fullmatch=True))

@@ -12,6 +12,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from starlette.types import Message, Receive, Scope, Send
 
+from composer.plan import Member, Plan
+from composer.prompts import TextPrompt
 from server.http.tracing import SPAN, TracingMiddleware
 from server.request_record import begin_record, record_of
 
@@ -28,14 +30,14 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
     return exporter
 
 
-def ask(path: str, headers: dict[str, str], told: dict[str, Any] | None) -> dict[str, str]:
+def ask(path: str, headers: dict[str, str], plan: Plan | None) -> dict[str, str]:
     """Send a request through the middleware; the headers that vLLM gets."""
     seen: dict[str, str] = {}
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         seen.update((k.decode(), v.decode()) for k, v in scope["headers"])
-        if told is not None:
-            record_of(scope).resolved("formula", "sum", told, ["polite"])
+        if plan is not None:
+            record_of(scope).note_resolution("formula", "sum", plan, ["polite"])
 
     async def nothing(*_: Message) -> Any:
         raise AssertionError("the middleware neither reads nor answers")
@@ -48,13 +50,10 @@ def ask(path: str, headers: dict[str, str], told: dict[str, Any] | None) -> dict
 
 
 def test_a_composed_request(spans: InMemorySpanExporter) -> None:
-    members = [
-        {"model": "base", "weight": 1.0, "prompt": "request"},
-        {"model": "polite", "weight": 0.5, "prompt": {"text": "secret"}},
-    ]
-    told = {"plan": {"members": members}, "rows": 2}
+    members = (Member("base"), Member("polite", TextPrompt("secret")))
+    plan = Plan(members, weights=(1.0, 0.5))
     given = {"traceparent": f"00-{TRACE}-{PARENT}-01", "x-request-id": "r1"}
-    seen = ask("/v1/chat/completions", given, told)
+    seen = ask("/v1/chat/completions", given, plan)
     span: ReadableSpan
     (span,) = spans.get_finished_spans()
     assert span.name == SPAN

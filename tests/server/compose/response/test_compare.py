@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from composer.errors import PromptTooLongError
-from server.compose.response.compare import Comparison, collected
+from server.compose.response.compare import Comparison, collect_response
 from server.engine.port import Body, RefusedError
 
 
@@ -33,7 +33,7 @@ def test_requests_share_neither_id_nor_state() -> None:
         return {"type": "http.request", "body": b'{"model": "a"}', "more_body": False}
 
     for _ in range(2):
-        told = asyncio.run(collected(echo, scope, receive))
+        told = asyncio.run(collect_response(echo, scope, receive))
         assert told["body"] == {"model": "a"}
         assert told["headers"] == {"authorization": "Bearer key"}
         assert told["marks"] == 1
@@ -46,7 +46,7 @@ def test_what_is_no_answer(data: bytes) -> None:
         return {"type": "http.disconnect"}
 
     scope = {"type": "http", "headers": []}
-    assert asyncio.run(collected(Response(data), scope, receive)) == {}
+    assert asyncio.run(collect_response(Response(data), scope, receive)) == {}
 
 
 async def answer(body: Body, receive: Receive) -> dict[str, Any]:

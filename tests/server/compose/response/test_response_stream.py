@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
-from server.compose.response.response_fields import Decoration, Routed
+from server.compose.response.response_fields import ResponseFields, RoutingField
 from server.compose.response.response_stream import EventStream, ResponseDecorator
 from server.http.senders import StreamGuard
 
@@ -34,8 +34,8 @@ def fed(stream: EventStream, pieces: list[bytes]) -> list[bytes]:
     return asyncio.run(run())
 
 
-def rewritten(pieces: list[bytes], routed: Routed | None = None) -> bytes:
-    return b"".join(fed(EventStream(Decoration("kind", PLAN, routed=routed)), pieces))
+def rewritten(pieces: list[bytes], routing: RoutingField | None = None) -> bytes:
+    return b"".join(fed(EventStream(ResponseFields("kind", PLAN, routing=routing)), pieces))
 
 
 def chunks(data: bytes) -> list[Any]:
@@ -120,7 +120,7 @@ def test_it_does_not_matter_where_the_pieces_end(size: int) -> None:
 
 
 def test_events_leave_as_soon_as_they_are_complete() -> None:
-    stream = EventStream(Decoration("kind", None))
+    stream = EventStream(ResponseFields("kind", None))
     pieces = [b'data: {"model":"e"}\n', b"\nda", b"ta: [DONE]\n\n"]
     assert fed(stream, pieces) == [
         b"",
@@ -164,7 +164,7 @@ async def _sent(
         out.append(message)
 
     guard = StreamGuard(send, path)
-    sender = ResponseDecorator(guard, Decoration("kind", PLAN))
+    sender = ResponseDecorator(guard, ResponseFields("kind", PLAN))
     headers = [(b"content-type", kind), (b"content-length", b"%d" % sum(map(len, bodies)))]
     await sender({"type": "http.response.start", "status": status, "headers": headers})
     for number, body in enumerate(bodies, start=1):
@@ -189,13 +189,13 @@ def test_a_whole_answer_has_the_right_length() -> None:
 def test_a_whole_answer_tells_routing_and_comparison(answers: int, length: int | None) -> None:
     router = Router()
 
-    async def compared() -> dict[str, Any]:
+    async def comparison() -> dict[str, Any]:
         return {"polite": {"choices": []}}
 
     async def run() -> dict[str, Any]:
         told = {"choices": [{}] * answers, "usage": {"completion_tokens": 5}, "model": "e"}
-        decoration = Decoration("kind", PLAN, {"polite": "d"}, router, compared)
-        return await decoration.whole(told)
+        response_fields = ResponseFields("kind", PLAN, {"polite": "d"}, router, comparison)
+        return await response_fields.annotate(told)
 
     answer = asyncio.run(run())
     assert router.asked == [length]
@@ -259,7 +259,7 @@ def test_a_guard_knows_how_far_an_answer_has_come() -> None:
 
 
 def test_errors_do_not_tell_the_engines_names() -> None:
-    decoration = Decoration("kind", None, aliases={"polite@0123456789ab": "polite"})
+    response_fields = ResponseFields("kind", None, aliases={"polite@0123456789ab": "polite"})
     event = b'data: {"error":{"message":"no polite@0123456789ab"}}\n\n'
-    (out, _) = fed(EventStream(decoration), [event])
+    (out, _) = fed(EventStream(response_fields), [event])
     assert out == b'data: {"error":{"message":"no polite"}}\n\n'

@@ -16,7 +16,7 @@ from vllm.renderers.online_renderer import OnlineRenderer
 
 from composer.errors import UnsupportedError
 from server.engine.port import Kind
-from server.engine.vllm_requests import RELIES_ON, PromptRenderer
+from server.engine.vllm.prompt_renderer import RELIES_ON, PromptRenderer
 
 TEMPLATE = (
     "{% for tool in tools or [] %}<{{ tool.function.name }}: {{ tool.function.parameters }}>"
@@ -40,7 +40,7 @@ def test_vllm_still_has_what_we_rely_on() -> None:
     root = Path(spec.origin).parent
     sources = {file: (root / file).read_text(encoding="utf-8") for file in RELIES_ON}
     gone = [(file, t) for file, texts in RELIES_ON.items() for t in texts if t not in sources[file]]
-    assert not gone, "server/engine/vllm_requests.py relies on these"
+    assert not gone, "server/engine/vllm/prompt_renderer.py relies on these"
 
 
 @pytest.fixture(scope="module", params=[False, True])

@@ -1,0 +1,1 @@
+"""vLLM behind the port: its command line, application, renderer and errors."""
