@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from composer.bounds import (
-    MAX_REPETITION_PENALTY,
-    MIN_REPETITION_PENALTY,
     MAX_ALLOWED_TOKENS,
     MAX_BIASED_TOKENS,
+    MAX_REPETITION_PENALTY,
     MAX_STOP_TOKENS,
+    MIN_REPETITION_PENALTY,
 )
 from composer.fields import MAX_EXPERTS, MAX_FILTERS, MAX_MEMBERS, MAX_NAME
 from composer.formula import MAX_LENGTH

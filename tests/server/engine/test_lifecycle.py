@@ -25,7 +25,7 @@ def test_the_end(scenario: str, multiprocessing: str) -> None:
     with running(environment, ("--drain-seconds", str(DRAIN_S))) as server:
         check = Check(server)
         SCENARIOS[scenario](check)
-        check.nothing_is_left()
+        check.expect_nothing_left()
         assert not check.deviations, server.text()[-4000:]
 
 
