@@ -1,6 +1,6 @@
-"""What a call is: how its request looks and how its answer is read.
+"""A call: what its request looks like and how its answer is read.
 
-Nothing here touches the network; clients/client.py sends what these values describe.
+Nothing here touches the network; `clients.client` sends what these values describe.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
+from urllib.parse import quote
 
 from pydantic import BaseModel, ValidationError
 
@@ -21,7 +22,7 @@ M = TypeVar("M", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A multipart form: text fields, and files under their own names."""
+    """A multipart form: text fields, and files under their names."""
 
     fields: Mapping[str, str]
     files: Sequence[Path]
@@ -29,7 +30,7 @@ class Form:
 
 @dataclass(frozen=True, slots=True)
 class RawFile:
-    """One file that is the whole body."""
+    """A file as the whole body."""
 
     path: Path
     media_type: str
@@ -37,9 +38,11 @@ class RawFile:
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[R]):
-    """One request. `path` is relative to the base URL, `body` a JSON value or None for no body.
+    """One request.
 
-    `upload` is what is sent in the place of a JSON body.
+    path: relative to the base URL.
+    body: a JSON value; None sends no body.
+    upload: sent in place of a JSON body.
     """
 
     method: str
@@ -69,18 +72,18 @@ class GenerationCall(Call[R], Generic[R, C]):
 
     body: Mapping[str, object]
     parse_chunk: Callable[[bytes], C]
-    """Of every chunk but the first."""
+    """Read every chunk but the first."""
 
     parse_first: Callable[[bytes], C]
-    """Of the first chunk, which tells how the answer is computed."""
+    """Read the first chunk, which reports how the answer is computed."""
 
     def stream_body(self) -> dict[str, object]:
-        """The body that asks for a stream, with the usage at its end."""
+        """Return the body that asks for a stream with the usage at its end."""
         return {"stream_options": {"include_usage": True}, **self.body, "stream": True}
 
 
 def reader(model: type[M]) -> Callable[[bytes], M]:
-    """What makes a `model` of an answer's body, or raises InvalidResponse."""
+    """Return a function that reads a body as a `model`, or raises InvalidResponse."""
 
     def read(body: bytes) -> M:
         try:
@@ -89,8 +92,26 @@ def reader(model: type[M]) -> Callable[[bytes], M]:
             first = error.errors(include_url=False)[0]
             place = ".".join(str(part) for part in first["loc"]) or "the body"
             raise errors.InvalidResponse(
-                f"the answer is no {model.__name__}: {place}: {first['msg']} (is the base URL "
-                "that of this server, with /v1?)"
+                f"the answer cannot be read as {model.__name__}: {place}: {first['msg']}. Check "
+                "that the base URL is that of a composer server, and ends in /v1"
             ) from None
 
     return read
+
+
+def path_of(*parts: str) -> str:
+    """Return a path with quoted parts: names may contain slashes."""
+    return "".join(f"/{quote(part, safe='')}" for part in parts)
+
+
+def condition(if_match: int | None, *, if_none_match: bool = False) -> dict[str, str]:
+    """Return the header of a conditional change.
+
+    Raises:
+        ValueError: both conditions are given.
+    """
+    if if_none_match and if_match is not None:
+        raise ValueError("if_match and if_none_match contradict each other; give one")
+    if if_none_match:
+        return {"If-None-Match": "*"}
+    return {} if if_match is None else {"If-Match": f'"{if_match}"'}

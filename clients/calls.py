@@ -1,4 +1,4 @@
-"""Every call of the API, once; adapters and stored compositions have files of their own."""
+"""Calls that generate text, and the list of models."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ A = TypeVar("A", bound=Answer)
 B = TypeVar("B", bound=Answer)
 
 EXPECT = "X-Composer-Expect"
-"""Header that makes the server refuse a request that composes nothing."""
+"""Header that makes the server refuse a request without a composition."""
 
 _COMPOSITION = "composition"
 
@@ -47,13 +47,13 @@ def chat(
     """POST /chat/completions.
 
     Args:
-        messages: {"role": ..., "content": ...} in order, or the text of one user message.
-        model: the base model, an adapter, a stored composition, a formula, or "auto": the server
-            chooses the adapter.
-        composition: what to compute instead of one model; see Composition.
-        compare: ask each model of the composition alone as well; not for streams.
-        logprobs: log-probabilities of the answer's tokens and of this many alternatives each.
-        extra: further fields of the body, of OpenAI's API or vLLM's.
+        messages: {"role": ..., "content": ...} in order, or the text of a single user message.
+        model: the base model, an adapter, a stored composition, a formula, or "auto" for the
+            adapter that the server chooses.
+        composition: what to compute in place of a single model; see `Composition`.
+        compare: answer with each model of the composition alone as well; not in streams.
+        logprobs: report log-probabilities of the answer's tokens, and this many alternatives each.
+        extra: further fields of the body, from OpenAI's API or vLLM's.
     """
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
@@ -94,7 +94,7 @@ def complete(
     logprobs: int | None = None,
     extra: Mapping[str, object] | None = None,
 ) -> GenerationCall[Completion, Completion]:
-    """POST /completions: text, or token ids, to be continued; the rest as in `chat`."""
+    """POST /completions: continue a text or token ids; the other arguments are those of `chat`."""
     body = _body(
         {
             "prompt": prompt if isinstance(prompt, str) else list(prompt),
@@ -124,11 +124,11 @@ def list_models() -> Call[tuple[Model, ...]]:
 def _generation(
     path: str, body: Mapping[str, object], answer: type[A], chunk: type[B]
 ) -> GenerationCall[A, B]:
-    """The call, which fails where a composition gets lost on the way.
+    """Return a call that fails if its composition gets lost on the way.
 
-    A gateway may drop a field that it does not know, and the base alone would answer. So the
-    header makes this server refuse such a request, and an answer without a report is no answer: it
-    may come from a server that does not know the header.
+    A gateway may drop a field that it does not know, so that the base model alone would answer.
+    The header makes the server refuse such a request. A server that does not know the header would
+    answer without a report of the composition, which is an error as well.
     """
     read, read_chunk = reader(answer), reader(chunk)
     if body.get(_COMPOSITION) is None:
@@ -149,7 +149,7 @@ def _composed(read: Callable[[bytes], A]) -> Callable[[bytes], A]:
         answer = read(body)
         if answer.composition is None:
             raise errors.CompositionLost(
-                "the answer does not say that it was composed: something between this client and "
+                "the answer does not report a composition: something between this client and "
                 "the server dropped the field 'composition', or the server does not know it. "
                 "Name a formula or a stored composition as the model instead"
             )
@@ -159,13 +159,13 @@ def _composed(read: Callable[[bytes], A]) -> Callable[[bytes], A]:
 
 
 def _body(fields: Mapping[str, object], extra: Mapping[str, object] | None) -> dict[str, object]:
-    """The fields that were given.
+    """Return the fields that have a value.
 
     Raises:
         ValueError: `extra` repeats a field, so that one of the two values would be ignored.
     """
-    given = {name: value for name, value in fields.items() if value is not None}
-    twice = sorted((given.keys() | {"stream"}) & (extra or {}).keys())
+    present = {name: value for name, value in fields.items() if value is not None}
+    twice = sorted((present.keys() | {"stream"}) & (extra or {}).keys())
     if twice:
         raise ValueError(f"extra repeats {', '.join(twice)}; give each field once")
-    return {**given, **(extra or {})}
+    return {**present, **(extra or {})}

@@ -1,4 +1,4 @@
-"""The two shells around the calls: one blocks, one awaits; both only move bytes."""
+"""The two clients: one blocks, one awaits. Both only send calls; the calls know the API."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ C = TypeVar("C")
 
 
 class Client:
-    """Blocks until the answer is there. Safe to share between threads; close it, or use `with`.
+    """A client that blocks until the answer arrives. Threads may share it; close it, or use `with`.
 
     Args:
         base_url: the server, with or without /v1; default COMPOSER_BASE_URL or http://127.0.0.1:8000/v1.
-        api_key: sent as a bearer token; default COMPOSER_API_KEY or none. What changes adapters
-            needs the administrators' key here.
-        timeouts: seconds to wait for each phase; nothing is repeated.
-        reads_writes: ask every server for what the answers to this client have told it of the
-            store, so that a change through one server is there on the next; for servers behind a
-            balancer that share an --adapter-store.
+        api_key: sent as a bearer token; default COMPOSER_API_KEY or none. Calls that change
+            adapters need a key that may publish.
+        timeouts: seconds to wait for each phase; no request is repeated.
+        reads_writes: make every server read the --adapter-store as far as this client knows it, so
+            that a change through one server is visible on the next; for servers behind a balancer
+            that share a store.
     """
 
     def __init__(
@@ -58,9 +58,9 @@ class Client:
         return call.read(response.status_code, response.content, str(response.url))
 
     def stream(self, call: GenerationCall[R, C]) -> Generator[C, None, None]:
-        """The chunks as they arrive; nothing is sent before the first is asked for.
+        """Yield the chunks as they arrive; the first `next` sends the request.
 
-        Closing the generator, or leaving it unfinished, aborts the request on the server.
+        Closing the generator, or dropping it unfinished, aborts the request on the server.
         """
         reader = ChunkReader(call.parse_chunk, call.parse_first)
         request = self._http.build_request(
@@ -116,7 +116,7 @@ class Client:
 
 
 class AsyncClient:
-    """Like Client, for `async` code: calls are awaited, streams are read with `async for`."""
+    """`Client` for `async` code: await calls, read streams with `async for`."""
 
     def __init__(
         self,
@@ -144,10 +144,10 @@ class AsyncClient:
         return call.read(response.status_code, response.content, str(response.url))
 
     async def stream(self, call: GenerationCall[R, C]) -> AsyncGenerator[C, None]:
-        """The chunks as they arrive.
+        """Yield the chunks as they arrive.
 
-        A loop that is left early should be wrapped in `contextlib.aclosing`, so that the request
-        is aborted there and then.
+        Wrap a loop that may be left early in `contextlib.aclosing`, which aborts the request at
+        once.
         """
         reader = ChunkReader(call.parse_chunk, call.parse_first)
         request = self._http.build_request(

@@ -1,14 +1,14 @@
-"""The calls of stored compositions: names that `model` may be, with an owner and a history.
+"""Calls for stored compositions: names for `model`, each with an owner and a history.
 
-`if_match` is the number of the version that the composition must be at; where it is at another one,
-the call raises Conflict.
+`if_match` is the version that the composition must be at; at another version, the call raises
+Conflict.
 """
 
 from __future__ import annotations
 
-from urllib.parse import quote
+from functools import partial
 
-from clients.call import Call, reader
+from clients.call import Call, condition, path_of, reader
 from clients.calls import Composition
 from clients.responses import (
     CompositionChange,
@@ -16,6 +16,8 @@ from clients.responses import (
     StoredComposition,
     StoredCompositionList,
 )
+
+_path = partial(path_of, "compositions")
 
 
 def list_compositions() -> Call[tuple[StoredComposition, ...]]:
@@ -36,49 +38,35 @@ def composition_history(name: str) -> Call[tuple[CompositionChange, ...]]:
 
 
 def put_composition(
-    name: str,
-    composition: Composition,
-    *,
-    if_match: int | None = None,
-    if_none_match: bool = False,
+    name: str, composition: Composition, *, if_match: int | None = None, if_none_match: bool = False
 ) -> Call[StoredComposition]:
-    """PUT /compositions/{name}: store it, or replace what the name stands for.
+    """PUT /compositions/{name}: store a composition, or replace one.
 
     Args:
-        name: what `model` may then be.
-        composition: what it stands for.
-        if_match: only if it is at this version.
-        if_none_match: only if the name stands for nothing now.
+        name: for `model` in requests.
+        composition: what to compute for this name.
+        if_match: only if the name is at this version.
+        if_none_match: only if the name does not exist or was deleted.
 
     Raises:
         ValueError: both conditions are given.
     """
-    if if_none_match and if_match is not None:
-        raise ValueError("if_match and if_none_match contradict each other; give one")
-    headers = {"If-None-Match": "*"} if if_none_match else _condition(if_match)
+    headers = condition(if_match, if_none_match=if_none_match)
     return Call("PUT", _path(name), composition, reader(StoredComposition), headers=headers)
 
 
 def rollback_composition(
     name: str, *, to: int | None = None, if_match: int | None = None
 ) -> Call[StoredComposition]:
-    """POST /compositions/{name}/rollback: to version `to`, or the content before the present one.
+    """POST /compositions/{name}/rollback: to version `to`, by default to the content before.
 
-    Brings back a deleted one, too.
+    Restores a deleted composition, too.
     """
     body = None if to is None else {"to": to}
-    headers = _condition(if_match)
+    headers = condition(if_match)
     return Call("POST", _path(name, "rollback"), body, reader(StoredComposition), headers=headers)
 
 
 def delete_composition(name: str, *, if_match: int | None = None) -> Call[None]:
-    """DELETE /compositions/{name}: its history stays, and a rollback undoes it."""
-    return Call("DELETE", _path(name), None, lambda body: None, headers=_condition(if_match))
-
-
-def _path(name: str, *more: str) -> str:
-    return "/".join(("/compositions", quote(name, safe=""), *more))
-
-
-def _condition(number: int | None) -> dict[str, str]:
-    return {} if number is None else {"If-Match": f'"{number}"'}
+    """DELETE /compositions/{name}. The history stays; a rollback undoes it."""
+    return Call("DELETE", _path(name), None, lambda body: None, headers=condition(if_match))

@@ -1,9 +1,9 @@
 """Every error that a call can raise.
 
 ClientError
-  ConnectionFailed        no connection, or it broke, or it took longer than the timeout
-  InvalidResponse         an answer that is not what the API documents
-    CompositionLost       an answer that was not composed, to a request that was
+  ConnectionFailed        no connection, a broken connection, or a timeout
+  InvalidResponse         an answer that does not follow the API
+    CompositionLost       an answer without a composition, to a request with one
   ApiError                the server answered with an error
     BadRequest            400, 413, 422 and other mistakes in the request
     Forbidden             401, 403
@@ -21,7 +21,7 @@ from typing import TypeVar
 
 
 class ClientError(Exception):
-    """Base of every error of this package; `message` is one sentence for a person."""
+    """Base of all errors of this package; `message` is a sentence for people."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -33,7 +33,7 @@ class ConnectionFailed(ClientError):
 
 
 class InvalidResponse(ClientError):
-    """The answer is not what the API documents; is the base URL that of another service?"""
+    """The answer does not follow the API; the base URL may be that of another service."""
 
 
 class CompositionLost(InvalidResponse):
@@ -58,11 +58,11 @@ class ApiError(ClientError):
 
 
 class BadRequest(ApiError):
-    """The request is wrong; sending it again gives the same answer."""
+    """The request is wrong; repeating it gives the same answer."""
 
 
 class Forbidden(ApiError):
-    """The API key is missing or not enough."""
+    """The API key is missing, or may not do this."""
 
 
 class NotFound(ApiError):
@@ -74,7 +74,7 @@ class Conflict(ApiError):
 
 
 class RateLimited(ApiError):
-    """Too many requests; wait and repeat."""
+    """Too many requests; wait, then repeat."""
 
 
 class ServerError(ApiError):

@@ -1,32 +1,32 @@
-"""Reading one's writes through a balancer: the position of the last change that a client knows."""
+"""Read your writes through a balancer: remember the last change of the store, and ask for it."""
 
 from __future__ import annotations
 
 import httpx
 
 HEADER = "X-Composer-Store"
-"""Of an answer: where the change stands in the server's store. Of a request: `>=N`."""
+"""In an answer: position of a change in the server's store, N. In a request: `>=N`."""
 
 
 class LastChange:
-    """Remembers the furthest position of all answers, and asks every server for that much.
+    """The furthest position in any answer; every request asks for at least this one.
 
-    A server that does not know it yet waits a moment, and then answers 503.
+    A server that has not read the store that far waits for a moment, and then answers 503.
     """
 
     def __init__(self) -> None:
         self.position = 0
 
     def ask(self, request: httpx.Request) -> None:
-        """Put the position into a request."""
+        """Add the position to a request."""
         if self.position:
             request.headers[HEADER] = f">={self.position}"
 
     def learn(self, response: httpx.Response) -> None:
-        """Take the position of an answer."""
-        told = response.headers.get(HEADER, "")
-        if told.isdecimal():
-            self.position = max(self.position, int(told))
+        """Remember the position in an answer."""
+        position = response.headers.get(HEADER, "")
+        if position.isdecimal():
+            self.position = max(self.position, int(position))
 
     async def ask_async(self, request: httpx.Request) -> None:
         """`ask`, for an asynchronous client."""

@@ -1,6 +1,6 @@
-"""Makes a method of a client from a function that builds its call, keeping its typed signature.
+"""Make methods of the clients from functions that build calls, with the same typed signature.
 
-So that a call's parameters are written once and not for each of: blocking, awaited, streamed.
+A call's parameters are thus written once for the blocking, the awaited and the streamed method.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ F = TypeVar("F", bound=Callable[..., object])
 
 
 def _described(method: F, build: Callable[..., object]) -> F:
-    """What `help()` and editors show: the docstring and the parameters of `build`."""
+    """Give `method` the docstring and parameters of `build`, for `help()` and editors."""
     self = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
     signature = inspect.signature(build)
     parameters = [self, *signature.parameters.values()]

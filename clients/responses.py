@@ -1,4 +1,4 @@
-"""What the server answers. Fields that this version does not know are kept, not refused."""
+"""Models of the server's answers. Unknown fields are kept, not refused."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 
 class Wire(BaseModel):
-    """Frozen; unknown fields are attributes too."""
+    """Base of all models: frozen; unknown fields are attributes, too."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
 
 class Usage(Wire):
-    """Token counts. A composed request counts its prompt and its answer once, not per row."""
+    """Token counts. A composed request counts its prompt and answer once, not once per row."""
 
     prompt_tokens: int
     completion_tokens: int = 0
@@ -20,34 +20,38 @@ class Usage(Wire):
 
 
 class RoutedAnswer(Wire):
-    """What a router did in one answer.
-
-    `weights`: the mean weight of each expert; where one row switches between them, the share of the
-    tokens that each computed. `tokens`, if the composition says `"explain": true`: the weights of
-    every token, or the expert that computed it.
-    """
+    """What a router did in one answer."""
 
     weights: dict[str, float]
+    """Mean weight of each expert; if one row switches between experts, the share of the tokens
+    that each computed."""
+
     tokens: tuple[str | dict[str, float], ...] = ()
+    """With `"explain": true` in the composition: for each token the weights of the experts, or the
+    expert that computed it."""
 
 
 class RoutingInfo(RoutedAnswer):
-    """The mean over all answers, and each one of `answers` if there are more than one. `missing`
-    are experts that a gate knows and that are gone."""
+    """The mean over all answers of a request."""
 
     answers: tuple[RoutedAnswer, ...] = ()
+    """Each answer, if there are several."""
+
     missing: tuple[str, ...] = ()
+    """Experts that a gate knows and the server no longer has."""
 
 
 class CompositionInfo(Wire):
-    """What the server computed: the plan in normal form and how many rows of the batch it took.
-
-    `routing` where it was a mixture; in a stream, the last chunk has it.
-    """
+    """What the server computed."""
 
     plan: dict[str, JsonValue]
+    """The plan in normal form."""
+
     rows: int
+    """Rows of the batch that the request took."""
+
     routing: RoutingInfo | None = None
+    """Of a mixture; in a stream, the last chunk carries it."""
 
 
 class TopLogprob(Wire):
@@ -56,7 +60,7 @@ class TopLogprob(Wire):
 
 
 class TokenLogprob(TopLogprob):
-    """One token of the answer; `logprob` is natural, before temperature."""
+    """One token of the answer; `logprob` is a natural logarithm, before temperature."""
 
     top_logprobs: tuple[TopLogprob, ...] = ()
 
@@ -66,7 +70,7 @@ class ChatLogprobs(Wire):
 
 
 class CompletionLogprobs(Wire):
-    """Four lists of the same length, one entry per token of the answer."""
+    """Lists of the same length, with one entry per token of the answer."""
 
     tokens: tuple[str, ...] = ()
     token_logprobs: tuple[float | None, ...] = ()
@@ -80,7 +84,7 @@ class ChatMessage(Wire):
 
 
 class Delta(Wire):
-    """What a chunk adds to the message."""
+    """The part of the message that a chunk adds."""
 
     role: str | None = None
     content: str | None = None
@@ -108,7 +112,7 @@ class CompletionChoice(Wire):
 
 
 class ChatAlone(Wire):
-    """What one model answers alone (`compare`), or its error in the server's words."""
+    """Answer of one model of a composition alone (`compare`), or the error object."""
 
     choices: tuple[ChatChoice, ...] = ()
     usage: Usage | None = None
@@ -116,12 +120,12 @@ class ChatAlone(Wire):
 
     @property
     def text(self) -> str:
-        """The first choice's content; empty if it has none."""
+        """Return the content of the first choice, empty if it has none."""
         return (self.choices[0].message.content or "") if self.choices else ""
 
 
 class CompletionAlone(Wire):
-    """The same of a text completion."""
+    """`ChatAlone` of a text completion."""
 
     choices: tuple[CompletionChoice, ...] = ()
     usage: Usage | None = None
@@ -129,16 +133,15 @@ class CompletionAlone(Wire):
 
     @property
     def text(self) -> str:
-        """The first choice's text."""
+        """Return the text of the first choice, empty if there is none."""
         return self.choices[0].text if self.choices else ""
 
 
 class Answer(Wire):
-    """What all answers and chunks share.
+    """Fields of all answers and chunks.
 
-    `composition` is None for an ordinary request. `adapters` is which generations computed the
-    answer: alias -> digest, None where none did. Of the chunks of a stream, only the first one and
-    the one that carries the usage have them.
+    In a stream, only the first chunk and the chunk with the usage carry `composition` and
+    `adapters`.
     """
 
     id: str
@@ -146,18 +149,22 @@ class Answer(Wire):
     created: int
     usage: Usage | None = None
     composition: CompositionInfo | None = None
+    """None for an ordinary request."""
+
     adapters: dict[str, str] | None = None
+    """Generations that computed the answer: alias -> digest. None without an adapter."""
 
 
 class ChatCompletion(Answer):
-    """`comparison`: what each expert answers alone, by its name, if `compare` asked for it."""
+    """Answer to a chat request."""
 
     choices: tuple[ChatChoice, ...]
     comparison: dict[str, ChatAlone] | None = None
+    """With `compare`: each model's name -> its answer alone."""
 
     @property
     def text(self) -> str:
-        """The first choice's content; empty if it has none (a tool call, say)."""
+        """Return the content of the first choice, empty if it has none (such as a tool call)."""
         return (self.choices[0].message.content or "") if self.choices else ""
 
 
@@ -166,19 +173,19 @@ class ChatChunk(Answer):
 
     @property
     def text(self) -> str:
-        """What this chunk adds to the first choice; empty for the chunk that carries the usage."""
+        """Return what this chunk adds to the first choice; the chunk with the usage adds none."""
         return "".join(c.delta.content or "" for c in self.choices if c.index == 0)
 
 
 class Completion(Answer):
-    """`comparison` as in `ChatCompletion`."""
+    """Answer to a request for a completion, or a chunk of one."""
 
     choices: tuple[CompletionChoice, ...]
     comparison: dict[str, CompletionAlone] | None = None
 
     @property
     def text(self) -> str:
-        """The text that this answer, or this chunk, adds to the first choice."""
+        """Return the text of the first choice, or what this chunk adds to it."""
         return "".join(c.text for c in self.choices if c.index == 0)
 
 
@@ -194,26 +201,29 @@ class ModelList(Wire):
 
 
 class CompositionChange(Wire):
-    """One change of a stored composition.
-
-    `version` counts within the name, from 1, and is what `if_match` means. `composition` is as it
-    was put; None where it was deleted, or is `private`: it has prompts, which only its owner sees.
-    `owner` and `actor` are told to the owner and to administrators.
-    """
+    """One change of a stored composition."""
 
     name: str
     version: int
+    """Counts the changes of the name from 1; `if_match` refers to it."""
+
     action: str
     time: str
     composition: JsonValue = None
+    """As it was stored; None if it was deleted, or is private and belongs to another key."""
+
     private: bool = False
+    """The composition contains prompts, which only its owner may read."""
+
     owner: str | None = None
+    """Shown to the owner and to administrators, like `actor`."""
+
     actor: str | None = None
     origin: dict[str, JsonValue] = {}
 
 
 class StoredComposition(CompositionChange):
-    """What a name is now. It has a plan, or else the error that says why it no longer has one."""
+    """Present state of a name: its plan, or the error why the composition has none any more."""
 
     plan: dict[str, JsonValue] | None = None
     error: str | None = None
@@ -228,30 +238,30 @@ class CompositionHistory(Wire):
 
 
 class AdapterPolicy(Wire):
-    """What may be done with an adapter. What is left out is allowed."""
+    """Who may use an adapter, and how. By default everything is allowed."""
 
     compositions: bool = True
-    """It may be a member of a composition."""
+    """Whether it may be a member of a composition."""
 
     negative: bool = True
-    """It may have a negative weight."""
+    """Whether it may have a negative weight."""
 
     keys: tuple[str, ...] | None = None
-    """API keys that may use it, as "sha256:" and the hash in hex; None: everybody."""
+    """API keys that may use it, each as "sha256:" and its hash in hex; None allows every key."""
 
 
 class AdapterProfile(Wire):
-    """What an adapter is for. Routers that read the prompt compare it with these texts."""
+    """What an adapter is for; routers that read the prompt compare it with these texts."""
 
     examples: tuple[str, ...] | None = None
-    """Prompts that it is to answer."""
+    """Prompts that it should answer."""
 
     description: str | None = None
-    """What it is for, in a few words; counts where there are no examples."""
+    """What it is for, in a few words; used if there are no examples."""
 
 
 class AdapterReport(Wire):
-    """What inspection found in the two files of an adapter."""
+    """What inspection read from the two files of an adapter."""
 
     digest: str
     rank: int
@@ -265,16 +275,16 @@ class AdapterReport(Wire):
 
 
 class AdapterVersion(Wire):
-    """One change of an alias: what it stood for from then on, and who made the change.
-
-    `number` counts within the alias, from 1, and is what `if_match` means. `digest` is None where
-    the alias was deleted.
-    """
+    """One change of an alias."""
 
     alias: str
     number: int
+    """Counts the changes of the alias from 1; `if_match` refers to it."""
+
     action: str
     digest: str | None = None
+    """Content that the alias pointed at from then on; None if it was deleted."""
+
     policy: AdapterPolicy
     profile: AdapterProfile = AdapterProfile()
     time: str
@@ -283,18 +293,21 @@ class AdapterVersion(Wire):
 
 
 class Adapter(AdapterVersion):
-    """What an alias is now. `served` where new requests get this version; `error` says why not."""
+    """Present state of an alias."""
 
     adapter: AdapterReport | None = None
     served: bool
+    """Whether new requests get this version; if not, `error` may say why."""
+
     error: str | None = None
 
 
 class AdapterList(Wire):
-    """All adapters; `retiring` are the replaced ones that requests in flight still compute with."""
+    """All adapters."""
 
     data: tuple[Adapter, ...]
     retiring: tuple[str, ...] = ()
+    """Replaced generations that requests in flight still use."""
 
 
 class AdapterHistory(Wire):

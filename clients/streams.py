@@ -36,8 +36,10 @@ class EventParser:
         Raises:
             EventTooLargeError: the event being collected is larger than MAX_EVENT_BYTES.
         """
-        events = []
-        if self._after_return and chunk:
+        events: list[str] = []
+        if not chunk:
+            return events
+        if self._after_return:
             chunk = chunk.removeprefix(b"\n")  # the second half of \r\n, split between two chunks
             self._after_return = False
         *lines, rest = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
@@ -67,7 +69,7 @@ class EventParser:
 
 
 class ChunkReader(Generic[C]):
-    """Bytes of one event stream -> chunks. `done` once the server has said [DONE]."""
+    """Bytes of one event stream -> chunks; `done` after the server's [DONE]."""
 
     def __init__(self, parse: Callable[[bytes], C], parse_first: Callable[[bytes], C]) -> None:
         """`parse_first` reads the first chunk, `parse` the others."""
@@ -100,7 +102,7 @@ class ChunkReader(Generic[C]):
             StreamError: the stream ended before [DONE], so the answer may be cut.
         """
         if not self.done:
-            raise errors.StreamError("the stream ended early, before the server said [DONE]")
+            raise errors.StreamError("the stream ended early, before the server sent [DONE]")
 
     def _chunk(self, event: str) -> C:
         try:

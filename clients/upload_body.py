@@ -1,4 +1,4 @@
-"""Files that a call sends, read piece by piece: they may be larger than the memory."""
+"""Requests with files, which are read in pieces: a file may be larger than the memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BINARY = "application/octet-stream"
 
 @dataclass(frozen=True, slots=True)
 class _BodyPieces(httpx.SyncByteStream, httpx.AsyncByteStream):
-    """A file as a body of either client. (`httpx` has that for forms, but not for plain files.)"""
+    """A file as the body for both clients; httpx streams forms for both, but not plain files."""
 
     file: BinaryIO
 
@@ -33,7 +33,7 @@ class _BodyPieces(httpx.SyncByteStream, httpx.AsyncByteStream):
 
 @contextmanager
 def prepared(http: httpx.Client | httpx.AsyncClient, call: Call[Any]) -> Iterator[httpx.Request]:
-    """The request of `call`; its files are open until the block ends.
+    """Yield the request of `call`; its files are open until the block ends.
 
     Raises:
         OSError: a file cannot be opened.

@@ -24,7 +24,7 @@ Step = Callable[[int, int, str], None]
 
 
 class CommandReport(Protocol):
-    """What a command found or computed."""
+    """Result of a command."""
 
     @property
     def warnings(self) -> Sequence[str]: ...

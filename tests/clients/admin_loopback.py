@@ -35,8 +35,8 @@ def version(alias: str, number: int, action: Action, origin: dict[str, Any]) -> 
     digest = None if action is Action.DELETE else DIGEST
     policy, time = Policy.from_json(POLICY), "2026-01-02T03:04:05+00:00"
     profile = Profile.from_json(PROFILE)
-    state = Version(7, alias, number, action, digest, policy, time, "admin", origin, profile)
-    return state.to_json()
+    state = Version(7, "name", number, action, digest, policy, time, "admin", origin, profile)
+    return {**state.to_json(), "alias": alias}  # of any form: the client must quote it
 
 
 async def answer(request: Request, alias: str, action: Action = Action.PUBLISH) -> Response:

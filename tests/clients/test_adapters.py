@@ -267,7 +267,7 @@ def test_a_refusal_arrives_before_the_upload_is_complete(caller: Caller, tmp_pat
 
 
 def test_an_answer_of_another_service(caller: Caller) -> None:
-    with pytest.raises(InvalidResponse, match="no Adapter: number"):
+    with pytest.raises(InvalidResponse, match="as Adapter: number"):
         caller.call("get_adapter", "foreign")
 
 

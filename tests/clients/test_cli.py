@@ -236,6 +236,27 @@ print([name for name in ("composer", "httpx", "pydantic", "torch", "vllm") if na
     assert done.stdout.endswith("[]\n")
 
 
+@pytest.mark.parametrize(
+    ("words", "status", "says"),
+    [
+        (["--model", "/nowhere", "-tp", "1", "--max-model-len=64"], 1, "/nowhere"),
+        (["--adapters", "a=b"], 2, "required: --model"),
+        (["--model", "x", "--adapters", "a"], 2, "--adapters"),
+    ],
+)
+def test_serve_is_the_server(words: list[str], status: int, says: str) -> None:
+    """All words reach it, and its exit status and its error come back."""
+    done = run(os.environ, "serve", *words, status=status)
+    assert "error: " in done.stderr.splitlines()[-1]
+    assert says in done.stderr.splitlines()[-1]
+
+
+def test_the_help_of_serve_is_that_of_the_server() -> None:
+    done = run(os.environ, "serve", "--help")
+    assert "--adapters NAME=PATH" in done.stdout
+    assert "--auxiliary" in done.stdout
+
+
 def test_serve_needs_the_server() -> None:
     code = """
 import sys
@@ -249,14 +270,18 @@ sys.exit(main(["serve", "--model", "x"]))
     assert "composer-serve[cpu]" in done.stderr
 
 
-def run(environment: Mapping[str, str], *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+def run(
+    environment: Mapping[str, str], *words: str, status: int = 0
+) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
         [sys.executable, "-m", "clients.cli.main", *words],
         env=environment,
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
     )
+    assert done.returncode == status, done.stderr
+    return done
 
 
 @pytest.mark.parametrize("words", [["chat"], ["chat", "-"]])

@@ -175,10 +175,10 @@ def test_error_statuses(caller: Caller, status: int, expected: type[ApiError], m
 @pytest.mark.parametrize(
     ("model", "says"),
     [
-        ("stream-cut", "before the server said"),
+        ("stream-cut", "before the server sent"),
         ("stream-broken", "the connection broke in the stream"),
         ("stream-garbage", "is not a chunk"),
-        ("stream-foreign", "no ChatChunk"),
+        ("stream-foreign", "as ChatChunk"),
         ("stream-error", "the engine died"),
     ],
 )

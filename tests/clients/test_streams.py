@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clients.streams import MAX_EVENT_BYTES, EventParser, EventTooLargeError
@@ -14,6 +14,7 @@ LINE = st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"
 EVENTS = st.lists(st.lists(LINE, min_size=1, max_size=3), max_size=5)
 
 
+@settings(deadline=None)
 @given(EVENTS, st.sampled_from(["\n", "\r\n", "\r"]), st.lists(st.integers(0, 400)))
 def test_cuts_do_not_matter(events: list[list[str]], newline: str, cuts: list[int]) -> None:
     text = "".join(
@@ -24,6 +25,12 @@ def test_cuts_do_not_matter(events: list[list[str]], newline: str, cuts: list[in
     parser = EventParser()
     seen = [event for start, end in pairwise(places) for event in parser.feed(data[start:end])]
     assert seen == ["\n".join(event) for event in events]
+
+
+def test_an_empty_chunk_within_a_line_end() -> None:
+    parser = EventParser()
+    chunks = (b"data: a\r", b"", b"\ndata: b\r\n\r\n")
+    assert [event for chunk in chunks for event in parser.feed(chunk)] == ["a\nb"]
 
 
 @pytest.mark.parametrize(

@@ -226,7 +226,7 @@ EXTRACT = ["extract", "--base", "b", "--tuned", "t", "--output", "o"]
         (["inspect"], "PATH"),
         (EXTRACT, "--energy"),
         ([*EXTRACT, "--rank", "1", "--energy", "1"], "give either"),
-        ([*EXTRACT, "--rank", "many"], "many"),
+        ([*EXTRACT, "--rank", "many"], "'--rank'"),
         (["merge", "--output", "o"], "either SPEC.json or --method"),
         (["merge", "spec.json", "--rank", "3", "--output", "o"], "either SPEC.json or --method"),
         (["merge", "nowhere.json", "--output", "o"], "no file 'nowhere.json'"),
