@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from composer.reference.masking import lora_at
-from composer.reference.peft_adapters import key_of, with_adapters
+from composer.reference.peft_adapters import AdaptedModel
 
 BATCH_TOKENS = 2048
 
@@ -36,7 +34,7 @@ class HiddenStates:
         # A CPU computes bfloat16 slowly, and float32 as well as the engine does.
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model = model.to(device) if device == "cuda" else model.float()
-        self._model = with_adapters(model, adapters).eval()
+        self._model = AdaptedModel(model, adapters)
         self.hidden_size = int(model.config.get_text_config().hidden_size)
 
     @torch.inference_mode()
@@ -47,36 +45,32 @@ class HiddenStates:
 
         adapter: None is the base alone. `done` is told after each batch how many were in it.
         """
-        alone = nullcontext()
-        if isinstance(self._model, PeftModel):
-            if adapter is None:
-                alone = self._model.disable_adapter()
-            else:
-                self._model.set_adapter(key_of(adapter))
-        with alone:
-            for indices in _batches(readings):
-                states = self._forward([readings[i] for i in indices])
-                for row, i in enumerate(indices):
-                    at = readings[i].positions
-                    yield i, states[row, at.start : at.stop].float().cpu()
-                done(len(indices))
+        for indices in _batches(readings):
+            states = _states(self._model.using(adapter), [readings[i] for i in indices])
+            for row, i in enumerate(indices):
+                at = readings[i].positions
+                yield i, states[row, at.start : at.stop].float().cpu()
+            done(len(indices))
 
-    def _forward(self, readings: Sequence[Reading]) -> torch.Tensor:
-        """`[B, T, H]`, after the final norm. Rows are filled on the right, which causal attention
-        does not see from the left."""
-        width = max(len(reading.tokens) for reading in readings)
-        ids = torch.tensor([[*r.tokens, *[0] * (width - len(r.tokens))] for r in readings])
-        since = torch.tensor([[reading.since] for reading in readings])
-        on = (torch.arange(width) >= since).to(self._model.device)  # [B, T] bool
-        with lora_at(self._model, on):
-            found = self._model(
-                input_ids=ids.to(self._model.device),
-                use_cache=False,
-                output_hidden_states=True,
-                logits_to_keep=1,
-            )
-        states: torch.Tensor = found.hidden_states[-1]
-        return states
+
+def _states(model: Any, readings: Sequence[Reading]) -> torch.Tensor:
+    """Return `[B, T, H]`, after the final norm.
+
+    Rows are filled on the right, which causal attention does not see from the left.
+    """
+    width = max(len(reading.tokens) for reading in readings)
+    ids = torch.tensor([[*r.tokens, *[0] * (width - len(r.tokens))] for r in readings])
+    since = torch.tensor([[reading.since] for reading in readings])
+    on = (torch.arange(width) >= since).to(model.device)  # [B, T] bool
+    with lora_at(model, on):
+        out = model(
+            input_ids=ids.to(model.device),
+            use_cache=False,
+            output_hidden_states=True,
+            logits_to_keep=1,
+        )
+    states: torch.Tensor = out.hidden_states[-1]
+    return states
 
 
 def _batches(readings: Sequence[Reading]) -> Iterator[list[int]]:

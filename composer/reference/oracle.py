@@ -6,20 +6,18 @@ Without a KV cache, unless adapters take turns on one sequence, where it is part
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from peft import PeftModel
 from torch.nn.functional import pad
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from composer.filters import Filter, FilterKind
-from composer.reference.peft_adapters import key_of, with_adapters
+from composer.reference.peft_adapters import AdaptedModel
 
 TIE = 1e-3
 """Two tokens whose composed logits are closer than this may be taken for each other: the engine
@@ -60,7 +58,7 @@ class Oracle:
         adapters: Mapping[str, str | Path],
         auxiliaries: Mapping[str, Weights] | None = None,
     ) -> None:
-        self._models: dict[str | None, Any] = {None: _load(base, adapters)}
+        self._models: dict[str | None, AdaptedModel] = {None: _load(base, adapters)}
         for name, (path, own) in (auxiliaries or {}).items():
             self._models[name] = _load(path, own)
 
@@ -69,13 +67,13 @@ class Oracle:
         self, adapter: str | None, tokens: Sequence[int], model: str | None = None
     ) -> torch.Tensor:
         """`[T, V]` float32: what one member predicts after each of `tokens`."""
-        with self._under(adapter, model) as own:
-            logits: torch.Tensor = own(torch.tensor([list(tokens)])).logits[0]
+        own = self._using(adapter, model)
+        logits: torch.Tensor = own(torch.tensor([list(tokens)])).logits[0]
         return logits.float()
 
     def stream(self) -> Stream:
         """A sequence on the base model whose adapter may change from token to token."""
-        return Stream(self._under)
+        return Stream(self._using)
 
     def switched(
         self, prompt: Sequence[int], answer: Sequence[int], choices: Sequence[str | None]
@@ -100,18 +98,9 @@ class Oracle:
         logits, hidden = (torch.cat(part) for part in zip(*parts, strict=True))
         return logits[len(prompt) - 1 :], hidden
 
-    @contextmanager
-    def _under(self, adapter: str | None, model: str | None = None) -> Iterator[Any]:
-        """A model, computing with one of its adapters or with none."""
-        own = self._models[model]
-        alone = nullcontext()
-        if isinstance(own, PeftModel):
-            if adapter is None:
-                alone = own.disable_adapter()
-            else:
-                own.set_adapter(key_of(adapter))
-        with alone:
-            yield own
+    def _using(self, adapter: str | None, model: str | None = None) -> Any:
+        """Return a model that computes with one of its adapters, or with none."""
+        return self._models[model].using(adapter)
 
     def composed(
         self, rows: Sequence[OracleRow], filters: Sequence[Filter], answer: Sequence[int]
@@ -162,8 +151,8 @@ class Oracle:
 class Stream:
     """A sequence that is read piece by piece, with a KV cache, each piece under an adapter."""
 
-    def __init__(self, under: Callable[[str | None], AbstractContextManager[Any]]) -> None:
-        self._under = under
+    def __init__(self, using: Callable[[str | None], Any]) -> None:
+        self._using = using
         self._cache = DynamicCache()
 
     @torch.inference_mode()
@@ -172,13 +161,12 @@ class Stream:
 
         Their keys and values stay in the cache as this adapter computed them.
         """
-        with self._under(adapter) as model:
-            out = model(
-                torch.tensor([list(tokens)]),
-                past_key_values=self._cache,
-                use_cache=True,
-                output_hidden_states=True,
-            )
+        out = self._using(adapter)(
+            torch.tensor([list(tokens)]),
+            past_key_values=self._cache,
+            use_cache=True,
+            output_hidden_states=True,
+        )
         return out.logits[0].float(), out.hidden_states[-1][0].float()
 
 
@@ -201,9 +189,9 @@ def without(z: torch.Tensor, dropped: Sequence[torch.Tensor]) -> torch.Tensor:
     return z.masked_fill(gone, -math.inf)
 
 
-def _load(path: str | Path, adapters: Mapping[str, str | Path]) -> Any:
+def _load(path: str | Path, adapters: Mapping[str, str | Path]) -> AdaptedModel:
     model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-    return with_adapters(model, adapters).eval()
+    return AdaptedModel(model, adapters)
 
 
 def aligned(logits: torch.Tensor, size: int) -> torch.Tensor:
