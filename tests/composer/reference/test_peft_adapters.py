@@ -22,13 +22,14 @@ def load(base: Path) -> Any:
 
 @torch.inference_mode()
 def test_it_is_what_peft_switches(zoo_base: Path, zoo_adapters: dict[str, Path]) -> None:
-    expected = {None: load(zoo_base)(IDS).logits}
+    expected: dict[str | None, torch.Tensor] = {None: load(zoo_base)(IDS).logits}
     for name in NAMES:
         alone = PeftModel.from_pretrained(load(zoo_base), str(zoo_adapters[name]))
         expected[name] = alone.eval()(IDS).logits
     model = AdaptedModel(load(zoo_base), {name: zoo_adapters[name] for name in NAMES})
-    for name in (None, "chat", "polite", None, "polite", "chat", "chat", None):
-        torch.testing.assert_close(model.using(name)(IDS).logits, expected[name], rtol=0, atol=0)
+    for switched in (None, "chat", "polite", None, "polite", "chat", "chat", None):
+        logits = model.using(switched)(IDS).logits
+        torch.testing.assert_close(logits, expected[switched], rtol=0, atol=0)
     with pytest.raises(KeyError, match="rude"):
         model.using("rude")
     assert not torch.equal(expected["chat"], expected["polite"])
