@@ -12,7 +12,7 @@ import composer.mixtures.routers.__main__ as routers
 import composer.recipes.__main__ as recipes
 from adapters.weight_space.merge import __main__ as merges
 from composer.recipes import RECIPES
-from server import settings
+from server import server_options
 from server.auth.access_control import ALLOWED, KEYLESS
 from server.auth.keys import Role
 from server.compose.incoming.bounds_table import bounds_table
@@ -79,7 +79,7 @@ def test_folders_of_the_life_of_a_request_exist() -> None:
 
 
 def test_options_that_are_named_exist() -> None:
-    known = settings.option_names()
+    known = server_options.option_names()
     named = set(re.findall(r"`(--[a-z-]+)", OPERATING))
     assert named - OF_OTHERS <= known, f"no such option: {sorted(named - OF_OTHERS - known)}"
 

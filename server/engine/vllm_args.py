@@ -1,6 +1,6 @@
-"""vLLM's own options: as given, with our defaults where they are silent.
+"""vLLM's options: the operator's values, and our defaults for the others.
 
-Works on vLLM's argument parser without importing it.
+Uses vLLM's argument parser without importing vLLM.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from adapters import ModelShapes, model_of
 from composer.fields import BASE
 from composer.vllm.auxiliary.spec import Auxiliary
 from server.auth.access_control import KEYLESS, METRICS
-from server.settings import MIB, Settings
+from server.server_options import MIB
+from server.settings import Settings
 from server.startup.auxiliary_models import AuxiliaryModel
 
 _SMALL = 10**9
-"""Parameters below which a CPU computes in float32 and without compilation: with so small a model
-the time to the first answer counts for more than memory."""
+"""Parameters below which a CPU computes in float32 and without compilation: for such small models
+the time to the first answer matters more than memory."""
 
 _REFUSED: Mapping[str, str] = {
     "lora_modules": "name adapters with --adapters",
@@ -31,27 +32,30 @@ _REFUSED: Mapping[str, str] = {
     "shutdown_timeout": "--drain-seconds says how long requests may take to finish",
 }
 _UNLOGGED = ",".join(sorted(KEYLESS | {METRICS}))
-"""Routes whose requests are not worth a line: orchestrators ask them every few seconds."""
-_OURS = "composition brings its own"
+"""Routes that are not logged, because orchestrators request them every few seconds."""
 
+_ADAPTER_SLOTS = 8
+"""Adapters that run at once; `--max-loras` overrides it."""
 
-_LOADED = 64
-"""Adapters that stay in memory at most, unless --max-cpu-loras says otherwise."""
-_SPARE = 8
-"""Places for generations that were replaced and whose last requests still run."""
-_COMMON_RANK = 16
-"""Room for adapters to come, unless --max-lora-rank says otherwise; vLLM's own default."""
+_ADAPTERS_IN_MEMORY = 64
+"""Adapters that stay in memory; `--max-cpu-loras` overrides it."""
+
+_SPARE_ADAPTERS = 8
+"""Additional adapters in memory: replaced generations whose last requests still run."""
+
+_PUBLISHED_RANK = 16
+"""Largest rank of adapters that may be published later; `--max-lora-rank` overrides it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What the models and their adapters ask of the engine."""
+    """What the models and adapters of a server require of the engine."""
 
     shapes: ModelShapes | None
-    """Of the base model, where they are known."""
+    """Shapes of the base model, if they are known."""
 
     ranks: Mapping[str, int]
-    """Of all adapters, those of auxiliary models too, by alias."""
+    """Rank of each adapter, by alias, including those of auxiliary models."""
 
     publishing: bool
     """Whether adapters may be added while the server runs."""
@@ -60,21 +64,21 @@ class Needs:
 
     @property
     def small(self) -> bool:
-        """Whether the base model is so small that time counts for more than memory."""
+        """Whether the base model is so small that time matters more than memory."""
         return self.shapes is not None and self.shapes.parameters < _SMALL
 
     def ranks_of(self, model: str | None) -> tuple[int, ...]:
-        """The ranks of a model's adapters; None is the base."""
+        """Return the ranks of a model's adapters; None is the base model."""
         return tuple(rank for alias, rank in self.ranks.items() if model_of(alias) == model)
 
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """What the installed vLLM can do."""
+    """What the installed vLLM supports."""
 
     is_cpu: bool
     lora_ranks: tuple[int, ...]
-    """Values of --max-lora-rank."""
+    """Valid values of --max-lora-rank."""
 
 
 def read_flags(
@@ -86,8 +90,8 @@ def read_flags(
     """Parse `settings.vllm_flags` with vLLM's parser.
 
     Raises:
-        ValueError: a flag contradicts what is served here.
-        SystemExit: vLLM does not know a flag; usage and reason are on stderr.
+        ValueError: a flag contradicts this server.
+        SystemExit: vLLM does not know a flag; the reason is on stderr.
     """
     parser.set_defaults(model=settings.model, host=settings.host, port=settings.port)
     parser.set_defaults(**_lora_defaults(needs, platform.lora_ranks))
@@ -100,12 +104,12 @@ def read_flags(
     _refuse(args, parser, _REFUSED)
     if platform.is_cpu and not _sizes_cache(args, parser):
         args.kv_cache_memory_bytes = _modest_cache_bytes(1024 * MIB if needs.small else 4096 * MIB)
-    # An engine has one back end for grammars, that of its first such request. `auto` lets every
-    # request ask for another, and those that do not get theirs end with a server error.
+    # An engine has one back end for grammars, that of the first request with a grammar. With
+    # `auto`, a later request that needs another back end would end with a server error.
     grammars = args.structured_outputs_config
     if grammars.backend == "auto":
         args.structured_outputs_config = replace(grammars, backend="xgrammar")
-    # vLLM answers in the first name, so that is the one the operator chose, if any.
+    # vLLM answers in the first name, so the operator's names come first.
     names = args.served_model_name or []
     args.served_model_name = list(dict.fromkeys([*names, BASE, *([] if names else [args.model])]))
     if clash := sorted(set(args.served_model_name) & set(needs.ranks)):
@@ -116,8 +120,8 @@ def read_flags(
 def set_engine_options(
     args: argparse.Namespace, parser: argparse.ArgumentParser, options: Mapping[str, Any]
 ) -> None:
-    """Set what switches composition on. Raises `ValueError` where a flag wants it otherwise."""
-    _refuse(args, parser, dict.fromkeys(options, _OURS))
+    """Set the options that enable composition. Raise `ValueError` if a flag sets one of them."""
+    _refuse(args, parser, dict.fromkeys(options, "compositions need their own value"))
     vars(args).update(options)
 
 
@@ -132,47 +136,52 @@ def _refuse(
 def auxiliary_options(
     settings: Settings, needs: Needs, platform: Platform
 ) -> tuple[Auxiliary, ...]:
-    """The auxiliary models as the engine takes them."""
+    """Return the auxiliary models as the engine takes them."""
     default = (256 if needs.small else 4096) * MIB
-    found = []
-    for one in needs.auxiliaries:
-        room = _lora_room(needs, one.given.name, platform.lora_ranks)
-        memory = settings.auxiliary_memory_bytes or default
-        found.append(Auxiliary(one.given.name, str(one.folder), memory, **room))
-    return tuple(found)
+    memory = settings.auxiliary_memory_bytes or default
+    options = []
+    for model in needs.auxiliaries:
+        limits = _lora_limits(needs, model.given.name, platform.lora_ranks)
+        options.append(Auxiliary(model.given.name, str(model.folder), memory, **limits))
+    return tuple(options)
 
 
 def _lora_defaults(needs: Needs, ranks: Sequence[int]) -> dict[str, Any]:
-    room = _lora_room(needs, None, ranks)
-    return {"enable_lora": True, **room} if room else {}
+    limits = _lora_limits(needs, None, ranks)
+    return {"enable_lora": True, **limits} if limits else {}
 
 
-def _lora_room(needs: Needs, model: str | None, ranks: Sequence[int]) -> dict[str, int]:
-    """Room for a model's adapters: up to 64 of them stay loaded, up to 8 run at once."""
-    own = needs.ranks_of(model)
-    if not own and not needs.publishing:
+def _lora_limits(needs: Needs, model: str | None, ranks: Sequence[int]) -> dict[str, int]:
+    """Return vLLM's limits for the adapters of a model; empty if it can have none.
+
+    Raises:
+        ValueError: vLLM does not support the rank of an adapter.
+    """
+    adapter_ranks = needs.ranks_of(model)
+    if not adapter_ranks and not needs.publishing:
         return {}
-    wanted = max((*own, _COMMON_RANK if needs.publishing else 0))
-    rank = min((r for r in ranks if r >= wanted), default=None)
+    needed = max((*adapter_ranks, _PUBLISHED_RANK if needs.publishing else 0))
+    rank = min((r for r in ranks if r >= needed), default=None)
     if rank is None:
-        raise ValueError(f"an adapter has rank {wanted}, and vLLM serves ranks up to {max(ranks)}.")
-    slots = 8 if needs.publishing else min(len(own), 8)
-    spare = _SPARE if needs.publishing else 0
+        raise ValueError(f"an adapter has rank {needed}, and vLLM serves ranks up to {max(ranks)}.")
+    adapters = len(adapter_ranks)
+    slots = _ADAPTER_SLOTS if needs.publishing else min(adapters, _ADAPTER_SLOTS)
+    spare = _SPARE_ADAPTERS if needs.publishing else 0
     return {
         "max_lora_rank": rank,
         "max_loras": slots,
-        "max_cpu_loras": max(min(len(own), _LOADED) + spare, slots),
+        "max_cpu_loras": max(min(adapters, _ADAPTERS_IN_MEMORY) + spare, slots),
     }
 
 
 def _sizes_cache(args: argparse.Namespace, parser: argparse.ArgumentParser) -> bool:
-    """Whether the operator says how large the KV cache is to be."""
+    """Return whether the operator has set the size of the KV cache."""
     fields = ("kv_cache_memory_bytes", "gpu_memory_utilization")
-    chosen = any(getattr(args, field) != parser.get_default(field) for field in fields)
-    return chosen or bool(os.environ.get("VLLM_CPU_KVCACHE_SPACE"))
+    is_set = any(getattr(args, field) != parser.get_default(field) for field in fields)
+    return is_set or bool(os.environ.get("VLLM_CPU_KVCACHE_SPACE"))
 
 
-def _modest_cache_bytes(most_bytes: int) -> int:
-    """An eighth of the memory, within bounds; vLLM would take nearly all."""
+def _modest_cache_bytes(max_bytes: int) -> int:
+    """Return an eighth of the memory, from 256 MiB to `max_bytes`; vLLM would take nearly all."""
     memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return min(max(memory_bytes // 8, 256 * MIB), most_bytes)
+    return min(max(memory_bytes // 8, 256 * MIB), max_bytes)

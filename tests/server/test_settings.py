@@ -114,6 +114,26 @@ def test_options_without_a_valid_value(
 
 
 @pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--kyes", "f"], "did you mean '--keys'?"),
+        (["--adaptors=a=x"], "did you mean '--adapters'?"),
+        (["--max_members", "4"], "did you mean '--max-members'?"),
+        (["--metrics", "maybe"], "choose from 'key', 'open', 'off'"),
+    ],
+)
+def test_a_misspelt_option_fails_with_a_suggestion(
+    arguments: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        Settings.from_arguments(["--model", "m", *arguments])
+    assert caught.value.code == 2
+    message = capsys.readouterr().err
+    assert reason in message
+    assert len(message.splitlines()) <= 2
+
+
+@pytest.mark.parametrize(
     ("text", "router"),
     [
         ('"posterior"', {"kind": "posterior"}),

@@ -17,7 +17,7 @@ from server.auth.keys import Key
 from server.compose.routing.gates import Gates
 from server.compose.routing.prompt_text import prompt_text
 from server.engine.port import Body, Engine, Kind
-from server.settings import MIXTURE_OPTIONS
+from server.option_values import MIXTURE_OPTIONS
 
 _INLINE_CHARACTERS = 16 * 1024
 """Longest text that is compared with the examples on the event loop; it takes milliseconds."""

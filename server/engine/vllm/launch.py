@@ -52,7 +52,8 @@ from server.engine.vllm_args import (
 )
 from server.lifecycle import FAREWELL_S, LAST_RESORT_S, Lifecycle
 from server.logs import show
-from server.settings import MIB, Settings
+from server.server_options import MIB, USAGE
+from server.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ def run(
         on_ready: called with the server's URL once connections are accepted.
     """
     cli_env_setup()
-    parser = make_arg_parser(FlexibleArgumentParser(prog="python -m server"))
+    parser = make_arg_parser(FlexibleArgumentParser(prog="python -m server", usage=USAGE))
     platform = Platform(current_platform.is_cpu(), typing.get_args(MaxLoRARanks))
     args = read_flags(parser, settings, needs, platform)
     auxiliaries = auxiliary_options(settings, needs, platform)

@@ -11,12 +11,15 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from vllm.engine.arg_utils import EngineArgs
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.renderers import renderer_from_config
 from vllm.renderers.online_renderer import OnlineRenderer
+from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from composer.errors import UnsupportedError
 from server.engine.port import Kind
 from server.engine.vllm.prompt_renderer import RELIES_ON, PromptRenderer
+from server.server_options import option_names, option_parser, refuse_misspelt
 
 TEMPLATE = (
     "{% for tool in tools or [] %}<{{ tool.function.name }}: {{ tool.function.parameters }}>"
@@ -41,6 +44,16 @@ def test_vllm_still_has_what_we_rely_on() -> None:
     sources = {file: (root / file).read_text(encoding="utf-8") for file in RELIES_ON}
     gone = [(file, t) for file, texts in RELIES_ON.items() for t in texts if t not in sources[file]]
     assert not gone, "server/engine/vllm/prompt_renderer.py relies on these"
+
+
+def test_no_option_of_vllm_is_taken_for_a_misspelt_one_of_ours() -> None:
+    options = make_arg_parser(FlexibleArgumentParser())._option_string_actions
+    for name in options:
+        if name.startswith("--"):
+            underscored = "--" + name[2:].replace("-", "_")
+            refuse_misspelt(option_parser(), [name, f"{name}=1"])
+            if name not in option_names():  # argparse knows ours with dashes only
+                refuse_misspelt(option_parser(), [underscored])
 
 
 @pytest.fixture(scope="module", params=[False, True])

@@ -1,134 +1,153 @@
-"""One request, one rendering: what the cache gives back, and when it does not."""
+"""One request, one rendering, by vLLM's renderer: what the cache answers, and what it does not."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from vllm.engine.arg_utils import EngineArgs
+from vllm.renderers import ChatParams, TokenizeParams, renderer_from_config
 
 from server.engine.render_cache import RenderCache, install_render_cache
 
-
-@dataclass(frozen=True)
-class Params:
-    template: str = "plain"
-    extra: dict[str, Any] = field(default_factory=dict)
+CHAT = [[{"role": "user", "content": "Hi"}]]
+CHAT_PARAMS = ChatParams(chat_template_kwargs={"tokenize": False})  # as vLLM's routes ask
+TOKENIZE = TokenizeParams(max_total_tokens=512)
 
 
-class Renderer:
-    """Renders a conversation to one token for each message, and a text to one for each letter."""
+class Counted:
+    """vLLM's renderer with the cache; `calls` counts tokenized texts."""
 
-    def __init__(self) -> None:
-        self.calls: list[str] = []
+    def __init__(self, renderer: Any) -> None:
+        self.calls = 0
+        self._renderer = renderer
+        self._tokenize: Callable[..., Awaitable[Any]] = renderer._tokenize_prompt_async
 
-    async def render_chat_async(
-        self, conversations: Any, params: Params, *, prompt_extras: Any = None
-    ) -> Any:
-        self.calls.append(params.template)
-        await asyncio.sleep(0)
-        inputs = [{"prompt_token_ids": list(range(len(list(c))))} for c in conversations]
-        return conversations, inputs
+    async def tokenize(self, *args: Any) -> Any:
+        self.calls += 1
+        return await self._tokenize(*args)
 
-    async def render_cmpl_async(self, prompts: Any, params: Params) -> Any:
-        self.calls.append(params.template)
-        return [{"prompt_token_ids": list(map(ord, prompt))} for prompt in prompts]
+    async def chat(
+        self,
+        conversations: Any = CHAT,
+        params: ChatParams = CHAT_PARAMS,
+        tokenize: TokenizeParams = TOKENIZE,
+        **extras: Any,
+    ) -> list[int]:
+        """The token ids of one conversation."""
+        _, (prompt,) = await self._renderer.render_chat_async(
+            conversations, params, tokenize, prompt_extras=extras or None
+        )
+        return list(prompt["prompt_token_ids"])
+
+    async def texts(self, *texts: str) -> list[dict[str, Any]]:
+        """The engine inputs of texts."""
+        prompts = [{"prompt": text} for text in texts]
+        inputs: list[dict[str, Any]] = await self._renderer.render_cmpl_async(prompts, TOKENIZE)
+        return inputs
 
 
-@pytest.fixture
-def renderer() -> Renderer:
-    renderer = Renderer()
+@pytest.fixture(scope="module")
+def vllm_renderer(zoo_base: Path) -> Any:
+    """The renderer of the small base model, with the cache, without an engine."""
+    config = EngineArgs(model=str(zoo_base), max_model_len=512).create_engine_config()
+    renderer = renderer_from_config(config)
     install_render_cache(renderer)
     return renderer
 
 
-CHAT = [[{"role": "user", "content": "Hi"}]]
+@pytest.fixture
+def renderer(vllm_renderer: Any, monkeypatch: pytest.MonkeyPatch) -> Counted:
+    counted = Counted(vllm_renderer)
+    monkeypatch.setattr(vllm_renderer, "_tokenize_prompt_async", counted.tokenize)
+    return counted
 
 
-def test_without_a_cache_every_call_renders(renderer: Renderer) -> None:
+def test_without_a_cache_every_call_renders(renderer: Counted) -> None:
     async def run() -> None:
         for _ in range(2):
-            await renderer.render_chat_async(CHAT, Params())
+            await renderer.chat()
 
     asyncio.run(run())
-    assert len(renderer.calls) == 2
+    assert renderer.calls == 2
 
 
-def test_equal_calls_render_once_also_in_tasks(renderer: Renderer) -> None:
+def test_equal_calls_render_once_also_in_tasks(renderer: Counted) -> None:
     async def run() -> tuple[Any, Any, Any]:
         cache = RenderCache()
         with cache.active():
-            first = await renderer.render_cmpl_async(["ab", "c"], Params())
-            first[0]["arrival_time"] = 1.0
+            first = await renderer.texts("ab", "c")
+            first[0]["cache_salt"] = "of one caller"
         with cache.spent():
-            second = await asyncio.create_task(renderer.render_cmpl_async(["ab", "c"], Params()))
-        third = await renderer.render_cmpl_async(["ab", "c"], Params())
-        return first, second, third
+            second = await asyncio.create_task(renderer.texts("ab", "c"))
+        return first, second, await renderer.texts("ab", "c")
 
-    first, second, third = asyncio.run(run())
-    assert second == third == [{"prompt_token_ids": [97, 98]}, {"prompt_token_ids": [99]}]
-    assert first[0] != second[0], "what one caller writes, another does not see"
-    assert len(renderer.calls) == 2, "the third was made outside"
+    first, second, outside = asyncio.run(run())
+    ids = [[prompt["prompt_token_ids"] for prompt in inputs] for inputs in (first, second, outside)]
+    assert ids[0] == ids[1] == ids[2]
+    assert "cache_salt" not in second[0], "what one caller writes, another does not see"
+    assert renderer.calls == 4, "two texts, rendered once in the cache and once outside"
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        ([[{"role": "user", "content": "Ho"}]], Params()),
-        ([[*CHAT[0], *CHAT[0]]], Params()),
-        (CHAT, Params("other")),
-        (CHAT, Params(extra={"effort": "low"})),
-        (CHAT, Params(), {"cache_salt": "x"}),
+        {"conversations": [[{"role": "user", "content": "Ho"}]]},
+        {"conversations": [[*CHAT[0], {"role": "assistant", "content": "Yes"}, *CHAT[0]]]},
+        {"params": replace(CHAT_PARAMS, chat_template="{{ messages[0].content }}")},
+        {"params": replace(CHAT_PARAMS, chat_template_kwargs={"tokenize": False, "effort": "low"})},
+        {"tokenize": replace(TOKENIZE, add_special_tokens=False)},
+        {"cache_salt": "x"},
     ],
 )
-def test_another_call_renders_again(renderer: Renderer, other: tuple[Any, ...]) -> None:
+def test_a_different_call_renders_again(renderer: Counted, other: dict[str, Any]) -> None:
     async def run() -> None:
         with RenderCache().active():
-            await renderer.render_chat_async(CHAT, Params())
-            conversations, params, *extras = other
-            options = {"prompt_extras": extras[0]} if extras else {}
-            await renderer.render_chat_async(conversations, params, **options)
+            await renderer.chat()
+            await renderer.chat(**other)
 
     asyncio.run(run())
-    assert len(renderer.calls) == 2
+    assert renderer.calls == 2
 
 
-def test_what_changes_in_place_renders_again(renderer: Renderer) -> None:
-    async def run() -> None:
+def test_what_changes_in_place_renders_again(renderer: Counted) -> None:
+    async def run() -> tuple[list[int], list[int]]:
         conversation = [{"role": "user", "content": "Hi"}]
         with RenderCache().active():
-            await renderer.render_chat_async([conversation], Params())
-            conversation.append({"role": "assistant", "content": "Hello"})
-            _, (rendered,) = await renderer.render_chat_async([conversation], Params())
-            assert rendered["prompt_token_ids"] == [0, 1]
+            first = await renderer.chat([conversation])
+            conversation[0]["content"] = "Good morning"
+            return first, await renderer.chat([conversation])
 
-    asyncio.run(run())
+    first, second = asyncio.run(run())
+    assert first != second
 
 
-def test_iterators_have_no_key(renderer: Renderer) -> None:
-    async def run() -> None:
+def test_iterators_are_not_cached(renderer: Counted) -> None:
+    def conversation() -> Any:
+        return [{"role": "user", "content": iter([{"type": "text", "text": "Hi"}])}]
+
+    async def run() -> tuple[list[int], list[int]]:
         with RenderCache().active():
-            for _ in range(2):
-                _, (rendered,) = await renderer.render_chat_async([iter(CHAT[0])], Params())
-                assert rendered["prompt_token_ids"] == [0]
+            return await renderer.chat([conversation()]), await renderer.chat([conversation()])
 
-    asyncio.run(run())
-    assert len(renderer.calls) == 2
+    first, second = asyncio.run(run())
+    assert first == second
+    assert renderer.calls == 2
 
 
-def test_a_spent_cache_is_empty_and_requests_share_none(renderer: Renderer) -> None:
-    async def request(template: str) -> None:
+def test_a_spent_cache_is_empty_and_requests_share_none(renderer: Counted) -> None:
+    async def request(text: str) -> None:
         cache = RenderCache()
-        with cache.active():
-            await renderer.render_chat_async(CHAT, Params(template))
-        with cache.spent():
-            await renderer.render_chat_async(CHAT, Params(template))
-        with cache.active():
-            await renderer.render_chat_async(CHAT, Params(template))
+        for context in (cache.active(), cache.spent(), cache.active()):
+            with context:
+                await renderer.texts(text)
 
     async def run() -> None:
         await asyncio.gather(request("a"), request("a"), request("b"))
 
     asyncio.run(run())
-    assert sorted(renderer.calls) == ["a"] * 4 + ["b"] * 2
+    assert renderer.calls == 6, "each of three requests before and after its cache was spent"
