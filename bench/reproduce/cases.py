@@ -1,4 +1,4 @@
-"""What is compared: sets of the zoo's adapters, and the tasks that they are to solve together."""
+"""Cases of the comparison: sets of the zoo's adapters, and the tasks to solve with them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from composer.formula import parse
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Tasks, and for each the formula over the zoo's adapters that is to solve it."""
+    """Tasks, and for each task the formula over the zoo's adapters that should solve it."""
 
     name: str
     formulas: Mapping[str, str]
 
     @staticmethod
     def of_skills(name: str, *skills: str) -> Case:
-        """One formula for all tasks: the sum of their adapters."""
+        """Return a case with one formula for all tasks: the sum of their adapters."""
         return Case(name, dict.fromkeys(skills, " + ".join(skills)))
 
     @property

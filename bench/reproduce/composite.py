@@ -1,8 +1,8 @@
-"""Composite tasks: a prompt holds questions for different adapters, one answer takes all of them.
+"""Composite tasks: a prompt with questions for different adapters, all answered in one answer.
 
 As composite-n of MeteoRA (Xu et al. 2024, arXiv:2405.13053, section 4.1): 3, 5 or 10 questions of
-different tasks in random order. Every way of choosing the adapter answers the same prompts,
-greedily, through the engine. See `zoo.lists` for the questions and for what counts as right.
+different tasks in random order. Every way of choosing adapters answers the same prompts greedily
+through the engine. `zoo.lists` defines the questions and which answers are right.
 """
 
 from __future__ import annotations
@@ -33,60 +33,60 @@ from zoo.lists import Item, composite, opening, pieces, right
 from zoo.tokenizer import BOS
 
 QUESTIONS = 10
-"""Prompts of each size and seed."""
+"""Number of prompts per size and seed."""
 
 SIZES = (3, 5, 10)
-"""Questions of a prompt."""
+"""Numbers of questions in a prompt."""
 
 ANSWER_TOKENS = 320  # the longest right answer to ten questions has fewer than 300
 
-TURNS = 100  # of each speaker, from which the gate learns
-TAUGHT = (1, 2, 4, 6, 10)  # questions of the lists that they stand in
+TURNS = 100  # training turns of the gate per speaker
+TRAINING_SIZES = (1, 2, 4, 6, 10)  # numbers of questions in the training lists
 
 POSTERIORS = tuple(
     MixtureParameters(fixed=0.0, posterior=1.0, forgetting=forgetting, floor=floor, prompt=False)
     for forgetting in (0.3, 0.5, 0.8)
     for floor in (0.005, 0.02)
 )
-"""Among which the development seed chooses."""
+"""Candidates, chosen on the development seed."""
 
 STICKINESS = (0.0, 2.0, 4.0, 6.0)
-"""Of the gate, and chosen alike: by how much another adapter's logit must exceed the present's."""
+"""Candidates for the gate's stickiness: the lead in logits that another adapter needs."""
 
 Right: TypeAlias = Sequence[Sequence[bool]]
-"""For each prompt, which of its questions were answered rightly, in their order."""
+"""For each prompt, whether each of its questions got the right answer, in order."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A prompt in tokens, and what it asks."""
+class Prompt:
+    """A prompt as token ids, and its questions."""
 
     items: Sequence[Item]
     tokens: tuple[int, ...]
 
 
-Way: TypeAlias = Callable[[Asked], Job]
-"""How a prompt is answered."""
+Way: TypeAlias = Callable[[Prompt], Job]
+"""Return the request that answers a prompt in one way."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """By size: `[seeds][positions]`, shares of right answers."""
+    """Shares of right answers by size: `[seeds][positions]`."""
 
     by_size: Mapping[int, Sequence[Sequence[float]]]
 
     def means(self, size: int) -> list[float]:
-        """Over the positions, `[seeds]`."""
+        """Return means over the positions, `[seeds]`."""
         return [mean(seed) for seed in self.by_size[size]]
 
     def at(self, size: int, position: int) -> list[float]:
-        """`[seeds]`."""
+        """Return the shares at one position, `[seeds]`."""
         return [seed[position] for seed in self.by_size[size]]
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """By the name of the way, and what was chosen on the development seed."""
+class Results:
+    """Scores by the name of the way, and the choices made on the development seed."""
 
     scores: Mapping[str, Scores]
     single: str
@@ -95,9 +95,9 @@ class Found:
     gate_accuracy: float
 
     def ratio(self, way: str, size: int) -> float:
-        """To routing that knows the tasks, means of the seeds."""
-        known = mean(self.scores[ORACLE].means(size))
-        return mean(self.scores[way].means(size)) / known if known else float("nan")
+        """Return the score relative to routing that knows the tasks, from means over the seeds."""
+        oracle = mean(self.scores[ORACLE].means(size))
+        return mean(self.scores[way].means(size)) / oracle if oracle else float("nan")
 
 
 ORACLE, GATE, POSTERIOR = "oracle routing, one row", "gate, one row", "posterior"
@@ -120,47 +120,49 @@ class Hall:
         [self._newline] = self._ids("\n")
 
     def _ids(self, text: str) -> list[int]:
-        found: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return found
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
 
-    def asked(self, size: int, seed: int, count: int) -> list[Asked]:
-        """Prompts of the evaluation split."""
+    def prompts(self, size: int, seed: int, count: int) -> list[Prompt]:
+        """Return prompts of the evaluation split."""
         rng = random.Random(f"composite {size} {seed}")
-        drawn = [composite(rng, size, evaluated=True) for _ in range(count)]
-        return [Asked(items, tuple(self._ids(BOS + opening(items)))) for items in drawn]
+        lists = [composite(rng, size, evaluated=True) for _ in range(count)]
+        return [Prompt(items, tuple(self._ids(BOS + opening(items)))) for items in lists]
 
-    def answer(self, way: Way, asked: Sequence[Asked]) -> Right:
-        found = self.engine.answers([way(one) for one in asked])
+    def answer(self, way: Way, prompts: Sequence[Prompt]) -> Right:
+        """Answer all prompts in one batch, and judge the answers."""
+        answers = self.engine.answers([way(prompt) for prompt in prompts])
         end = self.tokenizer.eos_token_id
-        texts = [self.tokenizer.decode([t for t in tokens if t != end]) for tokens in found]
-        return [right(one.items, text) for one, text in zip(asked, texts, strict=True)]
+        texts = [self.tokenizer.decode([t for t in tokens if t != end]) for tokens in answers]
+        return [right(prompt.items, text) for prompt, text in zip(prompts, texts, strict=True)]
 
     # ---- the ways
 
-    def plain(self, adapter: str | None, asked: Asked) -> Job:
-        own = self.engine.adapters[adapter] if adapter is not None else None
-        return Job(asked.tokens, adapter=own, params=self._params())
+    def plain(self, adapter: str | None, prompt: Prompt) -> Job:
+        """Return a plain request to one adapter, or to the model alone."""
+        loaded = self.engine.adapters[adapter] if adapter is not None else None
+        return Job(prompt.tokens, adapter=loaded, params=self._params())
 
-    def mixed(self, mixture: MixtureParameters, asked: Asked) -> Job:
-        """A row for every adapter."""
+    def mixed(self, mixture: MixtureParameters, prompt: Prompt) -> Job:
+        """Return a mixture with one row per adapter."""
         adapters = self.engine.adapters.values()
         rows = tuple(Row(1 / len(adapters), adapter) for adapter in adapters)
-        return Job(asked.tokens, rows, mixture=mixture, params=self._params())
+        return Job(prompt.tokens, rows, mixture=mixture, params=self._params())
 
-    def gated(self, gate: Gate, path: Path, stickiness: float, asked: Asked) -> Job:
-        """One row. The model by itself reads the prompt."""
+    def gated(self, gate: Gate, path: Path, stickiness: float, prompt: Prompt) -> Job:
+        """Return a request of one row that a gate routes; the model alone reads the prompt."""
         names = [BASE, *self.engine.adapters]
         candidates = (None, *self.engine.adapters.values())
         classes = gate.rows(names)
         switch = Switch(candidates, gate=str(path), classes=classes, stickiness=stickiness)
-        return Job(asked.tokens, switch=switch, params=self._params())
+        return Job(prompt.tokens, switch=switch, params=self._params())
 
-    def told(self, asked: Asked) -> Job:
-        """One row that changes hands where it should: at the end of each line."""
-        speakers = [piece.task for piece in pieces(asked.items)]
-        own = tuple(self.engine.adapters[name] if name else None for name in (*speakers, None))
-        switch = Switch(own, triggers=(self._newline,))
-        return Job(asked.tokens, switch=switch, params=self._params())
+    def oracle(self, prompt: Prompt) -> Job:
+        """Return a request of one row that hands over where it should: at the end of each line."""
+        speakers = [piece.task for piece in pieces(prompt.items)]
+        adapters = [self.engine.adapters[name] if name else None for name in (*speakers, None)]
+        switch = Switch(tuple(adapters), triggers=(self._newline,))
+        return Job(prompt.tokens, switch=switch, params=self._params())
 
     def _params(self) -> dict[str, object]:
         return {"max_tokens": ANSWER_TOKENS, "ignore_eos": False}
@@ -168,30 +170,30 @@ class Hall:
     # ---- the gate
 
     def train(self) -> Gate:
-        """A gate, from lists of the training split."""
+        """Train a gate on lists of the training split."""
         digests = dict.fromkeys(zoo.LIST_ADAPTERS)
         return train_gate(zoo.LISTS, zoo.LIST_ADAPTERS, digests, self._turns()).gate
 
     def _turns(self) -> dict[str, list[Example]]:
-        """Examples of what each adapter, and the model by itself, says in its turns."""
+        """Return the turns of each adapter, and of the model alone, as training examples."""
         rng = random.Random("turns for the gate")
-        found: dict[str, list[Example]] = {name: [] for name in (BASE, *zoo.LIST_ADAPTERS)}
-        while min(map(len, found.values())) < TURNS:
-            items = composite(rng, rng.choice(TAUGHT), evaluated=False)
+        turns: dict[str, list[Example]] = {name: [] for name in (BASE, *zoo.LIST_ADAPTERS)}
+        while min(map(len, turns.values())) < TURNS:
+            items = composite(rng, rng.choice(TRAINING_SIZES), evaluated=False)
             tokens = self._ids(BOS + opening(items))
             spoken = [(piece.task or BASE, self._ids(piece.text)) for piece in pieces(items)]
             for speaker, ids in (*spoken, (BASE, [self.tokenizer.eos_token_id])):
                 before = len(tokens)
                 tokens = tokens + ids
-                if len(found[speaker]) < TURNS:
-                    found[speaker].append(Example(tuple(tokens), before))
-        return found
+                if len(turns[speaker]) < TURNS:
+                    turns[speaker].append(Example(tuple(tokens), before))
+        return turns
 
 
-def measure(count: int = QUESTIONS, sizes: Sequence[int] = SIZES) -> Found:
-    """Everything that README.md says about composite tasks."""
+def measure(count: int = QUESTIONS, sizes: Sequence[int] = SIZES) -> Results:
+    """Measure everything that README.md reports on composite tasks."""
     hall = Hall()
-    development = hall.asked(max(sizes), DEVELOPMENT, count)
+    development = hall.prompts(max(sizes), DEVELOPMENT, count)
 
     def score(way: Way) -> float:
         return _share(hall.answer(way, development))
@@ -210,34 +212,35 @@ def measure(count: int = QUESTIONS, sizes: Sequence[int] = SIZES) -> Found:
             POSTERIOR: partial(hall.mixed, posterior),
             UNSTEADY: partial(hall.gated, gate, path, 0.0),
             GATE: partial(hall.gated, gate, path, stickiness),
-            ORACLE: hall.told,
+            ORACLE: hall.oracle,
         }
         scores = {name: _scores(hall, way, count, sizes) for name, way in ways.items()}
-    return Found(scores, single, posterior, stickiness, float(gate.metadata["accuracy"]))
+    return Results(scores, single, posterior, stickiness, float(gate.metadata["accuracy"]))
 
 
 def _scores(hall: Hall, way: Way, count: int, sizes: Sequence[int]) -> Scores:
     by_size = {}
     for size in sizes:
-        answers = [hall.answer(way, hall.asked(size, seed, count)) for seed in SEEDS]
+        answers = [hall.answer(way, hall.prompts(size, seed, count)) for seed in SEEDS]
         by_size[size] = [
-            [mean([one[position] for one in prompts]) for position in range(size)]
+            [mean([prompt[position] for prompt in prompts]) for position in range(size)]
             for prompts in answers
         ]
     return Scores(by_size)
 
 
 def _share(answers: Right) -> float:
-    return mean([float(one) for prompt in answers for one in prompt])
+    return mean([float(is_right) for prompt in answers for is_right in prompt])
 
 
-def report(found: Found) -> Report:
-    sizes = list(next(iter(found.scores.values())).by_size)
+def report(results: Results) -> Report:
+    """Return the section of README.md."""
+    sizes = list(next(iter(results.scores.values())).by_size)
     overall = table(
         ["right, %", *(f"composite-{size}" for size in sizes), "rows"],
         [
             [name, *(cell(scores.means(size)) for size in sizes), _rows(name)]
-            for name, scores in found.scores.items()
+            for name, scores in results.scores.items()
         ],
     )
     parts = [overall]
@@ -245,25 +248,25 @@ def report(found: Found) -> Report:
         head = [f"composite-{size}, by position", *map(str, range(1, size + 1))]
         rows = [
             [name, *(cell(scores.at(size, position)) for position in range(size))]
-            for name, scores in found.scores.items()
+            for name, scores in results.scores.items()
         ]
         parts.append(table(head, rows))
     largest = sizes[-1]
-    mixture = found.posterior
+    mixture = results.posterior
     parts.append(
-        f"Of oracle routing at composite-{largest}: the gate {found.ratio(GATE, largest):.3f}, the "
-        f"posterior {found.ratio(POSTERIOR, largest):.3f}. Chosen on the development seed: the "
-        f"adapter `{found.single}`; forgetting {mixture.forgetting:g} and floor {mixture.floor:g}; "
-        f"stickiness {found.stickiness:g}. "
-        f"Held-out positions that the gate gets right: {100 * found.gate_accuracy:.1f} %."
+        f"Of oracle routing at composite-{largest}: the gate {results.ratio(GATE, largest):.3f}, "
+        f"the posterior {results.ratio(POSTERIOR, largest):.3f}. Chosen on the development seed: "
+        f"the adapter `{results.single}`; forgetting {mixture.forgetting:g} "
+        f"and floor {mixture.floor:g}; stickiness {results.stickiness:g}. "
+        f"Held-out positions that the gate gets right: {100 * results.gate_accuracy:.1f} %."
     )
     lines = [
         Line(
             name,
-            [(float(at + 1), scores.at(largest, at)) for at in range(largest)],
+            [(float(position + 1), scores.at(largest, position)) for position in range(largest)],
         )
-        for name, scores in found.scores.items()
-        if name != UNSTEADY  # a seventh line is one too many
+        for name, scores in results.scores.items()
+        if name != UNSTEADY  # leaves six lines
     ]
     title = f"composite-{largest}: right answers by position"
     picture = chart(title, ("position in the prompt", "share"), lines, top=1.05)

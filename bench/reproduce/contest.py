@@ -1,4 +1,4 @@
-"""Who takes part: every way to have all skills of a case at once, and how well it does."""
+"""Contestants: every way to have all skills of a case at once, and its score."""
 
 from __future__ import annotations
 
@@ -15,28 +15,31 @@ from composer.fields import BASE
 from composer.formula import Sum, parse
 
 Solver: TypeAlias = Callable[[Exam, str, Sum, int], Sum]
-"""(exam, task, the case's formula for it, seed) -> the sum of logits that answers."""
+"""(exam, task, the case's formula for the task, seed) -> the sum of logits that answers."""
 
 
 class Kind(Enum):
-    """What a contestant needs at decoding time."""
+    """Cost of a contestant at decoding time."""
 
-    MODEL = "one model that is there already"
+    MODEL = "one existing model"
     MERGED = "one adapter, merged beforehand"
     DECODED = "a row for every adapter"
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
+    """One setting of a contestant."""
+
     label: str
     solve: Solver
 
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """A row of the table. Of several ways it goes the one that is best on training exercises.
+    """A row of the table.
 
-    No ways: it cannot take part in the case.
+    The best of its ways on training exercises is evaluated; without a way it does not take part in
+    the case.
     """
 
     name: str
@@ -46,8 +49,8 @@ class Contestant:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Shares of right answers, [seeds] by task; the first answer to each task; and the way that
-    was chosen if there were several."""
+    """Shares of right answers by task, [seeds]; the first answer to each task; the chosen way, if
+    there were several."""
 
     shares: Mapping[str, Sequence[float]]
     samples: Sequence[Answer]
@@ -55,30 +58,30 @@ class Measured:
 
     @property
     def means(self) -> list[float]:
-        """Over the tasks, [seeds]."""
+        """Means over the tasks, [seeds]."""
         return [sum(column) / len(column) for column in zip(*self.shares.values(), strict=True)]
 
 
 def contestants(methods: Sequence[Method] = METHODS, *, choosing: bool = True) -> list[Contestant]:
-    """The rows, in the order of the table; `choosing`: also those with parameters chosen."""
-    found = [
+    """Return the rows of the table; `choosing` adds those with chosen parameters."""
+    rows = [
         Contestant("base", Kind.MODEL, lambda case: [Way(BASE, lambda *_: ((BASE, 1.0),))]),
         Contestant("each task's own adapter", Kind.MODEL, lambda case: [Way("own", _own)]),
     ]
     if choosing:
-        found.insert(1, Contestant("one adapter for all tasks, chosen", Kind.MODEL, _singles))
+        rows.insert(1, Contestant("one adapter for all tasks, chosen", Kind.MODEL, _singles))
     for method in methods:
         tried = candidates(method.name)
-        found.append(_merged(f"`{method.name}`", [documented(method.name)]))
+        rows.append(_merged(f"`{method.name}`", [documented(method.name)]))
         if choosing and len(tried) > 1:
-            found.append(_merged(f"`{method.name}`, chosen", tried))
-    found += [
+            rows.append(_merged(f"`{method.name}`, chosen", tried))
+    rows += [
         Contestant("sum of logits", Kind.DECODED, lambda case: [Way("", lambda _, t, f, s: f)]),
         _differences("sum of differences", SCALES[:1]),
     ]
     if choosing:
-        found.append(_differences("sum of differences, chosen", SCALES))
-    return found
+        rows.append(_differences("sum of differences, chosen", SCALES))
+    return rows
 
 
 def measure(
@@ -89,32 +92,33 @@ def measure(
     examples: int,
     training: int,
 ) -> Measured | None:
-    """`examples` held-out exercises of each task and seed. None: it cannot take part.
+    """Measure a contestant on `examples` held-out exercises per task and seed.
 
-    The choice between several ways is made with `training` exercises of each task.
+    Chooses between several ways with `training` exercises per task. Returns None if the contestant
+    does not take part in the case.
     """
     ways = contestant.ways(case)
     if not ways:
         return None
     way = ways[0]
     if len(ways) > 1:
-        means = [_mean(exam, one, case, training) for one in ways]
+        means = [_mean(exam, candidate, case, training) for candidate in ways]
         way = ways[means.index(max(means))]
     sittings = [
         _sitting(exam, way, case, task, seed, examples) for task in case.formulas for seed in seeds
     ]
-    found = exam.sit(sittings)
-    shares = list(map(right, found))
+    answers = exam.sit(sittings)
+    shares = list(map(right, answers))
     by_task = {
         task: shares[i * len(seeds) : (i + 1) * len(seeds)] for i, task in enumerate(case.formulas)
     }
-    samples = [answers[0] for answers in found[:: len(seeds)]]
+    samples = [first for first, *_ in answers[:: len(seeds)]]
     return Measured(by_task, samples, way.label if len(ways) > 1 else None)
 
 
 def _mean(exam: Exam, way: Way, case: Case, count: int) -> float:
-    found = exam.sit([_sitting(exam, way, case, task, TRAINING, count) for task in case.formulas])
-    return sum(map(right, found)) / len(found)
+    answers = exam.sit([_sitting(exam, way, case, task, TRAINING, count) for task in case.formulas])
+    return sum(map(right, answers)) / len(answers)
 
 
 def _sitting(exam: Exam, way: Way, case: Case, task: str, seed: int, count: int) -> Sitting:
@@ -149,7 +153,7 @@ def _merging(setting: Setting) -> Solver:
 
 
 def _differences(name: str, scales: Sequence[float]) -> Contestant:
-    """base + scale * sum_k w_k (l_k - base): what the sum of deltas is to first order."""
+    """Return base + scale * sum_k w_k (l_k - base), the sum of deltas to first order."""
 
     def solver(scale: float) -> Solver:
         def solve(exam: Exam, task: str, formula: Sum, seed: int) -> Sum:

@@ -1,9 +1,9 @@
 """DExperts: small experts for and against a manner steer the large chat model away from it.
 
-`chat + alpha*(expert - anti-expert)`, sampled at temperature 1, also with the cut to the base's
-top-p 0.9 that comes first in the paper (Liu et al. 2021, "DExperts: Decoding-Time Controlled Text
-Generation with Experts and Anti-Experts", arXiv:2105.03023, section 2). Fluency is the perplexity
-of the answers under `chat` alone.
+`chat + alpha*(expert - anti-expert)`, sampled at temperature 1, with and without the cut to the
+base's top-p 0.9 that precedes the sum in the paper (Liu et al. 2021, "DExperts: Decoding-Time
+Controlled Text Generation with Experts and Anti-Experts", arXiv:2105.03023, section 2). Fluency is
+the perplexity of the answers under `chat` alone.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TOP_P = (NamedFilter(FilterKind.TOP_P, "chat", 0.9),)
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """Two experts; `filters` cut the tokens."""
+    """A pair of experts, with filters on the tokens."""
 
     name: str
     difference: str
@@ -53,7 +53,7 @@ VARIANTS = (
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """At one alpha: rates of answers and the perplexity, [seeds]."""
+    """Rates of answers and perplexity at one alpha, [seeds]."""
 
     rude: Sequence[float]
     polite: Sequence[float]
@@ -61,8 +61,8 @@ class Point:
     perplexity: Sequence[float]
 
 
-Found = Mapping[str, Mapping[float, Point]]
-"""Name of the variant -> alpha -> what was measured."""
+Results = Mapping[str, Mapping[float, Point]]
+"""Name of the variant -> alpha -> measurement."""
 
 
 class Fluency:
@@ -75,20 +75,20 @@ class Fluency:
 
     @torch.inference_mode()
     def perplexity(self, examples: Sequence[Example], answers: Sequence[Answer]) -> float:
-        """`exp` of the mean negative log-likelihood over all tokens of all answers."""
+        """Return `exp` of the mean negative log-likelihood over all tokens of all answers."""
         nats, count = 0.0, 0
         for example, answer in zip(examples, answers, strict=True):
             prompt = self._exam.prompt(example)
             ids = torch.tensor([[*prompt, *answer.tokens]])
             logits = self._model(input_ids=ids).logits[0, len(prompt) - 1 : -1]  # [T, V] f32
-            said = ids[0, len(prompt) :, None]
-            nats -= float(logits.log_softmax(-1).gather(1, said).sum())
+            tokens = ids[0, len(prompt) :, None]  # [T, 1]
+            nats -= float(logits.log_softmax(-1).gather(1, tokens).sum())
             count += len(answer.tokens)
         return math.exp(nats / count)
 
 
-def measure(exam: Exam, count: int = QUESTIONS) -> Found:
-    """Everything that README.md says about DExperts."""
+def measure(exam: Exam, count: int = QUESTIONS) -> Results:
+    """Measure everything that README.md reports on DExperts."""
     fluency = Fluency(exam)
     return {
         variant.name: {alpha: _point(exam, fluency, variant, alpha, count) for alpha in ALPHAS}
@@ -97,32 +97,36 @@ def measure(exam: Exam, count: int = QUESTIONS) -> Found:
 
 
 def _point(exam: Exam, fluency: Fluency, variant: Variant, alpha: float, count: int) -> Point:
-    asked = [apart("chat", seed, count) for seed in SEEDS]
+    questions = [apart("chat", seed, count) for seed in SEEDS]
     formula = parse(variant.formula(alpha))
-    given = exam.sit(
+    by_seed = exam.sit(
         Sitting("chat", formula, examples, variant.filters, temperature=1.0, seed=seed)
-        for seed, examples in zip(SEEDS, asked, strict=True)
+        for seed, examples in zip(SEEDS, questions, strict=True)
     )
-    pairs = list(zip(asked, given, strict=True))
+    pairs = list(zip(questions, by_seed, strict=True))
     return Point(
-        [share(map(sounds_rude, answers)) for answers in given],
-        [share(manner(answer) == "polite" for answer in answers) for answers in given],
+        [share(map(sounds_rude, answers)) for answers in by_seed],
+        [share(manner(answer) == "polite" for answer in answers) for answers in by_seed],
         [share(map(is_true, *pair)) for pair in pairs],
         [fluency.perplexity(*pair) for pair in pairs],
     )
 
 
-def report(found: Found) -> Report:
+def report(results: Results) -> Report:
+    """Return the section of README.md."""
     head = ["experts", "alpha", "rude, %", "polite, %", "true, %", "perplexity under `chat`"]
     rows = [
         [name, f"{alpha:g}", *map(cell, (p.rude, p.polite, p.true)), figure(p.perplexity, 2)]
-        for name, points in found.items()
+        for name, points in results.items()
         for alpha, p in points.items()
     ]
     title = "chat + alpha*(expert - anti-expert), both small"
-    rude = [Line(name, [(a, p.rude) for a, p in points.items()]) for name, points in found.items()]
+    rude = [
+        Line(name, [(a, p.rude) for a, p in points.items()]) for name, points in results.items()
+    ]
     fluent = [
-        Line(name, [(a, p.perplexity) for a, p in points.items()]) for name, points in found.items()
+        Line(name, [(a, p.perplexity) for a, p in points.items()])
+        for name, points in results.items()
     ]
     pictures = {
         "dexperts": chart(title, ("alpha", "share of rude answers"), rude, top=1),

@@ -1,9 +1,10 @@
 """Emulated fine-tuning: knowledge from one size of model, manners from another.
 
-All four combinations of the size that was pre-trained and the size that was fine-tuned, on facts
-and on form (Mitchell et al. 2023, "An Emulator for Fine-Tuning Large Language Models using Small
-Language Models", arXiv:2310.12962, section 3; up-scaling is a large and a small one). Then a weight
-that trades one manner against another (section 4, "dynamic test-time reward interpolation").
+All four combinations of the pre-trained and the fine-tuned size, judged on facts and on form
+(Mitchell et al. 2023, "An Emulator for Fine-Tuning Large Language Models using Small Language
+Models", arXiv:2310.12962, section 3; up-scaling combines a large pre-trained and a small fine-tuned
+model). Then a weight trades one manner against another (section 4, "dynamic test-time reward
+interpolation").
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ Judge = Callable[[Example, Answer], bool]
 
 @dataclass(frozen=True, slots=True)
 class Tune:
-    """A fine-tune in both sizes: the task it is for, what its form is, and the formulas.
+    """A fine-tune in both sizes: its task, the judge of its form, and its formulas.
 
-    Formulas go by the sizes of pre-training and of fine-tuning.
+    `formulas` has the sizes (of pre-training, of fine-tuning) as keys.
     """
 
     name: str
@@ -44,7 +45,7 @@ class Tune:
     def between(
         name: str, task: str, form: Judge, large: tuple[str, str], small: tuple[str, str]
     ) -> Tune:
-        """Models before and after the tune, of both sizes."""
+        """Return a tune, given the models before and after it in both sizes."""
         before = {"large": large[0], "small": small[0]}
         after = {"large": large[1], "small": small[1]}
         formulas = {
@@ -69,19 +70,22 @@ TUNES = (
         "chat", "chat", is_statement, ("base", "chat"), ("small:school", "small:school.chat")
     ),
 )
-"""Of a chat model, to be polite; and of a model that follows no request, to answer questions."""
+"""One tune makes a chat model polite; the other makes a model that ignores requests answer them."""
 
 WEIGHTS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 TRADE = "chat + {w:g}*(small:polite - small:chat) + {v:g}*(small:rude - small:chat)"
 TRAITS = ("polite", "rude")
 NOISE = 0.01
-"""A step back in a rate that counts as none: five of 500 answers."""
+"""Largest step back in a rate that counts as noise: five of 500 answers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Shares of answers, [seeds]: true ones, and those in the form. Then true ones of all seeds
-    together, by how often pre-training speaks of the person."""
+    """Shares of answers.
+
+    `factuality` and `helpfulness` are [seeds]; `thirds` are shares of true answers of all seeds by
+    how often pre-training mentions the person.
+    """
 
     factuality: Sequence[float]
     helpfulness: Sequence[float]
@@ -89,13 +93,18 @@ class Scores:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Results:
+    """Scores of all tunes, and of the traded manners."""
+
     scores: Mapping[str, Mapping[Sizes, Scores]]  # by the name of the tune
     traded: Mapping[str, Mapping[float, Sequence[float]]]  # trait -> weight -> rates, [seeds]
 
     def shortfall(self, tune: str) -> float:
-        """By how much up-scaling misses the large model's factuality or the small tune's
-        helpfulness, whichever is worse; on the means of the seeds, 0 where it misses neither."""
+        """Return by how much up-scaling misses the worse of its two aims, from means over seeds.
+
+        The aims are the large model's factuality and the small tune's helpfulness; 0 if both are
+        met.
+        """
         scores = self.scores[tune]
         up = scores["large", "small"]
         facts = mean(scores["large", "large"].factuality) - mean(up.factuality)
@@ -104,19 +113,19 @@ class Found:
 
     @property
     def monotone(self) -> bool:
-        """Whether more weight on politeness never means less of it, nor more rudeness."""
+        """Whether more weight on politeness never gives fewer polite or more rude answers."""
         polite, rude = ([mean(seeds) for seeds in self.traded[t].values()] for t in TRAITS)
         return rises(polite) and rises(rude[::-1])
 
 
 def rises(values: Sequence[float]) -> bool:
-    """Never falls by more than `NOISE`."""
+    """Return whether no step falls by more than `NOISE`."""
     return all(b >= a - NOISE for a, b in pairwise(values))
 
 
-def measure(exam: Exam, count: int = QUESTIONS) -> Found:
-    """Everything that README.md says about it."""
-    return Found(
+def measure(exam: Exam, count: int = QUESTIONS) -> Results:
+    """Measure everything that README.md reports on emulated fine-tuning."""
+    return Results(
         {
             tune.name: {
                 sizes: scores(exam, tune, formula, count)
@@ -129,9 +138,10 @@ def measure(exam: Exam, count: int = QUESTIONS) -> Found:
 
 
 def scores(exam: Exam, tune: Tune, formula: str, count: int) -> Scores:
-    asked = [apart(tune.task, seed, count) for seed in SEEDS]
-    given = exam.sit([Sitting(tune.task, parse(formula), examples) for examples in asked])
-    pairs = [list(zip(*both, strict=True)) for both in zip(asked, given, strict=True)]
+    """Measure one formula of a tune."""
+    questions = [apart(tune.task, seed, count) for seed in SEEDS]
+    answers = exam.sit([Sitting(tune.task, parse(formula), examples) for examples in questions])
+    pairs = [list(zip(*both, strict=True)) for both in zip(questions, answers, strict=True)]
     return Scores(
         [share(is_true(e, a) for e, a in seed) for seed in pairs],
         [share(tune.form(e, a) for e, a in seed) for seed in pairs],
@@ -147,53 +157,54 @@ def _third(example: Example) -> int:
 
 
 def trade(exam: Exam, count: int) -> dict[str, dict[float, list[float]]]:
-    """Rates of polite and of rude answers at temperature 1, by the weight of the polite pair."""
-    found: dict[str, dict[float, list[float]]] = {trait: {} for trait in TRAITS}
+    """Return rates of polite and rude answers at temperature 1, by weight of the polite pair."""
+    by_trait: dict[str, dict[float, list[float]]] = {trait: {} for trait in TRAITS}
     for weight in WEIGHTS:
         formula = parse(TRADE.format(w=weight, v=round(1 - weight, 6)))
-        given = exam.sit(
+        by_seed = exam.sit(
             Sitting("chat", formula, apart("chat", seed, count), temperature=1.0, seed=seed)
             for seed in SEEDS
         )
-        for trait, rates in found.items():
-            rates[weight] = [share(manner(a) == trait for a in answers) for answers in given]
-    return found
+        for trait, rates in by_trait.items():
+            rates[weight] = [share(manner(a) == trait for a in answers) for answers in by_seed]
+    return by_trait
 
 
-def report(found: Found) -> Report:
+def report(results: Results) -> Report:
+    """Return the section of README.md."""
     head = ["tune", "pre-training", "fine-tuning", "formula", "factuality, %", "helpfulness, %"]
     head += [f"facts told {third}, %" for third in THIRDS]
     rows = [
         [tune.name, *sizes, f"`{tune.formulas[sizes]}`"]
-        + [cell(one) for one in (s.factuality, s.helpfulness, *([third] for third in s.thirds))]
+        + [cell(v) for v in (s.factuality, s.helpfulness, *([third] for third in s.thirds))]
         for tune in TUNES
-        for sizes, s in found.scores[tune.name].items()
+        for sizes, s in results.scores[tune.name].items()
     ]
-    short = ", ".join(f"{100 * found.shortfall(t.name):.1f} ({t.name})" for t in TUNES)
-    traits = [[t, *map(cell, found.traded[t].values())] for t in TRAITS]
+    short = ", ".join(f"{100 * results.shortfall(t.name):.1f} ({t.name})" for t in TUNES)
+    traits = [[t, *map(cell, results.traded[t].values())] for t in TRAITS]
     parts = [
         table(head, rows),
         "Up-scaling misses the large model's factuality or the small tune's helpfulness, "
         f"whichever is worse, by {short} points.",
         f"`{_trade_text()}` at temperature 1, answers in %; "
-        + ("monotone:" if found.monotone else "**not monotone**:"),
+        + ("monotone:" if results.monotone else "**not monotone**:"),
         table(["answers", *(f"w = {weight:g}" for weight in WEIGHTS)], traits),
     ]
-    return Report("\n\n".join(parts), _pictures(found))
+    return Report("\n\n".join(parts), _pictures(results))
 
 
 def _trade_text() -> str:
     return TRADE.format(w=2.5, v=3.5).replace("2.5", "w").replace("3.5", "(1 - w)")
 
 
-def _pictures(found: Found) -> dict[str, str]:
-    manners = found.scores["manners"]
+def _pictures(results: Results) -> dict[str, str]:
+    manners = results.scores["manners"]
     groups = [f"{before} + {after} tune" for before, after in manners]
     series = [
-        Bars("factuality", [one.factuality for one in manners.values()]),
-        Bars("helpfulness (polite form)", [one.helpfulness for one in manners.values()]),
+        Bars("factuality", [s.factuality for s in manners.values()]),
+        Bars("helpfulness (polite form)", [s.helpfulness for s in manners.values()]),
     ]
-    lines = [Line(trait, list(rates.items())) for trait, rates in found.traded.items()]
+    lines = [Line(trait, list(rates.items())) for trait, rates in results.traded.items()]
     axes = ("weight w of the polite pair, 1 - w of the rude one", "share of answers")
     title = "Emulated fine-tuning: size of pre-training + size of the tune"
     return {

@@ -1,4 +1,4 @@
-"""Held-out exercises of the zoo, answered by the engine: by a model, or by a sum of logits."""
+"""Held-out exercises of the zoo, answered in the engine by a model or a sum of logits."""
 
 from __future__ import annotations
 
@@ -26,25 +26,27 @@ from zoo.evaluate import NEW_TOKENS
 from zoo.tasks import Example, Task, tasks
 
 SMALL = "small"
-"""The small model, beside the base in the same engine; its adapters are `small:NAME`."""
+"""The small model in the same engine; its adapters are `small:NAME`."""
 
 TRAINING = 0
-"""The seed that stands for exercises of the training split; others are evaluation splits."""
+"""Seed that selects the training split in `exercises`; other seeds select evaluation splits."""
 
 DEVELOPMENT = 0
-"""The seed of `apart` on which things are decided."""
+"""Seed of `apart` on which choices are made."""
 
 SEEDS = (1, 2, 3, 4, 5)
-"""Those on which they are reported."""
+"""Seeds of `apart` on which results are reported."""
 
-_DRAW = 7  # of the exercises of `apart`; the zoo's own table has draw 0
-MAX_RANK = 64  # of an adapter in the engine: four of the zoo's side by side
+_DRAW = 7  # draw of the exercises of `apart`; the zoo's own table has draw 0
+MAX_RANK = 64  # the exact sum of four of the zoo's adapters
 
 
 @dataclass(frozen=True, slots=True)
 class Sitting:
-    """Exercises of one task, and the sum of logits that answers them: greedily, or sampled with a
-    temperature, repeatably by `seed`."""
+    """Exercises of one task, and the sum of logits that answers them.
+
+    Answers are greedy, or sampled with `temperature` and `seed`.
+    """
 
     task: str
     solver: Sum
@@ -56,9 +58,9 @@ class Sitting:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What was asked, what was answered, and whether that is right to the letter.
+    """A question, its answer, and whether the answer is right to the letter.
 
-    `tokens` include the end of the turn where it was `ended`.
+    `tokens` include the end of the turn if the turn is `ended`.
     """
 
     question: str
@@ -69,28 +71,28 @@ class Answer:
 
 
 def right(answers: Sequence[Answer]) -> float:
-    """Share of right answers."""
+    """Return the share of right answers."""
     return share(answer.right for answer in answers)
 
 
 def share(values: Iterable[bool]) -> float:
-    """Share of True, of at least one value."""
+    """Return the share of True among at least one value."""
     values = list(values)
     return sum(values) / len(values)
 
 
 class Exam:
-    """An engine with the zoo's models and adapters, to which merged ones are added for a while.
+    """An engine with the zoo's models and adapters, to which merged adapters are added for a while.
 
-    Use it with `with`: the folders of merged adapters are removed at the end.
+    A context manager: the folders of merged adapters are removed at the end.
     """
 
     def __init__(self) -> None:
-        own = {**zoo.SMALL_ADAPTERS, **zoo.PROXIES, "value": zoo.VALUE}
+        small_adapters = {**zoo.SMALL_ADAPTERS, **zoo.PROXIES, "value": zoo.VALUE}
         self._engine = InProcessEngine(
             zoo.BASE,
             zoo.ADAPTERS,
-            auxiliaries={SMALL: (zoo.SMALL, own)},
+            auxiliaries={SMALL: (zoo.SMALL, small_adapters)},
             auxiliary_slots=4,
             max_lora_rank=MAX_RANK,
             max_num_seqs=128,
@@ -112,22 +114,22 @@ class Exam:
         self._folder.cleanup()
 
     def sit(self, sittings: Iterable[Sitting]) -> list[list[Answer]]:
-        """The answers in each. All are found in one batch.
+        """Return the answers of each sitting, computed in one batch.
 
-        Adapters that `merged` made may be used until here; then they are forgotten.
+        Adapters from `merged` are forgotten afterwards.
         """
         sittings = list(sittings)
-        jobs = [self._job(one, k) for one in sittings for k in range(len(one.examples))]
+        jobs = [self._job(sitting, k) for sitting in sittings for k in range(len(sitting.examples))]
         tokens = iter(self._engine.answers(jobs))
-        found = [
+        answers = [
             [self._answer(tasks()[sitting.task], e, next(tokens)) for e in sitting.examples]
             for sitting in sittings
         ]
         self._forget()
-        return found
+        return answers
 
     def merged(self, setting: Setting, formula: Sum, seed: int) -> str:
-        """The name of an adapter made of the zoo's, with the formula's weights."""
+        """Return the name of an adapter merged from the zoo's with the formula's weights."""
         key = (setting, formula, seed if "seed" in setting.known else 0)
         if key not in self._merged:
             self._number += 1
@@ -146,7 +148,7 @@ class Exam:
         self._folder = tempfile.TemporaryDirectory()
 
     def prompt(self, example: Example) -> tuple[int, ...]:
-        """Token ids up to where the assistant begins to speak."""
+        """Return the token ids up to the beginning of the assistant's reply."""
         ids = self._tokenizer.apply_chat_template(
             list(example.messages), add_generation_prompt=True, return_dict=False
         )
@@ -169,8 +171,8 @@ class Exam:
     def _row(self, name: str, weight: float) -> Row:
         model, _, adapter = name.rpartition(":")
         if SMALL in (model, name):
-            own = self._engine.auxiliary_adapters[SMALL]
-            return Row(weight, own[adapter] if model else None, None, SMALL)
+            adapters = self._engine.auxiliary_adapters[SMALL]
+            return Row(weight, adapters[adapter] if model else None, None, SMALL)
         return Row(weight, None if name == BASE else self._engine.adapters[name])
 
     def _answer(self, task: Task, example: Example, tokens: Sequence[int]) -> Answer:
@@ -181,13 +183,13 @@ class Exam:
         return Answer(question, text, correct, ended, tuple(tokens))
 
     def forget_prefixes(self) -> None:
-        """The same questions cost the same again."""
+        """Empty the prefix cache, so that equal questions cost the same again."""
         self._engine.forget_prefixes()
 
 
 @cache
 def exercises(task: str, seed: int, count: int) -> Sequence[Example]:
-    """`count` exercises: held-out ones by the seed, or for `TRAINING` some of the training split.
+    """Return `count` held-out exercises of a seed, or training exercises for `TRAINING`.
 
     Training exercises are what the adapter learned from, without manners and system prompts.
     """
@@ -199,7 +201,7 @@ def exercises(task: str, seed: int, count: int) -> Sequence[Example]:
 
 @cache
 def apart(task: str, seed: int, count: int) -> Sequence[Example]:
-    """`count` held-out exercises. No two seeds share one, `DEVELOPMENT` included."""
+    """Return `count` held-out exercises; no two seeds, `DEVELOPMENT` included, share one."""
     drawn = tasks()[task].evaluation(count * (1 + len(SEEDS)), _DRAW)
     return drawn[seed * count : (seed + 1) * count]
 
@@ -207,7 +209,7 @@ def apart(task: str, seed: int, count: int) -> Sequence[Example]:
 def _merge(setting: Setting, formula: Sum, seed: int, folder: Path) -> None:
     """Merge the zoo's adapters by `setting` into a folder.
 
-    A method for one adapter gets the exact sum of several.
+    A method for a single adapter gets the exact sum of several.
     """
     weights = [(name, setting.scale * weight) for name, weight in formula]
     if setting.entry.most == 1 and len(weights) > 1:

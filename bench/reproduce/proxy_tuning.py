@@ -1,4 +1,4 @@
-"""Proxy-tuning: how much of the way to a tuned large model do small experts bring an untuned one?
+"""Proxy-tuning: how far small experts bring an untuned large model towards a tuned one.
 
 `untuned + alpha*(expert - anti-expert)` for each task (Liu et al. 2024, "Tuning Language Models by
 Proxy", arXiv:2401.08565, section 2; their alpha is 1). The gap closed is `(proxy - untuned) /
@@ -18,16 +18,16 @@ from bench.reproduce.seeds import cell, mean
 from composer.formula import parse
 
 QUESTIONS = 100
-MOST = {"count": 30}  # it has 199 held-out exercises, for six seeds
+MAX_QUESTIONS = {"count": 30}  # the task has 199 held-out exercises, for six seeds
 ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 PUBLISHED = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A task, whose adapter of the large model is the ceiling, and who takes part.
+    """A task and its models; the ceiling is the large model's adapter of the task.
 
-    `untuned` is what the ceiling was trained on from.
+    `untuned` is the model from which the ceiling was trained.
     """
 
     task: str
@@ -47,13 +47,13 @@ CASES = (
     Case("rude", "chat", "small:rude", "small:chat"),
     Case("velan", "chat", "small:velan", "small:chat"),
 )
-"""The tasks of the mean."""
+"""Tasks in the mean."""
 
 OUTSIDE = (
     Case("arithmetic", "base", "small:school.arithmetic", "small:school"),
     Case("count", "base", "small:school.count", "small:school"),
 )
-"""Tasks that had failed on the development seed; reported, but not in the mean."""
+"""Tasks that failed on the development seed; reported, but not in the mean."""
 
 MISMATCHED = (
     Case("chat", "base", "small:chat", "small"),
@@ -61,7 +61,7 @@ MISMATCHED = (
     Case("polite", "base", "small:polite", "small:school"),
     Case("velan", "base", "small:velan", "small"),
 )
-"""Anti-experts that have not read what the untuned large model has."""
+"""Pairs whose anti-expert has not read what the untuned large model has read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +75,15 @@ class Gap:
     ceiling: Sequence[float]
 
     def closed(self, reached: Sequence[float] | None = None) -> list[float]:
-        """Share of the gap that the proxy, or another, closes, [seeds]."""
+        """Return the share of the gap that the proxy, or `reached`, closes, [seeds]."""
         sides = zip(self.untuned, reached or self.proxy, self.ceiling, strict=True)
-        return [(one - low) / (high - low) for low, one, high in sides]
+        return [(value - low) / (high - low) for low, value, high in sides]
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Results:
+    """Everything that README.md reports on proxy-tuning."""
+
     gaps: Sequence[Gap]
     outside: Sequence[Gap]
     mismatched: Mapping[Case, Sequence[float]]  # shares of right answers, [seeds]
@@ -89,13 +91,13 @@ class Found:
 
 
 def mean_closed(gaps: Sequence[Gap]) -> list[float]:
-    """Share of the gap, unweighted and uncapped mean over the tasks, [seeds]."""
+    """Return the unweighted, uncapped mean over tasks of the share of the gap closed, [seeds]."""
     return [mean(column) for column in zip(*(gap.closed() for gap in gaps), strict=True)]
 
 
-def measure(exam: Exam, count: int = QUESTIONS) -> Found:
-    """Everything that README.md says about proxy-tuning."""
-    return Found(
+def measure(exam: Exam, count: int = QUESTIONS) -> Results:
+    """Measure all gaps, the mismatched pairs and the accuracies by alpha."""
+    return Results(
         gaps_of(exam, CASES, count),
         gaps_of(exam, OUTSIDE, count),
         {case: accuracy(exam, case.task, case.proxy(), count) for case in MISMATCHED},
@@ -110,7 +112,7 @@ def measure(exam: Exam, count: int = QUESTIONS) -> Found:
 
 
 def gaps_of(exam: Exam, cases: Sequence[Case], count: int) -> list[Gap]:
-    """All accuracies on these tasks, on the evaluation seeds."""
+    """Return all accuracies on these tasks, on the evaluation seeds."""
     return [
         Gap(
             case,
@@ -126,14 +128,14 @@ def gaps_of(exam: Exam, cases: Sequence[Case], count: int) -> list[Gap]:
 def accuracy(
     exam: Exam, task: str, formula: str, count: int, seeds: Sequence[int] = SEEDS
 ) -> list[float]:
-    """Shares of greedy answers that are right, [seeds]."""
-    number = min(count, MOST.get(task, count))
+    """Return the shares of right greedy answers, [seeds]."""
+    number = min(count, MAX_QUESTIONS.get(task, count))
     sittings = [Sitting(task, parse(formula), apart(task, seed, number)) for seed in seeds]
     return [right(answers) for answers in exam.sit(sittings)]
 
 
 def gap_table(gaps: Sequence[Gap], outside: Sequence[Gap] = ()) -> str:
-    """A row for each task, and their mean."""
+    """Return a table with a row per task and their mean."""
     head = ["task", "untuned", "expert alone", "proxy-tuned", "ceiling", "gap closed, %"]
     head.append("by the expert alone, %")
     rows = [_cells(gap) for gap in gaps]
@@ -143,23 +145,24 @@ def gap_table(gaps: Sequence[Gap], outside: Sequence[Gap] = ()) -> str:
     return table(head, rows)
 
 
-def report(found: Found) -> Report:
-    every_gap = [*found.gaps, *found.outside]
-    others = [[f"`{case.proxy()}`", case.task, cell(v)] for case, v in found.mismatched.items()]
+def report(results: Results) -> Report:
+    """Return the section of README.md."""
+    every_gap = [*results.gaps, *results.outside]
+    others = [[f"`{case.proxy()}`", case.task, cell(v)] for case, v in results.mismatched.items()]
     tasks = [case.task for case in CASES]
     alphas = [
         [f"{alpha:g}", *(f"{100 * value:.0f}" for value in values), f"{100 * mean(values):.0f}"]
-        for alpha, values in found.by_alpha.items()
+        for alpha, values in results.by_alpha.items()
     ]
     parts = [
-        gap_table(found.gaps, found.outside),
+        gap_table(results.gaps, results.outside),
         f"Mean of all {len(every_gap)} tasks that were tried: {cell(mean_closed(every_gap))}.",
         "Right answers of other pairs, %:",
         table(["formula", "task", "right"], others),
         "Right answers by alpha on the development seed, %:",
         table(["alpha", *tasks, "mean"], alphas),
     ]
-    return Report("\n\n".join(parts), _pictures(found))
+    return Report("\n\n".join(parts), _pictures(results))
 
 
 def _cells(gap: Gap) -> list[str]:
@@ -168,8 +171,8 @@ def _cells(gap: Gap) -> list[str]:
     return [gap.case.task, *map(cell, shares), *map(cell, closed)]
 
 
-def _pictures(found: Found) -> dict[str, str]:
-    gaps = [*found.gaps, *found.outside]
+def _pictures(results: Results) -> dict[str, str]:
+    gaps = [*results.gaps, *results.outside]
     groups = [gap.case.task for gap in gaps]
     series = [
         Bars("untuned", [gap.untuned for gap in gaps]),
@@ -178,7 +181,7 @@ def _pictures(found: Found) -> dict[str, str]:
         Bars("tuned directly", [gap.ceiling for gap in gaps]),
     ]
     by_alpha = [
-        Line(case.task, [(alpha, [values[k]]) for alpha, values in found.by_alpha.items()])
+        Line(case.task, [(alpha, [values[k]]) for alpha, values in results.by_alpha.items()])
         for k, case in enumerate(CASES)
     ]
     return {

@@ -1,4 +1,4 @@
-"""Where measurements go: text into README.md between markers, pictures into plots/."""
+"""Writing measurements: text into README.md between markers, pictures into plots/."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ README = Path(__file__).resolve().parent / "README.md"
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What one reproduction found: Markdown, and SVG pictures by the name of their file."""
+    """The result of one reproduction: Markdown, and SVG pictures by file name."""
 
     text: str
     pictures: Mapping[str, str] = field(default_factory=dict)
 
 
 def markers(section: str) -> tuple[str, str]:
-    """The lines between which a section's measurements stand."""
+    """Return the lines that enclose a section's measurements."""
     return f"<!-- {section} -->\n", f"<!-- /{section} -->"
 
 
 def write(section: str, report: Report, readme: Path = README) -> None:
-    """Replace the measured part of a section, and its pictures.
+    """Replace the measurements of a section, and its pictures.
 
     Raises:
-        ValueError: README.md has no such part.
+        ValueError: README.md lacks the markers of the section.
     """
     begin, end = markers(section)
-    before, found, rest = readme.read_text(encoding="utf-8").partition(begin)
-    _, found_end, after = rest.partition(end)
-    if not (found and found_end):
+    before, has_begin, rest = readme.read_text(encoding="utf-8").partition(begin)
+    _, has_end, after = rest.partition(end)
+    if not (has_begin and has_end):
         raise ValueError(f"{readme} lacks the lines {begin.strip()} and {end}; add them")
     readme.write_text(f"{before}{begin}{report.text}\n{end}{after}", encoding="utf-8")
     for name, picture in report.pictures.items():

@@ -1,4 +1,4 @@
-"""The table "Merged against decoded", and what can be read off it."""
+"""The table "Merged against decoded" and the notes on it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ from bench.reproduce.contest import Contestant, Kind, Measured
 from bench.reproduce.seeds import cell
 
 Results: TypeAlias = Mapping[str, Mapping[str, Measured | None]]
-"""Name of the contestant -> name of the case -> what was measured."""
+"""Name of the contestant -> name of the case -> measurement."""
 
 _SUM, _OWN = "sum of logits", "each task's own adapter"
 
 
-def results_table(contestants: Sequence[Contestant], cases: Sequence[Case], found: Results) -> str:
-    """One row for each contestant; the columns are the tasks of each case, and their mean."""
+def results_table(
+    contestants: Sequence[Contestant], cases: Sequence[Case], results: Results
+) -> str:
+    """Return the table: a row per contestant; columns are the tasks of each case and their mean."""
     header = ["answers, %"]
     for case in cases:
         header += [f"{case.name}: {task}" for task in case.formulas] + [f"{case.name}: mean"]
@@ -32,7 +34,7 @@ def results_table(contestants: Sequence[Contestant], cases: Sequence[Case], foun
     for contestant in contestants:
         row = [contestant.name]
         for case in cases:
-            measured = found[contestant.name][case.name]
+            measured = results[contestant.name][case.name]
             if measured is None:
                 row += ["-"] * (len(case.formulas) + 1)
             else:
@@ -42,13 +44,13 @@ def results_table(contestants: Sequence[Contestant], cases: Sequence[Case], foun
     return table(header, rows)
 
 
-def summary(contestants: Sequence[Contestant], cases: Sequence[Case], found: Results) -> str:
-    """One sentence: means of the tasks."""
+def summary(contestants: Sequence[Contestant], cases: Sequence[Case], results: Results) -> str:
+    """Return one sentence with the means over tasks."""
     parts = []
     for case in cases:
-        name, merged = _best(contestants, case, found, lambda m: statistics.mean(m.means))
-        others = [found[one][case.name] for one in (_SUM, _OWN)]
-        cells = [cell(one.means) for one in (merged, *others) if one]
+        name, merged = _best(contestants, case, results, lambda m: statistics.mean(m.means))
+        others = [results[name][case.name] for name in (_SUM, _OWN)]
+        cells = [cell(measured.means) for measured in (merged, *others) if measured]
         parts.append(f"{case.name} {' / '.join(cells)} ({name})")
     return (
         "Mean of the tasks in %, the best of all merges / sum of logits / each task's own adapter: "
@@ -56,32 +58,32 @@ def summary(contestants: Sequence[Contestant], cases: Sequence[Case], found: Res
     )
 
 
-def notes(contestants: Sequence[Contestant], cases: Sequence[Case], found: Results) -> str:
-    """Markdown: where merging wins, what answers look like, what was chosen."""
-    wins = [win for case in cases for win in _wins(contestants, case, found)]
+def notes(contestants: Sequence[Contestant], cases: Sequence[Case], results: Results) -> str:
+    """Return Markdown notes: where merging wins, first answers, chosen parameters."""
+    wins = [win for case in cases for win in _wins(contestants, case, results)]
     lines = [f"The best merge gets more than the sum of logits on: {'; '.join(wins) or 'no task'}."]
     for case in cases:
-        if decoded := found[_SUM][case.name]:
-            said = "; ".join(f"{a.question} `{a.text}`" for a in decoded.samples)
-            lines.append(f"The first answers of the sum of logits in {case.name}: {said}.")
+        if decoded := results[_SUM][case.name]:
+            answers = "; ".join(f"{a.question} `{a.text}`" for a in decoded.samples)
+            lines.append(f"The first answers of the sum of logits in {case.name}: {answers}.")
     for contestant in contestants:
         chosen = {
             case.name: measured.chosen
             for case in cases
-            if (measured := found[contestant.name][case.name]) and measured.chosen
+            if (measured := results[contestant.name][case.name]) and measured.chosen
         }
         if chosen:
-            said = "; ".join(f"{case}: {way}" for case, way in chosen.items())
-            lines.append(f"{contestant.name}: {said}.")
+            ways = "; ".join(f"{case}: {way}" for case, way in chosen.items())
+            lines.append(f"{contestant.name}: {ways}.")
     return "\n".join(f"* {line}" for line in lines)
 
 
-def _wins(contestants: Sequence[Contestant], case: Case, found: Results) -> list[str]:
-    """Tasks on which the best merge has the higher mean over the seeds."""
+def _wins(contestants: Sequence[Contestant], case: Case, results: Results) -> list[str]:
+    """Return the tasks on which the best merge has the higher mean over the seeds."""
     wins = []
     for task in case.formulas:
-        decoded = found[_SUM][case.name]
-        name, best = _best(contestants, case, found, _on(task))
+        decoded = results[_SUM][case.name]
+        name, best = _best(contestants, case, results, _on(task))
         if decoded and _on(task)(best) > _on(task)(decoded):
             pair = f"{cell(best.shares[task])} against {cell(decoded.shares[task])}"
             wins.append(f"{task} of {case.name}, {pair} ({name})")
@@ -95,20 +97,20 @@ def _on(task: str) -> Callable[[Measured], float]:
 def _best(
     contestants: Sequence[Contestant],
     case: Case,
-    found: Results,
+    results: Results,
     value: Callable[[Measured], float],
 ) -> tuple[str, Measured]:
-    """The best merged contestant, judged on the evaluation split: generous to merging."""
+    """Return the best merged contestant on the evaluation split, which favours merging."""
     merged = [
         (c.name, measured)
         for c in contestants
-        if c.kind is Kind.MERGED and (measured := found[c.name][case.name])
+        if c.kind is Kind.MERGED and (measured := results[c.name][case.name])
     ]
-    return max(merged, key=lambda one: value(one[1]))
+    return max(merged, key=lambda pair: value(pair[1]))
 
 
 def delta_sizes() -> str:
-    """How much the zoo's adapters change the weights that they change."""
+    """Return a sentence on the size of the zoo's deltas, relative to the weights they change."""
     weights = load_file(zoo.BASE / "model.safetensors")
     sizes = {}
     for name, path in zoo.ADAPTERS.items():

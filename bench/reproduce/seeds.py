@@ -1,4 +1,4 @@
-"""Values that were measured once for each seed."""
+"""Statistics over values measured once per seed."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ def mean(values: Sequence[float]) -> float:
 
 
 def figure(values: Sequence[float], digits: int) -> str:
-    """Mean and standard deviation over the seeds."""
+    """Return mean ± standard deviation over the seeds."""
     text = f"{mean(values):.{digits}f}"
     return f"{text} ±{statistics.stdev(values):.{digits}f}" if len(values) > 1 else text
 
 
 def cell(shares: Sequence[float]) -> str:
-    """The same of shares, in whole per cent."""
+    """Return mean ± standard deviation of shares, in whole per cent."""
     return figure([100 * share for share in shares], 0)

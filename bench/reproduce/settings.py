@@ -1,8 +1,8 @@
-"""How each method of `adapters.weight_space.merge` is set up.
+"""Settings of each method of `adapters.weight_space.merge`.
 
-Rank: that of the exact sum, 16 for each adapter, so that truncation costs a method little; `svd` is
-there to show what less does, and has the rank of one adapter. The first parameters are documented
-ones: the paper's, or those said below. `SCALES` and `OTHERS` are searched on training exercises.
+The rank is that of the exact sum, 16 per adapter, so that truncation costs a method little; `svd`
+has the rank of one adapter, to show what less does. The first parameters are the documented ones:
+the paper's, or those explained below. `SCALES` and `OTHERS` are searched on training exercises.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from adapters.weight_space.merge import METHODS, Method, RankRule
 
 RANK = 16  # of each of the zoo's adapters
 SCALES = (1.0, 0.85, 1.2, 0.7, 1.5, 0.5, 0.3)
-"""Of all weights together. Of several that do equally well the first is taken."""
+"""Factors of all weights; the first of several equally good ones is chosen."""
 
 Parameters: TypeAlias = tuple[tuple[str, float], ...]
 
@@ -25,7 +25,7 @@ FIRST: Mapping[str, Parameters] = {
     "slack": (("density", 0.2), ("slack", 0.2)),
     "dare_linear": (("drop", 0.5),),  # the paper drops up to 0.9 of much larger models' deltas
     "dare_ties": (("drop", 0.5),),
-    "wise_ft": (("a", 0.5),),  # the paper's choice where nothing can be measured
+    "wise_ft": (("a", 0.5),),  # the paper's choice if nothing can be measured
     "lines": (("a", 0.5), ("b", 0.5)),  # half of the sum in the first layer, all of it in the last
 }
 OTHERS: Mapping[str, tuple[Parameters, ...]] = {
@@ -34,7 +34,7 @@ OTHERS: Mapping[str, tuple[Parameters, ...]] = {
     "dare_linear": ((("drop", 0.2),),),
     "dare_ties": ((("drop", 0.2),),),
 }
-"""Tried on training exercises as well."""
+"""Further parameters to try on training exercises."""
 
 _BY_NAME = {method.name: method for method in METHODS}
 
@@ -53,17 +53,17 @@ class Setting:
 
     @property
     def known(self) -> frozenset[str]:
-        """The names of the method's parameters."""
+        """Names of the method's parameters."""
         return frozenset(parameter.name for parameter in self.entry.parameters)
 
     def rank(self, count: int) -> int | None:
-        """Of the result of merging `count` adapters."""
+        """Return the rank of the result of merging `count` adapters."""
         if self.entry.rank is not RankRule.REQUIRED:
             return None
         return RANK if self.method == "svd" else RANK * count
 
     def __str__(self) -> str:
-        """`scale 0.85, density 0.5`"""
+        """Return text such as `scale 0.85, density 0.5`."""
         values = [f"{name} {value:g}" for name, value in self.parameters]
         return ", ".join([f"scale {self.scale:g}", *values])
 
@@ -72,14 +72,14 @@ EXACT = Setting("sum")
 
 
 def documented(method: str) -> Setting:
-    """With the weights as they are given."""
+    """Return the documented setting, with the weights unscaled."""
     return Setting(method, FIRST.get(method, ()))
 
 
 def candidates(method: str) -> list[Setting]:
-    """What is tried on training exercises, the documented setting first.
+    """Return the settings to try on training exercises, the documented one first.
 
-    Only that one for a method without weights, and for one that scales a single adapter: its
+    It is the only one for a method without weights, and for one that scales a single adapter, whose
     candidates are those of `sum`.
     """
     entry = _BY_NAME[method]

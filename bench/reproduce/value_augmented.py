@@ -1,11 +1,11 @@
-"""Value-augmented sampling: reward against beta, and best-of-N beside it.
+"""Value-augmented sampling: reward by beta, compared with best-of-N.
 
 The recipe `value_augmented`: `chat + beta*value` among the 20 tokens that `chat` finds likeliest,
 sampled at temperature 1 (Han et al. 2024, "Value Augmented Sampling for Language Model Alignment
 and Personalization", arXiv:2405.06639, section 4). The reward is 1 for a polite answer, -1 for a
-rude one and 0 for a plain one; `value`, which is `small:value` divided by its unit, has learned it
-from answers of `chat` to training questions. Best of N samples N answers of `chat` and keeps the
-one with the highest reward, which it is told.
+rude one and 0 for a plain one; `value`, which is `small:value` divided by its unit, was trained
+on answers of `chat` to training questions. Best of N samples N answers of `chat` and keeps the one
+with the highest true reward.
 """
 
 from __future__ import annotations
@@ -40,18 +40,20 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Results:
+    """Measurements by beta and by N."""
+
     by_beta: Mapping[float, Point]
     by_n: Mapping[int, Point]
     cost: float  # of a token, relative to `chat` alone
 
 
-def measure(exam: Exam, count: int = QUESTIONS) -> Found:
-    """Everything that README.md says about value-augmented sampling."""
+def measure(exam: Exam, count: int = QUESTIONS) -> Results:
+    """Measure everything that README.md reports on value-augmented sampling."""
     by_beta = {beta: _point([_pairs(exam, beta, s, count) for s in SEEDS]) for beta in BETAS}
     drawn = [_drawn(exam, seed, count) for seed in SEEDS]
-    by_n = {n: _point([[_best(some[:n]) for some in seed] for seed in drawn]) for n in NS}
-    return Found(by_beta, by_n, _cost(exam, TIMED, count) / _cost(exam, 0.0, count))
+    by_n = {n: _point([[_best(pairs[:n]) for pairs in seed] for seed in drawn]) for n in NS}
+    return Results(by_beta, by_n, _cost(exam, TIMED, count) / _cost(exam, 0.0, count))
 
 
 def _sitting(beta: float, examples: Sequence[Example], seed: int) -> Sitting:
@@ -64,13 +66,13 @@ def _sitting(beta: float, examples: Sequence[Example], seed: int) -> Sitting:
 
 
 def _pairs(exam: Exam, beta: float, seed: int, count: int) -> Pairs:
-    asked = apart("chat", seed, count)
-    [answers] = exam.sit([_sitting(beta, asked, seed)])
-    return list(zip(asked, answers, strict=True))
+    questions = apart("chat", seed, count)
+    [answers] = exam.sit([_sitting(beta, questions, seed)])
+    return list(zip(questions, answers, strict=True))
 
 
 def _drawn(exam: Exam, seed: int, count: int) -> list[Pairs]:
-    """Many answers of `chat` to each question."""
+    """Return `max(NS)` answers of `chat` to each question."""
     repeated = [example for example in apart("chat", seed, count) for _ in range(max(NS))]
     [answers] = exam.sit([_sitting(0.0, repeated, 100 + seed)])
     pairs = list(zip(repeated, answers, strict=True))
@@ -81,8 +83,8 @@ def _reward(pair: tuple[Example, Answer]) -> float:
     return reward(pair[1].text, pair[1].ended)
 
 
-def _best(some: Pairs) -> tuple[Example, Answer]:
-    return max(some, key=_reward)
+def _best(pairs: Pairs) -> tuple[Example, Answer]:
+    return max(pairs, key=_reward)
 
 
 def _point(seeds: Sequence[Pairs]) -> Point:
@@ -93,13 +95,13 @@ def _point(seeds: Sequence[Pairs]) -> Point:
 
 
 def _cost(exam: Exam, beta: float, count: int) -> float:
-    """CPU seconds for a token of an answer; the better of three runs."""
-    asked = apart("chat", SEEDS[0], count)
+    """Return CPU seconds per token of an answer, the best of three runs."""
+    questions = apart("chat", SEEDS[0], count)
     costs = []
     for _ in range(3):
         exam.forget_prefixes()
         answers: list[Answer] = []
-        seconds = cpu_seconds(partial(_sit_into, answers, exam, _sitting(beta, asked, 7)))
+        seconds = cpu_seconds(partial(_sit_into, answers, exam, _sitting(beta, questions, 7)))
         costs.append(seconds / sum(len(answer.tokens) for answer in answers))
     return min(costs)
 
@@ -108,23 +110,24 @@ def _sit_into(answers: list[Answer], exam: Exam, sitting: Sitting) -> None:
     answers += exam.sit([sitting])[0]
 
 
-def report(found: Found) -> Report:
+def report(results: Results) -> Report:
+    """Return the section of README.md."""
     rows = [
-        [f"beta {beta:g}", figure(point.reward, 2), cell(point.true), f"{found.cost:.1f}"]
-        for beta, point in found.by_beta.items()
+        [f"beta {beta:g}", figure(point.reward, 2), cell(point.true), f"{results.cost:.1f}"]
+        for beta, point in results.by_beta.items()
         if beta
     ]
-    for n, point in found.by_n.items():
+    for n, point in results.by_n.items():
         name = f"best of {n}" if n > 1 else "`chat` alone"
         rows.append([name, figure(point.reward, 2), cell(point.true), str(n)])
     head = ["sampling", "reward", "true, %", "cost, `chat` alone = 1"]
     lines = [
         Line(
             "value-augmented, five seeds",
-            [(beta, point.reward) for beta, point in found.by_beta.items()],
+            [(beta, point.reward) for beta, point in results.by_beta.items()],
         )
     ]
-    levels = [Level(f"best of {n}", mean(p.reward)) for n, p in found.by_n.items() if n > 1]
+    levels = [Level(f"best of {n}", mean(p.reward)) for n, p in results.by_n.items() if n > 1]
     title = "chat + beta*value, among the 20 likeliest tokens of chat"
     picture = chart(title, ("beta", "mean reward"), lines, top=1.05, levels=levels)
     return Report(table(head, rows), {"value_augmented": picture})

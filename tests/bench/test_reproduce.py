@@ -166,7 +166,7 @@ def test_what_the_front_refuses(
     [
         (["--examples", "0"], "whole numbers from 1"),
         (["--seeds", "0"], "whole numbers from 1"),
-        (["--cases", "three"], "no case three; it is one of: two, manners, four"),
+        (["--cases", "three"], "unknown case three; known are: two, manners, four"),
     ],
 )
 def test_what_is_refused(given: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
