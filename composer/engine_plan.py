@@ -152,17 +152,16 @@ class EnginePlan:
     """Rows in the order of the plan's members; row 0 is the leader.
 
     The leader runs on the base model and reads the request's prompt: it is the request that vLLM
-    knows (`EnginePlan.led` finds or adds one). Filters point at rows by index. With `mixture` the
-    rows are mixed instead of summed; with `switch` there is one row. `report` is a name by which
-    the weights that a router gave can be asked for after the answer, with `explain` those of every
-    token.
+    knows (`EnginePlan.led` finds or adds one). Filters refer to rows by index. With `mixture` the
+    rows are mixed instead of summed; with `switch` there is one row. After the answer, `report_id`
+    retrieves the weights that a router chose, with `explain` those of every token.
     """
 
     rows: tuple[Row, ...]
     filters: tuple[Filter, ...] = ()
     mixture: MixtureParameters | None = None
     switch: Switch | None = None
-    report: str | None = None
+    report_id: str | None = None
     explain: bool = False
 
     def __post_init__(self) -> None:
@@ -209,7 +208,7 @@ class EnginePlan:
         rows: Sequence[Row],
         filters: Sequence[Filter] = (),
         mixture: MixtureParameters | None = None,
-        report: str | None = None,
+        report_id: str | None = None,
         explain: bool = False,
     ) -> EnginePlan:
         """Return a plan of these rows whose first row may lead.
@@ -221,7 +220,7 @@ class EnginePlan:
         order = EnginePlan.order(rows)
         moved = tuple(Filter(f.kind, order.index(f.member), f.value) for f in filters)
         led = tuple(Row(0.0) if k is None else rows[k] for k in order)
-        return EnginePlan(led, moved, mixture, None, report, explain)
+        return EnginePlan(led, moved, mixture, None, report_id, explain)
 
     @staticmethod
     def order(rows: Sequence[Row]) -> list[int | None]:
@@ -251,7 +250,7 @@ class EnginePlan:
                 **{f.name: getattr(self.switch, f.name) for f in fields(self.switch)},
                 "candidates": list(map(_listed, self.switch.candidates)),
             },
-            "report": self.report,
+            "report_id": self.report_id,
             "explain": self.explain,
         }
         return {ENGINE_ARG: json.dumps(value, separators=(",", ":"))}
@@ -293,7 +292,7 @@ def _plan(value: Any) -> EnginePlan:
         filters=tuple(Filter(FilterKind(k), int(m), float(v)) for k, m, v in value["filters"]),
         mixture=MixtureParameters(**mixture) if mixture is not None else None,
         switch=_switch(switch) if switch is not None else None,
-        report=_typed(value["report"], str, optional=True),
+        report_id=_typed(value["report_id"], str, optional=True),
         explain=_typed(value["explain"], bool),
     )
 

@@ -1,6 +1,6 @@
-"""The JSON field `composition`: what a client may write, and how it becomes a plan.
+"""The JSON field `composition`: its forms, its schema, and how it becomes a plan.
 
-Four ways to say the same sum:
+Four forms of the same sum:
 
     "base + 0.8*(polite - base)"
     {"formula": "base + 0.8*(polite - base)"}
@@ -50,54 +50,54 @@ _EXAMPLE = '"base + 0.8*(polite - base)"'
 
 
 class FilterFields(Fields):
-    """Lets only those tokens be chosen that one of the members finds likely enough."""
+    """Restricts the choice to tokens that one of the members finds likely enough."""
 
     kind: FilterKind
-    """`top_p`: the member's nucleus; `plausibility`: likely relative to its likeliest token;
+    """`top_p`: the member's nucleus; `plausibility`: tokens likely relative to its likeliest one;
     `top_k`: its likeliest tokens."""
 
     model: ModelName
-    """The member, by its model; it must read the request's prompt, its weight may be 0."""
+    """Model of the member, which must read the request's prompt; its weight may be 0."""
 
     value: Number
-    """The mass of the nucleus or the least ratio to the likeliest token, from 0 to 1; for `top_k`
-    how many."""
+    """Mass of the nucleus, or minimum ratio to the likeliest token, from 0 to 1; for `top_k` the
+    number of tokens."""
 
 
 class MemberFields(Fields):
-    """One model and its weight; it reads the request's prompt unless given another."""
+    """A model and its weight. It reads the request's prompt unless it has another."""
 
     model: ModelName
     """The base or an adapter."""
 
     weight: Number
-    """What its logits are multiplied by; may be negative."""
+    """Factor of its logits; may be negative."""
 
     prompt: Annotated[str, Field(min_length=1)] | None = None
-    """A text that it reads instead of the request's prompt, without chat template."""
+    """A text to read instead of the request's prompt, without a chat template."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
-    """Chat messages that it reads instead of the request's."""
+    """Chat messages to read instead of the request's."""
 
     prompt_token_ids: Annotated[list[TokenId], Field(min_length=1)] | None = None
-    """Token ids that it reads instead of the request's prompt."""
+    """Token ids to read instead of the request's prompt."""
 
     @model_validator(mode="after")
     def _at_most_one_prompt(self) -> MemberFields:
-        given = [
+        prompts = [
             name
             for name in ("prompt", "messages", "prompt_token_ids")
             if getattr(self, name) is not None
         ]
-        if len(given) > 1:
+        if len(prompts) > 1:
             raise ValueError(
-                f"{quoted(self.model)} is given {' and '.join(given)}; it reads one prompt, "
+                f"{quoted(self.model)} is given {' and '.join(prompts)}; it reads one prompt, "
                 "so leave one of them"
             )
         return self
 
     def member(self) -> Member:
-        """The member without its weight."""
+        """Return the member without its weight."""
         prompt: Prompt = REQUEST
         if self.prompt is not None:
             prompt = TextPrompt(self.prompt)
@@ -115,17 +115,17 @@ class FormulaComposition(Fields):
     """A linear expression over models, e.g. `base + 0.8*(polite - base)`."""
 
     filters: list[FilterFields] = Field(default_factory=list, max_length=MAX_FILTERS)
-    """Which tokens may be chosen; all filters hold at once."""
+    """Which tokens may be chosen; all filters apply."""
 
 
 class MembersComposition(Fields):
-    """Members one by one, where they read prompts of their own."""
+    """Explicit members, which may read prompts of their own."""
 
     members: Annotated[list[MemberFields], Field(min_length=1, max_length=MAX_MEMBERS)]
-    """What is added up. Equal members are merged, those with weight 0 are left out."""
+    """The terms of the sum. Equal members are merged, members with weight 0 are removed."""
 
     filters: list[FilterFields] = Field(default_factory=list, max_length=MAX_FILTERS)
-    """Which tokens may be chosen; all filters hold at once."""
+    """Which tokens may be chosen; all filters apply."""
 
 
 def composition_schemas() -> dict[str, Any]:
@@ -174,16 +174,17 @@ def parse_composition(
     limits: Limits = DEFAULT_LIMITS,
     param: str = "composition",
 ) -> Plan:
-    """Read what a client wrote.
+    """Parse the value of the field into a plan.
 
     Args:
         value: the decoded JSON value.
         known: the names that members may have; contains "base".
-        limits: what one composition may ask for.
-        param: where `value` stands in the request, for error messages.
+        limits: bounds of one composition.
+        param: path of `value` in the request, for error messages.
 
     Raises:
-        CompositionError: and nothing else, whatever the value.
+        CompositionError: the value is not a valid composition. No other exception is raised,
+            whatever the value.
     """
     try:
         terms, filters, mixture = _read(value, param)
@@ -197,20 +198,20 @@ def parse_composition(
 
 
 PROMPT_FIELDS = frozenset({"prompt", "messages", "prompt_token_ids", "negative_prompt", "context"})
-"""The fields, of members and of recipes, that hold what a member reads in place of the request."""
+"""The fields of members and recipes that contain a prompt in place of the request's."""
 
 
 def holds_prompts(composition: object) -> bool:
-    """Whether a composition, as a client wrote it, has prompts of its own."""
+    """Return whether the value of the field contains prompts of its own."""
     if not isinstance(composition, Mapping):
         return False
     members = composition.get("members")
-    parts = [composition, *(members if isinstance(members, list) else ())]
+    objects = [composition, *(members if isinstance(members, list) else ())]
     return any(
-        part.get(field) is not None
-        for part in parts
-        if isinstance(part, Mapping)
-        for field in PROMPT_FIELDS
+        fields.get(name) is not None
+        for fields in objects
+        if isinstance(fields, Mapping)
+        for name in PROMPT_FIELDS
     )
 
 

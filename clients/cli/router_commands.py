@@ -72,7 +72,7 @@ def train(
 
     digests = {name: inspect(path, name).digest for name, path in folders.items()}
     with show_progress() as step:
-        run(base, folders, digests, files, output, step, most=most, longest=longest)
+        run(base, folders, digests, files, output, step, max_examples=most, max_tokens=longest)
 
 
 def _paths(option: str, texts: Sequence[str]) -> dict[str, Path]:

@@ -1,4 +1,4 @@
-"""`composer router train`: read examples, fit a gate, print what it can do, store it."""
+"""`composer router train`: read examples, fit a gate, store it and print its accuracy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from composer.gate_training.examples import SHORTEST, read_examples
+from composer.gate_training.examples import MIN_TOKENS, read_examples
 from composer.gate_training.train import Step, Trained, train_gate
 from composer.mixtures.gate_file import GateError, save_gate
 
@@ -20,28 +20,37 @@ def train(
     output: Path,
     step: Step,
     *,
-    most: int,
-    longest: int,
+    max_examples: int,
+    max_tokens: int,
     say: Callable[[str], None] = print,
 ) -> Trained:
     """Train a gate and store it as `output`.
 
-    digests: of the adapters, by name. step: called with the training's progress. most: examples of
-    each class. longest: tokens of an example.
+    Args:
+        base: folder of the base model.
+        adapters: folders by name.
+        digests: of the adapters, by name.
+        examples: files by the name of an adapter or of the base.
+        output: file of the gate.
+        step: called with the progress of the training.
+        max_examples: of each class.
+        max_tokens: of an example.
+        say: prints a line.
 
     Raises:
-        GateError: a file cannot be read, an example or a number is wrong.
+        GateError: a file cannot be read, or an example or a number is wrong.
         OSError: the gate cannot be written.
     """
-    if most < 2 or longest < SHORTEST:
+    if max_examples < 2 or max_tokens < MIN_TOKENS:
         raise GateError(
-            f"{most} examples of up to {longest} tokens are too few. "
-            f"Give at least 2 of up to {SHORTEST}."
+            f"{max_examples} examples of up to {max_tokens} tokens are too few. "
+            f"Give at least 2 of up to {MIN_TOKENS}."
         )
     try:
         tokenizer = AutoTokenizer.from_pretrained(base)
         texts = {
-            name: read_examples(path, tokenizer, most, longest) for name, path in examples.items()
+            name: read_examples(path, tokenizer, max_examples, max_tokens)
+            for name, path in examples.items()
         }
     except (OSError, UnicodeDecodeError) as error:
         raise GateError(f"{error}. Give the base model's folder, and files of examples.") from None

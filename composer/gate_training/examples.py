@@ -1,12 +1,12 @@
-"""Example texts of an adapter, one per line of a file: what its gate learns from.
+"""Example texts of an adapter, one per line of a file, from which a gate learns.
 
-    plain text                                     all of it is the adapter's
-    {"prompt": "...", "answer": "..."}             the prompt is text for the model as it stands
+    plain text                                     all of it is the adapter's answer
+    {"prompt": "...", "answer": "..."}             the prompt is a text without chat template
     {"messages": [...], "answer": "..."}           messages go through the chat template
     {"messages": [..., {"role": "assistant", ...}]}   the answer is the last message
 
-`prefix` beside `messages` is what the assistant has said already, before the adapter takes over in
-the middle of an answer.
+`prefix`, with `messages`, is the beginning of the assistant's answer, if the adapter takes over in
+the middle of it.
 """
 
 from __future__ import annotations
@@ -19,48 +19,48 @@ from typing import Any, NoReturn
 
 from composer.mixtures.gate_file import GateError
 
-SHORTEST = 3
-"""Tokens: the adapter of a position is chosen by the state before it, and predicts what follows."""
+MIN_TOKENS = 3
+"""Of an example: a state chooses the adapter of the next position, which predicts a third token."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Token ids, and where the answer begins."""
+    """Token ids; the answer begins at index `answer`."""
 
     tokens: tuple[int, ...]
     answer: int
 
     def positions(self) -> range:
-        """The positions whose hidden state chooses the adapter for a token of the answer.
+        """Return the positions whose hidden states choose the adapters for the answer's tokens.
 
-        Token i is predicted at the position i-1, whose adapter the state at i-2 chooses.
+        Position i-1 predicts token i, and the state at i-2 chooses the adapter of position i-1.
         """
         return range(max(self.answer - 2, 0), len(self.tokens) - 2)
 
 
-def read_examples(path: Path, tokenizer: Any, most: int, longest: int) -> list[Example]:
-    """The first `most` examples of a file; texts beyond `longest` tokens lose their end.
+def read_examples(path: Path, tokenizer: Any, max_examples: int, max_tokens: int) -> list[Example]:
+    """Return the first `max_examples` of a file, each truncated to `max_tokens`.
 
-    `tokenizer` is that of the base model, by transformers.
+    `tokenizer` is the base model's, from transformers.
 
     Raises:
-        GateError: a line is no example, or there is none.
+        GateError: a line is not an example, or there are fewer than two.
         OSError: the file cannot be read.
     """
-    found: list[Example] = []
+    examples: list[Example] = []
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
-            if len(found) == most:
+            if len(examples) == max_examples:
                 break
             example = _example(line.strip(), tokenizer, f"{path}, line {number}")
-            found.append(Example(example.tokens[:longest], example.answer))
-            if not found[-1].positions():
-                _fail(f"{path}, line {number}", f"has no answer within {longest} tokens")
-    if len(found) < 2:
-        _fail(str(path), f"has {len(found)} examples, and two are the least")
-    return found
+            examples.append(Example(example.tokens[:max_tokens], example.answer))
+            if not examples[-1].positions():
+                _fail(f"{path}, line {number}", f"has no answer within {max_tokens} tokens")
+    if len(examples) < 2:
+        _fail(str(path), f"has {len(examples)} examples; a gate needs at least two")
+    return examples
 
 
 def _example(line: str, tokenizer: Any, where: str) -> Example:
@@ -69,14 +69,14 @@ def _example(line: str, tokenizer: Any, where: str) -> Example:
     try:
         value = json.loads(line)
     except json.JSONDecodeError as error:
-        _fail(where, f"begins like JSON and is none: {error}")
+        _fail(where, f"begins like JSON but is not JSON: {error}")
     if unknown := value.keys() - {"prompt", "messages", "prefix", "answer"}:
         _fail(where, f"has the unknown field {min(unknown)!r}")
     if ("prompt" in value) == ("messages" in value):
         _fail(where, "needs either 'prompt' or 'messages'")
     if "prompt" in value:
         if "prefix" in value:
-            _fail(where, "has a 'prefix' beside 'prompt', to whose end it belongs")
+            _fail(where, "has both 'prefix' and 'prompt'; append the prefix to the prompt")
         return _joined(_text(value, "prompt", where), _text(value, "answer", where), tokenizer)
     return _conversation(value, tokenizer, where)
 
@@ -84,25 +84,25 @@ def _example(line: str, tokenizer: Any, where: str) -> Example:
 def _conversation(value: Mapping[str, Any], tokenizer: Any, where: str) -> Example:
     messages = value["messages"]
     if not (isinstance(messages, list) and all(isinstance(m, dict) for m in messages) and messages):
-        _fail(where, "has 'messages' that are no list of objects")
+        _fail(where, "has 'messages' that are not a list of objects")
     if "answer" in value:
         answer = _text(value, "answer", where)
     elif messages[-1].get("role") == "assistant" and "prefix" not in value:
         answer = str(messages[-1].get("content", ""))
         messages = messages[:-1]
     else:
-        _fail(where, "has no 'answer', and no last message of the assistant")
+        _fail(where, "has neither 'answer' nor a last message of the assistant")
     try:
         prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    except Exception as error:  # a template may raise what it likes
+    except Exception as error:  # a template may raise any exception
         _fail(where, f"does not fit the chat template: {error}")
     return _joined(str(prompt) + str(value.get("prefix", "")), answer, tokenizer)
 
 
 def _joined(prompt: str, answer: str, tokenizer: Any) -> Example:
-    """The two parts in tokens of their own, as the engine joins them.
+    """Tokenize prompt and answer separately and join them, as the engine does.
 
-    A prompt with a chat template has its special tokens as text; other texts get the tokenizer's.
+    A prompt with a chat template contains its special tokens as text; others get the tokenizer's.
     """
     templated = any(token in prompt for token in tokenizer.all_special_tokens)
     head: list[int] = tokenizer(prompt, add_special_tokens=not templated)["input_ids"]

@@ -18,8 +18,8 @@ BATCH_TOKENS = 2048
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Token ids; the adapter computes them from the position `since` on, the base model those
-    before; wanted are the states at `positions`."""
+    """A text to compute: the base model computes tokens before position `since`, the adapter those
+    from there on. `positions` are those whose states to return."""
 
     tokens: tuple[int, ...]
     since: int
@@ -27,11 +27,11 @@ class Reading:
 
 
 class HiddenStates:
-    """A base model with adapters in memory; `hidden_size` is H."""
+    """A base model with adapters, in memory; `hidden_size` is H."""
 
     def __init__(self, base: Path, adapters: Mapping[str, Path]) -> None:
         model: Any = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
-        # A CPU computes bfloat16 slowly, and float32 as well as the engine does.
+        # On a CPU bfloat16 is slow, and float32 is as close to the engine.
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model = model.to(device) if device == "cuda" else model.float()
         self._model = AdaptedModel(model, adapters)
@@ -41,9 +41,9 @@ class HiddenStates:
     def under(
         self, adapter: str | None, readings: Sequence[Reading], done: Callable[[int], None]
     ) -> Iterator[tuple[int, torch.Tensor]]:
-        """For each reading its index and `[positions, H]` float32 on the CPU.
+        """Yield the index of each reading with its states, `[positions, H]` float32 on the CPU.
 
-        adapter: None is the base alone. `done` is told after each batch how many were in it.
+        `adapter` None is the base alone. Call `done` after each batch with its size.
         """
         for indices in _batches(readings):
             states = _states(self._model.using(adapter), [readings[i] for i in indices])
@@ -54,9 +54,9 @@ class HiddenStates:
 
 
 def _states(model: Any, readings: Sequence[Reading]) -> torch.Tensor:
-    """Return `[B, T, H]`, after the final norm.
+    """Return states `[B, T, H]` after the final norm.
 
-    Rows are filled on the right, which causal attention does not see from the left.
+    Rows are padded on the right, which causal attention ignores.
     """
     width = max(len(reading.tokens) for reading in readings)
     ids = torch.tensor([[*r.tokens, *[0] * (width - len(r.tokens))] for r in readings])
@@ -74,7 +74,7 @@ def _states(model: Any, readings: Sequence[Reading]) -> torch.Tensor:
 
 
 def _batches(readings: Sequence[Reading]) -> Iterator[list[int]]:
-    """Indices of readings of similar length, about `BATCH_TOKENS` tokens in each."""
+    """Yield batches of indices: readings of similar length, at most about `BATCH_TOKENS` tokens."""
     batch: list[int] = []
     for i in sorted(range(len(readings)), key=lambda i: len(readings[i].tokens)):
         if batch and len(readings[i].tokens) * (len(batch) + 1) > BATCH_TOKENS:

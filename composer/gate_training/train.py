@@ -1,9 +1,9 @@
-"""A gate, from example texts of each adapter.
+"""Train a gate from example texts of each adapter.
 
-It is trained on states as it will meet them. The base model reads the prompt, and the example's own
-adapter the answer, from the last token of the prompt on, as the engine does. The state that decides
-about the first token may come from anybody who spoke before: so this one is also taken from others,
-as if they had computed the last few tokens of the prompt, or all of them.
+Training states are computed as the engine will compute them: the base model reads the prompt, and
+the example's adapter reads the answer, from the last token of the prompt on. In a conversation, any
+adapter may have computed the tokens before a turn. So the state that chooses the first adapter of
+the answer is also taken from other adapters that read the last few tokens of the prompt, or all.
 """
 
 from __future__ import annotations
@@ -23,26 +23,27 @@ from composer.gate_training.fit import EPOCHS, Linear, fit
 from composer.gate_training.hidden_states import HiddenStates, Reading
 from composer.mixtures.gate_file import Gate, GateError, fingerprint
 
-HELD_OUT = 5  # one example in five is not learned from
-MOST_POSITIONS = 48  # of one example, the first ones among them
-SPOKEN_BEFORE = (1, 2, 8, 32, 10**9)  # tokens that another adapter has computed before a turn
-OTHERS = 2  # at most so many; twelve took more than three times as long, and no better gate
-NEVER = -1e4  # bias of the base model where no example is its own: it only reads the prompt
+HELD_OUT = 5  # hold out one example in five
+MAX_POSITIONS = 48  # per example, including the first
+TOKENS_BEFORE = (1, 2, 8, 32, 10**9)  # tokens before a turn that another adapter has computed
+MAX_OTHERS = 2  # other adapters per example; twelve took three times as long, for no better gate
+NEVER = -1e4  # bias of a base model without examples: it only reads the prompt
 SEED = 0
 
-Step = Callable[[int, int, str], None]  # done, in all, what
+Step = Callable[[int, int, str], None]  # done, total, what
 AccuracyByClass = Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """accuracy: share of held-out positions, and of each class alone, whose choice is right."""
+    """A gate with its accuracy: the share of held-out positions with the right choice, over all
+    classes and by class."""
 
     gate: Gate
     accuracy: float
     by_class: AccuracyByClass
     learned: int  # positions
-    held_out: int
+    held_out: int  # positions
 
 
 def train_gate(
@@ -52,17 +53,17 @@ def train_gate(
     examples: Mapping[str, Sequence[Example]],
     step: Step = lambda done, total, what: None,
 ) -> Trained:
-    """`examples` by the name of an adapter, or of the base model; every adapter has some.
+    """Train a gate. `examples`: by the name of an adapter or of the base; no adapter without any.
 
     Raises:
-        GateError: an adapter has no examples, or examples no adapter; or the base is no model.
+        GateError: an adapter has no examples, examples have no adapter, or `base` is not a model.
     """
     _check(adapters, examples)
     classes = (BASE, *sorted(adapters))
     texts = [(classes.index(name), text) for name in sorted(examples) for text in examples[name]]
     held = _held_out([label for label, _ in texts])
     rng = random.Random(SEED)
-    readers = [_readers(own, len(classes), rng) for own, _ in texts]
+    readers = [_readers(label, len(classes), rng) for label, _ in texts]
     total = sum(map(len, readers)) + EPOCHS
     count = 0
 
@@ -74,13 +75,13 @@ def train_gate(
     model = HiddenStates(base, adapters)
     parts: dict[bool, list[tuple[torch.Tensor, torch.Tensor]]] = {False: [], True: []}
     for label, name in enumerate(classes):
-        read = [i for i, own in enumerate(readers) if label in own]
+        read = [i for i, labels_of_text in enumerate(readers) if label in labels_of_text]
         readings = [_reading(texts[i][1], texts[i][0] == label, rng) for i in read]
         reader = None if name == BASE else name
-        for number, found in model.under(reader, readings, partial(done, what=name)):
+        for number, computed in model.under(reader, readings, partial(done, what=name)):
             i = read[number]
-            few = found[_some(len(found))]
-            parts[held[i]].append((few, torch.full((len(few),), texts[i][0])))
+            sample = computed[_sampled_positions(len(computed))]
+            parts[held[i]].append((sample, torch.full((len(sample),), texts[i][0])))
     (states, labels), (new, wanted) = (_joined(parts[held]) for held in (False, True))
     linear = fit(states, labels, len(classes), partial(done, what="fit"))
     right = linear(new).argmax(-1) == wanted
@@ -112,41 +113,42 @@ def _check(adapters: Mapping[str, Path], examples: Mapping[str, Sequence[Example
             f"adapter '{lacking[0]}' has no examples. Give --examples {lacking[0]}=FILE."
         )
     if unknown := sorted(examples.keys() - adapters.keys() - {BASE}):
-        raise GateError(f"there are examples of '{unknown[0]}', which is none of the adapters.")
+        raise GateError(f"there are examples of '{unknown[0]}', which is not one of the adapters.")
 
 
-def _readers(own: int, count: int, rng: random.Random) -> set[int]:
-    """The classes under which an example is read: its own and some others."""
-    others = [label for label in range(count) if label != own]
-    return {own, *rng.sample(others, min(OTHERS, len(others)))}
+def _readers(label: int, count: int, rng: random.Random) -> set[int]:
+    """Return the classes that read an example: its own and some others."""
+    others = [other for other in range(count) if other != label]
+    return {label, *rng.sample(others, min(MAX_OTHERS, len(others)))}
 
 
 def _reading(example: Example, own: bool, rng: random.Random) -> Reading:
-    """The whole answer under the example's own adapter; of others, the state before it."""
+    """Return the whole answer if the example's own adapter reads it, else the state before it."""
     positions = example.positions()
     if own:
         return Reading(example.tokens, max(example.answer - 1, 0), positions)
     first = positions.start
-    since = max(0, first + 1 - rng.choice(SPOKEN_BEFORE))
+    since = max(0, first + 1 - rng.choice(TOKENS_BEFORE))
     return Reading(example.tokens[: first + 1], since, range(first, first + 1))
 
 
 def _held_out(labels: Sequence[int]) -> list[bool]:
-    """Which examples are held out: of each class one in `HELD_OUT`, and at least one."""
+    """Return which examples to hold out: of each class one in `HELD_OUT`, and at least one."""
     rng = random.Random(SEED)
     chosen: set[int] = set()
     for label in set(labels):
-        own = [i for i, other in enumerate(labels) if other == label]
-        chosen.update(rng.sample(own, max(1, len(own) // HELD_OUT)))
+        of_class = [i for i, other in enumerate(labels) if other == label]
+        chosen.update(rng.sample(of_class, max(1, len(of_class) // HELD_OUT)))
     return [i in chosen for i in range(len(labels))]
 
 
-def _some(count: int) -> list[int]:
-    """At most `MOST_POSITIONS` of the positions: the first half of them, and others in between."""
-    if count <= MOST_POSITIONS:
+def _sampled_positions(count: int) -> list[int]:
+    """Return at most `MAX_POSITIONS` indices below `count`: half of them are the first indices, the
+    others are evenly spaced among the rest."""
+    if count <= MAX_POSITIONS:
         return list(range(count))
-    first = MOST_POSITIONS // 2
-    return [*range(first), *np.linspace(first, count - 1, MOST_POSITIONS - first, dtype=int)]
+    first = MAX_POSITIONS // 2
+    return [*range(first), *np.linspace(first, count - 1, MAX_POSITIONS - first, dtype=int)]
 
 
 def _joined(
@@ -158,7 +160,7 @@ def _joined(
 def _without_unknown(
     linear: Linear, labels: torch.Tensor, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Weight and bias; a class without examples is never the largest."""
+    """Return weight `[C, H]` and bias `[C]`, with which a class without examples never wins."""
     weight, bias = linear.weight.numpy().copy(), linear.bias.numpy().copy()
     for label in set(range(count)) - set(labels.tolist()):
         weight[label], bias[label] = 0.0, NEVER

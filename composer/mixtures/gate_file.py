@@ -1,12 +1,12 @@
-"""Gates: linear classifiers that name the adapter for the next token from a hidden state.
+"""Gates: linear classifiers of hidden states that choose the adapter for the next token.
 
-A gate is one safetensors file: tensors `weight` [C, H] and `bias` [C], both float32; as metadata
-the names of the C classes, the digest of the adapter that each class was trained for, the
-fingerprint of the base model, and the digest of all this. The logits of a hidden state h [H], the
-input of the output layer, are `weight @ h + bias`.
+A gate is one safetensors file with tensors `weight` [C, H] and `bias` [C], both float32. Its
+metadata contain the names of the C classes, the digest of the adapter that each class was trained
+for, the fingerprint of the base model, and a digest of all this. The logits of a hidden state
+h [H], the input of the output layer, are `weight @ h + bias`.
 
-MeteoRA (Xu et al. 2024, section 3.2) has such a gate in every layer; the last hidden state is the
-one that a server can read without changing the model.
+MeteoRA (Xu et al. 2024, section 3.2) has such a gate in every layer; a server can read the last
+hidden state without changing the model.
 """
 
 from __future__ import annotations
@@ -34,27 +34,28 @@ FORMAT: Final = "composer-gate-1"
 
 _TRAIN_AGAIN: Final = "Train it with: composer router train"
 _RESERVED: Final = frozenset({"format", "classes", "digests", "base", "digest"})
-_CHUNK: Final = 1 << 20
+_CHUNK: Final = 1 << 20  # bytes
 
 Floats: TypeAlias = NDArray[np.float32]
 
 
 class GateError(CompositionError):
-    """A gate that cannot be read, or that does not go with this base model or these adapters."""
+    """A gate cannot be read, or does not match this base model or these adapters."""
 
     code = "invalid_gate"
 
 
 @dataclass(frozen=True)
 class Gate:
-    """`digests` has an entry for every class; None for `base`, and for what has no digest.
+    """A linear classifier of hidden states with C classes.
 
-    weight [C, H], bias [C], both float32. base: `fingerprint` of the base model. metadata: further
-    texts, such as the accuracy on held-out examples.
+    weight [C, H], bias [C], both float32. `digests` has an entry for every class: None for `base`,
+    and for an adapter without a digest. `base` is the `fingerprint` of the base model, `metadata`
+    further texts, such as the accuracy on held-out examples.
 
     Raises:
-        GateError: the shapes do not go together, a number is not finite, a class has no name of its
-            own or no digest.
+        GateError: the shapes do not match, a number is not finite, or a class has no unique name or
+            no digest.
     """
 
     classes: tuple[str, ...]
@@ -67,7 +68,7 @@ class Gate:
     def __post_init__(self) -> None:
         count = len(self.classes)
         if len(set(self.classes)) != count or count < 2:
-            _fail(f"its classes are {_names(self.classes)}, not two or more different ones")
+            _fail(f"its classes are {_names(self.classes)}, not two or more different names")
         if self.weight.ndim != 2 or len(self.weight) != count or self.bias.shape != (count,):
             shapes = f"{self.weight.shape} and {self.bias.shape}"
             _fail(f"its weight and bias have the shapes {shapes}, which is not {count} classes")
@@ -86,48 +87,48 @@ class Gate:
 
     @cached_property
     def digest(self) -> str:
-        """sha256, in hex, of all that decides what the gate chooses and for whom."""
-        known = [list(self.classes), dict(sorted(self.digests.items())), self.base]
-        text = json.dumps([FORMAT, *known], separators=(",", ":")).encode()
-        found = hashlib.sha256(struct.pack(">Q", len(text)) + text)
+        """SHA-256, in hex, of everything that determines the choices of the gate."""
+        header = [FORMAT, list(self.classes), dict(sorted(self.digests.items())), self.base]
+        text = json.dumps(header, separators=(",", ":")).encode()
+        digest = hashlib.sha256(struct.pack(">Q", len(text)) + text)
         for tensor in (self.weight, self.bias):
-            found.update(np.ascontiguousarray(tensor, "<f4").tobytes())
-        return found.hexdigest()
+            digest.update(np.ascontiguousarray(tensor, "<f4").tobytes())
+        return digest.hexdigest()
 
     def logits(self, hidden: Floats) -> Floats:
-        """[..., H] -> [..., C] float32."""
+        """Return the logits of the classes: hidden `[..., H]` -> `[..., C]` float32."""
         return hidden.astype(np.float32) @ self.weight.T + self.bias
 
     def rows(self, names: Sequence[str], *, param: str | None = None) -> tuple[int, ...]:
-        """The row of the matrix for each of the names.
+        """Return the row of the matrix for each of the names.
 
         Raises:
-            GateError: the gate has no class of one of the names.
+            GateError: one of the names is not a class of the gate.
         """
         if unknown := [name for name in names if name not in self.classes]:
             raise GateError(
-                f"the gate knows no {quoted(unknown[0])}; its classes are {_names(self.classes)}. "
-                f"Leave it out, or train a gate with it. {_TRAIN_AGAIN}",
+                f"the gate has no class {quoted(unknown[0])}; its classes are "
+                f"{_names(self.classes)}. Leave it out, or train a gate with it. {_TRAIN_AGAIN}",
                 param=param,
             )
         return tuple(map(self.classes.index, names))
 
-    def check_base(self, found: str, hidden_size: int | None = None) -> None:
-        """Raises GateError: the gate is for another base model than the one with `found` as its
-        fingerprint, or for another hidden size."""
-        if self.base != found:
+    def check_base(self, base: str, hidden_size: int | None = None) -> None:
+        """Raise GateError if the gate was trained for another base model than the one with the
+        fingerprint `base`, or for another hidden size."""
+        if self.base != base:
             _fail(
                 f"it was trained for a base model with the fingerprint {self.base[:12]}, and this "
-                f"one has {found[:12]}"
+                f"one has {base[:12]}"
             )
         if hidden_size not in (None, self.hidden_size):
             _fail(f"its hidden size is {self.hidden_size}, and the base model has {hidden_size}")
 
     def missing(self, served: Mapping[str, str | None]) -> tuple[str, ...]:
-        """The classes whose adapter is not in `served`, or is there with another digest.
+        """Return the classes whose adapter is missing in `served`, or has another digest there.
 
-        `served`: digest by name. A class without a digest only needs its name to be there; `base`
-        always is.
+        `served`: digest by name. A class without a digest only needs its name; `base` is always
+        served.
         """
         return tuple(
             name
@@ -138,7 +139,7 @@ class Gate:
 
 
 def save_gate(gate: Gate, path: Path) -> None:
-    """Write the file whole, or not at all; a file that is there is replaced.
+    """Write the file atomically, replacing an existing one.
 
     Raises:
         OSError: it cannot be written.
@@ -168,10 +169,10 @@ def save_gate(gate: Gate, path: Path) -> None:
 
 
 def load_gate(path: Path | str) -> Gate:
-    """Read a gate and compare it with its digest.
+    """Read a gate and verify its digest.
 
     Raises:
-        GateError: there is no such file, or it is no gate, or damaged; the message says which.
+        GateError: the file does not exist, is not a gate, or is damaged; the message says which.
     """
     path = Path(path)
     if not path.is_file():
@@ -199,20 +200,20 @@ def _read(path: Path) -> tuple[Gate, str | None]:
         weight, bias = tensors.get_tensor("weight"), tensors.get_tensor("bias")
     classes, digests = json.loads(metadata["classes"]), json.loads(metadata["digests"])
     if not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
-        raise ValueError("its classes are no list of names")
+        raise ValueError("its classes are not a list of names")
     others = {key: value for key, value in metadata.items() if key not in _RESERVED}
     gate = Gate(tuple(classes), weight, bias, dict(digests), metadata["base"], others)
     return gate, metadata["digest"]
 
 
 def fingerprint(base: Path | str) -> str:
-    """sha256, in hex, of a base model: its config.json and its safetensors files by name.
+    """Return the SHA-256, in hex, of a base model: its config.json and safetensors files, by name.
 
     Raises:
-        GateError: the folder holds no such model.
+        GateError: the folder does not contain such a model.
     """
     folder = Path(base)
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     weights = sorted(folder.glob("*.safetensors"))
     if not weights or not (folder / "config.json").is_file():
         raise GateError(
@@ -220,11 +221,11 @@ def fingerprint(base: Path | str) -> str:
             "folder of the base model."
         )
     for path in (folder / "config.json", *weights):
-        found.update(struct.pack(">Q", path.stat().st_size))
+        digest.update(struct.pack(">Q", path.stat().st_size))
         with path.open("rb") as file:
             while chunk := file.read(_CHUNK):
-                found.update(chunk)
-    return found.hexdigest()
+                digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _names(names: Sequence[str]) -> str:

@@ -1,13 +1,13 @@
-"""How much a text looks like each expert's examples: the prompt router of c-BTM.
+"""Similarity of a text to each expert's examples: the prompt router of c-BTM.
 
     pi_k ~ exp(-|h(x) - c_k|^2 / temperature)
 
 as in Gururangan et al. 2023, section 2.3, and `downstream_tasks/estimate_cluster.py` of
-kernelmachine/cbtm. `h(x)` is the TF-IDF vector of a text, of length one; `c_k` the mean of the
-vectors of the expert's examples. The paper's centres come from clustering, ours from the examples.
-Its vectorizer counts words of two letters or more without common English ones and projects to 100
-dimensions, which suits web pages; prompts are short, so here every word counts, and so does every
-mark, and nothing is projected.
+kernelmachine/cbtm. `h(x)` is the TF-IDF vector of a text, scaled to length one; `c_k` is the mean
+of the vectors of the expert's examples, where the paper's centres come from clustering. The paper's
+vectorizer counts words of two letters or more, ignores common English words and projects to 100
+dimensions, which suits web pages. Prompts are short, so here every word and every punctuation mark
+counts, without projection.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-_UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"  # kana and Han: a character is a word
+_UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"  # kana and Han: each character is a word
 _TERM = re.compile(rf"\d+|[{_UNSPACED}]|[^\W\d_{_UNSPACED}]+|[^\w\s]|_")
 _NUMBER = "0"
-"""Stands for every number, as in the paper's vectorizer."""
+"""Replaces every number, as in the paper's vectorizer."""
 
 
 class PromptSimilarity:
-    """Knows the examples of some experts. Immutable, and the same for the same examples."""
+    """Weighs experts by their examples. Immutable and deterministic."""
 
     def __init__(self, examples: Mapping[str, Sequence[str]]) -> None:
-        """`examples`: texts by expert. Experts without a text are left out."""
+        """`examples`: texts by expert. Ignore experts without a non-empty text."""
         counted = {
             name: [terms(text) for text in texts]
             for name, texts in sorted(examples.items())
@@ -39,7 +39,7 @@ class PromptSimilarity:
         self._names = tuple(counted)
         documents = [document for texts in counted.values() for document in texts]
         frequency = Counter(term for document in documents for term in document)
-        # Smoothed as in scikit-learn's TfidfVectorizer: as if one more text had every term.
+        # Smoothed as in scikit-learn's TfidfVectorizer: as if one more text contained every term.
         self._idf = {
             term: math.log((1 + len(documents)) / (1 + count)) + 1
             for term, count in frequency.items()
@@ -52,7 +52,7 @@ class PromptSimilarity:
             for term, value in centre.items():
                 postings[term].append((k, value))
         self._squares = np.array(squares)  # [experts], |c_k|^2
-        # By term, because a text has few of the terms that there are: experts, and their values.
+        # By term, because a text contains few of all terms: indices of experts, and their values.
         self._centres = {
             term: (np.array([k for k, _ in having]), np.array([value for _, value in having]))
             for term, having in postings.items()
@@ -66,9 +66,9 @@ class PromptSimilarity:
     def weights(
         self, text: str, temperature: float = 0.1, names: Collection[str] | None = None
     ) -> dict[str, float]:
-        """Weights of all experts or of `names`, which sum to one.
+        """Return weights of all experts, or of `names`, that sum to one.
 
-        A text that shares no term with any example says nothing: they are all the same.
+        The weights are equal if the text shares no term with any example.
 
         Raises:
             KeyError: one of `names` has no examples.
@@ -81,7 +81,8 @@ class PromptSimilarity:
         return {name: weight / total for name, weight in weights.items()}
 
     def _distances(self, text: str) -> npt.NDArray[np.float64]:
-        """`[experts]`: the squared distance of a text from every centre, 0 where it has none."""
+        """Return `[experts]` float64: squared distances of a text from the centres, all 0 if no
+        term of the text occurs in an example."""
         vector = self._vector(terms(text))
         if not vector:
             return np.zeros(len(self._names))
@@ -93,7 +94,7 @@ class PromptSimilarity:
         return distances
 
     def _centre(self, texts: Sequence[Counter[str]]) -> dict[str, float]:
-        """The mean of the vectors of some texts, by term."""
+        """Return the mean of the vectors of some texts, by term."""
         sums: defaultdict[str, float] = defaultdict(float)
         for text in texts:
             for term, value in self._vector(text).items():
@@ -101,13 +102,13 @@ class PromptSimilarity:
         return sums
 
     def _vector(self, text: Counter[str]) -> dict[str, float]:
-        """The TF-IDF vector of a text, by term, of length one; empty where no term is known."""
+        """Return the TF-IDF vector of a text, by term, of length one; empty if no term is known."""
         vector = {t: count * self._idf[t] for t, count in text.items() if t in self._idf}
         length = math.hypot(*vector.values())
         return {term: value / length for term, value in vector.items()}
 
 
 def terms(text: str) -> Counter[str]:
-    """How often a text has each word, in small letters, each mark, and numbers as one term."""
-    found = _TERM.findall(text.lower())
-    return Counter(_NUMBER if term[0].isdecimal() else term for term in found)
+    """Count the terms of a text: words in lower case, marks, and all numbers as one term."""
+    matches = _TERM.findall(text.lower())
+    return Counter(_NUMBER if term[0].isdecimal() else term for term in matches)

@@ -19,7 +19,7 @@ from composer.recipes.recipe import Filters, Recipe, Terms
 
 __all__ = ["RECIPES", "Filters", "Recipe", "Terms"]
 
-# Any: every recipe has fields of its own type, and `build` takes exactly those.
+# Any: each recipe has its own type of fields, and `build` takes exactly that type.
 RECIPES: tuple[Recipe[Any], ...] = (
     proxy_tuning.RECIPE,
     emulated_fine_tuning.RECIPE,

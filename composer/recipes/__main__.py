@@ -6,7 +6,7 @@ from composer.recipes import RECIPES
 
 
 def table() -> str:
-    """All recipes as a Markdown table, in the order of `RECIPES`."""
+    """Return all recipes as a Markdown table, in the order of `RECIPES`."""
     rows = [f"| `{r.name}` | `{r.formula}` | {r.citation} |" for r in RECIPES]
     return "\n".join(["| recipe | computes | source |", "|---|---|---|", *rows])
 

@@ -1,8 +1,8 @@
-"""Classifier-free guidance: hold the answer to its prompt, or keep it from another one.
+"""Classifier-free guidance: move the answer towards its prompt, or away from another one.
 
 `uncond + guidance_scale*(cond - uncond)`, as transformers'
-`UnbatchedClassifierFreeGuidanceLogitsProcessor` computes it. Like there, the unconditional member
-reads only the last token of the prompt unless it is given a negative prompt.
+`UnbatchedClassifierFreeGuidanceLogitsProcessor` computes it. As there, the unconditional member
+reads only the last token of the prompt unless there is a negative prompt.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class ClassifierFreeGuidance(Fields):
     """Strength; 1 is the model alone."""
 
     negative_prompt: Text | Messages | None = None
-    """What to move away from: a text, or chat messages; the last token of the prompt if absent."""
+    """Prompt to move away from: a text or chat messages. If absent, the prompt's last token."""
 
 
 def build(fields: ClassifierFreeGuidance) -> tuple[Terms, Filters]:

@@ -1,4 +1,4 @@
-"""Context-aware decoding: trust what the prompt says over what the model remembers.
+"""Context-aware decoding: trust the prompt over what the model has memorised.
 
 `(1 + alpha)*logit(y | context, query) - alpha*logit(y | query)` (Shi et al. 2023, equation 3). The
 request's prompt contains the context; the second member reads the prompt without it.
@@ -26,7 +26,7 @@ class ContextAware(Fields):
     """The model that reads both prompts."""
 
     context: Annotated[str, Field(min_length=1)]
-    """The part of the prompt to trust, word for word as it stands in the prompt."""
+    """Part of the prompt to trust, verbatim."""
 
     alpha: Annotated[Number, Field(ge=0)] = 0.5
     """Strength; 0 is the model alone."""

@@ -1,8 +1,8 @@
-"""Contrastive decoding: what a strong model knows and a weak one does not.
+"""Contrastive decoding: what a strong model knows and a weak model does not.
 
 In logits, with the weights of O'Brien and Lewis 2023 (section 3). Only tokens that the expert finds
-plausible can be chosen, `l >= log(plausibility) + max l` (their and Li et al.'s alpha): without it
-the difference would favour tokens that both find absurd.
+plausible can be chosen, `l >= log(plausibility) + max l` (their and Li et al.'s alpha): otherwise
+the difference would favour tokens that both models find absurd.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Contrastive(Fields):
     """Strength; 0 is the expert alone."""
 
     plausibility: Annotated[Number, Field(ge=0, le=1)] = 0.1
-    """How likely a token must be to the expert, relative to its likeliest; 0 admits all."""
+    """Minimum probability under the expert, relative to its likeliest token; 0 admits all."""
 
 
 def build(fields: Contrastive) -> tuple[Terms, Filters]:

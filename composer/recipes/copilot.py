@@ -1,9 +1,9 @@
-"""Copilot: a small model that was trained to correct the base's logits.
+"""Copilot: a small model, trained to correct the logits of the base.
 
 `base + weight*copilot`. In Zou et al. 2025 the copilot learns what the base (their pilot) gets
-wrong while that is fine-tuned, and its output is added to the pilot's with a weight lambda. Theirs
-reads the pilot's hidden states; here it is a model of its own, which reads the tokens only and must
-have been trained to be added to the base.
+wrong while the pilot is fine-tuned, and its output is added to the pilot's with a weight lambda.
+Their copilot reads the pilot's hidden states; here it is a separate model, which reads only the
+tokens and must have been trained to be added to the base.
 """
 
 from __future__ import annotations

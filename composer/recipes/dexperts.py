@@ -1,6 +1,6 @@
 """DExperts: an expert and an anti-expert steer the base within its nucleus.
 
-As proxy-tuning, but only tokens in the top-p of the base can be chosen: the base's logits are cut
+Like proxy-tuning, but only tokens in the top-p of the base can be chosen: its logits are filtered
 first, as in `generation/dexperts_generation.py` of alisawuffles/DExperts (`filter_p`).
 """
 
@@ -26,16 +26,16 @@ class DExperts(Fields):
     """The model to steer."""
 
     expert: ModelName
-    """A model of what is wanted."""
+    """A model of the desired behaviour."""
 
     anti_expert: ModelName
-    """A model of what is not wanted."""
+    """A model of the undesired behaviour."""
 
     alpha: Number = 2.0
     """Strength: 2.0 against toxicity, 3.2 for sentiment; negative steers the other way."""
 
     top_p: Annotated[Number, Field(gt=0, le=1)] = 0.9
-    """Only tokens in this nucleus of the base can be chosen; 1 admits all."""
+    """Mass of the base's nucleus, outside which no token can be chosen; 1 admits all."""
 
 
 def build(fields: DExperts) -> tuple[Terms, Filters]:

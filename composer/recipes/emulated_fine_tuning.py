@@ -17,7 +17,7 @@ from composer.recipes.recipe import Filters, Recipe, Terms
 
 
 class Pair(Fields):
-    """A fine-tuned model and what it was before."""
+    """A fine-tuned model and the model before fine-tuning."""
 
     tuned: ModelName
     """The fine-tuned model."""
@@ -26,7 +26,7 @@ class Pair(Fields):
     """The same model before fine-tuning."""
 
     weight: Number = 1.0
-    """How much of the difference to add; negative subtracts it."""
+    """Factor of the difference; negative subtracts it."""
 
 
 class EmulatedFineTuning(Fields):
@@ -39,13 +39,13 @@ class EmulatedFineTuning(Fields):
     """The pre-trained model to start from."""
 
     pairs: Annotated[list[Pair], Field(min_length=1, max_length=MAX_MEMBERS)] | None = None
-    """What to add. Either this or `tuned`."""
+    """The differences to add. Either this or `tuned`."""
 
     tuned: ModelName | None = None
-    """Short for a single pair of this model and the base."""
+    """Short form of a single pair: this model and the base."""
 
     weight: Number | None = None
-    """Weight of the single pair, 1 if not given. Only with `tuned`."""
+    """Weight of the single pair, 1 if absent. Only with `tuned`."""
 
     @model_validator(mode="after")
     def _one_way_of_giving_pairs(self) -> EmulatedFineTuning:
@@ -64,7 +64,7 @@ class EmulatedFineTuning(Fields):
         return self
 
     def all_pairs(self) -> list[Pair]:
-        """The pairs, whichever way they were given."""
+        """Return the pairs of either form."""
         if self.pairs is not None:
             return self.pairs
         weight = 1.0 if self.weight is None else self.weight

@@ -1,7 +1,8 @@
 """Mixture of experts: the probabilities of several models, weighed by a router.
 
 `p = sum_k pi_k softmax(l_k)`, as DEMix (Gururangan et al. 2021, section 4.1) and c-BTM (2023) mix
-whole language models. With `gate` and `sequence` one row takes the experts in turn, as in MeteoRA.
+whole language models. With `gate` and `sequence` a single row switches between the experts, as in
+MeteoRA.
 """
 
 from __future__ import annotations
@@ -39,17 +40,17 @@ class Mixture(Fields):
     """The models to mix."""
 
     router: AnyRouter = FixedRouter()
-    """What weighs the experts, or the kind of router alone, such as `"posterior"`."""
+    """The router that weighs the experts, or only its kind, such as `"posterior"`."""
 
     top_k: Annotated[int, Field(strict=True, ge=1)] | None = None
-    """Only so many experts run: those that weigh most before the answer begins."""
+    """Number of experts that run: those with the largest weights before the answer begins."""
 
     explain: Flag = False
-    """Whether the response tells the weights of every token, too."""
+    """Whether the response includes the weights of every token."""
 
 
 def build(fields: Mixture) -> tuple[Terms, Filters]:
-    """The experts with their prior, as far as it is known before the prompt is."""
+    """Return the experts with their prior, uniform if it depends on the prompt."""
     _, prior = _read(fields)
     return tuple((Member(name), weight) for name, weight in prior.items()), ()
 
@@ -60,18 +61,18 @@ def mixture(fields: Mixture) -> MixturePlan:
 
 
 def _read(fields: Mixture) -> tuple[Router, dict[str, float]]:
-    """The router in normal form, and the prior of the experts that count.
+    """Return the router in normal form, and the prior of the experts with a weight.
 
     Raises:
-        CompositionError: the router does not go with the experts, or `top_k` with either.
+        CompositionError: the router does not match the experts, or `top_k` does not match either.
     """
     experts = fields.experts
     router = router_of(fields.router, experts)
-    twice = next((name for name, count in Counter(experts).items() if count > 1), None)
-    if twice is not None and not isinstance(router, HandoverSpec):
+    repeated = next((name for name, count in Counter(experts).items() if count > 1), None)
+    if repeated is not None and not isinstance(router, HandoverSpec):
         raise CompositionSchemaError(
-            f"the expert {quoted(twice)} is listed twice. List every expert once; how much it "
-            "counts is for the router to say."
+            f"the expert {quoted(repeated)} is listed twice. List every expert once; the router "
+            "determines its weight."
         )
     prior = dict.fromkeys(experts, 1 / len(experts))
     if not isinstance(router, WeightedMixtureSpec):
@@ -85,9 +86,9 @@ def _read(fields: Mixture) -> tuple[Router, dict[str, float]]:
     _check_top_k(fields.top_k, router, len(experts))
     if not router.reads_text:
         prior = router.resolved(experts, {})
-        left = {name: weight for name, weight in prior.items() if weight >= NEGLIGIBLE}
-        if len(left) < len(prior):
-            prior = normalized(left)
+        kept = {name: weight for name, weight in prior.items() if weight >= NEGLIGIBLE}
+        if len(kept) < len(prior):
+            prior = normalized(kept)
             router = replace(router, prior=((fixed_prior(prior), 1.0),))
     _check_floor(router, min(len(prior), fields.top_k or len(prior)))
     return router, prior

@@ -1,7 +1,7 @@
-"""Proxy-tuning: move the base by what tuning did to a proxy.
+"""Proxy-tuning: move the base by the effect of tuning on a proxy.
 
 The difference between a tuned and an untuned small model is added to a large one. Raw logits, no
-log-softmax; penalties, temperature and truncation come after (as in `modeling/dexperts.py` of
+log-softmax; penalties, temperature and truncation follow (as in `modeling/dexperts.py` of
 alisawuffles/proxy-tuning).
 """
 
@@ -30,7 +30,7 @@ class ProxyTuning(Fields):
     """The model to steer."""
 
     alpha: Number = 1.0
-    """How far to move; negative moves away from the expert."""
+    """Strength; negative moves away from the expert."""
 
 
 def build(fields: ProxyTuning) -> tuple[Terms, Filters]:

@@ -1,9 +1,9 @@
-"""Value-augmented sampling: a value model tells the base which token leads to more reward.
+"""Value-augmented sampling: a value model steers the base towards tokens with more reward.
 
 `z = base + sum_i beta_i*value_i`, among the base's likeliest tokens (Han et al. 2024, section 4;
-`vas_trainer.py` of idanshen/Value-Augmented-Sampling takes 20). There the values are centred over
-these tokens; that adds the same number to all tokens that can be chosen, and so changes nothing.
-Several values, each with its own beta, weigh rewards against each other at test time.
+`vas_trainer.py` of idanshen/Value-Augmented-Sampling takes 20). The authors centre the values over
+these tokens, which adds the same number to every token that can be chosen and so changes nothing.
+Several values, each with its own beta, trade rewards against each other at test time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Value(Fields):
     """A model of one reward, and its strength."""
 
     model: ModelName
-    """A model whose logits are values: the reward to expect after each token."""
+    """A model whose logits are values: the expected reward after each token."""
 
     beta: Number = 1.0
     """Strength; negative avoids the reward."""
@@ -38,10 +38,10 @@ class ValueAugmented(Fields):
     """The model to steer."""
 
     values: Annotated[list[Value], Field(min_length=1, max_length=MAX_MEMBERS)]
-    """What to steer it with."""
+    """The value models to steer with."""
 
     top_k: Annotated[int, Field(strict=True, ge=1, le=MAX_TOP_K)] = 20
-    """Only so many of the base's likeliest tokens can be chosen."""
+    """Number of the base's likeliest tokens that can be chosen."""
 
 
 def build(fields: ValueAugmented) -> tuple[Terms, Filters]:

@@ -1,4 +1,5 @@
 """The oracle: the same compositions by transformers and PEFT, slow and obvious.
 
-Nothing here is shared with the engine part except the plan: no kernel, no cache, no batching.
+It shares only its input (`MixtureParameters`, `Filter`) with the code that it checks: no constant,
+no kernel, no batching, and no cache unless adapters take turns on it. A test reads the imports.
 """

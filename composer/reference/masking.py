@@ -1,7 +1,7 @@
-"""LoRA for some tokens of a batch: the others are computed by the model without its adapter.
+"""LoRA for some tokens of a batch; the model computes the others without its adapter.
 
-As in a row whose adapter changes in time, and in Activated LoRA (Greenewald et al. 2025,
-arXiv:2504.12397), where the adapter comes on in the middle of a sequence.
+As in a row whose adapter changes over time, and in Activated LoRA (Greenewald et al. 2025,
+arXiv:2504.12397), where the adapter is activated in the middle of a sequence.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import torch
 
 @contextmanager
 def lora_at(model: torch.nn.Module, on: torch.Tensor) -> Iterator[None]:
-    """Within it, the LoRA layers of PEFT compute only the tokens that are `on`, `[B, T]` bool."""
+    """Within this context PEFT's LoRA layers apply only to the tokens `on`, `[B, T]` bool."""
     factor = on[..., None]  # [B, T, 1]
     hooks = [
-        inner.register_forward_pre_hook(lambda _, given: (given[0] * factor.to(given[0].dtype),))
+        inner.register_forward_pre_hook(lambda _, args: (args[0] * factor.to(args[0].dtype),))
         for name, module in model.named_modules()
         if name.endswith("lora_A")
         for inner in module.children()

@@ -1,6 +1,7 @@
 """Composed logits by transformers and PEFT.
 
-Without a KV cache, unless adapters take turns on one sequence, where it is part of the answer.
+No KV cache is used, unless adapters take turns on one sequence, whose logits depend on the cache.
+In shapes, T is a number of tokens, V the base's vocabulary size, v a member's, H the hidden size.
 """
 
 from __future__ import annotations
@@ -20,18 +21,17 @@ from composer.filters import Filter, FilterKind
 from composer.reference.peft_adapters import AdaptedModel
 
 TIE = 1e-3
-"""Two tokens whose composed logits are closer than this may be taken for each other: the engine
-adds in another order."""
-
+"""Two tokens whose composed logits are closer than this may be confused, because the engine adds in
+another order."""
 
 Weights: TypeAlias = tuple[str | Path, Mapping[str, str | Path]]
-"""Where a model is, and where its adapters are, by name."""
+"""Path of a model, and paths of its adapters by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class OracleRow:
-    """A member: its weight, the name of its adapter (None: the model alone), what it reads, and the
-    name of the auxiliary model that computes it (None: the base)."""
+    """A member: weight, name of its adapter (None: the model alone), prompt token ids, and name of
+    the auxiliary model that computes it (None: the base)."""
 
     weight: float
     adapter: str | None
@@ -41,7 +41,8 @@ class OracleRow:
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """A token that the oracle would not have chosen. `gap`: how much better its own choice is."""
+    """A token that the oracle would not have chosen; `gap` is the advantage, in logits, of the
+    token `expected`."""
 
     position: int
     token: int
@@ -59,26 +60,26 @@ class Oracle:
         auxiliaries: Mapping[str, Weights] | None = None,
     ) -> None:
         self._models: dict[str | None, AdaptedModel] = {None: _load(base, adapters)}
-        for name, (path, own) in (auxiliaries or {}).items():
-            self._models[name] = _load(path, own)
+        for name, (path, of_model) in (auxiliaries or {}).items():
+            self._models[name] = _load(path, of_model)
 
     @torch.inference_mode()
     def logits(
         self, adapter: str | None, tokens: Sequence[int], model: str | None = None
     ) -> torch.Tensor:
-        """`[T, V]` float32: what one member predicts after each of `tokens`."""
-        own = self._using(adapter, model)
-        logits: torch.Tensor = own(torch.tensor([list(tokens)])).logits[0]
+        """Return `[T, v]` float32: the logits of one member after each of `tokens`."""
+        member = self._using(adapter, model)
+        logits: torch.Tensor = member(torch.tensor([list(tokens)])).logits[0]
         return logits.float()
 
     def stream(self) -> Stream:
-        """A sequence on the base model whose adapter may change from token to token."""
+        """Return an empty sequence on the base model whose adapter may change between tokens."""
         return Stream(self._using)
 
     def switched(
         self, prompt: Sequence[int], answer: Sequence[int], choices: Sequence[str | None]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """One sequence on one KV cache, each token computed under an adapter of its own.
+        """Compute one sequence on one KV cache, each token with its own adapter.
 
         Args:
             prompt: token ids.
@@ -88,14 +89,14 @@ class Oracle:
 
         Returns:
             logits `[len(answer) + 1, V]` float32, before and after each token of the answer, and
-            the last hidden states `[len(prompt) + len(answer), H]` float32, which `lm_head` reads.
+            the last hidden states `[len(prompt) + len(answer), H]` float32, the input of `lm_head`.
         """
         stream = self.stream()
         tokens = [*prompt, *answer]
-        parts = []
+        runs = []
         for adapter, run in groupby(zip(choices, tokens, strict=True), key=lambda pair: pair[0]):
-            parts.append(stream.read(adapter, [token for _, token in run]))
-        logits, hidden = (torch.cat(part) for part in zip(*parts, strict=True))
+            runs.append(stream.read(adapter, [token for _, token in run]))
+        logits, hidden = (torch.cat(tensors) for tensors in zip(*runs, strict=True))
         return logits[len(prompt) - 1 :], hidden
 
     def _using(self, adapter: str | None, model: str | None = None) -> Any:
@@ -105,10 +106,11 @@ class Oracle:
     def composed(
         self, rows: Sequence[OracleRow], filters: Sequence[Filter], answer: Sequence[int]
     ) -> torch.Tensor:
-        """`[len(answer) + 1, V]` float32: the composed logits before and after each answer token.
+        """Return `[len(answer) + 1, V]` float32: the composed logits before and after each token of
+        the answer.
 
-        `z = sum_k w_k l_k`; a token that a filter drops, or that is not in the vocabulary of a
-        member, is minus infinity, unless that leaves no token. Row 0 is one of the base model.
+        `z = sum_k w_k l_k`. Tokens that a filter drops, or that are not in the vocabulary of a
+        member, are minus infinity, unless that leaves no token. Row 0 is on the base model.
         """
         members = [
             self.logits(row.adapter, [*row.prompt, *answer], row.model)[len(row.prompt) - 1 :]
@@ -128,9 +130,9 @@ class Oracle:
     def mismatches(
         self, rows: Sequence[OracleRow], filters: Sequence[Filter], answer: Sequence[int]
     ) -> list[Mismatch]:
-        """Where a greedy answer leaves the oracle's, given the answer's own prefix.
+        """Return where a greedy answer differs from the oracle's, given the answer's own prefix.
 
-        Near-ties (`TIE`) are in the list as well, with their gap: the caller counts them.
+        Include near-ties (`TIE`) with their gap: the caller counts them.
         """
         return leaving(self.composed(rows, filters, answer), answer)
 
@@ -141,7 +143,7 @@ class Oracle:
         max_tokens: int,
         stop: int | None = None,
     ) -> list[int]:
-        """The greedy answer, one full forward pass per token and member."""
+        """Return the greedy answer, by one full forward pass per token and member."""
         answer: list[int] = []
         while len(answer) < max_tokens and (not answer or answer[-1] != stop):
             answer.append(int(self.composed(rows, filters, answer)[-1].argmax()))
@@ -149,7 +151,7 @@ class Oracle:
 
 
 class Stream:
-    """A sequence that is read piece by piece, with a KV cache, each piece under an adapter."""
+    """A sequence read in pieces on one KV cache, each piece with its own adapter."""
 
     def __init__(self, using: Callable[[str | None], Any]) -> None:
         self._using = using
@@ -157,9 +159,9 @@ class Stream:
 
     @torch.inference_mode()
     def read(self, adapter: str | None, tokens: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits `[T, V]` and last hidden states `[T, H]`, float32, after each of the next tokens.
+        """Return logits `[T, V]` and last hidden states `[T, H]`, float32, after each of `tokens`.
 
-        Their keys and values stay in the cache as this adapter computed them.
+        Their keys and values stay in the cache as computed with this adapter.
         """
         out = self._using(adapter)(
             torch.tensor([list(tokens)]),
@@ -171,19 +173,19 @@ class Stream:
 
 
 def leaving(z: torch.Tensor, answer: Sequence[int]) -> list[Mismatch]:
-    """Where a greedy answer is not the likeliest by `z` `[len(answer) + 1, V]`."""
-    found = []
+    """Return where a greedy answer is not the maximum of `z` `[len(answer) + 1, V]`."""
+    mismatches = []
     for position, token in enumerate(answer):
         expected = int(z[position].argmax())
         if token != expected:
             gap = float(z[position, expected] - z[position, token])
-            found.append(Mismatch(position, token, expected, gap))
-    return found
+            mismatches.append(Mismatch(position, token, expected, gap))
+    return mismatches
 
 
 def without(z: torch.Tensor, dropped: Sequence[torch.Tensor]) -> torch.Tensor:
-    """`z` `[T, V]` with minus infinity where one of `dropped`, `[T, V]` bool each, holds; a row of
-    which no token would be left stays as it is."""
+    """Return `z` `[T, V]` with minus infinity where one of `dropped`, `[T, V]` bool each, is true.
+    Leave a row unchanged if no token of it would remain."""
     gone = torch.stack([torch.zeros_like(z, dtype=torch.bool), *dropped]).any(0)
     gone &= ~(gone | z.isneginf()).all(-1, keepdim=True)
     return z.masked_fill(gone, -math.inf)
@@ -195,12 +197,12 @@ def _load(path: str | Path, adapters: Mapping[str, str | Path]) -> AdaptedModel:
 
 
 def aligned(logits: torch.Tensor, size: int) -> torch.Tensor:
-    """`[T, v]` -> `[T, size]`: cut, or filled with minus infinity, to the base's vocabulary."""
+    """Cut logits, or pad them with minus infinity, to a vocabulary: `[T, v]` -> `[T, size]`."""
     return pad(logits, (0, size - logits.shape[1]), value=-math.inf)
 
 
 def kept(f: Filter, logits: torch.Tensor) -> torch.Tensor:
-    """`[T, V]` bool: the tokens that a filter keeps, from its member's `[T, V]` logits.
+    """Return `[T, V]` bool: the tokens that a filter keeps, from its member's logits `[T, V]`.
 
     Plausibility: Li et al. 2022, section 3.2. Top-p: as `top_k_top_p_filtering`, which
     alisawuffles/DExperts applies to the base (generation/dexperts_generation.py): the first token

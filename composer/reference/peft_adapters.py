@@ -1,7 +1,7 @@
-"""Adapters of any name in one model of PEFT, which keeps them as attributes of modules.
+"""Adapters of any name in one PEFT model.
 
-An adapter may be called `double`, as a method of every module is, or have a full stop in its name:
-PEFT would refuse both.
+PEFT stores adapters as attributes of modules, so it refuses names with a full stop and names of
+methods of `Module`, such as `double`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 
 
 class AdaptedModel:
-    """A model of transformers for inference, and adapters, at most one of which is switched on."""
+    """A transformers model for inference with adapters, at most one of which is active."""
 
     def __init__(self, model: Any, adapters: Mapping[str, str | Path]) -> None:
         for name, path in adapters.items():
@@ -46,5 +46,5 @@ class AdaptedModel:
 
 
 def _key(name: str) -> str:
-    """Return what an adapter is called within PEFT."""
+    """Return the name of an adapter within PEFT."""
     return f"adapter_{name.encode().hex()}"

@@ -1,7 +1,7 @@
 """`python -m composer.reference.probe BASE ADAPTER`: what PEFT predicts after one prompt.
 
-Reads {"prompt": [ids], "tokens": [ids]} and writes the log-probabilities of these tokens as the
-next one, in their order, as JSON. A program, so that the model it loads is gone when it ends.
+Read {"prompt": [ids], "tokens": [ids]} from stdin and write, as JSON, the log-probability of each
+of `tokens` as the next token. A program of its own, so that its model leaves memory when it ends.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from composer.reference.oracle import Oracle
 
 def main() -> None:
     base, adapter = sys.argv[1:]
-    asked = json.load(sys.stdin)
-    logits = Oracle(base, {"adapter": adapter}).logits("adapter", asked["prompt"])[-1]
-    json.dump(logits.log_softmax(-1)[asked["tokens"]].tolist(), sys.stdout)
+    request = json.load(sys.stdin)
+    logits = Oracle(base, {"adapter": adapter}).logits("adapter", request["prompt"])[-1]
+    json.dump(logits.log_softmax(-1)[request["tokens"]].tolist(), sys.stdout)
 
 
 if __name__ == "__main__":

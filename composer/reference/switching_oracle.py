@@ -1,8 +1,8 @@
 """Token-level switching by transformers and PEFT: which adapter computes which token.
 
-One sequence, one KV cache, and for every token an adapter of its own (`Oracle.switched`). Positions
-count from the beginning of the prompt, of `P` tokens; token `i` of the answer is predicted by
-position `P - 1 + i`. Candidates are adapters by name, None the model alone.
+One sequence, one KV cache, and an adapter for each token (`Oracle.switched`). Positions count from
+the beginning of the prompt of P tokens; position `P - 1 + i` predicts token `i` of the answer.
+Candidates are adapters by name, None is the model alone; there are K of them.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from composer.reference.oracle import Mismatch, Oracle, leaving
 
 @dataclass(frozen=True, slots=True)
 class LinearGate:
-    """A classifier on hidden states: one row per candidate, in their order."""
+    """A classifier of hidden states with one row per candidate, in order."""
 
     weight: torch.Tensor  # [K, H] float32
     bias: torch.Tensor  # [K] float32
     stickiness: float = 0.0
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """`[H]` -> `[K]` float32."""
+        """Return the logits of the candidates: `[H]` -> `[K]` float32."""
         return self.weight @ hidden + self.bias
 
-    def next(self, present: int, hidden: torch.Tensor) -> tuple[int, float]:
-        """The candidate after `present`, judged by the hidden state of the last token.
+    def next(self, current: int, hidden: torch.Tensor) -> tuple[int, float]:
+        """Return the candidate after `current`, by the hidden state `[H]` of the last token.
 
-        Also by how much the gate would have to change its mind for another one, in logits.
+        Also return the margin, in logits, of this choice over the next best one.
         """
         logits = self.logits(hidden)
-        # The present one keeps its place among equals, too.
+        # The current candidate also stays in a tie.
         lead = logits.clone()
-        lead[present] += self.stickiness
-        chosen = present if bool(lead[present] >= lead.max()) else int(logits.argmax())
+        lead[current] += self.stickiness
+        chosen = current if bool(lead[current] >= lead.max()) else int(logits.argmax())
         others = torch.cat([lead[:chosen], lead[chosen + 1 :]])
         margin = float(lead[chosen] - others.max()) if len(others) else float("inf")
         return chosen, margin
@@ -44,13 +44,13 @@ class LinearGate:
 
 @dataclass(frozen=True, slots=True)
 class Switched:
-    """What a sequence with switches computes."""
+    """A sequence computed with switches."""
 
     choices: list[int]
-    """`[P + len(answer)]`: the candidate of every position."""
+    """`[P + len(answer)]`: the candidate of each position."""
 
     margins: list[float]
-    """As long: how clear each choice was, in the gate's logits; infinite where it had none."""
+    """`[P + len(answer)]`: margin of each choice in logits of the gate; infinite without one."""
 
     logits: torch.Tensor
     """`[len(answer) + 1, V]` float32, before and after each token of the answer."""
@@ -66,17 +66,17 @@ def trigger_choices(
     answer: Sequence[int],
     start: int = 0,
 ) -> list[int]:
-    """`[P + len(answer)]`: which of `count` candidates computes every position.
+    """Return `[P + len(answer)]`: which of `count` candidates computes each position.
 
-    The prompt goes to `start`; every trigger in the answer goes to the next one already, and the
-    last one stays.
+    `start` computes the prompt. Each trigger in the answer is already computed by the next
+    candidate; the last candidate stays.
     """
     choices = [start] * len(prompt)
-    present = start
+    current = start
     for token in answer:
         if token in triggers:
-            present = min(present + 1, count - 1)
-        choices.append(present)
+            current = min(current + 1, count - 1)
+        choices.append(current)
     return choices
 
 
@@ -89,10 +89,10 @@ def gated(
     start: int = 0,
     follow: Sequence[int] | None = None,
 ) -> Switched:
-    """A sequence whose candidates a gate chooses.
+    """Compute a sequence whose candidates a gate chooses.
 
-    The prompt but its last token goes to `candidates[start]`; every later position to the choice of
-    the gate, by the hidden state of the position before.
+    `candidates[start]` computes the prompt except its last token; the gate chooses the candidate of
+    each later position by the hidden state of the previous position.
 
     Args:
         oracle: the models.
@@ -101,25 +101,25 @@ def gated(
         candidates: adapters by name.
         gate: its rows are in the order of the candidates.
         start: index of a candidate.
-        follow: `[len(answer)]`, the candidates under which something else computed the tokens of
-            the answer: they are followed, and `choices` and `margins` tell what the gate wants at
-            each position, given those before. So a near-tie is judged where it happens, and
-            does not change everything after it.
+        follow: `[len(answer)]`, the candidates with which the engine computed the tokens of the
+            answer. They replace the gate's choices, and `choices` and `margins` are those of the
+            gate at each position, given these candidates before. So a near-tie counts where it
+            occurs, and does not change all later positions.
     """
     stream = oracle.stream()
     tokens = [*prompt, *answer]
-    first = max(len(prompt) - 1, 1)  # the first position that the gate has a hidden state for
-    parts = [stream.read(candidates[start], tokens[:first])]
+    first = max(len(prompt) - 1, 1)  # the first position with a previous hidden state
+    runs = [stream.read(candidates[start], tokens[:first])]
     choices, margins = [start] * first, [float("inf")] * first
-    present = start
+    current = start
     for position in range(first, len(tokens)):
-        chosen, margin = gate.next(present, parts[-1][1][-1])
+        chosen, margin = gate.next(current, runs[-1][1][-1])
         choices.append(chosen)
         margins.append(margin)
         step = position - (len(prompt) - 1)
-        present = follow[step] if follow is not None and step < len(follow) else chosen
-        parts.append(stream.read(candidates[present], [tokens[position]]))
-    logits, hidden = (torch.cat(part) for part in zip(*parts, strict=True))
+        current = follow[step] if follow is not None and step < len(follow) else chosen
+        runs.append(stream.read(candidates[current], [tokens[position]]))
+    logits, hidden = (torch.cat(tensors) for tensors in zip(*runs, strict=True))
     return Switched(choices, margins, logits[len(prompt) - 1 :], hidden)
 
 
@@ -130,7 +130,7 @@ def switched_mismatches(
     candidates: Sequence[str | None],
     choices: Sequence[int],
 ) -> list[Mismatch]:
-    """Where a greedy answer leaves the oracle's, under these candidates `[P + len(answer)]`."""
+    """Return where a greedy answer differs from the oracle's, given choices `[P + len(answer)]`."""
     adapters = [candidates[choice] for choice in choices]
     return leaving(oracle.switched(prompt, answer, adapters)[0], answer)
 
@@ -141,21 +141,21 @@ def gated_mismatches(
     answer: Sequence[int],
     candidates: Sequence[str | None],
     gate: LinearGate,
-    told: Sequence[int],
+    engine_choices: Sequence[int],
     start: int = 0,
 ) -> tuple[list[Mismatch], list[Mismatch]]:
-    """Where a greedy answer, and where its candidates leave the oracle's.
+    """Return where a greedy answer, and where its candidates differ from the oracle's.
 
-    `told` `[len(answer)]` are the candidates that computed the tokens of the answer. Those in the
-    second list are candidates in place of tokens, and `gap` is in the gate's logits.
+    `engine_choices` `[len(answer)]` are the candidates that computed the tokens of the answer. In
+    the second list, `token` and `expected` are candidates, and `gap` is in the gate's logits.
     """
-    result = gated(oracle, prompt, answer, candidates, gate, start, told)
+    result = gated(oracle, prompt, answer, candidates, gate, start, engine_choices)
     wanted = result.choices[len(prompt) - 1 :]
     margins = result.margins[len(prompt) - 1 :]
     wrong = [
         Mismatch(step, candidate, expected, margin)
         for step, (candidate, expected, margin) in enumerate(
-            zip(told, wanted, margins, strict=False)
+            zip(engine_choices, wanted, margins, strict=False)
         )
         if candidate != expected
     ]
@@ -170,7 +170,7 @@ def triggered_greedy(
     max_tokens: int,
     start: int = 0,
 ) -> list[int]:
-    """The greedy answer whose triggers switch, computed from its beginning for every token."""
+    """Return the greedy answer with triggers, computed from the beginning for each token."""
     answer: list[int] = []
     while len(answer) < max_tokens:
         choices = trigger_choices(len(candidates), triggers, prompt, answer, start)
@@ -187,7 +187,7 @@ def gated_greedy(
     max_tokens: int,
     start: int = 0,
 ) -> list[int]:
-    """The greedy answer whose candidates a gate chooses."""
+    """Return the greedy answer whose candidates a gate chooses."""
     answer: list[int] = []
     while len(answer) < max_tokens:
         answer.append(

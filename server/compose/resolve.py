@@ -207,7 +207,7 @@ class Resolver:
             report = replace(
                 report,
                 models=bound.models,
-                report_id=bound.engine_plan.report,
+                report_id=bound.engine_plan.report_id,
                 explain=plan.mixture.explain,
             )
         return report.routing_field

@@ -29,7 +29,7 @@ REST: dict[str, Any] = {
     "filters": [],
     "mixture": None,
     "switch": None,
-    "report": None,
+    "report_id": None,
     "explain": False,
 }
 
@@ -62,7 +62,7 @@ FOREIGN: dict[str, dict[str, Any]] = {
     "a mixture that is a list": plan(mixture=[1, 2]),
     "a mixture of nothing": plan(mixture={"fixed": "much"}),
     "a switch that is a list": plan(switch=[1]),
-    "a report that is no name": plan(report=[[1]]),
+    "a report id that is not a name": plan(report_id=[[1]]),
 }
 """Each is JSON, as a client could send it."""
 

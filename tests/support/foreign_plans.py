@@ -41,7 +41,7 @@ _PLANS = tuple(
     json.loads(plan.to_extra_args()[ENGINE_ARG])
     for plan in (
         EnginePlan((Row(1.0), Row(-0.5, _ONE, (5, 6)))),
-        EnginePlan((Row(1.0), Row(0.5)), (Filter(FilterKind.TOP_P, 1, 0.9),), report="r"),
+        EnginePlan((Row(1.0), Row(0.5)), (Filter(FilterKind.TOP_P, 1, 0.9),), report_id="r"),
         EnginePlan((Row(0.5), Row(0.5)), (), MixtureParameters(0.0, posterior=1.0), explain=True),
         EnginePlan((Row(1.0),), (), None, Switch((None, _ONE), triggers=(5,))),
         EnginePlan((Row(1.0),), (), None, Switch((None, _ONE), 0, "gate", (0, 1))),

@@ -6,7 +6,7 @@ from composer.mixtures.routers import ROUTERS
 
 
 def table() -> str:
-    """All routers as a Markdown table, in the order of `ROUTERS`."""
+    """Return all routers as a Markdown table, in the order of `ROUTERS`."""
     rows = [f"| `{r.name}` | `{r.formula}` | {r.citation} |" for r in ROUTERS]
     return "\n".join(["| router | weights | source |", "|---|---|---|", *rows])
 

@@ -1,9 +1,9 @@
-"""Gate: a trained classifier chooses the expert of every next token, on one row.
+"""Gate: a trained classifier chooses the expert of each next token, on one row.
 
 The papers put a gate into every layer (MeteoRA, Xu et al. 2024, section 3.2) and train it with the
-adapters in place. Here it is one linear classifier on the last hidden state, trained once for
-adapters that never met (`composer router train`); one row with one KV cache changes its adapter in
-time.
+adapters in place. This gate is one linear classifier on the last hidden state, trained later for
+adapters that were trained independently (`composer router train`). One row with one KV cache
+changes its adapter over time.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ class GateRouter(Fields):
     """Name of the router."""
 
     name: ModelName | None = None
-    """Which of the server's gates; its only one if absent."""
+    """One of the server's gates; its only gate if absent."""
 
     start: ModelName | None = None
-    """The expert that reads the prompt. Absent: what the prompt router says if all experts have
-    examples, otherwise the first."""
+    """The expert that reads the prompt. If absent: the choice of the prompt router if all experts
+    have examples, otherwise the first expert."""
 
     stickiness: Annotated[Number, Field(ge=0)] = 0.0
-    """By how much another expert's logit must exceed that of the present one."""
+    """Margin, in logits, by which another expert must exceed the current one to take over."""
 
     missing: Missing = Missing.ERROR
-    """Where adapters of the gate are not served any more: `error` refuses the request, `remaining`
-    chooses among the others."""
+    """What to do if adapters of the gate are no longer served: `error` refuses the request,
+    `remaining` chooses among the others."""
 
 
 def build(fields: GateRouter, experts: Sequence[str]) -> GateSpec:

@@ -1,8 +1,9 @@
-"""Prompt router: experts whose examples look like the request count more, for the whole answer.
+"""Prompt router: weigh experts by the similarity of their examples to the request.
 
 `pi_k ~ exp(-|h(x) - c_k|^2 / temperature)` (c-BTM, Gururangan et al. 2023, section 2.3; 0.1 as in
 its section 3), where `h` is a TF-IDF vector and `c_k` the centre of the expert's examples: see
-`composer.mixtures.tfidf`. The examples come with the adapters, not with the request.
+`composer.mixtures.tfidf`. The weights hold for the whole answer. The examples come with the
+adapters, not with the request.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class PromptRouter(Fields):
     """Name of the router."""
 
     temperature: Temperature = 0.1
-    """How soft: small picks the nearest expert, large makes them all the same."""
+    """Softness: a small value picks the nearest expert, a large one makes the weights equal."""
 
 
 def build(fields: PromptRouter, experts: Sequence[str]) -> WeightedMixtureSpec:

@@ -1,6 +1,6 @@
-"""Sequence: the experts take over one after the other, at tokens that the request names.
+"""Sequence: the experts take turns, changing at tokens that the request lists.
 
-One row with one KV cache, as with a gate, but by a rule: for answers whose parts are known.
+One row with one KV cache, as with a gate, but by a rule: for answers with a known structure.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ Several = Annotated[list[Text | TokenId], Field(min_length=1, max_length=64)]
 
 
 class SequenceRouter(Fields):
-    """the next expert takes over at every token of the answer that is in at"""
+    """each token of the answer that is listed in at hands over to the next expert"""
 
     kind: Literal["sequence"] = "sequence"
     """Name of the router."""
 
     at: Text | TokenId | Several
-    """The tokens: texts of one token each, or token ids."""
+    """The tokens that hand over: texts of one token each, or token ids."""
 
 
-MOST_TURNS = 256
+MAX_TURNS = 256
 
 
 def build(fields: SequenceRouter, experts: Names[str]) -> HandoverSpec:
-    if len(experts) > MOST_TURNS:
+    if len(experts) > MAX_TURNS:
         raise CompositionSchemaError(
-            f"the sequence has {len(experts)} experts; give at most {MOST_TURNS}."
+            f"the sequence has {len(experts)} experts; give at most {MAX_TURNS}."
         )
     at = fields.at if isinstance(fields.at, list) else [fields.at]
     return HandoverSpec(tuple(experts), tuple(dict.fromkeys(at)))

@@ -184,7 +184,7 @@ def expand(leader: Request, plan: EnginePlan, max_tokens: int, block_tokens: int
         weights=tuple(row.weight for row in plan.rows),
         filters=plan.filters,
         switch=switch,
-        report_id=plan.report,
+        report_id=plan.report_id,
         explain=plan.explain,
     )
     leader.max_tokens = max_tokens

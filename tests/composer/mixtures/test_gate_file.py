@@ -87,7 +87,9 @@ def test_logits_are_those_of_the_formula() -> None:
 
 def test_rows_of_candidates() -> None:
     assert GATE.rows(["count", "base"]) == (2, 0)
-    with pytest.raises(GateError, match="knows no 'chat'; its classes are 'base', 'sort', 'count'"):
+    with pytest.raises(
+        GateError, match="has no class 'chat'; its classes are 'base', 'sort', 'count'"
+    ):
         GATE.rows(["count", "chat"])
 
 
@@ -141,7 +143,7 @@ def _without_bias(path: Path) -> None:
         (_as(base=""), "its metadata has no 'base'"),
         (_as(classes='["base", "sort"]'), "shapes"),
         (_as(classes='["sort", "sort", "base"]'), "classes are 'sort', 'sort', 'base'"),
-        (_as(classes="3"), "no list of names"),
+        (_as(classes="3"), "not a list of names"),
         (_as(digests="{}"), "digests are those of none"),
         (_without_bias, "no tensor 'bias'"),
     ],
