@@ -71,11 +71,11 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
             assert section in anchors, target
 
 
-def test_folders_of_the_life_of_a_request_exist() -> None:
+def test_paths_of_the_life_of_a_request_exist() -> None:
     text = (ROOT / "docs" / "life-of-a-request.md").read_text(encoding="utf-8")
-    named = re.findall(r"^\| `([a-z_/.]+)` \|", text, re.MULTILINE)
-    assert named
-    assert [name for name in named if not (ROOT / name).exists()] == []
+    paths = re.findall(r"`((?:server|composer|adapters|clients)/[a-z0-9_/.]*)`", text)
+    assert paths
+    assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
 def test_options_that_are_named_exist() -> None:
