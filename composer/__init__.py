@@ -1,7 +1,7 @@
 """What a composition computes: formulas, recipes, routers, plans. No engine, no HTTP, no tensors.
 
-`composer.vllm` and `composer.reference`, which need an engine, and `composer.tensors`, which needs
-torch, are imported by name only.
+Import `composer.vllm`, `composer.reference`, `composer.gate_training` and `composer.tensors`, which
+need an engine or torch, by their names.
 """
 
 from __future__ import annotations

@@ -52,8 +52,7 @@ def check_token_lists(*, stop: int, allowed: int, biased: int, min_tokens: int =
         ("logit_bias", biased, MAX_BIASED_TOKENS),
     ):
         if length > bound:
-            beside = " beside 'min_tokens'" if field == "stop_token_ids" and min_tokens > 0 else ""
+            beside = " with 'min_tokens'" if field == "stop_token_ids" and min_tokens > 0 else ""
             raise ValueError(
-                f"'{field}' has {length} entries; the most that one request may have{beside} is "
-                f"{bound}"
+                f"'{field}' has {length} entries; one request may have at most {bound}{beside}"
             )

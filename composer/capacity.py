@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
-from composer.errors import GroupTooLargeError, PromptTooLongError, UnknownModelError
+from composer.errors import GangTooLargeError, PromptTooLongError, UnknownModelError
 
 _FIELD = "composition"
 """Field of the request that errors refer to."""
@@ -69,7 +69,7 @@ class EngineCapacity:
         """Return the longest answer, from 1 to `asked` tokens, with which the rows fit.
 
         Raises:
-            GroupTooLargeError, PromptTooLongError, UnknownModelError: as `check` for one token.
+            GangTooLargeError, PromptTooLongError, UnknownModelError: as `check` for one token.
         """
         self.check(rows, 1)
         fit, unfit = 1, max(asked, 1) + 1
@@ -86,11 +86,11 @@ class EngineCapacity:
 
         Raises:
             UnknownModelError: an auxiliary model does not exist.
-            GroupTooLargeError: the rows need too many rows, adapters or KV cache blocks.
+            GangTooLargeError: the rows need too many rows, adapters or KV cache blocks.
             PromptTooLongError: a prompt with its answer exceeds the context of its model.
         """
         if len(rows) > self.rows:
-            raise GroupTooLargeError(
+            raise GangTooLargeError(
                 f"the composition needs {len(rows)} rows that run at once; the server runs at most "
                 f"{self.rows}. Use fewer members, or start it with a larger --max-num-seqs.",
                 param=_FIELD,
@@ -128,7 +128,7 @@ def _check_model(rows: Sequence[RowNeed], answer: int, model: ModelCapacity, who
             )
     adapters = len({adapter for row in rows for adapter in row.adapters})
     if adapters > model.adapters:
-        raise GroupTooLargeError(
+        raise GangTooLargeError(
             f"the composition uses {adapters} adapters{whose} at once; the server holds "
             f"{model.adapters}. Use fewer, or start it with a larger --max-loras.",
             param=_FIELD,
@@ -139,7 +139,7 @@ def _check_model(rows: Sequence[RowNeed], answer: int, model: ModelCapacity, who
         arithmetic = " + ".join(
             f"({tokens} + {answer} - 1)/{size}" for size in model.block_tokens for tokens in prompts
         )
-        raise GroupTooLargeError(
+        raise GangTooLargeError(
             f"the rows need {arithmetic}, each rounded up, = {needed} blocks of the KV "
             f"cache{whose} at once; it has {model.kv_blocks}. Ask for fewer tokens or members, "
             "shorten the prompts, or start the server with a larger "

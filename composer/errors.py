@@ -10,7 +10,7 @@
     │   ├── EmptyCompositionError    the members cancel to nothing
     │   ├── NoRequestPromptError     no member reads the prompt of the request
     │   ├── PromptTooLongError       the prompt of a member does not fit the context
-    │   ├── GroupTooLargeError       the rows of the request do not fit the engine
+    │   ├── GangTooLargeError        the rows of the request do not fit the engine
     │   └── UnsupportedError         valid, but not with this option or this server
     └── EngineFault                  the server's fault: HTTP 500
 
@@ -109,7 +109,7 @@ class PromptTooLongError(CompositionError):
     code = "context_length_exceeded"
 
 
-class GroupTooLargeError(CompositionError):
+class GangTooLargeError(CompositionError):
     """The rows of one request can never be scheduled together."""
 
     code = "group_too_large"

@@ -53,7 +53,7 @@ def train_gate(
     examples: Mapping[str, Sequence[Example]],
     step: Step = lambda done, total, what: None,
 ) -> Trained:
-    """Train a gate. `examples`: by the name of an adapter or of the base; no adapter without any.
+    """Train a gate. Each adapter needs `examples`, by its name; those of the base are optional.
 
     Raises:
         GateError: an adapter has no examples, examples have no adapter, or `base` is not a model.
@@ -73,25 +73,26 @@ def train_gate(
         step(count, total, what)
 
     model = HiddenStates(base, adapters)
-    parts: dict[bool, list[tuple[torch.Tensor, torch.Tensor]]] = {False: [], True: []}
+    # By whether an example is held out: states [N, H] float32, labels [N] int64.
+    samples: dict[bool, list[tuple[torch.Tensor, torch.Tensor]]] = {False: [], True: []}
     for label, name in enumerate(classes):
-        read = [i for i, labels_of_text in enumerate(readers) if label in labels_of_text]
-        readings = [_reading(texts[i][1], texts[i][0] == label, rng) for i in read]
-        reader = None if name == BASE else name
-        for number, computed in model.under(reader, readings, partial(done, what=name)):
-            i = read[number]
+        indices = [i for i, reading_classes in enumerate(readers) if label in reading_classes]
+        readings = [_reading(texts[i][1], texts[i][0] == label, rng) for i in indices]
+        adapter = None if name == BASE else name
+        for n, computed in model.under(adapter, readings, partial(done, what=name)):
+            i = indices[n]
             sample = computed[_sampled_positions(len(computed))]
-            parts[held[i]].append((sample, torch.full((len(sample),), texts[i][0])))
-    (states, labels), (new, wanted) = (_joined(parts[held]) for held in (False, True))
+            samples[held[i]].append((sample, torch.full((len(sample),), texts[i][0])))
+    (states, labels), (held_states, held_labels) = (_joined(samples[h]) for h in (False, True))
     linear = fit(states, labels, len(classes), partial(done, what="fit"))
-    right = linear(new).argmax(-1) == wanted
+    correct = linear(held_states).argmax(-1) == held_labels
     weight, bias = _without_unknown(linear, labels, len(classes))
     by_class = {
-        name: float(right[wanted == i].float().mean())
+        name: float(correct[held_labels == i].float().mean())
         for i, name in enumerate(classes)
-        if (wanted == i).any()
+        if (held_labels == i).any()
     }
-    accuracy = float(right.float().mean())
+    accuracy = float(correct.float().mean())
     gate = Gate(
         classes,
         weight,
@@ -100,7 +101,7 @@ def train_gate(
         fingerprint(base),
         {"accuracy": f"{accuracy:.4f}", "examples": str(len(texts))},
     )
-    return Trained(gate, accuracy, by_class, len(labels), len(wanted))
+    return Trained(gate, accuracy, by_class, len(labels), len(held_labels))
 
 
 def _check(adapters: Mapping[str, Path], examples: Mapping[str, Sequence[Example]]) -> None:
@@ -108,9 +109,9 @@ def _check(adapters: Mapping[str, Path], examples: Mapping[str, Sequence[Example
         raise GateError("a gate chooses between adapters, and there are none. Give --adapters.")
     if BASE in adapters:
         raise GateError(f"an adapter cannot be called '{BASE}': that is the model without one.")
-    if lacking := sorted(adapters.keys() - examples.keys()):
+    if missing := sorted(adapters.keys() - examples.keys()):
         raise GateError(
-            f"adapter '{lacking[0]}' has no examples. Give --examples {lacking[0]}=FILE."
+            f"adapter '{missing[0]}' has no examples. Give --examples {missing[0]}=FILE."
         )
     if unknown := sorted(examples.keys() - adapters.keys() - {BASE}):
         raise GateError(f"there are examples of '{unknown[0]}', which is not one of the adapters.")
@@ -122,10 +123,10 @@ def _readers(label: int, count: int, rng: random.Random) -> set[int]:
     return {label, *rng.sample(others, min(MAX_OTHERS, len(others)))}
 
 
-def _reading(example: Example, own: bool, rng: random.Random) -> Reading:
-    """Return the whole answer if the example's own adapter reads it, else the state before it."""
+def _reading(example: Example, by_own_adapter: bool, rng: random.Random) -> Reading:
+    """Return the whole answer for the example's own adapter, for others the position before it."""
     positions = example.positions()
-    if own:
+    if by_own_adapter:
         return Reading(example.tokens, max(example.answer - 1, 0), positions)
     first = positions.start
     since = max(0, first + 1 - rng.choice(TOKENS_BEFORE))

@@ -53,8 +53,8 @@ class EmulatedFineTuning(Fields):
             raise ValueError("there is nothing to add; give 'pairs', or 'tuned' for a single pair")
         if self.pairs is not None and self.tuned is not None:
             raise ValueError(
-                f"'tuned' ({self.tuned}) is short for a single pair and cannot stand beside "
-                "'pairs'; move it there"
+                f"'tuned' ({self.tuned}) is short for a single pair and excludes 'pairs'; "
+                "move it there"
             )
         if self.pairs is not None and self.weight is not None:
             raise ValueError(

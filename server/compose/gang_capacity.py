@@ -20,7 +20,7 @@ def check_gang(
 
     Raises:
         PromptTooLongError: a prompt with the answer exceeds a context.
-        GroupTooLargeError: too many rows, adapters or KV cache blocks.
+        GangTooLargeError: too many rows, adapters or KV cache blocks.
     """
     models = {name: capacity.model for name, capacity in capacities.items()}
     engine = EngineCapacity(capacities[None].rows, models)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from composer.capacity import EngineCapacity, ModelCapacity, RowNeed, usable_blocks
-from composer.errors import CompositionError, GroupTooLargeError, UnknownModelError
+from composer.errors import CompositionError, GangTooLargeError, UnknownModelError
 
 SIZES = st.sampled_from([1, 2, 3, 4, 8])
 MODELS = st.builds(
@@ -81,7 +81,7 @@ def test_one_block_is_never_used_and_the_watermark_stays_free(
 
 def test_errors_name_the_figures() -> None:
     two_groups = EngineCapacity(2, {None: ModelCapacity(100, 0, 9, (16, 32))})
-    with pytest.raises(GroupTooLargeError) as caught:
+    with pytest.raises(GangTooLargeError) as caught:
         two_groups.check([RowNeed(None, 60), RowNeed(None, 50)], 5)
     assert "(60 + 5 - 1)/16 + (50 + 5 - 1)/16 + (60 + 5 - 1)/32" in caught.value.message
     assert "= 12 blocks" in caught.value.message

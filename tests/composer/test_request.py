@@ -276,7 +276,7 @@ SCHEMA_ERRORS: list[tuple[object, str, str]] = [
     (
         fine_tuning(tuned="polite", pairs=[{"tuned": "rude"}]),
         "",
-        ": 'tuned' (polite) is short for a single pair and cannot stand beside 'pairs'; move it",
+        ": 'tuned' (polite) is short for a single pair and excludes 'pairs'; move it",
     ),
     (
         fine_tuning(weight=2, pairs=[{"tuned": "rude"}]),

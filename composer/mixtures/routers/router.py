@@ -92,7 +92,7 @@ class OneOf(Generic[R]):
             nearest = nearest_name(kind, names) if isinstance(kind, str) else None
             advice = f"; did you mean {quoted(nearest)}?" if nearest else "."
             raise ValueError(
-                f"the kind of router {shown(kind)} cannot stand here{advice} "
+                f"the kind of router {shown(kind)} is not allowed here{advice} "
                 f"Use one of: {', '.join(names)}"
             )
         return value

@@ -1,4 +1,4 @@
-"""Routers that follow one rule of the engine, from a prior: what they share."""
+"""Fields and normal form of routers that follow one rule of the engine, starting from a prior."""
 
 from __future__ import annotations
 

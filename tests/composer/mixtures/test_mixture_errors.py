@@ -51,13 +51,13 @@ ERRORS: list[tuple[dict[str, Any], str, str]] = [
     (
         {"router": "postrior"},
         ".router",
-        "composition.router: the kind of router 'postrior' cannot stand here; did you mean "
+        "composition.router: the kind of router 'postrior' is not allowed here; did you mean "
         f"'posterior'? Use one of: {KINDS}",
     ),
     (
         {"router": {"kind": 3}},
         ".router",
-        f"composition.router: the kind of router 3 cannot stand here. Use one of: {KINDS}",
+        f"composition.router: the kind of router 3 is not allowed here. Use one of: {KINDS}",
     ),
     (
         {"router": {"kind": "posterior", "forgeting": 1}},
@@ -88,8 +88,8 @@ wrong_router("posterior", "forgetting", " is 1.1; it should be less than or", fo
 wrong_router("posterior", "floor", " is -0.1; it should be greater than or", floor=-0.1)
 wrong_router("posterior", "floor", " is 1; it should be less than 1", floor=1)
 wrong_router("posterior", "prompt", " is 0; it should be a valid boolean", prompt=0)
-wrong_router("posterior", "prior", ": the kind of router 'posterior' cannot", prior="posterior")
-wrong_router("confidence", "prior", ": the kind of router 'vote' cannot stand", prior="vote")
+wrong_router("posterior", "prior", ": the kind of router 'posterior' is", prior="posterior")
+wrong_router("confidence", "prior", ": the kind of router 'vote' is not allowed", prior="vote")
 wrong_router(
     "prompt", "prompt", " is not a field; remove it. The fields are: kind, temp", prompt={}
 )
@@ -107,7 +107,7 @@ wrong_router("vote", "routers", " is a list of 0; it should have at least 1", ro
 wrong_router(
     "vote",
     "routers[0].router",
-    ": the kind of router 'gate' cannot stand here. Use one of: fixed, prompt, posterior, confid",
+    ": the kind of router 'gate' is not allowed here. Use one of: fixed, prompt, posterior, conf",
     routers=[{"router": "gate"}],
 )
 wrong_router(

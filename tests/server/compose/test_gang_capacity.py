@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from composer.capacity import ModelCapacity, RowNeed
-from composer.errors import GroupTooLargeError, PromptTooLongError
+from composer.errors import GangTooLargeError, PromptTooLongError
 from composer.plan import Member
 from composer.prompts import TextPrompt
 from server.compose.gang_capacity import check_gang as check
@@ -44,23 +44,23 @@ def test_prompt_and_answer_exceed_the_context() -> None:
 
 
 def test_more_rows_than_run_at_once() -> None:
-    with pytest.raises(GroupTooLargeError, match=r"4 rows .* at most 3"):
+    with pytest.raises(GangTooLargeError, match=r"4 rows .* at most 3"):
         check_gang([*MEMBERS, Member("rude")], [1] * 4, 2, 1)
 
 
 def test_more_adapters_than_slots() -> None:
-    with pytest.raises(GroupTooLargeError, match=r"3 adapters .* 2\. .*--max-loras"):
+    with pytest.raises(GangTooLargeError, match=r"3 adapters .* 2\. .*--max-loras"):
         check_gang(MEMBERS, [1] * 3, 3, 1)
 
 
 def test_one_row_may_need_several_slots() -> None:
     check([RowNeed(None, 10, ("a", "b", "a"))], 1, {None: CAPACITY})
-    with pytest.raises(GroupTooLargeError, match=r"3 adapters .* 2\. .*--max-loras"):
+    with pytest.raises(GangTooLargeError, match=r"3 adapters .* 2\. .*--max-loras"):
         check([RowNeed(None, 10, ("a", "b", "c"))], 1, {None: CAPACITY})
 
 
 def test_more_blocks_than_there_are() -> None:
-    with pytest.raises(GroupTooLargeError) as caught:
+    with pytest.raises(GangTooLargeError) as caught:
         check_gang(MEMBERS, [33, 33, 40], 1, 16)
     message = caught.value.message
     assert "(33 + 16 - 1)/16 + (33 + 16 - 1)/16 + (40 + 16 - 1)/16" in message
@@ -77,7 +77,7 @@ def test_every_model_has_its_own_room() -> None:
     check([row(None, 80), row("small", 40), row("small", 40, "a")], 8, capacities)
     with pytest.raises(PromptTooLongError, match="context of 'small' holds 60"):
         check([row(None, 50), row("small", 60)], 8, capacities)
-    with pytest.raises(GroupTooLargeError, match="2 adapters of 'small'"):
+    with pytest.raises(GangTooLargeError, match="2 adapters of 'small'"):
         check([row(None, 9), row("small", 9, "a"), row("small", 9, "b")], 8, capacities)
-    with pytest.raises(GroupTooLargeError, match=r"cache of 'small' .* --auxiliary-memory"):
+    with pytest.raises(GangTooLargeError, match=r"cache of 'small' .* --auxiliary-memory"):
         check([row(None, 9), row("small", 50), row("small", 52)], 8, capacities)
