@@ -259,7 +259,7 @@ class InProcessEngine:
             for name in names:
                 size = len(getattr(owner, name))
                 left += [f"{name}: {size}"] * (size > 0)
-        for model, manager in managers_of(scheduler):
+        for model, manager in managers_of(scheduler).items():
             pool = manager.block_pool
             missing = pool.num_gpu_blocks - 1 - pool.get_num_free_blocks()
             left += [f"{missing} KV blocks of {model or 'the base'}"] * (missing > 0)
@@ -268,10 +268,10 @@ class InProcessEngine:
         return left
 
 
-def managers_of(scheduler: Any) -> Iterable[tuple[str | None, Any]]:
+def managers_of(scheduler: Any) -> Mapping[str | None, Any]:
     """Return the KV cache managers of a scheduler by model (None: the base)."""
     manager = scheduler.kv_cache_manager
-    return manager if isinstance(manager, RoutedKVCache) else [(None, manager)]
+    return manager.by_model if isinstance(manager, RoutedKVCache) else {None: manager}
 
 
 def _numbered(adapters: Mapping[str, str | Path]) -> dict[str, LoadedAdapter]:

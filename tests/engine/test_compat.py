@@ -16,7 +16,7 @@ from vllm.v1.core.kv_cache_manager import KVCacheManager
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.sample.logits_processor import LogitsProcessor
 
-from composer.engine_plan import Row
+from composer.engine_plan import ENGINE_ARG, EnginePlan, Row
 from composer.reference.oracle import Oracle
 from composer.vllm.compat import SEAMS, SUPPORTED, Seam, check_engine
 from composer.vllm.execute.v1_view import CompositionProcessor
@@ -188,3 +188,26 @@ def test_a_row_of_the_engine_is_a_request_of_vllm(roomy: WatchedEngine) -> None:
     assert group.companions[0].lora_request.lora_name == adapter.name
     roomy.abort(name)
     roomy.assert_nothing_left()
+
+
+def test_the_plan_is_parsed_once_in_a_process(
+    roomy: WatchedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once by the front end, which refuses malformed ones, and once by the scheduler: workers and
+    tensors get the parsed rows, in the order of the plan."""
+    texts: list[str] = []
+    parse = EnginePlan.from_extra_args
+
+    def counted(extra: dict[str, Any] | None) -> EnginePlan | None:
+        texts.extend([extra[ENGINE_ARG]] if extra and ENGINE_ARG in extra else [])
+        return parse(extra)
+
+    monkeypatch.setattr(EnginePlan, "from_extra_args", staticmethod(counted))
+    rows = (Row(1.0), Row(0.5, roomy.adapters["polite"]), Row(-0.5, None, (7, 8)))
+    name = roomy.add(Job(PROMPT, rows, params={"max_tokens": 4}))
+    roomy.step()
+    tags = roomy.worker._views[None].tags.by_row
+    assert sorted(tag.index for tag in tags.values()) == [0, 1, 2]
+    assert [t.weights for t in tags.values() if t.index == 0] == [(1.0, 0.5, -0.5)]
+    assert name in roomy.drain()
+    assert len(texts) == 2

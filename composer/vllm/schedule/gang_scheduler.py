@@ -46,6 +46,7 @@ from composer.vllm.compat import check_engine
 from composer.vllm.lifeline import obey_front_end
 from composer.vllm.options import gang_patience_s
 from composer.vllm.schedule.admission import Admission
+from composer.vllm.schedule.barrier import Barrier
 from composer.vllm.schedule.counts import GangFigures, correct_stats
 from composer.vllm.schedule.gang import (
     Gang,
@@ -59,7 +60,7 @@ from composer.vllm.schedule.gang import (
 from composer.vllm.schedule.gang_table import GangTable
 from composer.vllm.schedule.kv_blocks import KVBlocks
 from composer.vllm.schedule.kv_demand import KVDemand
-from composer.vllm.schedule.kv_pools import RoutedKVCache, auxiliary_pool
+from composer.vllm.schedule.kv_pools import RoutedKVCache, auxiliary_pool, forget_prefixes
 from composer.vllm.schedule.limits import EngineLimits, ModelLimits
 from composer.vllm.schedule.reservation import Need
 from composer.vllm.schedule.step_budget import StepBudget
@@ -94,6 +95,7 @@ class _GangScheduler(Scheduler):
             gang_patience_s(self.vllm_config.additional_config),
             one_step_prefill=self.scheduler_config.long_prefill_token_threshold == 0,
         )
+        self._barrier = Barrier(self.gangs, self)
         self._kv_demand = KVDemand(self.gangs, self.limits)
         self._step: StepBudget | None = None  # while vLLM's loop runs over gangs
         self._figures = GangFigures()
@@ -189,13 +191,11 @@ class _GangScheduler(Scheduler):
             adapter_slots={name: m.capacity.adapters for name, m in self.limits.models.items()},
             throttled=throttle_prefills,
         )
-        self._recall()
-        self._release(step)
+        self._barrier.recall()
+        if self._pause_state is not PauseState.PAUSED_ALL:
+            self._barrier.release(step)
         fits = self._preempt_until_fits(step)
-        if not fits:  # as in vLLM itself, nobody joins in a step that preempts
-            for gang in self.gangs.joining:
-                gang.released = False
-        self._queue_unjoined(step)
+        self._barrier.queue(step, may_release=fits)  # in a step that preempts nobody joins
         # A token of the budget for every row that decodes; prefills share the rest.
         step.reserved += sum(map(self._kv_demand.decodes, self.running))
         if self.waiting or self.kv_holding_waiting:
@@ -210,27 +210,8 @@ class _GangScheduler(Scheduler):
         finally:
             self._step = None
             self.max_num_active_reqs, self.lora_config = max_rows, base_slots
-        self._check_lock_step(step, output)
+        self._barrier.check_lock_step(step, output)
         return output
-
-    def _recall(self) -> None:
-        """Take back from vLLM's queues the rows that could not join in the last step."""
-        for gang in self.gangs.joining:
-            for row in gang.unjoined():
-                for queue in (self.kv_holding_waiting, self.waiting):
-                    if row in queue:
-                        queue.remove_request(row)
-                self.deferred_waiting.discard(row)
-
-    def _release(self, step: StepBudget) -> None:
-        """Release the gangs whose rows have all arrived at the barrier.
-
-        Not in a step in which vLLM may hold back some rows and run others.
-        """
-        if step.throttled or self._pause_state is PauseState.PAUSED_ALL:
-            return
-        for gang in self.gangs.joining:
-            gang.released = gang.at_barrier()
 
     def _preempt_until_fits(self, step: StepBudget) -> bool:
         """Preempt, the latest first and gangs as a whole, until all that runs fits the KV caches.
@@ -254,22 +235,6 @@ class _GangScheduler(Scheduler):
             fits = False
         return fits
 
-    def _queue_unjoined(self, step: StepBudget) -> None:
-        """Put the rows that may join now where vLLM admits them before anybody else.
-
-        A row of one token has nothing to do before the barrier and joins at the release.
-        """
-        joining = self.gangs.joining
-        for gang in joining:
-            for row in gang.unjoined():
-                if gang.released or row.num_tokens > 1:
-                    self.kv_holding_waiting.add_request(row)
-                    step.reserved += gang.released
-                else:
-                    step.absent += 1
-        step.released = [gang for gang in joining if gang.released]
-        self.gangs.joining = [gang for gang in joining if not gang.released]
-
     def _held_adapters(self) -> set[Slot]:
         """Return the adapters of all that runs or was admitted, scheduled in this step or not.
 
@@ -278,22 +243,6 @@ class _GangScheduler(Scheduler):
         held = {slot for row in self.running if (slot := slot_of(row)) is not None}
         admitted = (gang for gang in self.gangs.by_leader.values() if gang.admitted)
         return held.union(*(gang.adapters for gang in admitted))
-
-    def _check_lock_step(self, step: StepBudget, output: SchedulerOutput) -> None:
-        """Fail loudly rather than advance a gang in part: its rows would never agree again."""
-        scheduled = output.num_scheduled_tokens
-        for gang in self.gangs.by_leader.values():
-            if not gang.released:
-                continue
-            count = sum(row.request_id in scheduled for row in gang.rows)
-            if count == 0 and gang in step.released:
-                gang.released = False  # vLLM held all of them back: try again
-                self.gangs.joining.append(gang)
-            elif count not in (0, len(gang.rows)):
-                raise RuntimeError(
-                    f"{count} of the {len(gang.rows)} rows of {gang.leader.request_id} were "
-                    "scheduled; this is a bug, please report it"
-                )
 
     # ---- decisions that vLLM's loop asks for
 
@@ -470,21 +419,10 @@ class _GangScheduler(Scheduler):
         for problem in {*failures.adapters.values(), *failures.gates.values()}:
             ended = ", ".join(sorted(names)) or "no request: all that needed it had left"
             logger.error("In a step, %s; ended %s", problem, ended)
-        self._forget_prefixes()
+        pools = {None: self.kv_cache_manager} if self._pools is None else self._pools.by_model
+        for manager in pools.values():
+            forget_prefixes(manager)
         return self.finish_requests(names, RequestStatus.FINISHED_ERROR)
-
-    def _forget_prefixes(self) -> None:
-        """Empty the prefix caches of all models; blocks in use stay with their rows.
-
-        Scheduling a step keys its blocks. After a failure the content of some blocks is not what
-        their keys say, and the rows that would name these blocks may be gone: aborted or preempted
-        while the step ran.
-        """
-        pools = self._pools
-        managers = [self.kv_cache_manager] if pools is None else [m for _, m in pools]
-        for manager in managers:
-            blocks = manager.block_pool.blocks
-            manager.evict_blocks({b.block_id for b in blocks if b.block_hash is not None})
 
     def make_stats(self, *args: Any, **kwargs: Any) -> SchedulerStats | None:
         stats: SchedulerStats | None = super().make_stats(*args, **kwargs)

@@ -7,7 +7,7 @@ manager of the request's model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from vllm.v1.core.kv_cache_manager import KVCacheManager
@@ -43,6 +43,17 @@ def auxiliary_pool(
     )
 
 
+def forget_prefixes(manager: KVCacheManager) -> None:
+    """Empty the prefix cache of a model; blocks in use stay with their rows.
+
+    Scheduling a step keys its blocks. After a failure the content of some blocks is not what their
+    keys say, and the rows that would name these blocks may be gone: aborted or preempted while the
+    step ran.
+    """
+    blocks = manager.block_pool.blocks
+    manager.evict_blocks({b.block_id for b in blocks if b.block_hash is not None})
+
+
 class RoutedKVCache:
     """What vLLM's scheduler calls on a `KVCacheManager`, without connectors and speculation.
 
@@ -55,9 +66,10 @@ class RoutedKVCache:
         self._managers: dict[str | None, KVCacheManager] = {None: base} | dict(auxiliary)
         self._manager_of: dict[str, KVCacheManager] = {}  # by request, of auxiliary models
 
-    def __iter__(self) -> Iterator[tuple[str | None, KVCacheManager]]:
-        """Iterate over the models (None: the base) and their managers."""
-        return iter(self._managers.items())
+    @property
+    def by_model(self) -> Mapping[str | None, KVCacheManager]:
+        """The manager of every model (None: the base)."""
+        return self._managers
 
     # ---- calls about one request
 

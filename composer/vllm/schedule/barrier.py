@@ -1,0 +1,73 @@
+"""The barrier: rows of admitted gangs join the batch, read their prompts and are released."""
+
+from __future__ import annotations
+
+from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.core.sched.scheduler import Scheduler
+
+from composer.vllm.schedule.gang_table import GangTable
+from composer.vllm.schedule.step_budget import StepBudget
+
+
+class Barrier:
+    """Moves the rows of joining gangs through the queues of vLLM's scheduler."""
+
+    def __init__(self, gangs: GangTable, scheduler: Scheduler) -> None:
+        self._gangs = gangs
+        self._scheduler = scheduler
+
+    def recall(self) -> None:
+        """Take back from vLLM's queues the rows that could not join in the last step."""
+        scheduler = self._scheduler
+        for gang in self._gangs.joining:
+            for row in gang.unjoined():
+                for queue in (scheduler.kv_holding_waiting, scheduler.waiting):
+                    if row in queue:
+                        queue.remove_request(row)
+                scheduler.deferred_waiting.discard(row)
+
+    def release(self, step: StepBudget) -> None:
+        """Release the gangs whose rows have all arrived at the barrier.
+
+        Not in a step in which vLLM may hold back some rows and run others.
+        """
+        if not step.throttled:
+            for gang in self._gangs.joining:
+                gang.released = gang.at_barrier()
+
+    def queue(self, step: StepBudget, *, may_release: bool) -> None:
+        """Put the rows that may join now where vLLM admits them before anybody else.
+
+        A row of one token has nothing to do before the barrier and joins at the release.
+        """
+        joining = self._gangs.joining
+        for gang in joining:
+            gang.released &= may_release
+            for row in gang.unjoined():
+                if gang.released or row.num_tokens > 1:
+                    self._scheduler.kv_holding_waiting.add_request(row)
+                    step.reserved += gang.released
+                else:
+                    step.absent += 1
+        step.released = [gang for gang in joining if gang.released]
+        self._gangs.joining = [gang for gang in joining if not gang.released]
+
+    def check_lock_step(self, step: StepBudget, output: SchedulerOutput) -> None:
+        """Fail rather than advance a gang in part: its rows would never agree again.
+
+        Raises:
+            RuntimeError: some rows of a released gang were scheduled, and some were not.
+        """
+        scheduled = output.num_scheduled_tokens
+        for gang in self._gangs.by_leader.values():
+            if not gang.released:
+                continue
+            count = sum(row.request_id in scheduled for row in gang.rows)
+            if count == 0 and gang in step.released:
+                gang.released = False  # vLLM held all of them back: try again
+                self._gangs.joining.append(gang)
+            elif count not in (0, len(gang.rows)):
+                raise RuntimeError(
+                    f"{count} of the {len(gang.rows)} rows of {gang.leader.request_id} were "
+                    "scheduled; this is a bug, please report it"
+                )
