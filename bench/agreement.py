@@ -49,7 +49,7 @@ class Outcome:
     answered: tuple[Answered, ...]
     aborted: int
     lost: int  # neither aborted nor answered completely
-    preempted_groups: int
+    preempted_gangs: int
     leftovers: tuple[str, ...]
 
 

@@ -32,10 +32,10 @@ def measure() -> Result:
         answers = [answered.answer for answered in outcome.answered]
         wrong, ties = count_mismatches(oracle, jobs, answers)
         bad += wrong + outcome.lost + len(outcome.leftovers)
-        pressed &= outcome.preempted_groups > 0
+        pressed &= outcome.preempted_gangs > 0
         tokens = sum(map(len, answers))
         mode = "async" if asynchronous else "sync"
-        numbers = (len(jobs), outcome.aborted, tokens, wrong, ties, outcome.preempted_groups)
+        numbers = (len(jobs), outcome.aborted, tokens, wrong, ties, outcome.preempted_gangs)
         rows.append((mode, *numbers, outcome.lost, len(outcome.leftovers)))
         for leftover in outcome.leftovers:
             show(f"left behind ({mode}): {leftover}")

@@ -68,7 +68,7 @@ def oracle(cuda: bool) -> tuple[str, bool]:
         "tokens",
         "mismatches",
         "near-ties",
-        "preempted groups",
+        "preempted gangs",
         "lost",
         "left",
     )
@@ -76,7 +76,7 @@ def oracle(cuda: bool) -> tuple[str, bool]:
     left = len(outcome.leftovers)
     row = (
         *(len(jobs), outcome.aborted, tokens, wrong, ties),
-        *(outcome.preempted_groups, outcome.lost, left),
+        *(outcome.preempted_gangs, outcome.lost, left),
     )
     return table(header, [row]), not (wrong or outcome.lost or left)
 

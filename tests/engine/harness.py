@@ -58,7 +58,7 @@ class WatchedEngine(InProcessEngine):
         return outputs
 
     def assert_nothing_left(self) -> None:
-        """No request, group, block, slot or row index survives its request."""
+        """No request, gang, block, slot or row index survives its request."""
         assert self.leftovers() == []
 
     def _watched_schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
@@ -68,25 +68,25 @@ class WatchedEngine(InProcessEngine):
         scheduled = output.num_scheduled_tokens
         watch.steps += 1
         watch.scheduled.append(dict(scheduled))
-        for group in scheduler.gangs.by_leader.values():
-            counts = [row.request_id in scheduled for row in group.rows]
-            joined = [row.status is RequestStatus.RUNNING for row in group.rows]
-            if id(group) in admitted and not group.admitted:
+        for gang in scheduler.gangs.by_leader.values():
+            counts = [row.request_id in scheduled for row in gang.rows]
+            joined = [row.status is RequestStatus.RUNNING for row in gang.rows]
+            if id(gang) in admitted and not gang.admitted:
                 watch.preempted_gangs += 1
-            if group.released:
-                # A released group advances as a whole or not at all ...
-                assert all(counts) or not any(counts), (group.leader.request_id, counts)
+            if gang.released:
+                # A released gang advances as a whole or not at all ...
+                assert all(counts) or not any(counts), (gang.leader.request_id, counts)
                 assert all(joined)
             else:
                 # ... one that was not released never computes its last known token ...
-                for row in group.rows:
+                for row in gang.rows:
                     assert row.num_computed_tokens < row.num_tokens
                     watch.chunked_rows += row.request_id in scheduled
-            if not group.admitted:
+            if not gang.admitted:
                 # ... and one that waits holds nothing.
                 assert not any(joined)
                 assert not any(counts)
-                for row in group.rows:
+                for row in gang.rows:
                     assert not any(scheduler.kv_cache_manager.get_block_ids(row.request_id))
                     if row.status is RequestStatus.WAITING:
                         assert row.num_computed_tokens == 0
@@ -95,14 +95,14 @@ class WatchedEngine(InProcessEngine):
         for model, limits in scheduler.limits.models.items():
             slots = {slot for row in active if (slot := slot_of(row)) is not None}
             for row in active:  # a row that switches has a slot for each candidate
-                if (group := scheduler.gangs.by_row.get(row.request_id)) is not None:
-                    slots |= group.adapters
+                if (gang := scheduler.gangs.by_row.get(row.request_id)) is not None:
+                    slots |= gang.adapters
             assert len([slot for slot in slots if slot[0] == model]) <= limits.capacity.adapters
         assert len(scheduler.running) <= scheduler.max_num_running_reqs
         return output
 
     def _check_tokens(self) -> None:
-        """The rows of a group hold the same answer at every moment."""
-        for group in self.scheduler.gangs.by_leader.values():
-            answers = {tuple(row.output_token_ids) for row in group.rows}
-            assert len(answers) == 1, (group.leader.request_id, answers)
+        """The rows of a gang hold the same answer at every moment."""
+        for gang in self.scheduler.gangs.by_leader.values():
+            answers = {tuple(row.output_token_ids) for row in gang.rows}
+            assert len(answers) == 1, (gang.leader.request_id, answers)

@@ -182,10 +182,10 @@ def test_a_row_of_the_engine_is_a_request_of_vllm(roomy: WatchedEngine) -> None:
     """The plan reaches the scheduler as it was sent, and leaves nothing in shared parameters."""
     adapter = roomy.adapters["polite"]
     name = roomy.add(Job(PROMPT, (Row(1.0), Row(0.5, adapter, (7, 8)))))
-    [group] = roomy.scheduler.gangs.by_leader.values()
-    assert group.leader.request_id.startswith(name)
-    assert [row.prompt_token_ids for row in group.rows] == [list(PROMPT), [7, 8]]
-    assert group.companions[0].lora_request.lora_name == adapter.name
+    [gang] = roomy.scheduler.gangs.by_leader.values()
+    assert gang.leader.request_id.startswith(name)
+    assert [row.prompt_token_ids for row in gang.rows] == [list(PROMPT), [7, 8]]
+    assert gang.companions[0].lora_request.lora_name == adapter.name
     roomy.abort(name)
     roomy.assert_nothing_left()
 

@@ -40,7 +40,7 @@ def plan(*rows: Mapping[str, Any], **fields: Any) -> dict[str, str]:
 
 FOREIGN: dict[str, dict[str, Any]] = {
     "a row's tag": {ROW_ARG: "x"},
-    "a row's tag as an object": {ROW_ARG: {"group": "r1", "index": 0, "size": 1}},
+    "a row's tag as an object": {ROW_ARG: {"gang": "r1", "index": 0, "size": 1}},
     "a tag beside a plan": {**Job((1,), (Row(1.0),)).sampling_params().extra_args, ROW_ARG: [1]},
     "no JSON": {ENGINE_ARG: "base + polite"},
     "a number": {ENGINE_ARG: 3},
@@ -115,13 +115,13 @@ def test_whatever_arrives_the_engine_takes_or_refuses_it(
     extra = {ENGINE_ARG: value if isinstance(value, str) else json.dumps(value)}
     name = roomy.add_unchecked(PROMPT, extra)
     leader, *_ = roomy.scheduler.requests.values()
-    group = roomy.scheduler.gangs.by_leader.get(leader.request_id)
+    gang = roomy.scheduler.gangs.by_leader.get(leader.request_id)
     try:
         wellformed = EnginePlan.from_extra_args(extra) is not None
     except ValueError:
         wellformed = False
     refused = leader.request_id in roomy.scheduler.grammar_compile_error_reqs
-    assert refused or (group is not None and wellformed)
+    assert refused or (gang is not None and wellformed)
     roomy.abort(name)
     roomy.scheduler.grammar_compile_error_reqs.clear()
     assert not roomy.scheduler.requests

@@ -1,6 +1,6 @@
 """Auxiliary models: another size, own adapters, own KV cache, in the same engine and batch.
 
-The invariants are those of all groups and are checked by `WatchedEngine` in every step.
+The invariants are those of all gangs and are checked by `WatchedEngine` in every step.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def test_a_full_auxiliary_cache_concerns_only_those_who_use_it(
     """Groups preempt each other there, and wait for it; the base model's requests do not."""
     rows = (Row(1.0), small(0.8, "polite", of=tiny))
     jobs = [Job(PROMPT, rows, params={"max_tokens": tokens}) for tokens in (150, 140, 130)]
-    groups = [tiny.add(job) for job in jobs]
+    gangs = [tiny.add(job) for job in jobs]
     preempted = tiny.watch.preempted_gangs
     while tiny.watch.preempted_gangs == preempted:
         assert not any(out.finished for out in tiny.step())
@@ -164,12 +164,12 @@ def test_a_full_auxiliary_cache_concerns_only_those_who_use_it(
     done = tiny.drain()
     assert tiny.watch.preempted_gangs > preempted + 1, "none was preempted while it ran"
     assert all(row in step for step in tiny.watch.scheduled[start : start + 30])
-    answers = [list(done[name].outputs[0].token_ids) for name in groups]
+    answers = [list(done[name].outputs[0].token_ids) for name in gangs]
     assert count_mismatches(oracle, jobs, answers) == (0, 0)
     tiny.assert_nothing_left()
 
 
-def test_a_group_refused_for_the_auxiliary_cache_holds_up_no_group_of_the_base(
+def test_a_gang_refused_for_the_auxiliary_cache_holds_up_no_gang_of_the_base(
     tiny: WatchedEngine, oracle: Oracle
 ) -> None:
     """Each of the first two takes 6 of 10 blocks. The last wants more tokens, but none there."""
@@ -184,7 +184,7 @@ def test_a_group_refused_for_the_auxiliary_cache_holds_up_no_group_of_the_base(
     tiny.step()
     names += [tiny.add(job) for job in jobs[1:]]
     tiny.step()
-    assert [group.admitted for group in tiny.scheduler.gangs.by_leader.values()] == [
+    assert [gang.admitted for gang in tiny.scheduler.gangs.by_leader.values()] == [
         True,
         False,
         True,
@@ -209,7 +209,7 @@ def test_the_longest_answer_is_bounded_by_the_auxiliary_cache(tiny: WatchedEngin
         ((Row(1.0), Row(1.0, None, PROMPT * 6, "small"), Row(1.0, None, PROMPT * 6, "small")), ""),
     ],
 )
-def test_a_group_that_can_never_run_fails_alone(
+def test_a_gang_that_can_never_run_fails_alone(
     tiny: WatchedEngine, rows: tuple[Row, ...], message: str
 ) -> None:
     good = tiny.add(Job(PROMPT, params={"max_tokens": 4}))

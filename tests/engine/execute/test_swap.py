@@ -182,7 +182,7 @@ def test_answers_are_those_of_the_generation_they_began_with(
         front.step()
         assert len(in_memory := engine.resident()) <= IN_MEMORY + 2 * SLOTS - 1, in_memory
     assert len(front.answered) == 60 - aborted
-    assert engine.watch.preempted_gangs > preempted, "no group was preempted: not under pressure"
+    assert engine.watch.preempted_gangs > preempted, "no gang was preempted: not under pressure"
 
     for job, answer in front.answered:
         assert len(answer) == job.params["max_tokens"]
@@ -213,7 +213,7 @@ def test_a_composition_of_all_slots_does_not_starve(
     monkeypatch.setattr(engine.scheduler.admission, "patience_s", 0.0)
     rng = random.Random(1)
     adapters = list(engine.adapters.values())
-    group, others = adapters[:SLOTS], adapters[SLOTS : None if prefetched else 2 * SLOTS]
+    gang, others = adapters[:SLOTS], adapters[SLOTS : None if prefetched else 2 * SLOTS]
     answer = 8
     waiting: list[Job] = []
 
@@ -231,11 +231,11 @@ def test_a_composition_of_all_slots_does_not_starve(
     for _ in range(20):
         step()
     end = time.monotonic() + 30  # polls of an idle engine are faster than any disk
-    while prefetched and engine.prefetch(group):
+    while prefetched and engine.prefetch(gang):
         step()
         assert time.monotonic() < end
     queued = len(engine.scheduler.waiting)
-    rows = tuple(Row(0.5, adapter) for adapter in group)
+    rows = tuple(Row(0.5, adapter) for adapter in gang)
     name = engine.add(Job(tokens(rng, 20), rows, params={"max_tokens": 4}))
     steps = 0
     while name not in step():

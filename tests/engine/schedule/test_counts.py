@@ -31,7 +31,7 @@ def figures(engine: WatchedEngine) -> dict[str, object]:
 
 
 def test_every_request_is_counted_once(tight: WatchedEngine, make_job: MakeJob) -> None:
-    """Under pressure, with groups at all stages of their life."""
+    """Under pressure, with gangs at all stages of their life."""
     rng = random.Random(3)
     waiting = [make_job(rng, tight) for _ in range(30)]
     unfinished: set[str] = set()
@@ -43,11 +43,11 @@ def test_every_request_is_counted_once(tight: WatchedEngine, make_job: MakeJob) 
         now = counts(tight)
         assert now.running + now.waiting + now.deferred == len(unfinished)
         assert min(now.running, now.waiting, now.deferred) >= 0
-        groups = tight.scheduler.gangs.by_leader.values()
+        gangs = tight.scheduler.gangs.by_leader.values()
         plain = [
             r for r in tight.scheduler.running if r.request_id not in tight.scheduler.gangs.by_row
         ]
-        assert now.running == len(plain) + sum(group.admitted for group in groups)
+        assert now.running == len(plain) + sum(gang.admitted for gang in gangs)
     tight.assert_nothing_left()
 
 

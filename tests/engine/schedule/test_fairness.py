@@ -86,7 +86,7 @@ def run_until(ends: Callable[[], bool], step: Callable[[], object], most: int = 
 
 
 def admitted(engine: WatchedEngine) -> int:
-    return sum(group.admitted for group in engine.scheduler.gangs.by_leader.values())
+    return sum(one.admitted for one in engine.scheduler.gangs.by_leader.values())
 
 
 def test_a_gang_is_passed_while_it_is_patient_and_then_gets_its_room(
@@ -173,8 +173,8 @@ def test_plain_requests_do_not_take_the_blocks_of_a_gang(
     running = [tight.add(plain(20, long)) for _ in range(3)]
     tight.step()
     waiting = tight.add(gang(6, PROMPT))
-    groups = tight.scheduler.gangs.by_leader
-    run_until(lambda: any(group.refused_s for group in groups.values()), tight.step)
+    gangs = tight.scheduler.gangs.by_leader
+    run_until(lambda: any(one.refused_s for one in gangs.values()), tight.step)
     clock.now_s += 3
     behind = [tight.add(plain(20, tuple(t + k for t in long))) for k in range(1, 7)]
     done: list[str] = []

@@ -1,6 +1,6 @@
 """Lock-step, admission, preemption and endings, under pressure.
 
-`WatchedEngine` checks after every step that groups advance as a whole, hold the same tokens, and
+`WatchedEngine` checks after every step that gangs advance as a whole, hold the same tokens, and
 hold nothing while they wait; here is the work that makes those checks mean something.
 """
 
@@ -20,7 +20,7 @@ MakeJob = Callable[[random.Random, WatchedEngine], Job]
 PROMPT = tuple(range(40, 77))
 
 
-def group(
+def gang(
     engine: WatchedEngine, *names: str, prompt: tuple[int, ...] = PROMPT, **params: object
 ) -> Job:
     rows = (Row(1.0), *(Row(0.5, engine.adapters[name]) for name in names))
@@ -65,7 +65,7 @@ def test_random_requests_under_pressure(
     wrong, _ = count_mismatches(oracle, [job for job, _ in finished], answers)
     assert wrong == 0
     engine.assert_nothing_left()
-    assert engine.watch.preempted_gangs > preempted, "no group was preempted: not under pressure"
+    assert engine.watch.preempted_gangs > preempted, "no gang was preempted: not under pressure"
     assert engine.watch.chunked_rows > chunked
 
 
@@ -73,7 +73,7 @@ def test_random_requests_under_pressure(
 def test_rows_of_one_token_under_pressure(
     which: str, request: pytest.FixtureRequest, oracle: Oracle
 ) -> None:
-    """Such rows have nothing to prefill and join when their group is released, which may be the
+    """Such rows have nothing to prefill and join when their gang is released, which may be the
     very step in which something must be preempted."""
     engine: WatchedEngine = request.getfixturevalue(which)
     rng = random.Random(3)
@@ -93,19 +93,19 @@ def test_rows_of_one_token_under_pressure(
     engine.assert_nothing_left()
 
 
-def test_a_group_that_fits_starts_and_answers_in_its_first_step(roomy: WatchedEngine) -> None:
-    name = roomy.add(group(roomy, "polite", "rude", max_tokens=1))
+def test_a_gang_that_fits_starts_and_answers_in_its_first_step(roomy: WatchedEngine) -> None:
+    name = roomy.add(gang(roomy, "polite", "rude", max_tokens=1))
     [output] = roomy.step()
     assert output.finished
     assert output.request_id == name
     roomy.assert_nothing_left()
 
 
-def test_a_waiting_group_slows_no_running_request(tight: WatchedEngine) -> None:
-    """8 rows at most: 6 plain requests run, a group of 3 waits, nobody misses a step."""
+def test_a_waiting_gang_slows_no_running_request(tight: WatchedEngine) -> None:
+    """8 rows at most: 6 plain requests run, a gang of 3 waits, nobody misses a step."""
     plain = [tight.add(Job(PROMPT[:4], params={"max_tokens": 12})) for _ in range(6)]
     tight.step()
-    tight.add(group(tight, "polite", "rude", max_tokens=3))
+    tight.add(gang(tight, "polite", "rude", max_tokens=3))
     ids = [row for name in plain for row in rows_of(tight, name)]
     for _ in range(11):
         tight.step()
@@ -115,7 +115,7 @@ def test_a_waiting_group_slows_no_running_request(tight: WatchedEngine) -> None:
     tight.assert_nothing_left()
 
 
-def test_a_group_at_the_barrier_slows_no_running_request(tight: WatchedEngine) -> None:
+def test_a_gang_at_the_barrier_slows_no_running_request(tight: WatchedEngine) -> None:
     """One row prefills 200 tokens in chunks, the others wait for it, a plain request decodes."""
     plain = tight.add(Job(PROMPT[:4], params={"max_tokens": 20}))
     tight.step()
@@ -133,7 +133,7 @@ def test_a_group_at_the_barrier_slows_no_running_request(tight: WatchedEngine) -
 @pytest.mark.parametrize("which", ["roomy", "asynchronous"])
 def test_every_ending_ends_all_rows(which: str, stop: str, request: pytest.FixtureRequest) -> None:
     engine: WatchedEngine = request.getfixturevalue(which)
-    rows = group(engine, "polite", "rude").rows
+    rows = gang(engine, "polite", "rude").rows
     prompt = PROMPT
     [full] = engine.answers([Job(prompt, rows, params={"max_tokens": 12})])
     params: dict[str, object] = {"max_tokens": 12}
@@ -171,12 +171,12 @@ def test_every_ending_ends_all_rows(which: str, stop: str, request: pytest.Fixtu
 
 
 @pytest.mark.parametrize("reason", ["rows", "adapters", "prompt"])
-def test_a_group_that_can_never_fit_fails_alone(tight: WatchedEngine, reason: str) -> None:
+def test_a_gang_that_can_never_fit_fails_alone(tight: WatchedEngine, reason: str) -> None:
     """The front end refuses these with 400; if one comes through, only it fails."""
     if reason == "rows":
         bad = Job(PROMPT, tuple(Row(0.1) for _ in range(9)))
     elif reason == "adapters":
-        bad = group(tight, "polite", "rude", "chat", "velan")
+        bad = gang(tight, "polite", "rude", "chat", "velan")
     else:
         bad = Job(PROMPT, tuple(Row(0.2, None, PROMPT * 6 if k else None) for k in range(5)))
     good = Job(PROMPT, params={"max_tokens": 4})
@@ -205,7 +205,7 @@ def test_resetting_the_prefix_cache_with_requests_in_flight(
     tight: WatchedEngine, oracle: Oracle
 ) -> None:
     """vLLM preempts everything at once here, outside of a step."""
-    jobs = [group(tight, "polite", "rude", max_tokens=12), Job(PROMPT, params={"max_tokens": 12})]
+    jobs = [gang(tight, "polite", "rude", max_tokens=12), Job(PROMPT, params={"max_tokens": 12})]
     names = [tight.add(job) for job in jobs]
     for _ in range(6):
         tight.step()
