@@ -95,6 +95,7 @@ _BY_STATUS: dict[int, type[ApiError]] = {
     429: RateLimited,
 }
 
+_NO_ROUTE_CODE = "route_not_found"
 _NO_ROUTE = {404: "Not Found", 405: "Method Not Allowed"}
 """What frameworks answer for a route that they do not have."""
 
@@ -106,13 +107,13 @@ def from_response(status: int, body: bytes, request: str = "the request") -> Api
     """
     kind = _BY_STATUS.get(status, ServerError if status >= 500 else BadRequest)
     fields = _error_object(body)
-    if status in _NO_ROUTE and (fields is None or fields.get("message") == _NO_ROUTE[status]):
-        return kind(
-            f"{request}: {status} {_NO_ROUTE[status]}: what answers there does not have this "
-            "route. Check that the base URL (COMPOSER_BASE_URL or --base-url) is that of a "
-            "composer server, and ends in /v1",
-            status=status,
+    if status in _NO_ROUTE and _names_no_route(fields, _NO_ROUTE[status]):
+        hint = (
+            f"{request}: {status} {_NO_ROUTE[status]}: the server there has no such route. Check "
+            "that the base URL (COMPOSER_BASE_URL or --base-url) is that of a composer server, "
+            "and ends in /v1"
         )
+        return _build(kind, {**(fields or {}), "message": hint}, status)
     if fields is None:
         text = body.decode(errors="replace").strip()[:500]
         return kind(text or f"HTTP {status} without a message", status=status)
@@ -124,6 +125,11 @@ def from_event(value: object) -> StreamError | None:
     if not isinstance(value, dict) or not isinstance(value.get("error"), dict):
         return None
     return _build(StreamError, value["error"], None)
+
+
+def _names_no_route(fields: dict[str, object] | None, phrase: str) -> bool:
+    """Return whether an error is about the route, not about a model or an adapter."""
+    return fields is None or fields.get("message") == phrase or fields.get("code") == _NO_ROUTE_CODE
 
 
 def _error_object(body: bytes) -> dict[str, object] | None:

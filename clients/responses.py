@@ -20,38 +20,40 @@ class Usage(Wire):
 
 
 class RoutedAnswer(Wire):
-    """What a router did in one answer."""
+    """What a router did in one answer.
+
+    weights: mean weight of each expert; if one row switches between experts, the share of the
+        tokens that each computed.
+    tokens: with `"explain": true` in the composition, the weights of the experts for each token, or
+        the expert that computed it.
+    """
 
     weights: dict[str, float]
-    """Mean weight of each expert; if one row switches between experts, the share of the tokens
-    that each computed."""
-
     tokens: tuple[str | dict[str, float], ...] = ()
-    """With `"explain": true` in the composition: for each token the weights of the experts, or the
-    expert that computed it."""
 
 
 class RoutingInfo(RoutedAnswer):
-    """The mean over all answers of a request."""
+    """The mean over all answers of a request.
+
+    answers: each answer, if there are several.
+    missing: experts that a gate knows and the server no longer has.
+    """
 
     answers: tuple[RoutedAnswer, ...] = ()
-    """Each answer, if there are several."""
-
     missing: tuple[str, ...] = ()
-    """Experts that a gate knows and the server no longer has."""
 
 
 class CompositionInfo(Wire):
-    """What the server computed."""
+    """What the server computed.
+
+    plan: the composition in normal form.
+    rows: rows of the batch that the request took.
+    routing: of a mixture; in a stream, the last chunk carries it.
+    """
 
     plan: dict[str, JsonValue]
-    """The plan in normal form."""
-
     rows: int
-    """Rows of the batch that the request took."""
-
     routing: RoutingInfo | None = None
-    """Of a mixture; in a stream, the last chunk carries it."""
 
 
 class TopLogprob(Wire):
@@ -142,6 +144,9 @@ class Answer(Wire):
 
     In a stream, only the first chunk and the chunk with the usage carry `composition` and
     `adapters`.
+
+    composition: None for an ordinary request.
+    adapters: generations that computed the answer, alias -> digest; None without an adapter.
     """
 
     id: str
@@ -149,18 +154,14 @@ class Answer(Wire):
     created: int
     usage: Usage | None = None
     composition: CompositionInfo | None = None
-    """None for an ordinary request."""
-
     adapters: dict[str, str] | None = None
-    """Generations that computed the answer: alias -> digest. None without an adapter."""
 
 
 class ChatCompletion(Answer):
-    """Answer to a chat request."""
+    """Answer to a chat request; `comparison` (with `compare`): each model -> its answer alone."""
 
     choices: tuple[ChatChoice, ...]
     comparison: dict[str, ChatAlone] | None = None
-    """With `compare`: each model's name -> its answer alone."""
 
     @property
     def text(self) -> str:
@@ -201,23 +202,21 @@ class ModelList(Wire):
 
 
 class CompositionChange(Wire):
-    """One change of a stored composition."""
+    """One change of a stored composition.
+
+    version: counts the changes of the name from 1; `if_match` refers to it.
+    composition: as stored; None if it was deleted, or is private and belongs to another key.
+    private: the composition contains prompts, which only its owner may read.
+    owner, actor: visible to the owner and to administrators.
+    """
 
     name: str
     version: int
-    """Counts the changes of the name from 1; `if_match` refers to it."""
-
     action: str
     time: str
     composition: JsonValue = None
-    """As it was stored; None if it was deleted, or is private and belongs to another key."""
-
     private: bool = False
-    """The composition contains prompts, which only its owner may read."""
-
     owner: str | None = None
-    """Shown to the owner and to administrators, like `actor`."""
-
     actor: str | None = None
     origin: dict[str, JsonValue] = {}
 
@@ -238,26 +237,27 @@ class CompositionHistory(Wire):
 
 
 class AdapterPolicy(Wire):
-    """Who may use an adapter, and how. By default everything is allowed."""
+    """Who may use an adapter, and how. By default everything is allowed.
+
+    compositions: whether it may be a member of a composition.
+    negative: whether it may have a negative weight.
+    keys: API keys that may use it, each as "sha256:" and its hash in hex; None allows every key.
+    """
 
     compositions: bool = True
-    """Whether it may be a member of a composition."""
-
     negative: bool = True
-    """Whether it may have a negative weight."""
-
     keys: tuple[str, ...] | None = None
-    """API keys that may use it, each as "sha256:" and its hash in hex; None allows every key."""
 
 
 class AdapterProfile(Wire):
-    """What an adapter is for; routers that read the prompt compare it with these texts."""
+    """What an adapter is for; routers that read the prompt compare it with these texts.
+
+    examples: prompts that the adapter should answer.
+    description: what it is for, in a few words; used if there are no examples.
+    """
 
     examples: tuple[str, ...] | None = None
-    """Prompts that it should answer."""
-
     description: str | None = None
-    """What it is for, in a few words; used if there are no examples."""
 
 
 class AdapterReport(Wire):
@@ -275,16 +275,16 @@ class AdapterReport(Wire):
 
 
 class AdapterVersion(Wire):
-    """One change of an alias."""
+    """One change of an alias.
+
+    number: counts the changes of the alias from 1; `if_match` refers to it.
+    digest: content that the alias pointed at from then on; None if it was deleted.
+    """
 
     alias: str
     number: int
-    """Counts the changes of the alias from 1; `if_match` refers to it."""
-
     action: str
     digest: str | None = None
-    """Content that the alias pointed at from then on; None if it was deleted."""
-
     policy: AdapterPolicy
     profile: AdapterProfile = AdapterProfile()
     time: str
@@ -293,21 +293,18 @@ class AdapterVersion(Wire):
 
 
 class Adapter(AdapterVersion):
-    """Present state of an alias."""
+    """Present state of an alias; `served`: new requests get this version; `error`: why not."""
 
     adapter: AdapterReport | None = None
     served: bool
-    """Whether new requests get this version; if not, `error` may say why."""
-
     error: str | None = None
 
 
 class AdapterList(Wire):
-    """All adapters."""
+    """All adapters; `retiring`: replaced generations that requests in flight still use."""
 
     data: tuple[Adapter, ...]
     retiring: tuple[str, ...] = ()
-    """Replaced generations that requests in flight still use."""
 
 
 class AdapterHistory(Wire):

@@ -26,29 +26,12 @@ Command = Callable[..., None]
 _ON_SERVER, _HERE = "On the server", "On this machine"
 
 Alias = Annotated[str, Argument(metavar="ALIAS")]
-Compositions = Annotated[
-    bool | None,
-    Option(
-        "--compositions/--no-compositions",
-        help="Whether it may be part of a composition.",
-        show_default=False,
-    ),
-]
-Negative = Annotated[
-    bool | None,
-    Option(
-        "--negative/--no-negative",
-        help="Whether it may have a negative weight.",
-        show_default=False,
-    ),
-]
+Compositions = Annotated[bool | None, Option(help="Whether it may be part of a composition.")]
+Negative = Annotated[bool | None, Option(help="Whether it may have a negative weight.")]
 Keys = Annotated[
     list[str] | None,
     Option(
-        "--key",
-        metavar="KEY",
-        help="An API key that may use it, or 'sha256:' and its hash. Repeatable; replaces the "
-        "present keys.",
+        metavar="KEY", help="An API key that may use it, or 'sha256:' and its hash. Repeatable."
     ),
 ]
 AnyKey = Annotated[bool, Option("--any-key", help="Everybody may use it.")]

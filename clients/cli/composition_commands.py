@@ -29,9 +29,7 @@ compositions = typer.Typer(help="Compositions that the server keeps under a name
 compositions.callback()(server_options)
 
 Name = Annotated[str, Argument(metavar="NAME")]
-To = Annotated[
-    int | None, Option("--to", metavar="N", help="The version. Default: the one before.")
-]
+To = Annotated[int | None, Option(metavar="N", help="The version. Default: the one before.")]
 
 
 @compositions.command("list")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
 
 import typer
@@ -15,47 +16,27 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
-_PANEL = "Server"
+_option: Any = partial(Option, rich_help_panel="Server")
 BaseUrl = Annotated[
     str | None,
-    Option(
-        "--base-url",
+    _option(
         metavar="URL",
         help="The server's address, with or without /v1. Default: $COMPOSER_BASE_URL, else "
         "http://127.0.0.1:8000/v1.",
-        rich_help_panel=_PANEL,
     ),
 ]
-ApiKey = Annotated[
-    str | None,
-    Option("--api-key", metavar="KEY", help="Default: $COMPOSER_API_KEY.", rich_help_panel=_PANEL),
-]
-AdminKey = Annotated[
-    str | None,
-    Option(
-        "--admin-key",
-        metavar="KEY",
-        help="A key that may publish. Default: $COMPOSER_ADMIN_KEY, else $COMPOSER_API_KEY.",
-        rich_help_panel=_PANEL,
-    ),
-]
-Timeout = Annotated[
-    float,
-    Option(
-        "--timeout",
-        metavar="SECONDS",
-        help="How long to wait for the answer.",
-        rich_help_panel=_PANEL,
-    ),
-]
+ApiKey = Annotated[str | None, _option(metavar="KEY", help="Default: $COMPOSER_API_KEY.")]
+_ADMIN_KEY_HELP = "A key that may publish. Default: $COMPOSER_ADMIN_KEY, else $COMPOSER_API_KEY."
+AdminKey = Annotated[str | None, _option(metavar="KEY", help=_ADMIN_KEY_HELP)]
+Timeout = Annotated[float, _option(metavar="SECONDS", help="How long to wait for the answer.")]
 
 
 def server_options(base_url: BaseUrl = None, api_key: ApiKey = None) -> None:
-    """Accept the options of the connection before the name of a command, too."""
+    """Accept the options of the connection before the name of a command."""
 
 
 def connect(ctx: typer.Context, base_url: BaseUrl = None, api_key: ApiKey = None) -> Client:
-    """Return a client for the options of `ctx`, its parents and the environment."""
+    """Return a client for the options of a command and its groups, and the environment."""
     from clients.client import Client
 
     return Client(_nearest(ctx, "base_url", base_url), api_key=_nearest(ctx, "api_key", api_key))
@@ -94,9 +75,9 @@ def connect_as_administrator(
 def asks_server(
     connect: Callable[..., Client],
 ) -> Callable[[Callable[Concatenate[Client, P], None]], Callable[..., None]]:
-    """Make a command of a function that takes a client and the command's own options.
+    """Return a decorator that makes a command of a function of a client and options.
 
-    The command has the options of `connect` as well, so that they may stand after its name.
+    The command also takes the options of `connect`, so that they may stand after its name.
     """
 
     def decorate(run: Callable[Concatenate[Client, P], None]) -> Callable[..., None]:
@@ -109,17 +90,11 @@ def asks_server(
                 run(client, **values)  # type: ignore[call-arg]
 
         described: Any = command
-        described.__name__, described.__doc__, described.__annotations__ = (
-            run.__name__,
-            run.__doc__,
-            {},
-        )
-        own = [*signature.parameters.values()][1:]
+        described.__name__, described.__doc__ = run.__name__, run.__doc__
+        _, *parameters = (*signature.parameters.values(), *options.values())
+        keyword = inspect.Parameter.KEYWORD_ONLY
         described.__signature__ = signature.replace(
-            parameters=[
-                parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-                for parameter in (*own, *options.values())
-            ]
+            parameters=[parameter.replace(kind=keyword) for parameter in parameters]
         )
         return command
 

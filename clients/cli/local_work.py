@@ -17,10 +17,10 @@ P = ParamSpec("P")
 REFUSED, USAGE, FAILED = 1, 2, 4
 
 INTERVAL_S = 5.0
-"""Between two lines of a log. Work that takes less than this prints none."""
+"""Time between two lines of a log; shorter work prints no line."""
 
 Step = Callable[[int, int, str], None]
-"""Takes the steps done, the steps in all, and what the last one was."""
+"""Called with the steps done, the steps in total, and the name of the last step."""
 
 
 class CommandReport(Protocol):
@@ -37,22 +37,20 @@ def works_here(run: Callable[P, None]) -> Callable[P, None]:
 
     @wraps(run)
     def command(*args: P.args, **values: P.kwargs) -> None:
+        from adapters.errors import AdapterStoreError
+        from composer.errors import ComposerError
+
         try:
             run(*args, **values)
         except ModuleNotFoundError as error:
             raise needs_extra(run.__name__, error) from None
+        except ComposerError as error:
+            code = FAILED if isinstance(error, AdapterStoreError) else REFUSED
+            raise failure(code, error.message) from error
         except BrokenPipeError:
             raise
         except OSError as error:
             raise failure(FAILED, str(error)) from error
-        except Exception as error:
-            from adapters.errors import AdapterStoreError
-            from composer.errors import ComposerError
-
-            if not isinstance(error, ComposerError):
-                raise
-            code = FAILED if isinstance(error, AdapterStoreError) else REFUSED
-            raise failure(code, error.message) from error
 
     return command
 
@@ -74,7 +72,7 @@ def failure(code: int, message: str) -> typer.TyperException:
 
 
 def print_report(report: CommandReport, *, json: bool) -> bool:
-    """Print a report as JSON, or its warnings alone; return whether nothing is left to print."""
+    """Print a report as JSON, or only its warnings; return whether the JSON was printed."""
     if json:
         print(dumps(report.to_json()))
         return True
@@ -85,7 +83,7 @@ def print_report(report: CommandReport, *, json: bool) -> bool:
 
 @contextmanager
 def show_progress() -> Iterator[Step]:
-    """Show on standard error how far the work in the block has come."""
+    """Show the progress of the work in the block on standard error."""
     if not sys.stderr.isatty():
         yield _log_lines()
         return

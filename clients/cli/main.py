@@ -1,8 +1,8 @@
 """The command line `composer`.
 
-Exit codes: 0 done; 1 refused, by the server (4xx) or with the reason and the remedy; 2 wrong
-command line, or a file that it names cannot be read; 3 the server cannot be reached; 4 the server
-(5xx, a broken stream) or the disk failed; 130 interrupted.
+Exit codes: 0 success; 1 the request was refused (by the server: 4xx); 2 wrong command line, or a
+file that it names cannot be read; 3 the server cannot be reached; 4 the server failed (5xx, or a
+broken stream), or the disk; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from clients.cli import chat_commands
 from clients.cli.adapter_commands import adapters
 from clients.cli.composition_commands import compositions
 from clients.cli.connection import ApiKey, BaseUrl
-from clients.cli.local_work import needs_extra
+from clients.cli.local_work import FAILED, REFUSED, USAGE, needs_extra
 from clients.cli.recipe_commands import recipes
 from clients.cli.router_commands import router
 
-REFUSED, USAGE, UNREACHABLE, FAILED = 1, 2, 3, 4
+UNREACHABLE = 3
 
 
 class _Composer(TyperGroup):
@@ -55,10 +55,10 @@ def _options(
     base_url: BaseUrl = None,
     api_key: ApiKey = None,
     version: Annotated[
-        bool, Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+        bool, Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    pass
+    """Keep the options for the commands; see `connection.connect`."""
 
 
 @app.command(
@@ -83,7 +83,7 @@ app.add_typer(router, name="router")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line and return its exit code; errors are one line on standard error."""
+    """Run a command line and return its exit code; print an error as one line on stderr."""
     words = None if argv is None else list(argv)
     try:
         code: int | None = get_command(app).main(words, prog_name="composer", standalone_mode=False)

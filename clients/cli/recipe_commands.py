@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 def recipes(
     name: Annotated[
-        str | None, Argument(metavar="NAME", help="One of them.", autocompletion=recipe_names)
+        str | None,
+        Argument(metavar="NAME", help="Show only this one.", autocompletion=recipe_names),
     ] = None,
     json: JsonLines = None,
 ) -> None:

@@ -52,7 +52,7 @@ def train(
         list[str],
         Option(
             metavar="NAME=FILE ...",
-            help="Texts of each; 'base' has those that no adapter should answer.",
+            help="Examples of each; 'base' names those that no adapter should answer.",
         ),
     ],
     output: Annotated[Path, Option(metavar="FILE", help="A new safetensors file.")],
@@ -61,8 +61,9 @@ def train(
 ) -> None:
     """Train a gate: which adapter computes the next token.
 
-    Fits a linear classifier to the last hidden states of a base model. Each line of an examples
-    file is a text, or JSON with 'prompt' and 'answer', or with 'messages'.
+    Fits a linear classifier to the last hidden states of a base model.
+    Each line of a file of examples is a text, or JSON with 'prompt' and
+    'answer', or with 'messages'.
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -1,4 +1,4 @@
-"""Options of several commands, and what their words mean."""
+"""Options that several commands share, and functions that read their values."""
 
 from __future__ import annotations
 
@@ -20,18 +20,17 @@ def recipe_names() -> list[str]:
     return [recipe.name for recipe in RECIPES]
 
 
-Formula = Annotated[str | None, Option("--formula", help="Such as 'chat + 0.8*(polite - rude)'.")]
+Formula = Annotated[str | None, Option(help="Such as 'chat + 0.8*(polite - rude)'.")]
 RecipeName = Annotated[
     str | None,
     Option(
-        "--recipe",
         metavar="NAME",
         help="Such as proxy_tuning; its parameters with --set. 'composer recipes' lists all.",
         autocompletion=recipe_names,
     ),
 ]
 CompositionJson = Annotated[
-    str | None, Option("--composition", metavar="JSON", help="The whole composition as JSON.")
+    str | None, Option(metavar="JSON", help="The whole composition as JSON.")
 ]
 Assignments = Annotated[
     list[str] | None,
@@ -41,9 +40,7 @@ Assignments = Annotated[
         help="A parameter of the recipe; the value is JSON, else text. Repeatable.",
     ),
 ]
-IfMatch = Annotated[
-    int | None, Option("--if-match", metavar="N", help="Only if the present version is N.")
-]
+IfMatch = Annotated[int | None, Option(metavar="N", help="Only if the present version is N.")]
 New = Annotated[bool, Option("--new", help="Only if nothing has this name yet.")]
 
 

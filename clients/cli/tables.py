@@ -15,7 +15,7 @@ JsonLines = Annotated[
     bool | None,
     Option(
         "--json/--no-json",
-        help="Print one JSON object a line. Default: if the output is not a terminal.",
+        help="Print JSON, one object a line. Default: unless the output is a terminal.",
         show_default=False,
     ),
 ]

@@ -291,6 +291,22 @@ def test_the_question_can_come_from_a_pipe(url: str, words: list[str]) -> None:
     assert err == ""
 
 
+def test_a_conversation(url: str) -> None:
+    pty = pytest.importorskip("pty")
+    terminal, stdin = pty.openpty()
+    words = [sys.executable, "-m", "clients.cli.main", "chat", "--base-url", url]
+    with subprocess.Popen(
+        words, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
+    ) as process:
+        os.write(terminal, b"Hi\n\nAgain\n\x04")
+        out, err = process.communicate(timeout=60)
+    os.close(stdin)
+    os.close(terminal)
+    assert process.returncode == 0
+    assert out.count("".join(WORDS)) == 2
+    assert err == "Ctrl-D ends the conversation.\n"
+
+
 def test_a_reader_that_leaves_is_no_error(url: str) -> None:
     with start(url, "chat", "--stream") as process:
         assert process.stdin is not None

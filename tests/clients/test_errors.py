@@ -55,7 +55,15 @@ def test_a_code_may_be_a_number() -> None:
 
 
 @pytest.mark.parametrize("status", [404, 405])
-@pytest.mark.parametrize("body", ['{"detail": "%s"}', '{"error": {"message": "%s"}}', "<html>%s"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"detail": "%s"}',
+        '{"error": {"message": "%s"}}',
+        '{"error": {"message": "no route: %s", "code": "route_not_found"}}',
+        "<html>%s",
+    ],
+)
 def test_a_route_that_is_not_there(status: int, body: str) -> None:
     phrase = {404: "Not Found", 405: "Method Not Allowed"}[status]
     text = (body % phrase).encode()
