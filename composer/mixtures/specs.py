@@ -17,6 +17,9 @@ from composer.engine_plan import MixtureParameters
 
 _K = TypeVar("_K")
 
+PROMPT_TEMPERATURE = 0.1
+"""Default temperature of the prompt router (c-BTM, Gururangan et al. 2023, section 3)."""
+
 
 @dataclass(frozen=True, slots=True)
 class FixedPrior:
@@ -32,7 +35,7 @@ class FixedPrior:
 class PromptPrior:
     """A prior by the similarity of the prompt to each expert's examples (c-BTM)."""
 
-    temperature: float = 0.1
+    temperature: float = PROMPT_TEMPERATURE
 
 
 PriorTerm: TypeAlias = FixedPrior | PromptPrior

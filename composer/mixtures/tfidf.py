@@ -20,6 +20,8 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from composer.mixtures.specs import PROMPT_TEMPERATURE
+
 _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"  # kana and Han: each character is a word
 _TERM = re.compile(rf"\d+|[{_UNSPACED}]|[^\W\d_{_UNSPACED}]+|[^\w\s]|_")
 _NUMBER = "0"
@@ -64,7 +66,10 @@ class PromptSimilarity:
         return frozenset(self._names)
 
     def weights(
-        self, text: str, temperature: float = 0.1, names: Collection[str] | None = None
+        self,
+        text: str,
+        temperature: float = PROMPT_TEMPERATURE,
+        names: Collection[str] | None = None,
     ) -> dict[str, float]:
         """Return weights of all experts, or of `names`, that sum to one.
 

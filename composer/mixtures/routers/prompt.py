@@ -15,7 +15,7 @@ from pydantic import Field
 
 from composer.fields import Fields, Number
 from composer.mixtures.routers.router import RouterKind
-from composer.mixtures.specs import PromptPrior, WeightedMixtureSpec
+from composer.mixtures.specs import PROMPT_TEMPERATURE, PromptPrior, WeightedMixtureSpec
 
 Temperature = Annotated[Number, Field(ge=1e-3, le=1e3)]
 
@@ -26,7 +26,7 @@ class PromptRouter(Fields):
     kind: Literal["prompt"] = "prompt"
     """Name of the router."""
 
-    temperature: Temperature = 0.1
+    temperature: Temperature = PROMPT_TEMPERATURE
     """Softness: a small value picks the nearest expert, a large one makes the weights equal."""
 
 
