@@ -1,4 +1,4 @@
-"""`python -m server`: check everything that can be checked, load the engine, serve."""
+"""`python -m server`: check the configuration, load the engine, serve."""
 
 from __future__ import annotations
 
@@ -37,11 +37,15 @@ _TINY_ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
 }
-"""On CPU, for models of fewer parameters: one thread is fastest, threads pinned to busy cores wait
-for each other most of the time, and a worker process of its own costs its start and nothing gained.
+"""Environment for models with fewer than `_TINY` parameters on a CPU.
+
+One thread is fastest, threads pinned to busy cores mostly wait for each other, and a separate
+process for the engine only takes longer to start.
 """
+
 _INTERRUPTED_S = 3.0
-"""How long a start that is interrupted may take to tidy up."""
+"""How long an interrupted start may take to clean up."""
+
 _RUNTIME_UPDATES = "VLLM_ALLOW_RUNTIME_LORA_UPDATING"
 _RESPONSE_STORE = "VLLM_ENABLE_RESPONSES_API_STORE"
 
@@ -50,8 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the server.
 
     Returns:
-        The exit status: 0 after a stop that was asked for, 1 where it could not start,
-        `lifecycle.ENGINE_DIED`, or 128 and the number of the signal that came second.
+        The exit status: 0 after a requested stop, 1 if the server did not start,
+        `lifecycle.ENGINE_DIED`, or 128 plus the number of the second signal.
     """
     settings = Settings.from_arguments(sys.argv[1:] if arguments is None else arguments)
     choose_levels(verbose=settings.verbose)
@@ -59,11 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     lifecycle = Lifecycle(settings.drain_s)
 
     def interrupt_start(signum: int, frame: FrameType | None) -> None:
-        """There is nothing to finish before the server is ready."""
+        """End at once: before the server is ready there is nothing to finish."""
         for process in multiprocessing.active_children():
             process.kill()
         lifecycle.exit_within(_INTERRUPTED_S)
-        raise KeyboardInterrupt  # which libraries may swallow on its way
+        raise KeyboardInterrupt  # libraries may swallow it, hence the deadline above
 
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, interrupt_start)
@@ -89,65 +93,67 @@ def _serve(settings: Settings, lifecycle: Lifecycle) -> None:
     gates = load_gates(settings.routers, folder)
     with _adapter_store(settings) as store:
         publish_given(store, settings.adapters, shapes, profiles)
-        for one in auxiliaries:
-            publish_given(store, one.given.adapters, one.shapes, profiles)
+        for model in auxiliaries:
+            publish_given(store, model.given.adapters, model.shapes, profiles)
         aliases = store.aliases()
         for alias in aliases:
-            _say_adapter(store, alias)
+            _log_adapter(store, alias)
         if not aliases:
-            logger.info("no adapters; --adapters name=path adds them")
+            logger.info("no adapters; add them with --adapters name=path")
         for gate in gates:
-            _say_gate(gate, aliases)
+            _log_gate(gate, aliases)
         logger.info("%d stored compositions", len(store.compositions.all()))
         if settings.adapter_store is None:
-            logger.info("what is published and stored is forgotten at exit; see --adapter-store")
+            logger.info("what is published or stored is lost at exit; see --adapter-store")
         elif store.read_only:
-            logger.warning("the adapter store cannot be written from here: nothing can be changed")
+            logger.warning("the adapter store is read-only: nothing can be published or stored")
         _prepare_environment(shapes, keys=settings.keys.required)
-        # vLLM takes seconds to import, so it comes last: errors above show at once.
+        # vLLM takes seconds to import, so it comes last, after everything that can fail early.
         with stage("importing vLLM"):
             from server import app
             from server.engine.vllm import launch
 
         ranks = {a: store.stored(str(store.current(a).digest)).report.rank for a in aliases}
-        models = {name: one for name, one in profiles.items() if name not in aliases}
-        parts = app.Parts(settings, folder, shapes, auxiliaries, store, lifecycle, gates, models)
+        model_profiles = {name: p for name, p in profiles.items() if name not in aliases}
+        deployment = app.Deployment(
+            settings, folder, shapes, auxiliaries, store, lifecycle, gates, model_profiles
+        )
         launch.run(
             settings,
             Needs(shapes, ranks, settings.keys.publishes, auxiliaries),
             lifecycle,
-            assemble=lambda engine: app.assemble(engine.app, engine, parts),
-            on_ready=lambda url: _say_ready(
+            assemble=lambda engine: app.assemble(engine.app, engine, deployment),
+            on_ready=lambda url: _announce(
                 url, aliases, time.monotonic() - start, keys=settings.keys.required
             ),
         )
 
 
 def _read_profiles(settings: Settings) -> dict[str, Profile]:
-    """The examples of the command line, by the name of what they are for.
+    """Return the examples of the command line, by the name of their model or adapter.
 
     Raises:
-        ValueError: a file cannot be read, or nothing has that name here.
+        ValueError: a file cannot be read, or the command line has no such name.
     """
     profiles: dict[str, Profile] = {}
     known = {BASE, *(alias for alias, _ in settings.adapters)}
-    for one in settings.auxiliaries:
-        known |= {one.name, *(alias for alias, _ in one.adapters)}
+    for model in settings.auxiliaries:
+        known |= {model.name, *(alias for alias, _ in model.adapters)}
     for name, file in settings.examples:
         if name not in known:
             raise ValueError(
-                f"--examples {name}={file}: the command line gives no model of that name. Give it "
-                "with --adapters, or publish the adapter with its examples."
+                f"--examples {name}={file}: the command line has no model or adapter of that "
+                "name. Add it with --adapters, or publish the adapter with its examples."
             )
         if name in profiles:
-            raise ValueError(f"--examples gives '{name}' twice. Put its examples into one file.")
+            raise ValueError(f"--examples has '{name}' twice. Put its examples into one file.")
         profiles[name] = read_examples(name, file)
     return profiles
 
 
 @contextmanager
 def _adapter_store(settings: Settings) -> Iterator[Store]:
-    """The store of the operator, or one that is gone at the end."""
+    """Open the operator's store, or a temporary one."""
     if settings.adapter_store is not None:
         yield Store(settings.adapter_store)
         return
@@ -156,20 +162,20 @@ def _adapter_store(settings: Settings) -> Iterator[Store]:
 
 
 def _prepare_environment(shapes: ModelShapes | None, *, keys: bool) -> None:
-    """Settings that vLLM reads as it is imported; what the environment says already, stays."""
+    """Set the environment variables that vLLM reads as it is imported, unless they are set."""
     if os.environ.get(_RUNTIME_UPDATES, "0") not in ("", "0"):
         raise ValueError(
             f"{_RUNTIME_UPDATES} is set: its routes load adapters from any path, unchecked. "
-            "Unset it. Name adapters with --adapters, or set COMPOSER_ADMIN_KEY: then these routes "
-            "publish in the adapter store."
+            "Unset it. Name adapters with --adapters, or set COMPOSER_ADMIN_KEY, so that these "
+            "routes publish in the adapter store."
         )
     if keys and os.environ.get(_RESPONSE_STORE, "0") not in ("", "0"):
         raise ValueError(
-            f"{_RESPONSE_STORE} is set: any key could go on with the responses of any other. "
+            f"{_RESPONSE_STORE} is set: any key could continue the responses of any other. "
             "Unset it, or serve without keys."
         )
-    os.environ.pop("VLLM_API_KEY", None)  # `server.auth.access_control` asks for it, on every route
-    # The engine's processes import our scheduler by name, wherever they are started.
+    os.environ.pop("VLLM_API_KEY", None)  # `server.auth.access_control` checks it on every route
+    # The engine's processes import our scheduler by name, whatever their working directory.
     root = str(Path(__file__).resolve().parent.parent)
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([root, *filter(None, paths)]))
@@ -180,7 +186,7 @@ def _prepare_environment(shapes: ModelShapes | None, *, keys: bool) -> None:
             os.environ.setdefault(name, value)
 
 
-def _say_adapter(store: Store, alias: str) -> None:
+def _log_adapter(store: Store, alias: str) -> None:
     version = store.current(alias)
     report = store.stored(str(version.digest)).report
     logger.info(
@@ -191,18 +197,18 @@ def _say_adapter(store: Store, alias: str) -> None:
         logger.warning("adapter %s: %s", alias, warning)
 
 
-def _say_gate(one: LoadedGate, aliases: Sequence[str]) -> None:
-    logger.info("gate %s: chooses among %s", one.name, ", ".join(one.gate.classes))
-    for name in one.gate.classes:
+def _log_gate(loaded: LoadedGate, aliases: Sequence[str]) -> None:
+    logger.info("gate %s: chooses among %s", loaded.name, ", ".join(loaded.gate.classes))
+    for name in loaded.gate.classes:
         if name != BASE and name not in aliases:
             logger.info(
-                "gate %s: no adapter is called %s; publish it, or ask for the others",
-                one.name,
+                "gate %s: no adapter is called %s; publish it, or request the others",
+                loaded.name,
                 name,
             )
 
 
-def _say_ready(url: str, adapters: Sequence[str], seconds: float, *, keys: bool) -> None:
+def _announce(url: str, adapters: Sequence[str], seconds: float, *, keys: bool) -> None:
     end_quiet_start()
     url = url.replace("//0.0.0.0:", "//127.0.0.1:")
     formula = f"base + 0.5*({adapters[0]} - base)" if adapters else "base"

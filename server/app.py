@@ -1,4 +1,4 @@
-"""Puts our part in front of vLLM's application."""
+"""Assemble the application: our routes and layers in front of vLLM's."""
 
 from __future__ import annotations
 
@@ -50,79 +50,72 @@ from server.startup.auxiliary_models import AuxiliaryModel
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """What a server is put together from, before its engine is there."""
+class Deployment:
+    """What is known of a server before its engine is loaded."""
 
     settings: Settings
     base: Path
     """Folder of the base model."""
 
     shapes: ModelShapes | None
+    """Shapes of the base model, if they are known."""
+
     auxiliaries: tuple[AuxiliaryModel, ...]
     adapters: Store
     lifecycle: Lifecycle
     gates: tuple[LoadedGate, ...] = ()
     profiles: Mapping[str, Profile] = field(default_factory=dict)
-    """Of the models: what routers know of the base and of auxiliary models."""
+    """Examples of the base model and of auxiliary models, for routers."""
 
 
-async def assemble(app: FastAPI, engine: Engine, parts: Parts) -> ASGIApp:
-    """Load the adapters, and add our routes and layers to vLLM's application: what to serve.
+async def assemble(app: FastAPI, engine: Engine, deployment: Deployment) -> ASGIApp:
+    """Load the adapters, add our routes and layers to vLLM's application, and return what to serve.
 
-    Before it serves its first request, and in the event loop that will.
+    Call it in the event loop that will serve, before the first request.
     """
-    settings, store = parts.settings, parts.adapters.compositions
+    settings, store = deployment.settings, deployment.adapters.compositions
+    templates = {model.given.name: model.chat_template for model in deployment.auxiliaries}
+    shapes: dict[str | None, ModelShapes | None] = {None: deployment.shapes}
+    folders: dict[str | None, Path] = {None: deployment.base}
+    for model in deployment.auxiliaries:
+        shapes[model.given.name], folders[model.given.name] = model.shapes, model.folder
 
-    templates = {one.given.name: one.chat_template for one in parts.auxiliaries}
-    shapes: dict[str | None, ModelShapes | None] = {None: parts.shapes}
-    folders: dict[str | None, Path] = {None: parts.base}
-    for one in parts.auxiliaries:
-        shapes[one.given.name], folders[one.given.name] = one.shapes, one.folder
+    def is_taken(name: str) -> bool:
+        return name in (BASE, AUTO, *engine.base_names) or name in store or name in templates
 
-    def taken(name: str) -> bool:
-        others = (BASE, AUTO, *engine.base_names)
-        return name in others or name in store or name in templates
-
-    verify = against_peft(engine, folders) if settings.verify_adapters else None
     threads = StoreThreads()
-    loader = Loader(engine, parts.adapters, shapes, _paths(parts, folders), verify)
-    service = AdapterService(engine, parts.adapters, shapes, taken, loader, threads)
-    given = (settings.adapters, *(one.given.adapters for one in parts.auxiliaries))
-    await service.start({alias for adapters in given for alias, _ in adapters})
+    verify = against_peft(engine, folders) if settings.verify_adapters else None
+    paths = _hidden_paths(deployment, folders)
+    loader = Loader(engine, deployment.adapters, shapes, paths, verify)
+    service = AdapterService(engine, deployment.adapters, shapes, is_taken, loader, threads)
+    groups = (settings.adapters, *(model.given.adapters for model in deployment.auxiliaries))
+    await service.start({alias for adapters in groups for alias, _ in adapters})
     registry = service.registry
-    for one_gate in parts.gates:
-        await engine.load_gate(one_gate.path)
-    gates, default = Gates(parts.gates), settings.default_router
-    routing = Routing(engine, registry, gates, parts.profiles, default)
+    for loaded in deployment.gates:
+        await engine.load_gate(loaded.path)
+    gates = Gates(deployment.gates)
+    routing = Routing(engine, registry, gates, deployment.profiles, settings.default_router)
     access = Access(registry, loader, templates)
     catalogue = Catalogue(engine, registry, store, access, routing, templates, settings.limits)
-    binder = Binder(engine, routing, templates)
-    most_members = settings.limits.max_members
-    resolver = Resolver(engine, registry, access, catalogue, routing, binder, most_members)
-    router = make_router(engine, registry, store, catalogue)
+
     restrict_routes(app, settings.exposed)
-    # Ours come first: of two routes for one path, the first answers.
-    most = settings.max_compositions_per_key
-    routers = [make_health(parts.lifecycle), router]
-    routers.append(make_composition_router(engine, store, catalogue, threads, most))
+    routers = [
+        make_health(deployment.lifecycle),
+        make_router(engine, registry, store, catalogue),
+        make_composition_router(
+            engine, store, catalogue, threads, settings.max_compositions_per_key
+        ),
+    ]
     if settings.metrics is not MetricsAccess.OFF:
-        routers.append(make_metrics(engine, registry, parts.adapters, parts.lifecycle))
-    app.router.routes[:0] = [route for one in routers for route in one.routes]
+        routers.append(make_metrics(engine, registry, deployment.adapters, deployment.lifecycle))
+    # Of two routes for one path the first answers, so ours come before vLLM's.
+    app.router.routes[:0] = [route for router in routers for route in router.routes]
+    _add_error_handlers(app, loader.paths)
 
-    async def answer_error(request: Request, error: Exception) -> JSONResponse:
-        if not isinstance(error, ComposerError):
-            raise error
-        error.message = loader.paths.hide(error.message)
-        return error_response(error, route_of(request.scope))
-
-    app.add_exception_handler(ComposerError, answer_error)
-    app.add_exception_handler(404, _answer_missing)
-    app.add_exception_handler(405, _answer_missing)
-    # Starlette's list goes from the outermost to the innermost: vLLM's own, then who may do what,
-    # then how far the store must be followed, then our routes for adapters, then compositions.
+    # Starlette lists layers from the outermost to the innermost; vLLM's own are there already.
     layers = app.user_middleware
     quotas = Quotas()
-    layers.append(Middleware(DrainMiddleware, lifecycle=parts.lifecycle))
+    layers.append(Middleware(DrainMiddleware, lifecycle=deployment.lifecycle))
     if app.state.args.otlp_traces_endpoint is not None:
         layers.append(Middleware(TracingMiddleware))
     layers.append(
@@ -131,46 +124,68 @@ async def assemble(app: FastAPI, engine: Engine, parts: Parts) -> ASGIApp:
     layers.append(Middleware(StorePositionGate, position=service.position))
     routes = list(app.router.routes)
     if settings.keys.publishes:
-        weights = WeightSpace(parts.adapters, settings.sources, parts.base)
-        uploads = Uploads(settings.sources, weights, parts.adapters, threads)
+        weights = WeightSpace(deployment.adapters, settings.sources, deployment.base)
+        uploads = Uploads(settings.sources, weights, deployment.adapters, threads)
         admin = make_admin(service, uploads, threads, loader.paths)
-        most, small = settings.sources.max_bytes, settings.max_body_bytes
         layers.append(
-            Middleware(AdminRoutes, admin=admin, max_body_bytes=most, max_json_bytes=small)
+            Middleware(
+                AdminRoutes,
+                admin=admin,
+                max_body_bytes=settings.sources.max_bytes,
+                max_json_bytes=settings.max_body_bytes,
+            )
         )
         routes += admin.routes
     app.openapi_schema = api_document(routes)
+    binder = Binder(engine, routing, templates)
+    max_members = settings.limits.max_members
     layers.append(
         Middleware(
             CompositionMiddleware,
             engine=engine,
-            resolver=resolver,
+            resolver=Resolver(engine, registry, access, catalogue, routing, binder, max_members),
             quotas=quotas,
             max_body_bytes=settings.max_body_bytes,
             has_invocations=INVOCATIONS in settings.exposed,
             forces_usage=app.state.args.enable_force_include_usage,
         )
     )
-    # vLLM has built the stack already, without our layers and our error handler.
+    # vLLM has built the stack already, without our layers and error handlers.
     app.middleware_stack = app.build_middleware_stack()
-    parts.lifecycle.conditions += [
+    deployment.lifecycle.conditions += [
         lambda: None if engine.alive else "the engine has died",
         lambda: service.store_problem,
     ]
     return ObservationMiddleware(app, log_requests=settings.log_requests)
 
 
-def _paths(parts: Parts, folders: Mapping[str | None, Path]) -> ServerPaths:
-    """What the errors that clients see must not name."""
-    found = {path: f"the model {name or BASE}" for name, path in folders.items()}
-    if (root := parts.settings.sources.root) is not None:
-        found[root.absolute()] = "the adapter root"
-    return ServerPaths(found | {parts.adapters.root: "the adapter store"})
+def _hidden_paths(deployment: Deployment, folders: Mapping[str | None, Path]) -> ServerPaths:
+    """Return the folders that errors must not show to clients."""
+    names = {path: f"the model {name or BASE}" for name, path in folders.items()}
+    if (root := deployment.settings.sources.root) is not None:
+        names[root.absolute()] = "the adapter root"
+    return ServerPaths(names | {deployment.adapters.root: "the adapter store"})
 
 
-async def _answer_missing(request: Request, error: Exception) -> JSONResponse:
-    path = route_of(request.scope)
-    said = str(getattr(error, "detail", ""))
-    if said in ("", "Not Found", "Method Not Allowed"):
-        said = f"{request.method} {path} is no route of this server. GET /openapi.json lists them."
-    return error_response(RouteNotFoundError(said), path)
+def _add_error_handlers(app: FastAPI, paths: ServerPaths) -> None:
+    """Answer our errors, unknown routes and wrong methods in the format of the route."""
+
+    async def answer_error(request: Request, error: Exception) -> JSONResponse:
+        if not isinstance(error, ComposerError):
+            raise error
+        error.message = paths.hide(error.message)
+        return error_response(error, route_of(request.scope))
+
+    async def answer_missing(request: Request, error: Exception) -> JSONResponse:
+        path = route_of(request.scope)
+        reason = str(getattr(error, "detail", ""))
+        if reason in ("", "Not Found", "Method Not Allowed"):
+            reason = (
+                f"{request.method} {path} is not a route of this server. GET /openapi.json lists "
+                "the routes."
+            )
+        return error_response(RouteNotFoundError(reason), path)
+
+    app.add_exception_handler(ComposerError, answer_error)
+    app.add_exception_handler(404, answer_missing)
+    app.add_exception_handler(405, answer_missing)

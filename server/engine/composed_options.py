@@ -1,4 +1,4 @@
-"""Options of vLLM's routes that composed requests do not have, each with its remedy."""
+"""Options of vLLM's routes that composed requests cannot have, each with its remedy."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any, NoReturn
 from composer.errors import UnsupportedError
 
 _CLIENT_TOOLS = ("function", "custom", "namespace")
-"""Types of /v1/responses tools that the client runs; all others run on the server."""
+"""Types of tools of /v1/responses that the client runs; the server runs all others."""
 
 
 def refuse(field: str, remedy: str) -> NoReturn:
-    """Raise `UnsupportedError` for a field of the request."""
+    """Raise `UnsupportedError` for a field, with its remedy."""
     raise UnsupportedError(
         f"'{field}' does not go with a composition: {remedy}, or ask a single model.",
         param=field,
@@ -19,7 +19,7 @@ def refuse(field: str, remedy: str) -> NoReturn:
 
 
 def refuse_stateful(request: Any) -> None:
-    """Refuse a request to /v1/responses for which the server would keep or run something.
+    """Refuse a request to /v1/responses that needs state or tools on the server.
 
     Raises:
         UnsupportedError: names the field and what to do instead.
@@ -30,33 +30,33 @@ def refuse_stateful(request: Any) -> None:
         refuse("previous_input_messages", "send the whole conversation as input")
     if request.background:
         refuse("background", "wait for the answer, or stream it")
-    served = [tool.type for tool in request.tools if tool.type not in _CLIENT_TOOLS]
-    if served:
-        refuse("tools", f"the server would run {', '.join(served)}, so give functions only")
+    server_tools = [tool.type for tool in request.tools if tool.type not in _CLIENT_TOOLS]
+    if server_tools:
+        refuse("tools", f"the server would run {', '.join(server_tools)}, so give functions only")
 
 
 def refuse_unsupported(request: Any, *, chat: bool) -> None:
-    """Refuse options that work on requests to one model only.
+    """Refuse options that only requests to one model can have.
 
     Args:
-        request: as vLLM has read it; a field that its route does not have is not asked for.
-        chat: whether it is a conversation.
+        request: the request as vLLM has parsed it; routes lack some of the fields.
+        chat: whether the request is a conversation.
 
     Raises:
         UnsupportedError: names the field and what to do instead.
     """
 
-    def asked(field: str) -> bool:
+    def has(field: str) -> bool:
         return getattr(request, field, None) is not None
 
-    if asked("prompt_logprobs"):
+    if has("prompt_logprobs"):
         refuse("prompt_logprobs", "leave it out")
     if getattr(request, "use_beam_search", False):
         refuse("use_beam_search", "sample, or set temperature to 0")
     if getattr(request, "echo", False) and (chat or request.logprobs is not None):
         refuse("echo", "it asks for logprobs of the prompt, so leave it out")
-    if not chat and asked("prompt_embeds"):
+    if not chat and has("prompt_embeds"):
         refuse("prompt_embeds", "send text or token ids")
     for field in ("kv_transfer_params", "ec_transfer_params"):
-        if asked(field):
+        if has(field):
             refuse(field, "leave it out")

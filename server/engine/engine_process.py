@@ -1,9 +1,8 @@
-"""What every process of the engine runs first.
+"""The module that every process of the engine imports first.
 
-In a new process multiprocessing imports the main module of the process that started it, under the
-name `__mp_main__`, unless its file is called `__main__.py`. So this module takes that place:
-processes of the engine are tied to the front end before they read a model, and print what it
-prints.
+In a new process, multiprocessing imports the main module of its parent under the name
+`__mp_main__`, unless the file is called `__main__.py`. This module takes its place: it ties the
+engine's processes to the front end before they load a model, and configures their logging.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ _PARENT = "COMPOSER_PARENT_PID"
 
 
 def run_first_in_children() -> None:
-    """Have processes that this one starts from now on run this module first."""
+    """Make this module the first import of all processes that are started from now on."""
     sys.modules["__main__"] = sys.modules[__name__]
     os.environ[_PARENT] = str(os.getpid())
 

@@ -1,7 +1,7 @@
-"""HTTP connections that cannot hold memory or sockets without sending a request.
+"""HTTP connections with bounds on the size and the time of headers.
 
-uvicorn's httptools protocol keeps whatever a client sends as headers or trailers, without a limit
-of size or time.
+uvicorn's httptools protocol stores headers and trailers without a limit of size or time, so that a
+client could hold memory and sockets without sending a request.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import Any, Final
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 MAX_HEAD_BYTES: Final = 64 * 1024
-"""What a client may send without finishing its headers, a piece of the body or its trailers."""
+"""Bytes that a client may send without completing headers, a piece of the body, or trailers."""
 
 HEAD_TIMEOUT_S: Final = 30.0
-"""How long a client may take from connecting, or from the first byte, to the end of its headers."""
+"""How long a client may take for its headers, from the connection or from their first byte."""
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, with a bound on the size of a head and on the time that it takes."""
+    """uvicorn's protocol with bounds on the size and the time of headers."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._pending = 0  # bytes received since the last progress of a message
+        self._pending = 0  # bytes received since the last completed part of a message
         self._in_head = True
         self._deadline: TimerHandle | None = None
 
@@ -69,7 +69,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._deadline = self.loop.call_later(HEAD_TIMEOUT_S, self._give_up)
 
     def _give_up(self) -> None:
-        """Close the connection, unless what is late comes after a request still being answered."""
+        """Close the connection, unless a request on it is still being answered."""
         self._deadline = None
         cycle: RequestResponseCycle | None = self.cycle  # None before the first request
         if cycle is not None and not cycle.response_complete:

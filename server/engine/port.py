@@ -1,4 +1,4 @@
-"""What the server needs of the engine and of vLLM's application, as plain types.
+"""The engine and vLLM's application as the server uses them, in plain types.
 
 `server.engine.vllm` is the implementation; nothing else in the server depends on vLLM.
 """
@@ -43,16 +43,16 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What the engine can hold for one request."""
+    """What one model of the engine can hold for one request."""
 
     model: ModelCapacity
     """Context, adapter slots and KV cache."""
 
     rows: int
-    """Requests that run at once (`max_num_active_seqs`, else `max_num_seqs`), of all models."""
+    """Rows of all models that run at once (`max_num_active_seqs`, otherwise `max_num_seqs`)."""
 
     max_rank: int = 0
-    """Largest rank of an adapter (`max_lora_rank`); 0 where there is no room for adapters."""
+    """Largest rank of an adapter (`max_lora_rank`); 0 if the model can have none."""
 
     adapters_in_memory: int = 0
     """How many adapters stay in memory (`max_cpu_loras`)."""
@@ -78,12 +78,12 @@ class RenderedRequest:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A prompt, and the log-probabilities of the likeliest next tokens, by token id."""
+    """A prompt, and the log-probabilities (nats) of the likeliest next tokens, by token id."""
 
     prompt: Tokens
     logprobs: Mapping[int, float]
     dtype: str
-    """In which the engine computes: `float32`, `bfloat16`, ..."""
+    """Data type in which the engine computes: `float32`, `bfloat16`, ..."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class RoutingTrace:
 
 
 class RefusedError(Exception):
-    """vLLM refuses the request; `response` is its own answer, which the client gets unchanged."""
+    """vLLM refuses the request; the client gets `response`, vLLM's answer, unchanged."""
 
     def __init__(self, response: Response) -> None:
         super().__init__(json.loads(bytes(response.body))["error"]["message"])
@@ -109,7 +109,7 @@ class RefusedError(Exception):
 
 
 class PromptOverflowError(Exception):
-    """A prompt is longer than the context. The message is vLLM's."""
+    """A prompt is longer than the context; the message is vLLM's."""
 
 
 class Engine(Protocol):
@@ -117,42 +117,42 @@ class Engine(Protocol):
 
     @property
     def base_names(self) -> tuple[str, ...]:
-        """The names under which vLLM serves the base model, the preferred one first."""
+        """The names under which vLLM serves the base model, its own answers' name first."""
 
     @property
     def started(self) -> int:
-        """When it was loaded, in seconds since the epoch."""
+        """When the engine was loaded, in seconds since the epoch."""
 
     @property
     def capacities(self) -> Mapping[str | None, Capacity]:
-        """What each model can hold, by the name of the auxiliary model; None is the base."""
+        """The capacity of each auxiliary model by name, and of the base model under None."""
 
     @property
     def alive(self) -> bool:
-        """Whether it can answer. Once it cannot, it never will again."""
+        """Whether the engine can answer; an engine that has died stays dead."""
 
     async def load(self, generation: Generation) -> None:
-        """Read the adapter into memory, beside the steps of the engine, and know it by its name.
+        """Load an adapter into memory while the engine runs, and register its name.
 
         Raises:
             AdapterError: vLLM does not load it.
         """
 
     async def try_slot(self, generation: Generation) -> None:
-        """Put a loaded adapter where it runs. Raises `AdapterError` where it does not fit."""
+        """Put a loaded adapter into a slot. Raise `AdapterError` if it does not fit."""
 
     async def shift(self, generation: Generation) -> float | None:
-        """How far the adapter moves the next-token logits of a fixed prompt, in nats, at most.
+        """Return how far an adapter moves a next-token logit of a fixed prompt at most, in nats.
 
-        0 where adapter and base give the same logits, up to a constant; NaN or infinite where its
-        logits are; None where the engine runs one row at a time, so that they cannot be compared.
+        0 if adapter and base give the same logits up to a constant; NaN or infinite if the
+        adapter's logits are; None if the engine runs one row at a time and cannot compare them.
         """
 
     async def probe(self, generation: Generation) -> Probe:
-        """What the adapter predicts after the fixed prompt."""
+        """Return what the adapter predicts after the fixed prompt."""
 
     async def retire(self, generation: Generation) -> None:
-        """Forget the adapter, in memory too, once no request of the engine computes with it."""
+        """Remove an adapter from memory once no request of the engine computes with it."""
 
     async def render(self, kind: Kind, body: Body) -> RenderedRequest:
         """Validate a request to a route that generates, and tokenize its prompts.
@@ -163,8 +163,12 @@ class Engine(Protocol):
         """
 
     async def tokenize(self, kind: Kind, body: Body, chat_template: str | None = None) -> Tokens:
-        """The one prompt of `body`, rendered as a request of this kind would be, a conversation by
-        `chat_template` in place of the base model's. `kind` is `CHAT` or `COMPLETION`.
+        """Return the token ids of the one prompt of a request.
+
+        Args:
+            kind: `CHAT` or `COMPLETION`.
+            body: a request of this kind.
+            chat_template: renders the conversation in place of the base model's template.
 
         Raises:
             RefusedError: vLLM would answer such a request with this error.
@@ -172,10 +176,10 @@ class Engine(Protocol):
         """
 
     async def refusal(self, error: Exception) -> str | None:
-        """What vLLM tells a client about an error; None where it is not the client's."""
+        """Return vLLM's message to the client about an error; None if the client is not at fault."""
 
     async def load_gate(self, path: Path) -> None:
-        """Read a gate before the first request that needs it. Raises `ValueError`."""
+        """Load a gate file before the first request with it. Raise `ValueError` if it is invalid."""
 
     async def routing_traces(
         self, report_id: str, answer_tokens: int | None = None
@@ -186,14 +190,16 @@ class Engine(Protocol):
         """
 
     def check_tokens(self, tokens: Tokens) -> None:
-        """Raises `ValueError` where an id is not in the vocabulary."""
+        """Raise `ValueError` if an id is not in the vocabulary."""
 
     def detokenize(self, tokens: Tokens) -> str:
-        """The text of tokens that are in the vocabulary."""
+        """Return the text of tokens that are in the vocabulary."""
 
     async def figures(self) -> dict[str, Any]:
-        """What the scheduler has counted since the start, as `ComposerWorker.composer_stats` says;
-        empty where it has counted nothing yet."""
+        """Return the scheduler's counters since the start (`ComposerWorker.composer_stats`).
+
+        Empty before the first step.
+        """
 
     def base_cards(self) -> list[Body]:
-        """vLLM's entries of `/v1/models` for the base model."""
+        """Return vLLM's entries of `/v1/models` for the base model."""

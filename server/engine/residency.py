@@ -1,6 +1,6 @@
-"""Adapters on their way into the engine: read, proved once, kept at hand.
+"""Adapters on their way into the engine's memory: verified, loaded, and proved once.
 
-A request waits here until its adapters are in memory; those that have theirs run on meanwhile.
+A request waits here until its adapters are loaded; other requests keep running.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ Verify = Callable[[Generation], Awaitable[None]]
 """Compares an adapter in the engine with PEFT; raises `AdapterError`."""
 
 _LEAST_SHIFT = 1e-6
-"""Nats. An adapter that moves the logits of the probe by less than this changes nothing."""
+"""Smallest change of the probe's logits, in nats, by an adapter that has an effect."""
 
 
 class Loader:
-    """What of the store is in the engine's memory, as far as the front end can know it.
+    """Loads adapters, and estimates which ones are in the engine's memory.
 
-    The engine drops the least recently used adapter on its own, so this is an estimate; where it is
-    wrong, the engine reads the adapter in the middle of a step, which is slower and as correct.
+    The engine evicts the least recently used adapter by itself. If the estimate is wrong, the
+    engine loads the adapter during a step, which is slower but equally correct.
     """
 
     def __init__(
@@ -39,11 +39,18 @@ class Loader:
         paths: ServerPaths,
         verify: Verify | None = None,
     ) -> None:
-        """`shapes` of each model, where they are known; None is the base. `paths` are what clients
-        must not see of the errors."""
+        """Create a loader without adapters.
+
+        Args:
+            engine: loads and probes adapters.
+            store: has the files.
+            shapes: of each model, if they are known; None is the base model.
+            paths: folders that errors must not show to clients.
+            verify: compares an adapter with PEFT.
+        """
         self.paths = paths
         self.inspected: set[str] = set()
-        """Digests of adapters that were compared with the base model already."""
+        """Digests of adapters that are known to fit the base model."""
 
         self._engine = engine
         self._store = store
@@ -55,11 +62,11 @@ class Loader:
         self._loading: dict[str, asyncio.Task[None]] = {}
 
     async def ensure(self, generations: Iterable[Generation]) -> None:
-        """Return when the adapters are loaded, and known to do something.
+        """Return once the adapters are loaded and known to have an effect.
 
         Raises:
             AdapterError: one of them cannot be loaded, or changes nothing.
-            AdapterStoreError: its files are not what was published.
+            AdapterStoreError: the files of an adapter were changed after it was published.
         """
         loads = []
         for generation in generations:
@@ -67,23 +74,23 @@ class Loader:
             if generation.engine_name in resident:
                 resident.move_to_end(generation.engine_name)
             else:
-                # Keep the task itself: `_loading` forgets it as soon as it ends, failed or not.
+                # Keep the task itself, because `_loading` drops it as soon as it ends.
                 loads.append(self._load_of(generation))
-        # Others may wait for the same load, so a client that goes away must not end it; and every
-        # load is waited for, because a failure of one must not leave another half done.
+        # Other requests may wait for the same load, so a disconnected client must not cancel it.
+        # Wait for every load, so that the failure of one leaves none unfinished.
         outcomes = await asyncio.gather(*map(asyncio.shield, loads), return_exceptions=True)
         for outcome in outcomes:
             if outcome is not None:
                 raise outcome
 
     async def retire(self, generation: Generation) -> None:
-        """Take the adapter out of the engine's memory."""
+        """Remove an adapter from the engine's memory."""
         self._resident[generation.model].pop(generation.engine_name, None)
         self._proved.discard(generation.engine_name)
         await self._engine.retire(generation)
 
     def _load_of(self, generation: Generation) -> asyncio.Task[None]:
-        """The load of this generation that runs already, or a new one."""
+        """Return the running load of this generation, or start one."""
         name = generation.engine_name
         task = self._loading.get(name)
         if task is None:
@@ -94,7 +101,7 @@ class Loader:
     def _end(self, name: str, task: asyncio.Task[None]) -> None:
         self._loading.pop(name, None)
         if not task.cancelled():
-            task.exception()  # its waiters may all be gone; asyncio would log it as never retrieved
+            task.exception()  # otherwise asyncio logs an error that no request waits for
 
     async def _load(self, generation: Generation) -> None:
         with metrics.adapter_load():
@@ -117,20 +124,20 @@ class Loader:
             resident.popitem(last=False)
 
     def _check_files(self, generation: Generation) -> None:
-        """They are what was published; and it was published for a model of these shapes."""
+        """Check that the files are unchanged, and that the adapter fits the model."""
         self._store.verify(generation.digest)
         if generation.digest not in self.inspected:
             inspect(generation.path, generation.alias, self._shapes.get(generation.model))
             self.inspected.add(generation.digest)
 
     async def _prove(self, generation: Generation) -> None:
-        """Once per generation: it fits the engine's slots, and it changes what the base says."""
+        """Check once per generation that the adapter fits a slot and has an effect."""
         await self._engine.try_slot(generation)
         shift = await self._engine.shift(generation)
-        seen = (
+        values = (
             (await self._engine.probe(generation)).logprobs.values() if shift is None else (shift,)
         )
-        if not all(map(math.isfinite, seen)):
+        if not all(map(math.isfinite, values)):
             raise AdapterError(
                 generation.alias,
                 generation.path,

@@ -39,8 +39,10 @@ def _counted(name: str, call: Callable[..., Awaitable[Any]]) -> Callable[..., Aw
     return counted
 
 
-async def _assemble_counting(app: FastAPI, engine: Engine, parts: server_app.Parts) -> ASGIApp:
-    served = await _assemble(app, engine, parts)
+async def _assemble_counting(
+    app: FastAPI, engine: Engine, deployment: server_app.Deployment
+) -> ASGIApp:
+    served = await _assemble(app, engine, deployment)
     renderer = app.state.online_renderer.renderer
     for method in (_TEMPLATES, _TEXTS):
         setattr(renderer, method, _counted(method, getattr(renderer, method)))
