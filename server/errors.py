@@ -1,4 +1,4 @@
-"""Errors as HTTP answers: one table, one format, OpenAI's."""
+"""Errors as HTTP responses: one table of statuses, and the formats of OpenAI and Anthropic."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ from composer.errors import (
 
 
 class RequestError(ComposerError):
-    """A request that is wrong as HTTP, not as a composition."""
+    """The request is invalid for another reason than its composition."""
 
     code = "invalid_request"
 
 
 class InvalidJsonError(RequestError):
-    """The body is not JSON, or not of the kind that the route reads."""
+    """The body is not JSON, or not the JSON that the route takes."""
 
     code = "invalid_json"
 
 
 class UnreadableRequestError(RequestError):
-    """vLLM stumbles over the shape of the request, which it did not foresee."""
+    """vLLM fails on the structure of the request without a message of its own."""
 
     code = "unreadable_request"
 
@@ -57,13 +57,13 @@ class BodyTooLargeError(RequestError):
 
 
 class RequestBoundError(RequestError):
-    """Something in the request is larger, longer or deeper than the server takes."""
+    """A value of the request exceeds its bound."""
 
     code = "request_too_large"
 
 
 class ReservedFieldError(RequestError):
-    """A field that only the server itself may write."""
+    """The request has a field that only the server may write."""
 
     code = "reserved_field"
 
@@ -75,37 +75,37 @@ class CompositionLostError(RequestError):
 
 
 class AdapterForbiddenError(RequestError):
-    """The policy of an adapter does not allow what was asked for."""
+    """The policy of an adapter forbids the request."""
 
     code = "adapter_not_allowed"
 
 
 class AdapterUnavailableError(ComposerError):
-    """An adapter that is served does not load, or its files are not what was published."""
+    """A served adapter does not load, or its files were changed after it was published."""
 
     code = "adapter_unavailable"
 
 
 class UnauthorizedError(RequestError):
-    """The request has no key, or one that nobody knows."""
+    """The request has no key, or an unknown one."""
 
     code = "invalid_api_key"
 
 
 class RoleError(RequestError):
-    """The key of the request does not have the role that the route asks for."""
+    """The key of the request lacks the role that the route requires."""
 
     code = "missing_role"
 
 
 class RouteNotFoundError(RequestError):
-    """There is no such route here."""
+    """The server does not have this route."""
 
     code = "route_not_found"
 
 
 class RateLimitError(RequestError):
-    """The key has used up what it may ask for. `retry_after_s`: when to try again."""
+    """The key has used its quota. `retry_after_s`: when to try again."""
 
     code = "rate_limit_exceeded"
 
@@ -153,16 +153,16 @@ STATUS: tuple[tuple[type[ComposerError], int], ...] = (
     (EngineFault, 500),
     (ComposerError, 500),
 )
-"""HTTP status by class; the first line that matches counts."""
+"""HTTP status by class of error; the first match counts."""
 
 
 def status_of(error: ComposerError) -> int:
-    """The HTTP status that answers `error`."""
+    """Return the HTTP status of an error."""
     return next(status for kind, status in STATUS if isinstance(error, kind))
 
 
 def error_body(error: ComposerError) -> dict[str, Any]:
-    """The body that answers `error`, in OpenAI's format."""
+    """Return the body of an error in OpenAI's format."""
     kind = "invalid_request_error" if status_of(error) < 500 else "server_error"
     return {
         "error": {
@@ -187,11 +187,11 @@ _ANTHROPIC_TYPES = {
 
 
 def error_response(error: ComposerError, path: str) -> JSONResponse:
-    """The answer to a request that failed, in the format of its route.
+    """Return the response to a failed request, in the format of its route.
 
     Args:
-        error: what happened.
-        path: of the request, without the prefix of a proxy.
+        error: the error.
+        path: path of the request, without the prefix of a proxy.
     """
     status = status_of(error)
     body = anthropic_error(status, error.message) if is_anthropic(path) else error_body(error)
@@ -204,32 +204,32 @@ def error_response(error: ComposerError, path: str) -> JSONResponse:
 
 
 def error_events(error: ComposerError, path: str, sent: int | None = None) -> bytes:
-    """The server-sent events that end a stream which failed, in the format of its route.
+    """Return the server-sent events that end a failed stream, in the format of its route.
 
     Args:
-        error: what happened.
-        path: of the request, without the prefix of a proxy.
-        sent: how many events the client has, where that is known.
+        error: the error.
+        path: path of the request, without the prefix of a proxy.
+        sent: number of events that the client has received, if it is known.
     """
     body: dict[str, Any] = error_body(error)
     name, end = "", "data: [DONE]\n\n"
     if is_anthropic(path):
         body, name, end = anthropic_error(status_of(error), error.message), "event: error\n", ""
     elif path == _RESPONSES:
-        told = {"code": error.code, "message": error.message, "param": error.param}
+        details = {"code": error.code, "message": error.message, "param": error.param}
         number = {} if sent is None else {"sequence_number": sent}
-        body, name, end = {"type": "error", **told, **number}, "event: error\n", ""
+        body, name, end = {"type": "error", **details, **number}, "event: error\n", ""
     data = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
     return f"{name}data: {data}\n\n{end}".encode()
 
 
 def is_anthropic(path: str) -> bool:
-    """Whether a route speaks Anthropic's protocol."""
+    """Return whether a route uses Anthropic's protocol."""
     return path == _MESSAGES or path.startswith(f"{_MESSAGES}/")
 
 
 def anthropic_error(status: int, message: str) -> dict[str, Any]:
-    """The body of an error in Anthropic's format."""
+    """Return the body of an error in Anthropic's format."""
     default = "invalid_request_error" if status < 500 else "api_error"
     kind = _ANTHROPIC_TYPES.get(status, default)
     return {"type": "error", "error": {"type": kind, "message": message}}

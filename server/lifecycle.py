@@ -1,9 +1,9 @@
 """From the first request to the exit status: draining, a second signal, the death of the engine.
 
-The first SIGTERM or SIGINT begins the drain: new requests are refused, requests in flight finish,
-within bounded time. Streams that are still open then end with an error event. A second signal skips
-the wait. When the engine dies, requests in flight fail and the server exits by itself, so that
-whoever started it starts it again.
+The first SIGTERM or SIGINT begins the drain: new requests are refused, and requests in flight may
+finish within a bounded time. Streams that are still open then end with an error event. A second
+signal skips the wait. When the engine dies, requests in flight fail and the server exits, so that
+its supervisor restarts it.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ ENGINE_DIED: Final = 70
 """Exit status when the engine has died: EX_SOFTWARE of sysexits.h."""
 
 DEATH_S: Final = 2.0
-"""How long requests have to fail by themselves after the engine has died."""
+"""How long requests in flight may take to fail after the death of the engine."""
 
 FAREWELL_S: Final = 2.0
-"""How long clients have to take the error that ends their stream."""
+"""How long clients may take to read the error that ends their stream."""
 
 LAST_RESORT_S: Final = 20.0
-"""How long the exit may take after that. Threads that wait for a slow source cannot be stopped."""
+"""How long the exit may take after that; threads that wait for a slow source cannot be stopped."""
 
 HURRY_S: Final = 1.0
-"""How long the exit may take after a signal that comes while the engine is being stopped."""
+"""How long the exit may take after a signal during the stop of the engine."""
 
 _RETRY_AFTER_S = 5.0
 
 Condition = Callable[[], str | None]
-"""What keeps the server from being ready, or None."""
+"""Returns the reason why the server is not ready, or None."""
 
 
 class Phase(StrEnum):
@@ -51,14 +51,14 @@ class Phase(StrEnum):
 
 
 class Lifecycle:
-    """The state of one server, from the moment it is loaded; used in its event loop only."""
+    """The state of one server once it is loaded. Belongs to its event loop."""
 
     def __init__(self, drain_s: float) -> None:
-        """`drain_s`: seconds that requests in flight have to finish after the first signal."""
+        """`drain_s`: how long requests in flight may take to finish after the first signal."""
         self.phase = Phase.SERVING
         self.exit_status = 0
         self.conditions: list[Condition] = []
-        """What else must hold for `/ready`."""
+        """Further conditions of `/ready`."""
 
         self._drain_s = drain_s
         self._in_flight: set[asyncio.Timeout] = set()
@@ -66,7 +66,7 @@ class Lifecycle:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    # ---- what happens to the server
+    # ---- events
 
     def signalled(self, signum: int) -> None:
         """Begin to drain; at the second signal, end."""
@@ -88,7 +88,7 @@ class Lifecycle:
             self._over.set()
 
     def engine_died(self) -> None:
-        """Refuse everything, and end as soon as the requests in flight have failed."""
+        """Refuse all requests, and end once the requests in flight have failed."""
         if self.phase is Phase.ENGINE_DEAD:
             return
         self.phase = Phase.ENGINE_DEAD
@@ -97,7 +97,7 @@ class Lifecycle:
         self._end_after(DEATH_S)
 
     async def over(self) -> None:
-        """Return when no request is in flight any more and none is taken."""
+        """Return when the server is to exit and no request is in flight."""
         await self._over.wait()
         if self._in_flight:
             logger.warning("Breaking off %d requests", len(self._in_flight))
@@ -111,7 +111,7 @@ class Lifecycle:
             logger.warning("%d clients do not read their answers", len(self._in_flight))
 
     def exit_within(self, seconds: float) -> None:
-        """End the process after `seconds` if it has not ended by then, whatever still runs."""
+        """Kill the process if it has not ended after `seconds`, whatever still runs."""
 
         def abandon() -> None:
             logger.warning("Not everything ends in time: exiting without it")
@@ -127,51 +127,51 @@ class Lifecycle:
             self._over.set()
         asyncio.get_running_loop().call_later(seconds, self._over.set)
 
-    # ---- what requests ask
+    # ---- requests
 
     @property
     def refusal(self) -> UnavailableError | None:
-        """Why no request is taken now; None while they are."""
+        """The error that answers new requests; None while the server accepts them."""
         if self.phase is Phase.SERVING:
             return None
         if self.phase is Phase.ENGINE_DEAD:
-            what = "its engine has died. It is about to end, and whoever runs it starts it again"
+            reason = "its engine has died, and it is about to exit"
         else:
-            what = "it is about to end"
+            reason = "it is about to exit"
         return UnavailableError(
-            f"this server takes no requests any more: {what}. Send the request again, to another "
-            "replica if there is one.",
+            f"this server does not accept requests any more: {reason}. Send the request again, to "
+            "another replica if there is one.",
             retry_after_s=_RETRY_AFTER_S,
         )
 
     @property
     def broken_off(self) -> UnavailableError:
-        """What a request is told that does not get its whole answer."""
+        """The error that ends a response which cannot be completed."""
         dead = self.phase is Phase.ENGINE_DEAD
-        why = "its engine has died" if dead else "it was told to stop"
+        reason = "its engine has died" if dead else "it is stopping"
         return UnavailableError(
-            f"the server broke the answer off: {why}. Send the request again.",
+            f"the server broke the answer off: {reason}. Send the request again.",
             retry_after_s=_RETRY_AFTER_S,
         )
 
     def problems(self) -> list[str]:
-        """Why the server is not ready; empty if it is."""
+        """Return the reasons why the server is not ready; empty if it is."""
         if self.phase is not Phase.SERVING:
             return [str(self.phase)]
         return [problem for condition in self.conditions if (problem := condition()) is not None]
 
     @property
     def requests_in_flight(self) -> int:
-        """Requests whose answer is not complete."""
+        """The number of requests whose response is not complete."""
         return len(self._in_flight)
 
     def enter(self, deadline: asyncio.Timeout) -> None:
-        """A request begins, which `deadline` can break off."""
+        """Note that a request begins; `deadline` can break it off."""
         self._in_flight.add(deadline)
         self._idle.clear()
 
     def leave(self, deadline: asyncio.Timeout) -> None:
-        """A request has ended."""
+        """Note that a request has ended."""
         self._in_flight.discard(deadline)
         if not self._in_flight:
             self._idle.set()

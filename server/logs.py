@@ -1,7 +1,7 @@
-"""What the server prints: our own lines, errors of everybody, and all the rest with `--verbose`.
+"""Logging: our own lines and all errors; with `--verbose` everything.
 
-vLLM, torch and transformers warn of dozens of things that concern their developers. They are left
-out by level, while the server starts; levels that the environment sets stay as they are.
+vLLM, torch and transformers log dozens of warnings for their developers while the server starts.
+Raising their levels hides these; levels that the environment sets are kept.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _QUIET = {
     "TORCH_LOGS": "-all",
 }
 _CHOSEN = "COMPOSER_QUIET"
-"""Set where the levels are ours: processes that this one starts read it."""
+"""Variable that tells child processes that the levels are ours."""
 
 
 def choose_levels(*, verbose: bool) -> None:
-    """Set in the environment what this process and those that it starts print.
+    """Set the log levels of this process and its children in the environment.
 
     Call it before vLLM, torch and transformers are imported.
     """
@@ -39,7 +39,7 @@ def choose_levels(*, verbose: bool) -> None:
 
 
 def configure_logging() -> None:
-    """Print our own records on stdout, one line each, from INFO on."""
+    """Print our records of level INFO and above on stdout."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter(_FORMAT, "%Y-%m-%d %H:%M:%S"))
     for name in _OURS:
@@ -52,13 +52,13 @@ def configure_logging() -> None:
 
 
 def end_quiet_start() -> None:
-    """Let vLLM's warnings through in this process, once requests come."""
+    """Show vLLM's warnings in this process once it serves requests."""
     if _CHOSEN in os.environ:
         show("vllm", logging.WARNING)
 
 
 def show(name: str, level: int) -> None:
-    """Print records of a logger of vLLM's from `level` on, whatever the level of the others."""
+    """Show records of a logger of vLLM from `level` on, whatever the level of the others."""
     logging.getLogger(name).setLevel(level)
     for handler in logging.getLogger("vllm").handlers:
         handler.setLevel(min(handler.level, level))

@@ -1,7 +1,7 @@
-"""Our figures on `/metrics`, beside vLLM's.
+"""Our metrics on `/metrics`, besides vLLM's.
 
-Labels are bounded: names that the operator or a publisher has chosen, and words of this program;
-never what a request says.
+The values of labels are bounded: names that operators and publishers choose, and words of this
+program, but nothing from requests.
 """
 
 from __future__ import annotations
@@ -16,40 +16,41 @@ from server.request_record import RequestRecord
 
 REQUESTS = Counter(
     "composer_requests",
-    "Requests for generated text, by what they composed and how they ended.",
+    "Requests for generated text, by composition, recipe and outcome.",
     ("composition", "recipe", "outcome"),
 )
 ERRORS = Counter(
     "composer_request_errors",
-    "Requests on any route that ended with an error, by the code of the error.",
+    "Requests on any route that ended with an error, by its code.",
     ("code",),
 )
 ROWS = Histogram(
     "composer_rows",
-    "Rows of the engine's batch that a composed request takes for each answer.",
+    "Rows of the engine's batch per answer of a composed request.",
     buckets=(1, 2, 3, 4, 6, 8, 12, 16, 32, 64),
 )
 CHOICES = Counter(
     "composer_router_choices",
-    "Mixtures that a router let this expert take part in.",
+    "Mixtures in which this expert took part.",
     ("expert",),
 )
 LOADS = Counter(
-    "composer_adapter_loads", "Adapters read into the engine's memory, by outcome.", ("outcome",)
+    "composer_adapter_loads", "Adapters loaded into the engine's memory, by outcome.", ("outcome",)
 )
 LOAD_SECONDS = Histogram(
     "composer_adapter_load_seconds",
-    "Time from the decision to load an adapter to its proof, successful loads only.",
+    "Duration of successful loads of an adapter, including its checks.",
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
 )
-IN_FLIGHT = Gauge("composer_requests_in_flight", "Requests whose answer is not complete.")
-DRAINING = Gauge("composer_draining", "1 from the signal to stop on, else 0.")
-LEASES = Gauge("composer_leases", "Adapter generations held by requests in flight, summed.")
+IN_FLIGHT = Gauge("composer_requests_in_flight", "Requests whose response is not complete.")
+DRAINING = Gauge("composer_draining", "1 after the signal to stop, otherwise 0.")
+LEASES = Gauge("composer_leases", "Leases of adapter generations by requests in flight.")
 GENERATIONS = Gauge(
-    "composer_adapter_generations", "Adapter generations that an alias or a request still needs."
+    "composer_adapter_generations", "Adapter generations that an alias or a request in flight uses."
 )
 STORE_POSITION = Gauge(
-    "composer_store_position", "Entries of the store's journal that this server follows."
+    "composer_store_position",
+    "Position in the store's journal up to which this server has applied changes.",
 )
 
 
@@ -61,12 +62,12 @@ def count_request(record: RequestRecord, outcome: str) -> None:
 
 
 def count_error(code: str) -> None:
-    """Count an answer that was an error."""
+    """Count a response that is an error."""
     ERRORS.labels(code).inc()
 
 
 def count_choices(experts: Iterable[str]) -> None:
-    """Count the experts of one mixture, once its router has chosen them."""
+    """Count the experts that a router has chosen for one mixture."""
     for expert in experts:
         CHOICES.labels(expert).inc()
 

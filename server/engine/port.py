@@ -176,10 +176,10 @@ class Engine(Protocol):
         """
 
     async def refusal(self, error: Exception) -> str | None:
-        """Return vLLM's message to the client about an error; None if the client is not at fault."""
+        """Return vLLM's message to the client about an error; None if the server is at fault."""
 
     async def load_gate(self, path: Path) -> None:
-        """Load a gate file before the first request with it. Raise `ValueError` if it is invalid."""
+        """Load a gate file before its first request. Raise `ValueError` if the file is invalid."""
 
     async def routing_traces(
         self, report_id: str, answer_tokens: int | None = None

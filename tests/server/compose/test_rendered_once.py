@@ -1,4 +1,4 @@
-"""Of a composed request each prompt is templated and tokenized once, by the real engine."""
+"""A composed request is parsed, templated and tokenized once, on the real engine."""
 
 from __future__ import annotations
 
@@ -73,10 +73,9 @@ def counting(
         yield live
 
 
-def rendered(server: LiveServer) -> tuple[int, int]:
-    """How often the server has applied a chat template, and tokenized a text."""
-    templates, texts = server.http.get("/live").headers["x-rendered"].split()
-    return int(templates), int(texts)
+def count(server: LiveServer) -> tuple[int, ...]:
+    """How often the server has applied a template, tokenized a text and parsed a composition."""
+    return tuple(map(int, server.http.get("/live").headers["x-counts"].split()))
 
 
 def ask(
@@ -85,11 +84,12 @@ def ask(
     """Send a request; return what was rendered for it, and the response without unique fields."""
     limit = "max_output_tokens" if path == RESPONSES else "max_tokens"
     headers = {"x-render-again": "1"} if again else {}
-    before = rendered(server)
+    before = count(server)
     response = server.http.post(path, json={limit: 6, "temperature": 0} | body, headers=headers)
     assert response.status_code == 200, response.text
-    after = rendered(server)
-    counts = after[0] - before[0], after[1] - before[1]
+    templates, texts, plans = (b - a for a, b in zip(before, count(server), strict=True))
+    assert plans == (body.get("model") not in ("base", "polite"))
+    counts = templates, texts
     if body.get("stream"):
         return counts, None
     fields = {name: value for name, value in response.json().items() if name not in UNIQUE}

@@ -94,7 +94,7 @@ def test_what_still_streams_at_the_end_gets_an_error_event(path: str, end: bytes
 
     client = asyncio.run(run())
     event = client.body.removeprefix(b"data: 1\n\n")
-    assert b"told to stop" in event
+    assert b"stopping" in event
     assert event.endswith(end)
     assert not client.messages[-1]["more_body"]
 
