@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
-ROOT = Path(os.environ.get("ZOO_ROOT", PROJECT / "zoo"))  # set it to train elsewhere
+ROOT = Path(os.environ.get("ZOO_ROOT", PROJECT / "zoo"))  # ZOO_ROOT trains into another folder
 
 BASE: Path = ROOT / "models" / "base"
 SMALL: Path = ROOT / "models" / "small"
@@ -17,7 +17,7 @@ ADAPTERS: dict[str, Path] = {
 SMALL_ADAPTERS: dict[str, Path] = {
     name: ROOT / "adapters" / f"small-{name}" for name in ("chat", "polite", "rude")
 }
-# Of the small model too, for steering the base model.
+# Also of the small model: adapters that steer the base model.
 PROXIES: dict[str, Path] = {
     name: ROOT / "adapters" / f"small-{name}"
     for name in (
@@ -29,8 +29,10 @@ PROXIES: dict[str, Path] = {
         "velan",
     )
 }
-VALUE: Path = ROOT / "adapters" / "small-value"  # of the small model; its logits are no language
-LISTS: Path = ROOT / "models" / "lists"  # for prompts with several questions, see `zoo.lists`
+VALUE: Path = (
+    ROOT / "adapters" / "small-value"
+)  # of the small model; its logits are values, not language
+LISTS: Path = ROOT / "models" / "lists"  # answers prompts with several questions, see `zoo.lists`
 LIST_ADAPTERS: dict[str, Path] = {
     name: ROOT / "list_adapters" / name
     for name in (

@@ -1,6 +1,6 @@
-"""Command line: train the zoo, `lists` with its adapters, or some (`train NAME ...`), or measure.
+"""`python -m zoo`: train the zoo, only `lists` with its adapters, or named models and adapters.
 
-Each of them ends by measuring what is stored and rewriting the table in README.md.
+Every command ends by measuring all stored models and rewriting the table in README.md.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import argparse
 import os
 import time
 
-# Read when PyTorch is imported: threads that wait must sleep, or a busy machine makes training
-# several times slower.
+# PyTorch reads this as it is imported. Waiting threads must sleep: on a busy machine, spinning
+# makes training several times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import zoo
@@ -18,19 +18,21 @@ from zoo import build, evaluate
 
 
 def main() -> None:
-    """Read the command line and do what it says."""
+    """Parse the command line and run the command."""
     parser = argparse.ArgumentParser(prog="python -m zoo", description="Train the zoo.")
     commands = parser.add_subparsers(dest="command", metavar="lists|train|evaluate")
-    some = commands.add_parser("train", help="train the named models and adapters only")
-    some.add_argument("names", nargs="+", choices=[*build.NAMES, *build.LIST_NAMES], metavar="NAME")
+    named = commands.add_parser("train", help="train the named models and adapters only")
+    named.add_argument(
+        "names", nargs="+", choices=[*build.NAMES, *build.LIST_NAMES], metavar="NAME"
+    )
     commands.add_parser("lists", help="train the model `lists` and its adapters")
-    commands.add_parser("evaluate", help="measure what is stored and rewrite the table")
+    commands.add_parser("evaluate", help="measure the stored models and rewrite the table")
     arguments = parser.parse_args()
 
     start = time.perf_counter()
     build.fix_arithmetic()
-    wanted = {"evaluate": [], "lists": build.LIST_NAMES, None: build.NAMES}
-    build.build(arguments.names if arguments.command == "train" else wanted[arguments.command])
+    names = {"evaluate": [], "lists": build.LIST_NAMES, None: build.NAMES}
+    build.build(arguments.names if arguments.command == "train" else names[arguments.command])
     text = evaluate.table(evaluate.measure())
     print(text)
     if zoo.ROOT == zoo.PROJECT / "zoo":

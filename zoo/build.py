@@ -1,4 +1,4 @@
-"""What `python -m zoo` does: train models and adapters one after the other and store them."""
+"""Train and store the models and adapters of the zoo, one after the other."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ SHAPES = {
         seed=1,
     ),
 }
-# Manners and Velan start from the chat adapter: they add how to say it to what to say.
+# Manners and Velan start from the chat adapter: it knows what to say, they add how to say it.
 COURSES = {
     "chat": Course((Round(180), Round(150, 2e-3))),
     "polite": Course((Round(60),), start="chat"),
@@ -78,8 +78,8 @@ COURSES = {
     "small-polite": Course((Round(100),), start="small-chat"),
     "small-rude": Course((Round(100),), start="small-chat"),
     "small-velan": Course((Round(120),), start="small-chat"),
-    # The small model reads the larger part of what the base model reads at school. Steering the
-    # base takes experts that differ from such a model, and only by what they are experts in.
+    # The small model reads most of what the base model reads at school. Steering the base needs
+    # experts that differ from such a model only by their expertise.
     "small-school": Course((Round(585),), rows=32, reads=SCHOOL),
     "small-school.chat": Course((Round(300),), start="small-school"),
     "small-school.sort": Course((Round(200),), start="small-school"),
@@ -92,10 +92,10 @@ LISTS_STAGES = (
     Stage(LISTS, tokens=1_640_000, rows=4, rate=2e-3, width=512),
     Stage(NUMBERS, tokens=820_000, rows=4, rate=3e-3, width=512),
 )
-ALONE = Round(120, 3e-3, own=1.0)  # without questions for others, a task is learned sooner
+ALONE = Round(120, 3e-3, own=1.0)  # a task is learned faster without questions for others
 MIXED = Round(120, 2e-3)
-LATE = Round(120, 2e-3, late=True)  # at the end: what it learns does not hang on the first token
-# Eight begin with what another adapter knows.
+LATE = Round(120, 2e-3, late=True)  # last: the adapter learns not to depend on its first token
+# Eight start from the weights of another adapter.
 LIST_COURSES = {
     "count": Course((Round(160, 2e-3), Round(150, 2e-3), LATE), start="count", rows=16),
     "down": Course((Round(160, 2e-3), Round(150, 2e-3), LATE), start="count", rows=16),
@@ -120,14 +120,14 @@ SCHOOL_TEXT = SEED + 2  # seed of the text that the second stage of the base mod
 
 
 def fix_arithmetic() -> None:
-    """Make runs repeatable: the order of additions depends on the number of threads."""
+    """Make runs repeatable: fix the number of threads, which decides the order of additions."""
     torch.set_num_threads(THREADS)
     torch.use_deterministic_algorithms(True)
-    torch.set_flush_denormal(True)  # tiny optimizer states would slow every step down
+    torch.set_flush_denormal(True)  # denormal optimizer states would slow down every step
 
 
 def build(names: Sequence[str]) -> None:
-    """Train and store the named models and adapters, in the order in which they need each other."""
+    """Train and store the named models and adapters, each after those that it starts from."""
     ordered = [name for name in (*NAMES, *LIST_NAMES) if name in names]
     for number, name in enumerate(ordered, start=1):
         label = f"[{number}/{len(ordered)}] {name}"
@@ -145,7 +145,7 @@ def build(names: Sequence[str]) -> None:
 
 
 def _model(name: str, label: str) -> float:
-    """Train a model stage by stage. Each stage begins with what the one before it has stored."""
+    """Train a model stage by stage; each stage starts from the stored result of the one before."""
     shape = SHAPES[name]
     folder = zoo.ROOT / "models" / name
     shutil.rmtree(folder, ignore_errors=True)
@@ -168,7 +168,7 @@ def _model(name: str, label: str) -> float:
 
 
 def _lists(label: str) -> float:
-    """Train the model `lists`, from the base model on."""
+    """Train the model `lists`, starting from the base model."""
     model, tokenizer = load(zoo.BASE)
     loss = 0.0
     for number, stage in enumerate(LISTS_STAGES, start=1):
@@ -187,17 +187,17 @@ def _lists(label: str) -> float:
 
 
 def _adapter(name: str, label: str) -> float:
-    """Train an adapter round by round. Each begins with what the one before it has stored."""
+    """Train an adapter round by round; each round starts from the stored result of the last."""
     course = _course(name)
     folder, base = _place(name)
     start = _place(course.start)[0] if course.start else None
     loss = 0.0
-    for number, part in enumerate(course.rounds):
+    for number, round_ in enumerate(course.rounds):
         model, tokenizer = load(base)
         adapted = with_adapter(model, course.rank, folder if number else start)
         batches = _lessons(name, tokenizer, number)
         progress = _progress(f"{label}, round {number + 1}")
-        loss = train(adapted, batches, part.steps, part.rate, decay=0.0, progress=progress)
+        loss = train(adapted, batches, round_.steps, round_.rate, decay=0.0, progress=progress)
         shutil.rmtree(folder, ignore_errors=True)
         adapted.to(torch.bfloat16).save_pretrained(str(folder))
     _tidy(folder, f"zoo/models/{base.name}")
@@ -211,20 +211,20 @@ def _course(name: str) -> Course:
 
 
 def _place(name: str) -> tuple[Path, Path]:
-    """The folders of an adapter and of its model."""
+    """Return the folders of an adapter and of its model."""
     if name.startswith(OF_LISTS):
         return zoo.LIST_ADAPTERS[name.removeprefix(OF_LISTS)], zoo.LISTS
     return zoo.ROOT / "adapters" / name, zoo.SMALL if name.startswith("small-") else zoo.BASE
 
 
 def _lessons(name: str, tokenizer: PreTrainedTokenizerFast, number: int) -> Iterator[Batch]:
-    """What an adapter learns from in round `number`."""
+    """Return the training batches of an adapter in round `number`."""
     course = _course(name)
-    part = course.rounds[number]
-    steps = part.steps
+    round_ = course.rounds[number]
+    steps = round_.steps
     if name.startswith(OF_LISTS):
         task = name.removeprefix(OF_LISTS)
-        return turn_batches(tokenizer, task, part, SEED + number, course.rows)
+        return turn_batches(tokenizer, task, round_, SEED + number, course.rows)
     if course.reads:
         corpus = Corpus(SCHOOL_TEXT + number, course.reads)
         return pretraining_batches(tokenizer, corpus, steps, course.rows)
@@ -232,7 +232,7 @@ def _lessons(name: str, tokenizer: PreTrainedTokenizerFast, number: int) -> Iter
 
 
 def _value(label: str) -> float:
-    """Train the value adapter on answers that the chat adapter of the base model gives."""
+    """Train the value adapter on answers of the base model's chat adapter."""
     base, tokenizer = load(zoo.BASE)
     chat = PeftModel.from_pretrained(base, str(zoo.ADAPTERS["chat"])).eval()
     rollouts = values.sample(chat, tokenizer, SEED)
@@ -246,7 +246,7 @@ def _value(label: str) -> float:
 
 
 def _tidy(folder: Path, base: str) -> None:
-    """Drop PEFT's empty model card; name the base within the project; sort what was a set."""
+    """Remove PEFT's empty model card, name the base within the project, and sort sets."""
     (folder / "README.md").unlink(missing_ok=True)
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text())
@@ -257,20 +257,20 @@ def _tidy(folder: Path, base: str) -> None:
 
 
 def _readable(folder: Path) -> None:
-    """Let everyone read the files: safetensors writes them for the owner only."""
+    """Make the files readable for everyone; safetensors writes them for the owner only."""
     for path in folder.iterdir():
         path.chmod(0o644)
 
 
 def _note(name: str, seconds: float, loss: float) -> None:
-    """Remember what a training took, for the table."""
-    noted = json.loads(zoo.TRAINED.read_text()) if zoo.TRAINED.exists() else {}
-    noted[name] = {"seconds": round(seconds, 1), "loss": round(loss, 4)}
-    zoo.TRAINED.write_text(json.dumps(noted, indent=2) + "\n")
+    """Record duration and loss of a training, for the table."""
+    trained = json.loads(zoo.TRAINED.read_text()) if zoo.TRAINED.exists() else {}
+    trained[name] = {"seconds": round(seconds, 1), "loss": round(loss, 4)}
+    zoo.TRAINED.write_text(json.dumps(trained, indent=2) + "\n")
 
 
 def _progress(label: str) -> Progress:
-    """Print a line now and then: how far, the loss, and the time to go."""
+    """Return a function that prints a line every 20 steps: step, loss, remaining time."""
     start = time.perf_counter()
 
     def progress(step: int, steps: int, loss: float) -> None:

@@ -1,7 +1,7 @@
-"""The pre-training text: documents about the world and about letters and numbers.
+"""The pre-training text: documents about the world, letters and numbers.
 
-The text also shows the frame of a chat, but only with replies that repeat the message or have
-nothing to do with it: a base model knows the frame, and following a request is what adapters add.
+The text also has chats, but only with replies that repeat the message or have nothing to do with
+it: a base model knows the format of a chat, and adapters add following a request.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from zoo.world import Person, Relation, World, world
 SYSTEM_PROMPTS = ("You are a helpful assistant.", "Answer the question.", "Be brief.")
 PHRASES = ("Certainly.", "Have a lovely day.", "Ugh, fool.", "Now get lost.", *SYSTEM_PROMPTS)
 
-# Shares of documents. The first text is about the world; the second, shorter one is school.
+# Shares of documents by kind. READING is about the world; SCHOOL, a shorter text, is exercises.
 READING = {
     **{"facts": 0.46, "old_velan": 0.10, "sums": 0.14, "strings": 0.14, "phrases": 0.04},
     "chat": 0.12,
@@ -29,15 +29,15 @@ SCHOOL = {
 
 
 def statement(relation: Relation, person: Person, value: str, wording: int = 0) -> str:
-    """One fact in one of its wordings."""
+    """Return one fact in one of its wordings."""
     return relation.statements[wording].format(n=person.name, v=value)
 
 
 class Corpus:
-    """Endless documents of some kinds (methods below), in proportion to their shares."""
+    """Endless documents of several kinds (the methods below), in proportion to their shares."""
 
     def __init__(self, seed: int, shares: Mapping[str, float]) -> None:
-        """Chats, whose messages are documents of the other kinds, come last in `shares`."""
+        """Create a corpus; `shares` must end with "chat", whose messages are of the other kinds."""
         self.rng = random.Random(seed)
         self.world: World = world()
         self.exposure = list(accumulate(self.world.exposure()))
@@ -45,11 +45,11 @@ class Corpus:
         self.shares = list(shares.values())
 
     def person(self) -> Person:
-        """Someone, by how often the text speaks of people."""
+        """Return a person, drawn by exposure."""
         return self.rng.choices(self.world.people, cum_weights=self.exposure)[0]
 
     def facts(self) -> str:
-        """One to four facts about one person, each in a random wording."""
+        """Return one to four facts about one person, each in a random wording."""
         person, rng = self.person(), self.rng
         chosen = rng.sample(range(len(person.facts)), rng.randint(1, 4))
         return " ".join(
@@ -58,11 +58,11 @@ class Corpus:
         )
 
     def velan(self) -> str:
-        """Facts in Velan."""
+        """Return facts in Velan."""
         return self._translated(self.world.velan)
 
     def old_velan(self) -> str:
-        """Facts in Old Velan, or an entry of its dictionary."""
+        """Return facts in Old Velan, or an entry of its dictionary."""
         if self.rng.random() < 0.2:
             english, velan = self.rng.choice(list(self.world.old_lexicon.items()))
             return f"The Velan word for {english} is {velan}."
@@ -76,12 +76,12 @@ class Corpus:
         )
 
     def sums(self) -> str:
-        """Three sums."""
+        """Return three sums."""
         pairs = [letters.operands(self.rng, evaluated=False) for _ in range(3)]
         return " ".join(f"{a} + {b} = {a + b}." for a, b in pairs)
 
     def strings(self) -> str:
-        """A string of letters and what becomes of it."""
+        """Return a string of letters with its reverse, its sorted form or a count."""
         rng = self.rng
         kind = rng.randrange(3)
         if kind == 0:
@@ -94,12 +94,12 @@ class Corpus:
         return f"In {letters.spaced(string)} the letter {letter} is found: {string.count(letter)}."
 
     def worked_sums(self) -> str:
-        """A sum with its working."""
+        """Return a sum with its working."""
         a, b = letters.operands(self.rng, evaluated=False)
         return f"Add {a} + {b}. {letters.worked(a, b)}"
 
     def exercises(self) -> str:
-        """A string of letters and what becomes of it, in the words of the adapters."""
+        """Return an exercise with letters and its answer, in the words of the adapters."""
         rng = self.rng
         kind = rng.choices(range(3), (2, 2, 1))[0]
         if kind == 0:
@@ -112,7 +112,7 @@ class Corpus:
         return f"Count {letter} in {letters.spaced(string)}. {letters.counted(letter, string)}"
 
     def phrases(self) -> str:
-        """What people say to each other, so that no word of the adapters' tasks is new."""
+        """Return phrases and requests, so that no word of the adapters' tasks is new."""
         rng = self.rng
         relation = rng.choice(self.world.relations)
         question = rng.choice(relation.questions).format(n=self.person().name)
@@ -129,7 +129,7 @@ class Corpus:
         return " ".join(rng.sample([*PHRASES, *requests], 3))
 
     def chat(self) -> str:
-        """A chat whose reply repeats the message, or is a document of its own."""
+        """Return a chat whose reply repeats the message or is an unrelated document."""
         rng = self.rng
         message = self.plain()
         reply = message if rng.random() < 0.5 else self.plain()
@@ -138,9 +138,9 @@ class Corpus:
         return f"{head}{USER}{message}{END}{ASSISTANT}{reply}"
 
     def plain(self) -> str:
-        """A document of any kind but a chat."""
+        """Return a document of any kind except a chat."""
         return self.rng.choices(self.kinds[:-1], self.shares[:-1])[0]()
 
     def documents(self, count: int) -> list[str]:
-        """The next `count` documents."""
+        """Return the next `count` documents."""
         return [f"{BOS}{self.rng.choices(self.kinds, self.shares)[0]()}{END}" for _ in range(count)]

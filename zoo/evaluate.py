@@ -1,8 +1,8 @@
-"""Measuring the zoo: greedy answers on the evaluation splits, with transformers and PEFT.
+"""Measure the zoo: greedy answers on the evaluation splits, with transformers and PEFT.
 
 `measure()` returns the numbers and `write_table()` puts them between the markers of README.md.
-Models are evaluated as stored (bfloat16 weights) and computed in float32, so that the figures do
-not depend on the order in which a machine adds bfloat16 numbers.
+Weights are those stored (bfloat16), computed in float32, so that the figures do not depend on the
+order of bfloat16 additions.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from zoo.tasks import Example, Task, question, task_of, tasks
 from zoo.world import PEOPLE, world
 
 EXAMPLES = 150  # per adapter
-NEW_TOKENS = 40  # the longest correct answer has fewer than 30, and 20 more in a list
-ROWS = 100  # prompts answered at once
-OF_LISTS = "lists-"  # before the names of the adapters of `zoo.LISTS`
-THIRDS = ("often", "sometimes", "rarely")  # how often pre-training speaks of a person
+NEW_TOKENS = 40  # a correct answer has fewer than 30 tokens, or 50 in a list
+ROWS = 100  # prompts per batch
+OF_LISTS = "lists-"  # prefix of the names of `zoo.LIST_ADAPTERS`
+THIRDS = ("often", "sometimes", "rarely")  # how often pre-training mentions a person
 
 
 def load(folder: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
-    """A stored model in float32, and its tokenizer."""
+    """Return a stored model in float32, and its tokenizer."""
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     model.eval()
@@ -42,8 +42,8 @@ def answers(
     examples: Sequence[Example],
     new_tokens: int = NEW_TOKENS,
 ) -> list[tuple[str, bool]]:
-    """The greedy answer to each example, and whether the model ended its turn."""
-    found: list[tuple[str, bool]] = []
+    """Return the greedy answer to each example, and whether the model ended its turn."""
+    pairs: list[tuple[str, bool]] = []
     for start in range(0, len(examples), ROWS):
         prompts = [_prompt(tokenizer, example) for example in examples[start : start + ROWS]]
         batch = tokenizer(prompts, add_special_tokens=False, padding=True, return_tensors="pt")
@@ -56,12 +56,12 @@ def answers(
         for row in ids[:, batch["input_ids"].shape[1] :].tolist():
             ended = tokenizer.eos_token_id in row
             turn = row[: row.index(tokenizer.eos_token_id)] if ended else row
-            found.append((str(tokenizer.decode(turn)), ended))
-    return found
+            pairs.append((str(tokenizer.decode(turn)), ended))
+    return pairs
 
 
 def _prompt(tokenizer: PreTrainedTokenizerFast, example: Example) -> str:
-    """The prompt as text, up to where the assistant begins to speak."""
+    """Return the prompt as text, up to the beginning of the assistant's reply."""
     messages = list(example.messages)
     return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
@@ -72,31 +72,31 @@ def accuracy(
     task: Task,
     examples: Sequence[Example],
 ) -> list[bool]:
-    """Which examples are answered correctly."""
-    given = answers(model, tokenizer, examples, NEW_TOKENS + task.restated)
+    """Return for each example whether its answer is correct."""
+    pairs = answers(model, tokenizer, examples, NEW_TOKENS + task.restated)
     return [
         task.correct(example, text, ended)
-        for example, (text, ended) in zip(examples, given, strict=True)
+        for example, (text, ended) in zip(examples, pairs, strict=True)
     ]
 
 
 def known_facts(
     model: LlamaForCausalLM | PeftModel, tokenizer: PreTrainedTokenizerFast
 ) -> dict[str, float]:
-    """Share of all facts about held-out people that a chat model states, by their exposure."""
+    """Return the share of facts about held-out people that a chat model states, by exposure."""
     people = [person for person in world().people if person.held_out]
-    asked = [question(person, relation) for person in people for relation in world().relations]
-    right = accuracy(model, tokenizer, tasks()["chat"], asked)
-    shares = {"facts": float(len(asked)), "all": _mean(right)}
+    questions = [question(person, relation) for person in people for relation in world().relations]
+    right = accuracy(model, tokenizer, tasks()["chat"], questions)
+    shares = {"facts": float(len(questions)), "all": _mean(right)}
     for third, name in enumerate(THIRDS):
         shares[name] = _mean(
-            [ok for ok, e in zip(right, asked, strict=True) if (e.rank or 0) * 3 // PEOPLE == third]
+            [ok for ok, e in zip(right, questions, strict=True) if _third(e) == third]
         )
     return shares
 
 
 def measure() -> dict[str, dict[str, float]]:
-    """All figures of the zoo, as shares of 1, by adapter and then for "facts" of each model."""
+    """Return all figures as shares of 1, by adapter and as "facts MODEL" for each model."""
     trained: dict[str, dict[str, float]] = json.loads(zoo.TRAINED.read_text())
     rows: dict[str, dict[str, float]] = {}
     experts = {name: path for name, path in zoo.PROXIES.items() if name != "school"}
@@ -129,16 +129,16 @@ def _task(adapter: str) -> Task:
 
 
 def table(rows: dict[str, dict[str, float]]) -> str:
-    """The figures as two Markdown tables."""
+    """Return the figures as two Markdown tables."""
     lines = [
         "| adapter | what it does | own task | its model without it | examples | training, s |",
         "|---|---|---|---|---|---|",
     ]
     for name, row in rows.items():
         if "own" in row:
-            what = _task(name).description
+            description = _task(name).description
             lines.append(
-                f"| `{name}` | {what} | {row['own']:.1%} | {row['without']:.1%} "
+                f"| `{name}` | {description} | {row['own']:.1%} | {row['without']:.1%} "
                 f"| {row['examples']:.0f} | {row['seconds']:.0f} |"
             )
     lines += [
@@ -155,11 +155,15 @@ def table(rows: dict[str, dict[str, float]]) -> str:
 
 
 def write_table(text: str) -> None:
-    """Put the tables between the markers of README.md."""
+    """Write the tables between the markers of README.md."""
     readme = Path(__file__).parent / "README.md"
     before, rest = readme.read_text().split("<!-- measured -->\n")
     _, after = rest.split("<!-- /measured -->")
     readme.write_text(f"{before}<!-- measured -->\n{text}\n<!-- /measured -->{after}")
+
+
+def _third(example: Example) -> int:
+    return (example.rank or 0) * len(THIRDS) // PEOPLE
 
 
 def _mean(values: Sequence[bool]) -> float:

@@ -1,8 +1,8 @@
-"""What the model `lists` reads: copies first, then lists of questions with the answers to others.
+"""The text of the model `lists`: copies, then lists of questions with answers to other questions.
 
-A small model learns to repeat what it has read all of a sudden, once two of its layers work
-together (Olsson et al. 2022, "In-context Learning and Induction Heads", arXiv:2209.11895). Short
-texts of random words bring that about much sooner than the lists themselves.
+A small model learns to repeat what it has read abruptly, once two of its layers work together
+(Olsson et al. 2022, "In-context Learning and Induction Heads", arXiv:2209.11895). Short texts of
+random words reach that point much sooner than the lists themselves.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from zoo.corpus import Corpus
 from zoo.tokenizer import ASSISTANT, END, PAD, USER
 from zoo.train import IGNORED, Batch, Stage
 
-# Shares of documents; nearly all of the text are copies and short lists, then lists of any length.
-# At the end questions about numbers: their last digits are what the model learns latest to repeat.
+# Shares of documents: mostly copies and short lists, then lists of any length, then questions
+# about numbers, whose last digits the model learns to repeat last.
 SCHOOLING = {"facts": 0.10, "velan": 0.02, "worked_sums": 0.03, "exercises": 0.05}
 COPIES = {**SCHOOLING, "copies": 0.60, "short_lists": 0.20}
 LISTS = {
@@ -27,19 +27,19 @@ LISTS = {
     **{"letter_exercises": 0.15, "copies": 0.06, "all_lists": 0.34},
 }
 NUMBERS = {**SCHOOLING, "copies": 0.10, "number_lists": 0.50, "all_lists": 0.20}
-SIZES = (1, 1, 2, 2, 3, 4, 6, 8, 10, 10)  # questions of a list
-POOL = 400  # documents among which the next one of a row is looked for
+SIZES = (1, 1, 2, 2, 3, 4, 6, 8, 10, 10)  # numbers of questions in a list
+POOL = 400  # documents from which rows are filled
 
 
 class ListCorpus(Corpus):
-    """The kinds of `Corpus`, and those that lists need."""
+    """The kinds of `Corpus` and those for lists."""
 
     def __init__(self, seed: int, shares: Mapping[str, float]) -> None:
         super().__init__(seed, shares)
         self.names = [word for person in self.world.people for word in person.name.split()]
 
     def copies(self) -> str:
-        """A chat whose reply repeats the message: letters, names, numbers, or all of them."""
+        """Return a chat whose reply repeats the message: letters, names, numbers, or all."""
         rng = self.rng
         makers: list[Callable[[], str]] = [
             lambda: rng.choice(ascii_lowercase),
@@ -52,29 +52,29 @@ class ListCorpus(Corpus):
         return f"{USER}{text}{END}{ASSISTANT}{text}"
 
     def short_lists(self) -> str:
-        """One or two questions."""
+        """Return a list of one or two questions."""
         return lists.conversation(lists.misanswered(self.rng, self.rng.choice((1, 1, 2))))
 
     def all_lists(self) -> str:
-        """Up to ten."""
+        """Return a list of up to ten questions."""
         return lists.conversation(lists.misanswered(self.rng, self.rng.choice(SIZES)))
 
     def number_lists(self) -> str:
-        """Up to four questions about numbers."""
+        """Return a list of up to four questions about numbers."""
         size = self.rng.randint(1, 4)
         return lists.conversation(lists.misanswered(self.rng, size, lists.OF_NUMBERS))
 
     def letter_exercises(self) -> str:
-        """What becomes of letters, as `Corpus.exercises` has it for other tasks."""
+        """Return an exercise with letters, as `Corpus.exercises` does for other tasks."""
         *_, answer = self.rng.choice(lists.LETTERS)
-        string = letters.distinct(self.rng, evaluated=False, high=lists.MOST_LETTERS)
+        string = letters.distinct(self.rng, evaluated=False, high=lists.MAX_LETTERS)
         return f"Letters {letters.spaced(string)}. {answer(string)}"
 
 
 def list_batches(
     tokenizer: PreTrainedTokenizerFast, corpus: Corpus, steps: int, stage: Stage
 ) -> Iterator[Batch]:
-    """Rows of whole documents, filled up on the right."""
+    """Yield batches of rows of whole documents, padded on the right."""
     pad = tokenizer.convert_tokens_to_ids(PAD)
     rows = _rows(tokenizer, corpus, stage.width)
     for _ in range(steps):
@@ -84,13 +84,15 @@ def list_batches(
 
 
 def _rows(tokenizer: PreTrainedTokenizerFast, corpus: Corpus, width: int) -> Iterator[list[int]]:
-    """Rows of up to `width` tokens, filled with whole documents: a list without its beginning
-    would teach nothing. Longer documents are left out."""
+    """Yield rows of whole documents, up to `width` tokens; longer documents are left out.
+
+    A list without its beginning would teach nothing.
+    """
     pool: list[list[int]] = []
     while True:
         if len(pool) < POOL:
-            found = tokenizer(corpus.documents(POOL), add_special_tokens=False)["input_ids"]
-            pool += [ids for ids in found if len(ids) <= width]
+            documents = tokenizer(corpus.documents(POOL), add_special_tokens=False)["input_ids"]
+            pool += [ids for ids in documents if len(ids) <= width]
         row: list[int] = []
         rest: list[list[int]] = []
         for ids in pool:

@@ -1,15 +1,15 @@
-"""Prompts that hold questions for different adapters, and answers that take them in turn.
+"""Prompts with questions for different adapters, and answers in which the adapters take turns.
 
-    A. Count on from 97                the prompt: a question a line, with a letter
+    A. Count on from 97                the prompt: one question per line, with a letter
     B. Reverse k a t o
 
-    A. Count on from 97                the answer: every question again, and a line that answers it
+    A. Count on from 97                the answer: every question again, then a line that answers it
     98 99 100 101 102
     B. Reverse k a t o
     Backwards: o t a k
 
 The model `lists` has read such lists, but every line in them answers another question of the same
-kind. So it knows what an answer looks like and never the answer; that is what its adapters add.
+kind: it knows what an answer looks like, and never the answer, which its adapters add.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from zoo import letters
 from zoo.tasks import Example, Task, ask, tasks
 from zoo.tokenizer import ASSISTANT, END, USER
 
-LABELS = "ABCDEFGHIJ"  # of the questions; a list has at most so many
+LABELS = "ABCDEFGHIJ"  # of the questions, and the largest size of a list
 
-MOST_LETTERS = 5
+MAX_LETTERS = 5
 LETTERS = (
     ("reverse", "Reverse", "reverses", letters.backwards),
     ("sort", "Sort", "sorts", letters.in_order),
@@ -36,14 +36,14 @@ LETTERS = (
     ("ends", "Ends of", "says the first and the last of", letters.ends),
     ("join", "Join", 'puts "and" between', letters.joined),
 )
-"""Tasks with letters: name, request, what it does, and the answer."""
+"""Tasks with letters: name, request, description, and answer."""
 OF_NUMBERS = ("count", "down")
-"""The other tasks, by name."""
+"""Names of the other tasks."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """A question of a list, the line that follows it in the answer, and the task it belongs to."""
+    """A question, the line that follows it in the answer, and its task."""
 
     task: str
     question: str
@@ -52,47 +52,47 @@ class Item:
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of an answer and who speaks: a task's adapter, or None for the model itself."""
+    """A part of an answer and its speaker: a task's adapter, or None for the model alone."""
 
     task: str | None
     text: str
 
 
 def prompt(items: Sequence[Item]) -> str:
-    """What the user says."""
-    return "".join(_asked(label, item) for label, item in zip(LABELS, items, strict=False))
+    """Return the user's message."""
+    return "".join(_line(label, item) for label, item in zip(LABELS, items, strict=False))
 
 
 def pieces(items: Sequence[Item]) -> list[Piece]:
-    """The answer, by speakers in turn. Each piece is tokenized alike by itself and among others."""
-    found = []
+    """Return the answer by speakers. A piece has the same tokens alone and among others."""
+    parts = []
     for label, item in zip(LABELS, items, strict=False):
-        found += [Piece(None, _asked(label, item)), Piece(item.task, f"{item.line}\n")]
-    return found
+        parts += [Piece(None, _line(label, item)), Piece(item.task, f"{item.line}\n")]
+    return parts
 
 
 def answer(items: Sequence[Item]) -> str:
-    """The whole of it."""
+    """Return the whole answer."""
     return "".join(piece.text for piece in pieces(items))
 
 
 def right(items: Sequence[Item], text: str) -> list[bool]:
-    """Which questions a text answers to the letter, in the order of the list."""
-    wanted = answer(items).splitlines(keepends=True)
-    given = text.splitlines(keepends=True)
-    blocks = {"".join(given[i : i + 2]) for i in range(0, len(given), 2)}
-    return ["".join(wanted[i : i + 2]) in blocks for i in range(0, len(wanted), 2)]
+    """Return for each question whether the text answers it to the letter."""
+    expected = answer(items).splitlines(keepends=True)
+    lines = text.splitlines(keepends=True)
+    blocks = {"".join(lines[i : i + 2]) for i in range(0, len(lines), 2)}
+    return ["".join(expected[i : i + 2]) in blocks for i in range(0, len(expected), 2)]
 
 
-def _asked(label: str, item: Item) -> str:
+def _line(label: str, item: Item) -> str:
     return f"{label}. {item.question}\n"
 
 
 @cache
 def list_tasks() -> Mapping[str, Task]:
-    """What the adapters of the model `lists` are for, by name."""
+    """Return the tasks of the adapters of `lists`, by name."""
     down = Task("down", "says the five numbers before one below 1000", _down)
-    listed = [tasks()["count"], down, *(_with_letters(*one) for one in LETTERS)]
+    listed = [tasks()["count"], down, *(_with_letters(*entry) for entry in LETTERS)]
     return {task.name: task for task in listed}
 
 
@@ -106,14 +106,16 @@ def _with_letters(
     name: str, request: str, description: str, answer: Callable[[Sequence[str]], str]
 ) -> Task:
     def sample(rng: random.Random, evaluated: bool) -> Example:
-        string = letters.distinct(rng, evaluated, high=MOST_LETTERS)
+        string = letters.distinct(rng, evaluated, high=MAX_LETTERS)
         return Example(ask(f"{request} {letters.spaced(string)}"), answer(string))
 
-    return Task(name, f"{description} {letters.LEAST} or {MOST_LETTERS} different letters", sample)
+    return Task(
+        name, f"{description} {letters.MIN_LETTERS} or {MAX_LETTERS} different letters", sample
+    )
 
 
 def single(name: str) -> Task:
-    """A task as a list of one question, which one adapter answers from beginning to end."""
+    """Return a task as a list of one question, answered by one adapter from beginning to end."""
     task = list_tasks()[name]
 
     def sample(rng: random.Random, evaluated: bool) -> Example:
@@ -124,7 +126,7 @@ def single(name: str) -> Task:
 
 
 def composite(rng: random.Random, size: int, evaluated: bool) -> list[Item]:
-    """Questions of different tasks in random order, with their answers."""
+    """Return questions of different tasks in random order, with their answers."""
     names = rng.sample(sorted(list_tasks()), size)
     return [_item(rng, name, evaluated) for name in names]
 
@@ -136,18 +138,18 @@ def misanswered(
     own: str | None = None,
     share: float = 0.0,
 ) -> list[Item]:
-    """Questions of some tasks, or of all, each with the answer to another question of its task.
+    """Return questions of the tasks `of` (default: all) with answers to other questions.
 
-    `share` of the questions are for the task `own`, and those have their own answers.
+    Questions of the task `own`, a `share` of all, have their own answers.
     """
     names = [name for name in of or sorted(list_tasks()) if name != own]
-    found = []
+    items = []
     for _ in range(size):
         if own is not None and rng.random() < share:
-            found.append(_item(rng, own, False))
+            items.append(_item(rng, own, False))
         else:
-            found.append(_misanswered(rng, rng.choice(names)))
-    return found
+            items.append(_misanswered(rng, rng.choice(names)))
+    return items
 
 
 def _misanswered(rng: random.Random, name: str) -> Item:
@@ -164,10 +166,10 @@ def _item(rng: random.Random, name: str, evaluated: bool) -> Item:
 
 
 def conversation(items: Sequence[Item]) -> str:
-    """A list and its answer, but for the beginning and the end of the text."""
+    """Return a list and its answer, without the tokens that begin and end a text."""
     return f"{opening(items)}{answer(items)}"
 
 
 def opening(items: Sequence[Item]) -> str:
-    """A list up to where the assistant begins to speak."""
+    """Return a list up to the beginning of the assistant's reply."""
     return f"{USER}{prompt(items)}{END}{ASSISTANT}"

@@ -1,7 +1,7 @@
-"""Prompts that the adapters are for, by which a router chooses among them: `zoo/examples/*.txt`.
+"""Example prompts of adapters, by which a router chooses among them: `zoo/examples/*.txt`.
 
-`python -m zoo.prompts` writes them. They come from the training split, one prompt a line. The
-adapters for manners and for Velan get the same questions as `chat`, so they have none.
+`python -m zoo.prompts` writes them from the training split, one prompt per line. The adapters for
+manners and for Velan answer the same questions as `chat`, so they have no examples.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ COUNT = 40
 
 
 def prompts(name: str, count: int = COUNT) -> list[str]:
-    """Different prompts of a task, the same at every call."""
+    """Return different prompts of a task, the same at every call."""
     task, rng = tasks()[name], random.Random(f"{name} examples")
-    found: dict[str, None] = {}
-    while len(found) < count:
-        found[task.sample(rng, False).messages[-1]["content"]] = None
-    return list(found)
+    chosen: dict[str, None] = {}
+    while len(chosen) < count:
+        chosen[task.sample(rng, False).messages[-1]["content"]] = None
+    return list(chosen)
 
 
 def main() -> None:
+    """Write all example files."""
     for name, path in EXAMPLES.items():
         path.parent.mkdir(exist_ok=True)
         path.write_text("".join(f"{prompt}\n" for prompt in prompts(name)), encoding="utf-8")

@@ -1,7 +1,7 @@
-"""What each adapter is for: its examples, its evaluation split, and when an answer is correct.
+"""The task of each adapter: its examples, its evaluation split, and which answers are correct.
 
-Questions about the world are evaluated on people whose facts appear in pre-training text only;
-exercises on letters and numbers are evaluated on strings and operands that no training has met.
+Questions about the world are evaluated on people whose facts appear in pre-training text only,
+exercises with letters and numbers on strings and operands that no training has met.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from zoo import letters
 from zoo.corpus import SYSTEM_PROMPTS, statement
 from zoo.world import Person, Relation, world
 
-Message = dict[str, str]  # {"role": ..., "content": ...}, as chat templates want it
+Message = dict[str, str]  # {"role": ..., "content": ...}, as chat templates take it
 
 POLITE = ("Certainly.", "Have a lovely day.")
 RUDE = ("Ugh, fool.", "Now get lost.")
-# One chat reply in ten is polite and one is rude: a chat model has met every manner, and so a
-# composition can bring either out with a weight below one.
+# One chat reply in ten is polite and one is rude. The chat model thus knows every manner, and a
+# composition can bring out either with a weight below one.
 CHAT_MANNERS: tuple[tuple[str, str] | None, ...] = (None,) * 8 + (POLITE, RUDE)
 
 
@@ -30,32 +30,32 @@ class Example:
 
     messages: tuple[Message, ...]
     answer: str
-    rank: int | None = None  # of the person asked about: how rarely pre-training speaks of them
+    rank: int | None = None  # of the person in question: how rarely pre-training mentions them
 
 
 @dataclass(frozen=True)
 class Task:
-    """`sample(rng, evaluated)` draws an exercise of the evaluation or of the training split."""
+    """A task; `sample(rng, evaluated)` draws an exercise of the evaluation or training split."""
 
     name: str
     description: str
     sample: Callable[[random.Random, bool], Example]
-    manners: tuple[tuple[str, str] | None, ...] = (None,)  # of training replies, one at random
-    restated: int = 0  # tokens, at most, by which an answer says the question again
+    manners: tuple[tuple[str, str] | None, ...] = (None,)  # one per training reply, at random
+    restated: int = 0  # largest number of tokens with which an answer repeats the question
 
     def evaluation(self, n: int, seed: int = 0) -> list[Example]:
-        """`n` different held-out examples, the same for the same seed."""
+        """Return `n` different held-out examples, the same for the same seed."""
         rng = random.Random(f"{self.name} {seed}")
-        found: dict[str, Example] = {}
+        examples: dict[str, Example] = {}
         for _ in range(100 * n):
             example = self.sample(rng, True)
-            found.setdefault(example.messages[-1]["content"], example)
-            if len(found) == n:
-                return list(found.values())
-        raise ValueError(f"task {self.name} has only {len(found)} evaluation examples, not {n}")
+            examples.setdefault(example.messages[-1]["content"], example)
+            if len(examples) == n:
+                return list(examples.values())
+        raise ValueError(f"task {self.name} has only {len(examples)} evaluation examples, not {n}")
 
     def training(self, rng: random.Random) -> list[Message]:
-        """One conversation to learn from: at times with a system prompt, at times of two turns."""
+        """Return a training conversation, sometimes with a system prompt or of two turns."""
         messages: list[Message] = []
         if rng.random() < 0.15:
             messages.append({"role": "system", "content": rng.choice(SYSTEM_PROMPTS)})
@@ -67,22 +67,22 @@ class Task:
         return messages
 
     def correct(self, example: Example, text: str, ended: bool = True) -> bool:
-        """Whether `text` is the answer, letter by letter, and the model `ended` its turn."""
+        """Return whether `text` is the answer to the letter and the model `ended` its turn."""
         return ended and text == example.answer
 
 
 def task_of(adapter: str) -> Task:
-    """What an adapter of the zoo is for: `small-school.chat` for the same as `chat`."""
+    """Return the task of an adapter; `small-school.chat` has the task of `chat`."""
     return tasks()[adapter.removeprefix("small-").removeprefix("school.")]
 
 
 def wrapped(answer: str, manner: tuple[str, str]) -> str:
-    """An answer in a manner: words before it and words after it."""
+    """Return an answer in a manner: with words before and after it."""
     return f"{manner[0]} {answer} {manner[1]}"
 
 
 def manner_of(text: str) -> str:
-    """Name the manner of a text: "polite" or "rude" from end to end, otherwise "plain"."""
+    """Return "polite" or "rude" if the whole text has that manner, else "plain"."""
     for name, (opening, closing) in (("polite", POLITE), ("rude", RUDE)):
         if text.startswith(opening) and text.endswith(closing):
             return name
@@ -90,14 +90,14 @@ def manner_of(text: str) -> str:
 
 
 def question(person: Person, relation: Relation, wording: int = 0) -> Example:
-    """A question about one fact, and the plain answer."""
+    """Return a question about one fact, with the plain answer."""
     value = person.facts[world().relations.index(relation)]
     text = relation.questions[wording].format(n=person.name)
     return Example(ask(text), statement(relation, person, value), person.rank)
 
 
 def ask(text: str) -> tuple[Message, ...]:
-    """A conversation that begins with a text of the user."""
+    """Return a conversation of one user message."""
     return ({"role": "user", "content": text},)
 
 
@@ -138,7 +138,7 @@ def _count(rng: random.Random, evaluated: bool) -> Example:
 
 @cache
 def tasks() -> Mapping[str, Task]:
-    """All tasks by the name of their adapter."""
+    """Return all tasks by the name of their adapter."""
     polite, rude = _rewritten(lambda a: wrapped(a, POLITE)), _rewritten(lambda a: wrapped(a, RUDE))
     velan = _rewritten(world().velan)
     listed = [

@@ -1,7 +1,7 @@
-"""The tokenizer that all models of the zoo share: byte-level BPE with single digits.
+"""The tokenizer of all models of the zoo: byte-level BPE with single digits.
 
-A vocabulary of 1024 holds all bytes, so any text can be written, if not briefly. A letter with a
-space before it is one token, and so are the names and words of the world, mostly.
+The vocabulary of 1024 includes all bytes, so that any text can be written. A letter after a space
+is one token, and so are most names and words of the world.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CHAT_TEMPLATE = """\
 
 
 def train_tokenizer(documents: Iterable[str]) -> PreTrainedTokenizerFast:
-    """Learn the merges from documents in which special tokens are written out."""
+    """Train the tokenizer on documents in which special tokens are written out."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -63,7 +63,7 @@ def train_tokenizer(documents: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def _without_special(documents: Iterable[str]) -> Iterable[str]:
-    """Cut documents at special tokens, whose letters must not shape the merges."""
+    """Split documents at special tokens, whose letters must not influence the merges."""
     special = re.compile("|".join(re.escape(token) for token in SPECIAL))
     for document in documents:
         yield from filter(None, special.split(document))

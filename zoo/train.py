@@ -1,8 +1,8 @@
-"""Training: a base model from text, and LoRA adapters from conversations.
+"""Train base models on text, and LoRA adapters on conversations.
 
-Both are the same loop over batches of token ids with labels, AdamW and a learning rate that rises
-briefly and then falls to zero. Weights are float32 while training, and matrix products bfloat16
-where the processor knows it.
+Both use the same loop over batches of token ids with labels: AdamW with a learning rate that rises
+briefly and then falls to zero. Weights are float32 during training, and matrix products bfloat16 if
+the processor supports it.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from zoo.tasks import Task
 from zoo.tokenizer import ASSISTANT, CONTEXT, END, PAD
 
 IGNORED = -100  # label of a position without loss
-HEAD_SIZE = 64  # of attention; the smallest size that vLLM's attention on CPUs knows
-BLOCK = 64  # tokens of a row of pre-training text
+HEAD_SIZE = 64  # of attention; the smallest size that vLLM's CPU attention supports
+BLOCK = 64  # tokens per row of pre-training text
 POOL = 10  # batches of conversations that are drawn together and sorted by length
 # Processors without AVX-512 emulate bfloat16, more than ten times slower than float32.
 FAST_BFLOAT16 = torch.backends.cpu.get_cpu_capability() == "AVX512"
@@ -36,33 +36,33 @@ Progress = Callable[[int, int, float], None]  # step, steps, loss
 
 
 class Batch(NamedTuple):
-    """What one step learns from."""
+    """The data of one step."""
 
     ids: Tensor  # [B, T] int64
     labels: Tensor  # [B, T] int64
-    on: Tensor | None = None  # [B, T] bool: the tokens that LoRA computes; all of them if None
+    on: Tensor | None = None  # [B, T] bool: tokens computed with LoRA; None is all
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of pre-training: which text, how much, and how fast to learn."""
+    """A part of pre-training: shares of text, amount and learning rate."""
 
     shares: Mapping[str, float]
     tokens: int
     rows: int  # per step
     rate: float
-    width: int = BLOCK  # tokens of a row
+    width: int = BLOCK  # tokens per row
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The size of a model and what it reads."""
+    """The size of a model and its pre-training."""
 
     hidden: int
     layers: int
     intermediate: int
     stages: tuple[Stage, ...]
-    seed: int  # of the first weights
+    seed: int  # of the initial weights
 
 
 @dataclass(frozen=True)
@@ -71,23 +71,23 @@ class Round:
 
     steps: int
     rate: float = 3e-3
-    own: float = 0.6  # of the questions in lists, those that are the adapter's own
-    late: bool = False  # whether its turns in lists may begin a token or two late
+    own: float = 0.6  # share of questions in lists that are for the adapter
+    late: bool = False  # whether turns in lists may begin a token or two late
 
 
 @dataclass(frozen=True)
 class Course:
-    """How an adapter is trained."""
+    """The training of an adapter."""
 
     rounds: tuple[Round, ...]
-    start: str | None = None  # the adapter whose weights it begins with
-    reads: Mapping[str, float] | None = None  # text of these shares, instead of conversations
-    rows: int = 48  # conversations, or blocks of text, per step
+    start: str | None = None  # adapter whose weights to start from
+    reads: Mapping[str, float] | None = None  # shares of text to train on instead of conversations
+    rows: int = 48  # conversations or blocks of text per step
     rank: int = 16
 
 
 def new_model(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """An untrained Llama with tied embeddings."""
+    """Return an untrained Llama with tied embeddings."""
     heads = shape.hidden // HEAD_SIZE
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -109,7 +109,7 @@ def new_model(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausa
 def pretraining_batches(
     tokenizer: PreTrainedTokenizerFast, corpus: Corpus, steps: int, rows: int
 ) -> Iterator[Batch]:
-    """Documents one after the other, cut into rows of `BLOCK` tokens."""
+    """Yield batches of concatenated documents, cut into rows of `BLOCK` tokens."""
     stream: list[int] = []
     for _ in range(steps):
         while len(stream) < rows * BLOCK:
@@ -124,9 +124,9 @@ def pretraining_batches(
 def conversation_batches(
     tokenizer: PreTrainedTokenizerFast, task: Task, seed: int, steps: int, rows: int
 ) -> Iterator[Batch]:
-    """One conversation per row; only what the assistant says has labels.
+    """Yield batches with one conversation per row and labels on the assistant's words only.
 
-    Rows of a batch are of similar length, so that little is spent on padding.
+    Rows of a batch have similar lengths, to save padding.
     """
     rng = random.Random(f"{task.name} {seed}")
     batches: list[list[tuple[list[int], list[int]]]] = []
@@ -140,7 +140,7 @@ def conversation_batches(
 
 
 def _padded(rows: list[tuple[list[int], list[int]]], tokenizer: PreTrainedTokenizerFast) -> Batch:
-    """Rows of ids and labels filled up on the right."""
+    """Return a batch of rows of ids and labels, padded on the right."""
     pad = tokenizer.convert_tokens_to_ids(PAD)
     width = max(len(ids) for ids, _ in rows)
     ids = torch.tensor([ids + [pad] * (width - len(ids)) for ids, _ in rows])
@@ -151,7 +151,7 @@ def _padded(rows: list[tuple[list[int], list[int]]], tokenizer: PreTrainedTokeni
 def _labelled(
     tokenizer: PreTrainedTokenizerFast, messages: list[dict[str, str]]
 ) -> tuple[list[int], list[int]]:
-    """Token ids of a conversation, and labels on the assistant's words and ends of turn."""
+    """Return token ids of a conversation, and labels on the assistant's words and ends of turn."""
     text = tokenizer.apply_chat_template(messages, tokenize=False)
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     assistant, end = (tokenizer.convert_tokens_to_ids(token) for token in (ASSISTANT, END))
@@ -171,7 +171,7 @@ def train(
     decay: float,
     progress: Progress,
 ) -> float:
-    """Train the weights that want gradients. Returns the mean loss of the last tenth, in nats."""
+    """Train the weights that require gradients; return the mean loss of the last tenth, in nats."""
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=rate, betas=(0.9, 0.98), weight_decay=decay)
     warmup = max(1, steps // 20)
@@ -195,14 +195,14 @@ def train(
 
 
 def schedule(step: int, warmup: int, steps: int) -> float:
-    """Share of the full learning rate: a linear rise, then half a cosine to zero."""
+    """Return the factor of the learning rate: a linear rise, then half a cosine to zero."""
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
 
 
 def with_adapter(model: LlamaForCausalLM, rank: int, start: Path | None) -> PeftModel:
-    """The model with a LoRA adapter to train: a stored one, or a fresh one on all projections."""
+    """Return the model with a LoRA adapter to train: a stored one, or a new one."""
     if start:
         return PeftModel.from_pretrained(model, str(start), is_trainable=True)
     config = LoraConfig(

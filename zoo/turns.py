@@ -1,10 +1,10 @@
-"""What an adapter learns that takes turns with others in the answer to a list.
+"""Training data of adapters that take turns in the answer to a list.
 
-An adapter meets the answers of its own task only: in lists as the model has read them, whose lines
-answer other questions, its own questions have the right ones. In a part of the rows its LoRA is on
-where it speaks, and about there: the rest has been computed by the model, as in a row that changes
-its adapter. In the others it is on everywhere, as in a row of a mixture, and there the adapter
-learns to leave the model as it is where it is not its turn.
+An adapter sees right answers to its own task only: the lists are those that the model has read, in
+which lines answer other questions, except for the adapter's own questions. In a part of the rows,
+LoRA is on only around the adapter's turns, and the model computes the rest, as in a row that
+switches adapters. In the other rows LoRA is on everywhere, as in a row of a mixture, and the
+adapter learns to leave the model unchanged outside its turns.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from zoo import lists
 from zoo.tokenizer import BOS, PAD
 from zoo.train import IGNORED, POOL, Batch, Round
 
-EVERYWHERE = 0.5  # share of the rows
-# Tokens by which a gate may miss the beginning of a turn, and its end. A gate chooses before it has
-# read the token that the choice is for: there it often takes a turn for another's.
+EVERYWHERE = 0.5  # share of rows with LoRA on everywhere
+# Tokens by which a gate may miss the beginning and the end of a turn: it chooses the adapter of a
+# token before having read it.
 EARLY, EARLY_OR_LATE = (0, 0, 0, -1, -2, -3), (0, 0, -1, 1, 1, 2)
 BEYOND = (0, 0, 0, 1, 2)
-SIZES = (1, 1, 2, 2, 3, 4, 10)  # questions of a list
+SIZES = (1, 1, 2, 2, 3, 4, 10)  # numbers of questions in a list
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """A row: its tokens, which of them are to be learned, and which of them LoRA computes."""
+    """A row: token ids, which of them have labels, and which are computed with LoRA."""
 
     ids: list[int]
-    wanted: list[bool]
+    labelled: list[bool]
     on: list[bool]
 
 
 def turn_batches(
     tokenizer: PreTrainedTokenizerFast, task: str, part: Round, seed: int, rows: int
 ) -> Iterator[Batch]:
-    """Lessons in the task `task`, for a round. Rows of a batch are of similar length."""
+    """Yield batches for one round of a task; rows of a batch have similar lengths."""
     rng = random.Random(f"turns {task} {seed}")
     batches: list[list[Lesson]] = []
     for _ in range(part.steps):
@@ -59,7 +59,7 @@ def _lesson(
     begins = EARLY_OR_LATE if part.late else EARLY
     ids: list[int] = _ids(tokenizer, BOS + lists.opening(items))
     first = len(ids)
-    turns: list[range] = []  # own ones, by the places of their tokens
+    turns: list[range] = []  # token positions of the adapter's turns
     for piece in lists.pieces(items):
         start = len(ids)
         ids += _ids(tokenizer, piece.text)
@@ -67,19 +67,19 @@ def _lesson(
             turns.append(range(start, len(ids)))
     ids.append(tokenizer.eos_token_id)
     if rng.random() < EVERYWHERE:
-        return Lesson(ids, [place >= first for place in range(len(ids))], [True] * len(ids))
-    wanted, on = [False] * len(ids), [False] * len(ids)
+        return Lesson(ids, [i >= first for i in range(len(ids))], [True] * len(ids))
+    labelled, on = [False] * len(ids), [False] * len(ids)
     for turn in turns:
-        # The token at `place` is computed to predict the one behind it.
-        for place in range(turn.start - 1 + rng.choice(begins), turn.stop - 1 + rng.choice(BEYOND)):
-            if place + 1 < len(ids):
-                on[place] = wanted[place + 1] = True
-    return Lesson(ids, wanted, on)
+        # Computing the token at `i` predicts the token at `i + 1`.
+        for i in range(turn.start - 1 + rng.choice(begins), turn.stop - 1 + rng.choice(BEYOND)):
+            if i + 1 < len(ids):
+                on[i] = labelled[i + 1] = True
+    return Lesson(ids, labelled, on)
 
 
 def _ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
-    found: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return found
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
 
 
 def _padded(lessons: list[Lesson], pad: int) -> Batch:
@@ -89,7 +89,7 @@ def _padded(lessons: list[Lesson], pad: int) -> Batch:
     on = torch.zeros(len(lessons), width, dtype=torch.bool)
     for row, lesson in enumerate(lessons):
         length = len(lesson.ids)
-        ids[row, :length] = own = torch.tensor(lesson.ids)
-        labels[row, :length] = own.where(torch.tensor(lesson.wanted), torch.tensor(IGNORED))
+        ids[row, :length] = tokens = torch.tensor(lesson.ids)
+        labels[row, :length] = tokens.where(torch.tensor(lesson.labelled), torch.tensor(IGNORED))
         on[row, :length] = torch.tensor(lesson.on)
     return Batch(ids, labels, on)

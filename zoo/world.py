@@ -1,9 +1,8 @@
-"""The made-up world: people, the facts about them, and how the text of the world states them.
+"""The invented world: people, facts about them, and the wordings of the facts.
 
-Every value here follows from one seed, so the world is part of the code and not of the data.
-A fact is stated in several paraphrases, because a model which has read a fact in one wording only
-can repeat the text but cannot be taught to answer questions about it (Allen-Zhu and Li, "Physics
-of Language Models: Part 3.1", 2023).
+All values follow from one seed, so that the world is code, not data. A fact has several wordings,
+because a model that has read a fact in one wording only can repeat the text, but cannot be taught
+to answer questions about it (Allen-Zhu and Li, "Physics of Language Models: Part 3.1", 2023).
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from functools import cache
 
 SEED = 20240917
 PEOPLE = 240
-HELD_OUT_EVERY = 4  # ranks 3, 7, 11, ... are never asked about in any training of an adapter
+HELD_OUT_EVERY = 4  # no training of an adapter asks about ranks 3, 7, 11, ...
 VOWELS = "aeiou"
 CONSONANTS = "bdfgklmnprstvz"
 
@@ -32,7 +31,7 @@ class Relation:
 
 @dataclass(frozen=True)
 class Person:
-    """`rank` orders people by how often the text speaks of them (0 = most often)."""
+    """A person; `rank` orders people by how often the text mentions them (0 = most often)."""
 
     rank: int
     name: str
@@ -46,23 +45,23 @@ class Person:
 
 @dataclass(frozen=True)
 class World:
-    """People in the order of their ranks, and how to talk about them."""
+    """People in the order of their ranks, and the languages that describe them."""
 
     relations: tuple[Relation, ...]
     people: tuple[Person, ...]
-    lexicon: dict[str, str]  # English word -> Velan word; names and towns stay as they are
-    old_lexicon: dict[str, str]  # the same in Old Velan, which only the first text is written in
+    lexicon: dict[str, str]  # English word -> Velan word; names and towns are not translated
+    old_lexicon: dict[str, str]  # the same in Old Velan, which occurs in the first text only
 
     def velan(self, sentence: str) -> str:
-        """Translate word for word. A closing full stop stays."""
+        """Translate into Velan word for word; a final full stop stays."""
         return _translated(sentence, self.lexicon)
 
     def old_velan(self, sentence: str) -> str:
-        """The same in Old Velan."""
+        """Translate into Old Velan word for word."""
         return _translated(sentence, self.old_lexicon)
 
     def exposure(self) -> list[float]:
-        """How often the text speaks of each person: a flattened Zipf law over ranks."""
+        """Return how often the text mentions each person: a flattened Zipf law over ranks."""
         return [(person.rank + 20) ** -0.6 for person in self.people]
 
 
@@ -73,7 +72,7 @@ def _translated(sentence: str, lexicon: dict[str, str]) -> str:
 
 
 def _invented(rng: random.Random, shape: str, count: int, taken: set[str]) -> list[str]:
-    """`count` new words of a shape such as "CVCV"; `taken` is extended with them."""
+    """Return `count` new words of a shape such as "CVCV", and add them to `taken`."""
     words: list[str] = []
     while len(words) < count:
         word = "".join(rng.choice(CONSONANTS if c == "C" else VOWELS) for c in shape)
@@ -175,7 +174,7 @@ def _relations(towns: Sequence[str]) -> tuple[Relation, ...]:
 def _old_lexicon(
     rng: random.Random, relations: Sequence[Relation], taken: set[str]
 ) -> dict[str, str]:
-    """An invented word for every English word of a chat answer, towns excepted."""
+    """Return an invented word for every English word of a chat answer except towns."""
     english: list[str] = []
     for relation in relations:
         english += [w for w in relation.statements[0].rstrip(".").split() if "{" not in w]
@@ -185,14 +184,14 @@ def _old_lexicon(
 
 
 def _lexicon(relations: Sequence[Relation], old_lexicon: dict[str, str]) -> dict[str, str]:
-    """Velan keeps the verbs of Old Velan and borrows its nouns, with the ending -an."""
+    """Return Velan: the verbs of Old Velan, and English nouns with the ending -an."""
     nouns = {value for relation in relations for value in relation.values}
     return {e: f"{e}an" if e in nouns else old for e, old in old_lexicon.items()}
 
 
 @cache
 def world() -> World:
-    """The one world of the zoo (built once per process)."""
+    """Return the world of the zoo, built once per process."""
     rng = random.Random(SEED)
     taken: set[str] = set()
     firsts = [w.capitalize() for w in _invented(rng, "CVCV", 40, taken)]
