@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import zoo
 from tests.support.engine_marker import EngineStarts, is_marked, mark_by_fixtures, write_groups
@@ -15,6 +16,10 @@ from tests.support.engine_marker import EngineStarts, is_marked, mark_by_fixture
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+
+# On a busy machine, the time that an example takes says nothing about the code.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 pytest_plugins = ["pytester"]
 

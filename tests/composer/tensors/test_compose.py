@@ -88,7 +88,7 @@ def batches(draw: st.DrawFn) -> tuple[torch.Tensor, list[GangRows]]:
     return logits, groups
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(batches())
 def test_compose_is_the_weighted_sum(batch: tuple[torch.Tensor, list[GangRows]]) -> None:
     logits, groups = batch
@@ -186,7 +186,7 @@ def test_companions_get_their_leaders_token() -> None:
     assert tokens.flatten().tolist() == [4, 2, 2, 4, 2]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.integers(0, 2**32), st.sampled_from([0.01, 0.3, 0.5, 0.9, 0.999, 1.0]))
 def test_nucleus_is_the_smallest_set_that_reaches_the_mass(seed: int, top_p: float) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -250,7 +250,7 @@ def test_tokens_reach_the_rows_of_auxiliary_models() -> None:
     assert two.flatten().tolist() == [9]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.integers(0, 2**32), st.sampled_from([1, 2, 20, 199, 200, 1000]))
 def test_the_likeliest_tokens_are_those_of_a_sort(seed: int, k: int) -> None:
     """Of either sign, tiny, huge, zero of both signs, and forbidden."""
