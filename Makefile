@@ -72,7 +72,7 @@ zoo: setup ## train the zoo's models and adapters again
 bench: setup ## print the benchmark tables
 	$(RUN) -m bench $(ARGS)
 
-claims: setup ## check every claim of the README, one command each
+claims: setup ## measure every claim; python -m bench.claims NAME measures one
 	$(RUN) -m bench.claims all
 
 soak: setup ## thirty minutes of mixed traffic of 64 clients; ARGS="--minutes 2" for less

@@ -1,13 +1,13 @@
-"""`python -m bench.peft_merges`: how far merged adapters are from what they should be.
+"""`python -m bench.peft_merges`: the error of merged adapters, ours and PEFT's.
 
-Merges pairs of adapters here and with PEFT's `add_weighted_adapter`, and prints the relative
-Frobenius distance over all modules to the dense result in float64: first to the weighted sum of the
-deltas, then to TIES on the deltas. Deltas are those that PEFT applies to the base model. "best"
-is the smallest distance that any adapter of the rank can have (Eckart and Young 1936).
+Merges pairs of adapters with this project and with PEFT's `add_weighted_adapter`, and prints the
+relative Frobenius distance over all modules to the dense result in float64: first to the weighted
+sum of the deltas, then to TIES on the deltas. Deltas are those that PEFT applies to the base model.
+"best" is the smallest distance of any adapter of that rank (Eckart and Young 1936).
 
-What to look for in PEFT: "linear" and "ties" work on A and B apart, so cross terms B_1 A_2 come in;
-"ties_svd" trims each matrix by itself; and whatever is made of rank-stabilized adapters keeps
-`use_rslora` and is too large by the root of its rank (huggingface/peft#3449).
+In PEFT, "linear" and "ties" treat A and B separately, which adds cross terms B_1 A_2; "ties_svd"
+trims each matrix by itself; and merges of rank-stabilized adapters keep `use_rslora`, so that they
+are too large by the root of their rank (huggingface/peft#3449).
 """
 
 from __future__ import annotations
@@ -43,13 +43,14 @@ Deltas: TypeAlias = Mapping[str, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Two adapters, and what is special about them."""
+    """Two adapters; the name says what is special about them."""
 
     name: str
     folders: tuple[Path, Path]
 
 
 def zoo_cases() -> list[Case]:
+    """Return pairs of the zoo's adapters."""
     pairs = (("polite", "rude"), ("chat", "arithmetic"), ("reverse", "velan"))
     return [
         Case(f"{a}, {b} (r 16, alpha 32)", (zoo.ADAPTERS[a], zoo.ADAPTERS[b])) for a, b in pairs
@@ -57,7 +58,7 @@ def zoo_cases() -> list[Case]:
 
 
 def synthetic_cases(root: Path) -> list[Case]:
-    """Random adapters of the zoo's base model, whose scale is what the names say."""
+    """Return pairs of random adapters of the zoo's base model, with the ranks and scales named."""
     kinds: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]] = (
         ("alpha = r", {"r": 16, "lora_alpha": 16}, {"r": 16, "lora_alpha": 16}),
         ("alpha = 4r", {"r": 16, "lora_alpha": 64}, {"r": 16, "lora_alpha": 64}),
@@ -80,7 +81,7 @@ def synthetic_cases(root: Path) -> list[Case]:
 
 
 def write_random(folder: Path, seed: int, config: Mapping[str, Any]) -> Path:
-    """As `polite`, but with random factors of the rank that `config` says."""
+    """Write an adapter shaped like `polite`, with random factors of the rank in `config`."""
     like = zoo.ADAPTERS["polite"]
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
@@ -96,7 +97,7 @@ def write_random(folder: Path, seed: int, config: Mapping[str, Any]) -> Path:
 
 
 class Peft:
-    """The base model with both adapters of a case, as PEFT has them."""
+    """The base model with both adapters of a case in PEFT."""
 
     def __init__(self, case: Case) -> None:
         base = AutoModelForCausalLM.from_pretrained(zoo.BASE, dtype=torch.float32)
@@ -104,6 +105,7 @@ class Peft:
         self.model.load_adapter(str(case.folders[1]), adapter_name="1")
 
     def deltas(self, adapter: str) -> Deltas:
+        """Return the deltas that PEFT applies for an adapter."""
         prefix = "base_model.model."
         return {
             name.removeprefix(prefix): layer.get_delta_weight(adapter).double().clone()
@@ -112,7 +114,7 @@ class Peft:
         }
 
     def merged(self, kind: str, weights: Sequence[float], **options: Any) -> Deltas | str:
-        """The deltas of the combination, or why PEFT refuses it."""
+        """Return the deltas of PEFT's merge, or why PEFT refuses it."""
         try:
             self.model.add_weighted_adapter(["0", "1"], list(weights), kind, kind, **options)
         except ValueError as error:
@@ -121,7 +123,7 @@ class Peft:
 
 
 def ours(case: Case, root: Path, method: str, weights: Sequence[float], **rest: Any) -> Deltas:
-    """The deltas of our merge, as PEFT applies them."""
+    """Return the deltas of our merge, as PEFT applies them."""
     spec = MergeSpec.from_json(
         {
             "method": method,
@@ -137,6 +139,7 @@ def ours(case: Case, root: Path, method: str, weights: Sequence[float], **rest: 
 
 
 def weighted_sum(parts: Sequence[Deltas], weights: Sequence[float]) -> Deltas:
+    """Return the weighted sum of deltas."""
     return {
         m: sum((w * d[m] for w, d in zip(weights, parts, strict=True)), torch.zeros(()))
         for m in parts[0]
@@ -144,7 +147,7 @@ def weighted_sum(parts: Sequence[Deltas], weights: Sequence[float]) -> Deltas:
 
 
 def dense_ties(parts: Sequence[Deltas], density: float) -> Deltas:
-    """TIES with lambda 1, as in the paper: one threshold for each whole task vector."""
+    """Return TIES with lambda 1 as in the paper, with one threshold per task vector."""
     trimmed = []
     for part in parts:
         vector = torch.cat([delta.abs().flatten() for delta in part.values()])
@@ -159,29 +162,32 @@ def dense_ties(parts: Sequence[Deltas], density: float) -> Deltas:
 
 
 def best(target: Deltas, rank: int) -> Deltas:
-    found = {}
+    """Return the best approximation of each delta at `rank`, by truncated SVD."""
+    approximations = {}
     for module, delta in target.items():
         u, s, v = torch.linalg.svd(delta, full_matrices=False)
-        found[module] = u[:, :rank] * s[:rank] @ v[:rank]
-    return found
+        approximations[module] = u[:, :rank] * s[:rank] @ v[:rank]
+    return approximations
 
 
 def norm(deltas: Iterable[Tensor]) -> float:
+    """Return the Frobenius norm over all modules."""
     return math.sqrt(sum(float(delta.square().sum()) for delta in deltas))
 
 
-def cell(found: Deltas | str, target: Deltas) -> str:
-    """The relative distance; with how many times the norm, where that is off by 5 % or more."""
-    if isinstance(found, str):
+def cell(merged: Deltas | str, target: Deltas) -> str:
+    """Return the relative distance, and the ratio of norms if it exceeds 1.05."""
+    if isinstance(merged, str):
         return "refused"
     size = norm(target.values())
-    distance = norm(found[m] - delta for m, delta in target.items()) / size
-    times = norm(found.values()) / size
+    distance = norm(merged[m] - delta for m, delta in target.items()) / size
+    times = norm(merged.values()) / size
     shown = f"{distance:.1e}" if distance < 1e-3 else f"{distance:.1%}"
     return f"{shown} (norm x{times:.2f})" if times > 1.05 else shown
 
 
 def sum_row(case: Case, root: Path) -> list[str]:
+    """Return distances to the weighted sum."""
     peft = Peft(case)
     target = weighted_sum([peft.deltas("0"), peft.deltas("1")], WEIGHTS)
     columns: list[Deltas | str] = [
@@ -192,10 +198,11 @@ def sum_row(case: Case, root: Path) -> list[str]:
         ours(case, root, "svd", WEIGHTS, rank=RANK),
         peft.merged("svd", WEIGHTS, svd_rank=RANK),
     ]
-    return [case.name, *(cell(found, target) for found in columns)]
+    return [case.name, *(cell(merged, target) for merged in columns)]
 
 
 def ties_row(case: Case, root: Path) -> list[str]:
+    """Return distances to TIES."""
     peft = Peft(case)
     target = dense_ties([peft.deltas("0"), peft.deltas("1")], DENSITY)
     equal = (1.0, 1.0)
@@ -205,10 +212,11 @@ def ties_row(case: Case, root: Path) -> list[str]:
         peft.merged("ties_svd", equal, svd_rank=RANK, density=DENSITY),
         peft.merged("ties", equal, density=DENSITY),
     ]
-    return [case.name, *(cell(found, target) for found in columns)]
+    return [case.name, *(cell(merged, target) for merged in columns)]
 
 
 def main() -> None:
+    """Print both tables."""
     logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)

@@ -1,7 +1,7 @@
-"""What a machine must offer before the environment can be installed.
+"""Checks of the machine before the environment is installed.
 
-Each check takes the facts it judges and returns what is wrong together with the remedy, or None.
-The file must parse on old Pythons, because saying "too old" is one of its duties.
+Each check takes the facts that it judges and returns a problem with its remedy, or None. The file
+must parse on old Pythons, because it reports that a Python is too old.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ NEEDED_GB = {"cpu": 6, "cuda": 16}
 
 
 def python_problem(version: tuple[int, ...]) -> str | None:
-    """`version` is (major, minor)."""
+    """Judge a version (major, minor)."""
     if OLDEST <= version[:2] <= NEWEST:
         return None
-    found = ".".join(str(part) for part in version[:2])
-    wanted = f"{OLDEST[0]}.{OLDEST[1]} to {NEWEST[0]}.{NEWEST[1]}"
+    this = ".".join(str(number) for number in version[:2])
+    supported = f"{OLDEST[0]}.{OLDEST[1]} to {NEWEST[0]}.{NEWEST[1]}"
     return (
-        f"Python {found} does not fit: vLLM needs {wanted}. Install one "
+        f"Python {this} is not supported: vLLM needs {supported}. Install one "
         "(for example `apt install python3.12 python3.12-venv`, or from python.org) "
         "and run `make PYTHON=python3.12 ...`."
     )
 
 
 def other_python() -> str | None:
-    """The path of an interpreter in range that is on the PATH, newest tested first."""
-    for name in ("python3.13", "python3.12", "python3.11"):
+    """Return the path of a supported interpreter on the PATH, the tested version first."""
+    for name in ("python3.11", "python3.12", "python3.13"):
         path = shutil.which(name)
         if path:
             return path
@@ -42,7 +42,7 @@ def other_python() -> str | None:
 
 
 def platform_problem(platform: str) -> str | None:
-    """`platform` as in `sys.platform`."""
+    """Judge a value of `sys.platform`."""
     if platform in ("linux", "darwin"):
         return None
     return f"vLLM does not run on '{platform}'. On Windows use WSL 2 with a Linux distribution."
@@ -69,7 +69,7 @@ def disk_problem(folder: Path, extra: str, free_bytes: int) -> str | None:
 
 
 def compiler_warning() -> str | None:
-    """vLLM and torch compile kernels on first use, with a C++ compiler and Python's headers."""
+    """Warn if a C++ compiler or Python's headers are missing: kernels are compiled on first use."""
     missing = []
     if not (shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")):
         missing.append("a C++ compiler")
@@ -87,7 +87,7 @@ def compiler_warning() -> str | None:
 
 
 def has_nvidia_gpu() -> bool:
-    """Whether the driver lists a GPU; a machine may carry nvidia-smi without one."""
+    """Return whether the driver lists a GPU; nvidia-smi may be installed without one."""
     if shutil.which("nvidia-smi") is None:
         return False
     try:

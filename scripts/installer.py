@@ -1,4 +1,4 @@
-"""pip, with a progress line instead of its hundreds of lines; the full log goes to a file."""
+"""Run pip with one progress line instead of its hundreds of lines; the full log goes to a file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NO_NETWORK = (
 
 
 class PipError(Exception):
-    """pip ended with an error; `output` is what it printed."""
+    """pip failed; `output` is what it printed."""
 
     def __init__(self, output: str, log: Path) -> None:
         super().__init__(explain(output, log))
@@ -27,9 +27,9 @@ class PipError(Exception):
 
 
 def explain(output: str, log: Path) -> str:
-    """One sentence on what went wrong, with the remedy."""
+    """Return one sentence on what went wrong, with the remedy."""
     errors = [line for line in output.splitlines() if line.startswith("ERROR:")]
-    last = errors[-1] if errors else "pip ended with an error"
+    last = errors[-1] if errors else "pip failed"
     if any(sign in output for sign in NO_NETWORK):
         return (
             "the package index cannot be reached. Check the network or the proxy "
@@ -46,13 +46,13 @@ def explain(output: str, log: Path) -> str:
 
 
 def install(python: Path, arguments: list[str], *, total: int, log: Path) -> None:
-    """Run `python -m pip install` and show how far it is.
+    """Run `python -m pip install` and show its progress.
 
     Args:
         python: the environment's interpreter.
-        arguments: what follows `pip install`.
-        total: how many requirements pip will go through.
-        log: receives everything that pip prints, appended.
+        arguments: arguments after `pip install`.
+        total: number of requirements that pip will process.
+        log: file to which all output of pip is appended.
 
     Raises:
         PipError: pip failed.
@@ -76,24 +76,25 @@ def install(python: Path, arguments: list[str], *, total: int, log: Path) -> Non
         for line in process.stdout or ():
             file.write(line)
             lines.append(line)
-            progress.see(line)
+            progress.update(line)
     progress.end()
     if process.returncode != 0:
         raise PipError("".join(lines), log)
 
 
 class Progress:
-    """Turns pip's lines into one line that moves (terminal) or a line every ten seconds (pipe)."""
+    """Turn pip's output into one rewritten line (terminal) or a line every ten seconds (pipe)."""
 
     def __init__(self, total: int) -> None:
         self._total = total
         self._done = 0
-        self._moves = sys.stdout.isatty()
+        self._terminal = sys.stdout.isatty()
         self._shown_at = time.monotonic()
 
-    def see(self, line: str) -> None:
+    def update(self, line: str) -> None:
+        """Count a line of pip's output, and show it if it tells something new."""
         words = line.split()
-        if line.startswith(("Collecting ", "Processing ")):  # from an index, from a file
+        if line.startswith(("Collecting ", "Processing ")):  # from an index, or from a file
             self._done += 1
             self._show(words[1].rpartition("/")[2])
         elif line.startswith("Requirement already satisfied: "):
@@ -104,15 +105,16 @@ class Progress:
             count = line.count(",") + 1
             self._show(f"unpacking {count} packages, a minute or two", always=count > 20)
 
-    def _show(self, what: str, *, always: bool = False) -> None:
-        text = f"  [{self._done:3}/{self._total}] {what}"
+    def _show(self, message: str, *, always: bool = False) -> None:
+        text = f"  [{self._done:3}/{self._total}] {message}"
         now = time.monotonic()
-        if self._moves:
+        if self._terminal:
             print(f"\r\x1b[K{text[:99]}", end="", flush=True)
         elif always or now - self._shown_at >= 10:
             self._shown_at = now
             print(text, flush=True)
 
     def end(self) -> None:
-        if self._moves:
+        """Remove the line from the terminal."""
+        if self._terminal:
             print("\r\x1b[K", end="", flush=True)

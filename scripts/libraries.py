@@ -1,7 +1,7 @@
-"""System libraries and programs that the pinned packages need and no wheel brings.
+"""System libraries and programs that the pinned packages need and no wheel contains.
 
-`LIBRARIES` was read from the wheels: what their extension modules name as NEEDED, less what is in
-the wheels themselves and less glibc.
+`LIBRARIES` was read from the wheels: the NEEDED entries of their extension modules, without those
+that the wheels contain and without glibc.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ LIBRARIES = {
     "cpu": ("libstdc++.so.6", "libgcc_s.so.1", "libz.so.1", "libnuma.so.1"),
     "cuda": ("libstdc++.so.6", "libgcc_s.so.1", "libz.so.1"),
 }
-"""Per build of vLLM, on Linux; macOS brings its own. `libnuma` is of vLLM's CPU kernels."""
+"""Build of vLLM -> libraries, on Linux; macOS has its own. vLLM's CPU kernels need `libnuma`."""
 
 OLDEST_GLIBC = (2, 28)
-"""The wheels of vLLM and torch are built for `manylinux_2_28`."""
+"""Oldest supported glibc: the wheels of vLLM and torch are built for `manylinux_2_28`."""
 
 PACKAGES = {
     "apt": {
@@ -38,27 +38,27 @@ PACKAGES = {
         "curl": "curl",
     },
 }
-"""Package manager -> what is missing -> the package that has it."""
+"""Package manager -> missing library or program -> its package."""
 
 
 def libc_problem(name: str, version: str) -> str | None:
-    """`name` and `version` as `platform.libc_ver()` tells them on Linux; musl has neither."""
+    """Judge `platform.libc_ver()` on Linux, where both values are empty with musl."""
     if name != "glibc":
         return (
             "this Linux has no glibc (Alpine has musl), and vLLM has no packages for it. Use a "
             "distribution with glibc, for example Debian, Ubuntu or Fedora."
         )
     if tuple(map(int, version.split(".")[:2])) < OLDEST_GLIBC:
-        wanted = ".".join(map(str, OLDEST_GLIBC))
+        oldest = ".".join(map(str, OLDEST_GLIBC))
         return (
-            f"glibc {version} is too old: the packages of vLLM and torch need {wanted} or newer, "
+            f"glibc {version} is too old: the packages of vLLM and torch need {oldest} or newer, "
             "as in Debian 11, Ubuntu 20.04 and RHEL 8 or later."
         )
     return None
 
 
 def missing_libraries(names: Iterable[str]) -> list[str]:
-    """The libraries in `names` (sonames) that the dynamic loader does not find."""
+    """Return the sonames in `names` that the dynamic loader does not find."""
     missing = []
     for name in names:
         try:
@@ -69,11 +69,10 @@ def missing_libraries(names: Iterable[str]) -> list[str]:
 
 
 def problem(extra: str, *, dev: bool) -> str | None:
-    """What this machine lacks to run the build `extra`, and with `dev` the tests, or None."""
+    """Return what this machine lacks for the build `extra`, and with `dev` for the tests, or None."""
     if sys.platform == "linux":
-        found = libc_problem(*platform.libc_ver())
-        if found:
-            return found
+        if libc := libc_problem(*platform.libc_ver()):
+            return libc
         missing = missing_libraries(LIBRARIES[extra])
     else:
         missing = []
@@ -83,8 +82,8 @@ def problem(extra: str, *, dev: bool) -> str | None:
 
 
 def explain(missing: Iterable[str], names: set[str]) -> str:
-    """Name what is missing and how to install it on a distribution with these `names`."""
-    what = " and ".join(
+    """Name what is missing, and how to install it on a distribution with these `names`."""
+    listed = " and ".join(
         f"{name} (the tests run the README's requests)" if name == "curl" else name
         for name in missing
     )
@@ -95,11 +94,11 @@ def explain(missing: Iterable[str], names: set[str]) -> str:
     else:
         packages = " ".join(PACKAGES["apt"][name] for name in missing)
         remedy = f"Install your distribution's packages (on Debian and Ubuntu: {packages})"
-    return f"not found on this machine: {what}. {remedy}, then run the same command again."
+    return f"not found on this machine: {listed}. {remedy}, then run the same command again."
 
 
 def distribution(release: Path = Path("/etc/os-release")) -> set[str]:
-    """ID and ID_LIKE of the Linux distribution, for example {"ubuntu", "debian"}."""
+    """Return ID and ID_LIKE of the Linux distribution, for example {"ubuntu", "debian"}."""
     try:
         lines = release.read_text(encoding="utf-8").splitlines()
     except OSError:

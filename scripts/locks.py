@@ -1,4 +1,4 @@
-"""Reading requirements/*.lock."""
+"""Read requirements/*.lock."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def read_pins(lock: Path, platform: str) -> list[str]:
-    """The pins of a lock that hold on `platform` (as in `sys.platform`), without their markers."""
+    """Return the pins of a lock for `platform` (a value of `sys.platform`), without markers."""
     pins = []
     for line in lock.read_text(encoding="utf-8").splitlines():
         pin, _, marker = line.partition(";")
@@ -17,5 +17,5 @@ def read_pins(lock: Path, platform: str) -> list[str]:
 
 
 def torch_cpu_pin(pins: list[str]) -> str | None:
-    """The pin of torch if it names the CPU build, which not every package index offers."""
+    """Return the pin of torch if it names the CPU build, which not every package index has."""
     return next((pin for pin in pins if pin.startswith("torch==") and pin.endswith("+cpu")), None)

@@ -1,9 +1,9 @@
-"""Create the environment and install the locked packages; does nothing when they are in place.
+"""Create the environment and install the locked packages, unless they are installed already.
 
     python3 -m scripts.setup [--extra auto|cpu|cuda] [--dev] [--venv .venv]
 
-Needs only Python and its standard library. `make serve` and `make test` call it. This file and
-scripts/checks.py must parse on old Pythons, because saying "too old" is one of their duties.
+Needs only Python's standard library. `make serve` and `make test` call it. This file and
+scripts/checks.py must parse on old Pythons, because they report that a Python is too old.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> int:
+    """Run the set-up, with another Python from the PATH if this one is not supported."""
     problem = checks.python_problem(sys.version_info[:2])
     if problem:
         other = checks.other_python()
@@ -29,7 +30,8 @@ def main() -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from scripts.environment import Environment, SetupError  # parses on Python 3.11 and newer only
+    """Install the environment; return the exit status."""
+    from scripts.environment import Environment, SetupError  # syntax of Python 3.11 and newer
 
     extra = arguments.extra
     if extra == "auto":
@@ -40,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     except SetupError as error:
         return fail(str(error))
     except KeyboardInterrupt:
-        print("\nsetup: interrupted; run the same command to go on", file=sys.stderr)
+        print("\nsetup: interrupted; run the same command to continue", file=sys.stderr)
         return 130
     return 0
 

@@ -80,7 +80,7 @@ def test_setup_parses_on_an_old_python() -> None:
 @pytest.mark.parametrize(
     ("problem", "says"),
     [
-        (checks.python_problem((3, 9)), "Python 3.9 does not fit"),
+        (checks.python_problem((3, 9)), "Python 3.9 is not supported"),
         (checks.python_problem((3, 15)), "3.11 to 3.14"),
         (checks.platform_problem("win32"), "WSL"),
         (checks.disk_problem(Path("/data"), "cpu", 2 * 10**9), "/data has 2.0 GB free"),
