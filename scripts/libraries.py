@@ -69,7 +69,7 @@ def missing_libraries(names: Iterable[str]) -> list[str]:
 
 
 def problem(extra: str, *, dev: bool) -> str | None:
-    """Return what this machine lacks for the build `extra`, and with `dev` for the tests, or None."""
+    """Return what this machine lacks for the build `extra` and, with `dev`, the tests; or None."""
     if sys.platform == "linux":
         if libc := libc_problem(*platform.libc_ver()):
             return libc
