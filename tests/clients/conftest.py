@@ -1,4 +1,4 @@
-"""A loopback server for the session, both clients behind one face, and the command line."""
+"""A loopback server for each file, both clients behind one face, and the command line."""
 
 from __future__ import annotations
 
@@ -55,12 +55,13 @@ class Awaiting(Blocking):
 KINDS: dict[str, type[Blocking]] = {"blocking": Blocking, "awaiting": Awaiting}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def app() -> FastAPI:
+    """An application of its own for each file: what one stores, no other finds."""
     return make_app()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def url(app: FastAPI) -> Iterator[str]:
     with served(app) as url:
         yield url
