@@ -8,34 +8,17 @@ new release fails there, by name, and not in the middle of an answer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from vllm.config import VllmConfig
 
 SUPPORTED = "0.32.0"
 """The vLLM release that the tests run."""
 
-
-@dataclass(frozen=True, slots=True)
-class Seam:
-    """One place where the engine part reaches into vLLM."""
-
-    change: str
-    """What is changed there, and why."""
-    file: str
-    """In vLLM's package."""
-    stub: str
-    """The classes, methods and attributes that the change touches, as Python source."""
-
-
-SEAMS = (
-    Seam(
-        "Our scheduler is a subclass that overrides these methods for the rows of gangs. While a "
-        "step is scheduled it lowers max_num_active_reqs and replaces lora_config; with auxiliary "
-        "models, kv_cache_manager is a RoutedKVCache. It refuses a request by its id in "
-        "grammar_compile_error_reqs.",
-        "v1/core/sched/scheduler.py",
-        """
+SEAMS = {
+    "v1/core/sched/scheduler.py": """
+# Our scheduler is a subclass that overrides these methods for the rows of gangs. While a step is
+# scheduled it lowers max_num_active_reqs and replaces lora_config; with auxiliary models,
+# kv_cache_manager is a RoutedKVCache. It refuses a request by its id in
+# grammar_compile_error_reqs.
 class Scheduler:
     kv_cache_manager
     lora_config
@@ -65,12 +48,9 @@ class Scheduler:
         self, request: Request
     ) -> tuple[KVCacheBlocks, int, int, bool]: ...
 """,
-    ),
-    Seam(
-        "RoutedKVCache stands in for the manager and passes each of these calls on to the manager "
-        "of the request's model.",
-        "v1/core/kv_cache_manager.py",
-        """
+    "v1/core/kv_cache_manager.py": """
+# RoutedKVCache stands in for the manager and passes each of these calls on to the manager of the
+# request's model.
 class KVCacheManager:
     def get_computed_blocks(self, request: Request) -> tuple[KVCacheBlocks, int, int]: ...
     def allocate_slots(
@@ -89,13 +69,10 @@ class KVCacheManager:
         self, blocks: KVCacheBlocks, num_computed_tokens: int
     ) -> KVCacheBlocks: ...
 """,
-    ),
-    Seam(
-        "The leader of a gang gets new sampling_params, max_tokens and skip_reading_prefix_cache; "
-        "a request that switches adapters gets a _block_hasher of its own, so that nobody shares "
-        "the blocks of its answer.",
-        "v1/request.py",
-        """
+    "v1/request.py": """
+# The leader of a gang gets new sampling_params, max_tokens and skip_reading_prefix_cache; a
+# request that switches adapters gets a _block_hasher of its own, so that nobody shares the blocks
+# of its answer.
 class Request:
     sampling_params
     max_tokens
@@ -104,12 +81,9 @@ class Request:
     _block_hasher
     def update_block_hashes(self) -> None: ...
 """,
-    ),
-    Seam(
-        "The sampler of a model runner is replaced: the base model's composes before it samples, "
-        "an auxiliary model's takes the tokens of the leaders.",
-        "v1/sample/sampler.py",
-        """
+    "v1/sample/sampler.py": """
+# The sampler of a model runner is replaced: the base model's composes before it samples, an
+# auxiliary model's takes the tokens of the leaders.
 class Sampler:
     def __init__(
         self, logprobs_mode: LogprobsMode = 'raw_logprobs', use_fp64_gumbel: bool = False
@@ -119,13 +93,10 @@ class Sampler:
         predict_bonus_token: bool = False, logprobs_mode_override: LogprobsMode | None = None,
     ) -> SamplerOutput: ...
 """,
-    ),
-    Seam(
-        "make_lora_inputs is replaced, so that one row may use several adapters; "
-        "logitsprocs_need_output_token_ids is switched off; the prev_ fields are emptied before a "
-        "step in which a model computes nothing; on CPU, generators can be rewound.",
-        "v1/worker/gpu_input_batch.py",
-        """
+    "v1/worker/gpu_input_batch.py": """
+# make_lora_inputs is replaced, so that one row may use several adapters;
+# logitsprocs_need_output_token_ids is switched off; the prev_ fields are emptied before a step in
+# which a model computes nothing; on CPU, generators can be rewound.
 class InputBatch:
     logitsprocs_need_output_token_ids
     prev_sampled_token_ids
@@ -137,30 +108,17 @@ class InputBatch:
         self, num_scheduled_tokens: np.ndarray, num_sampled_tokens: np.ndarray
     ) -> tuple[tuple[int, ...], tuple[int, ...], set[LoRARequest]]: ...
 """,
-    ),
-    Seam(
-        "Not-a-number that a failed probe left in kv_caches is overwritten before another request "
-        "can read it.",
-        "v1/worker/gpu_model_runner.py",
-        """
+    "v1/worker/gpu_model_runner.py": """
+# Not-a-number that a failed probe left in kv_caches is overwritten before another request can
+# read it.
 class GPUModelRunner:
     kv_caches
     sampler
     execute_model_state
-    def execute_model(
-        self, scheduler_output: 'SchedulerOutput',
-        intermediate_tensors: IntermediateTensors | None = None,
-    ) -> ModelRunnerOutput | AsyncModelRunnerOutput | IntermediateTensors | None: ...
-    def sample_tokens(
-        self, grammar_output: 'GrammarOutput | None'
-    ) -> ModelRunnerOutput | AsyncModelRunnerOutput | IntermediateTensors: ...
 """,
-    ),
-    Seam(
-        "_load_adapter and set_active_adapters of a LoRA manager are replaced, so that adapters "
-        "load in the background and a missing file ends requests, not the engine.",
-        "lora/worker_manager.py",
-        """
+    "lora/worker_manager.py": """
+# _load_adapter and set_active_adapters of a LoRA manager are replaced, so that adapters load in
+# the background and a missing file ends requests, not the engine.
 class WorkerLoRAManager:
     _adapter_manager
     def _load_adapter(self, lora_request: LoRARequest) -> LoRAModel: ...
@@ -169,12 +127,9 @@ class WorkerLoRAManager:
 class LRUCacheWorkerLoRAManager:
     def _apply_adapters(self, lora_requests: set[LoRARequest]) -> None: ...
 """,
-    ),
-    Seam(
-        "The adapters of the output layer are exchanged for a moment where other rows go through "
-        "it; on CPU the layers get kernels and stacked factors of ours.",
-        "lora/model_manager.py",
-        """
+    "lora/model_manager.py": """
+# The adapters of the output layer are exchanged for a moment where other rows go through it; on
+# CPU the layers get kernels and stacked factors of ours.
 class LoRAModelManager:
     punica_wrapper_mapping
     _last_mapping
@@ -183,11 +138,8 @@ class LoRAModelManager:
         self, lora_model: LoRAModel, module_name: str
     ) -> LoRALayerWeights | None: ...
 """,
-    ),
-    Seam(
-        "The CPU kernels of ours override these.",
-        "lora/punica_wrapper/punica_cpu.py",
-        """
+    "lora/punica_wrapper/punica_cpu.py": """
+# The CPU kernels of ours override these.
 class PunicaWrapperCPU:
     def add_lora_linear(
         self, y: torch.Tensor, x: torch.Tensor, lora_a_stacked: tuple[torch.Tensor, ...],
@@ -203,26 +155,21 @@ class PunicaWrapperCPU:
         lora_b_stacked: torch.Tensor, scale, *, buffer: torch.Tensor | None = None, **kwargs: Any,
     ) -> None: ...
 """,
-    ),
-    Seam(
-        "The figures of gangs travel to the workers as an attribute of a step's output, and "
-        "what a step could not load travels back on its result, which may be deferred.",
-        "v1/outputs.py",
-        """
+    "v1/outputs.py": """
+# The figures of gangs travel to the workers as an attribute of a step's output, and what a step
+# could not load travels back on its result, which may be deferred.
 class AsyncModelRunnerOutput:
     def get_output(self) -> ModelRunnerOutput: ...
 """,
-    ),
-    Seam(
-        "The server replaces lora_states of the output processor: vLLM would count the adapters "
-        "of gangs by their engine names. (server/engine/vllm_engine.py)",
-        "v1/engine/output_processor.py",
-        """
+    "v1/engine/output_processor.py": """
+# The server replaces lora_states of the output processor: vLLM would count the adapters of gangs
+# by their engine names. (server/engine/vllm_engine.py)
 class OutputProcessor:
     lora_states
 """,
-    ),
-)
+}
+"""File in vLLM's package -> what is changed there, and the classes, methods and attributes that the
+change touches, as Python source."""
 
 
 def check_engine(config: VllmConfig) -> None:

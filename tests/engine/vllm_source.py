@@ -110,6 +110,8 @@ RELIES_ON: dict[str, tuple[str, ...]] = {
     "v1/worker/gpu_model_runner.py": (
         "self.sampler = Sampler(",
         "return self.sampler(",
+        '    def execute_model(\n        self,\n        scheduler_output: "SchedulerOutput",\n',
+        '    def sample_tokens(\n        self, grammar_output: "GrammarOutput | None"\n    )',
         "logits=logits,",
         "gen.set_offset(gen.get_offset() - 4)",
         "if grammar_output is not None:\n            apply_grammar_bitmask(",

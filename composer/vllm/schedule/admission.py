@@ -80,7 +80,7 @@ class Admission:
         if step.refuses(gang):
             return False
         reservation = self.reservation_before(gang.leader)
-        need = Need.of(gang.rows, gang.adapters, self._limits)
+        need = Need.of(gang.rows, gang.adapters, self._limits, now=False)
         if reservation is not None and not reservation.lets_pass(need):
             return False
         if short := self._release_or_find_short(gang, step):

@@ -311,7 +311,7 @@ class _GangScheduler(Scheduler):
         if not step.has_slots(adapters):
             return False
         if (reservation := self.admission.reservation_before(request)) is not None:
-            need = Need.of([request], adapters, self.limits)
+            need = Need.of([request], adapters, self.limits, now=False)
             if not reservation.lets_pass(need):
                 # The next in line has to wait as well. But a preempted request stands first in
                 # line, whenever it arrived: end vLLM's loop only after the gang had its turn.

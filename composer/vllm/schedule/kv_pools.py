@@ -65,6 +65,14 @@ class RoutedKVCache:
         self._base = base
         self._managers: dict[str | None, KVCacheManager] = {None: base} | dict(auxiliary)
         self._manager_of: dict[str, KVCacheManager] = {}  # by request, of auxiliary models
+        # What no auxiliary model has or needs.
+        self.coordinator = base.coordinator
+        self.block_pool = base.block_pool
+        self.empty_kv_cache_blocks = base.empty_kv_cache_blocks
+        self.take_boundary_state_offloads = base.take_boundary_state_offloads
+        self.take_kv_cache_block_copies = base.take_kv_cache_block_copies
+        self.take_events = base.take_events
+        self.make_prefix_cache_stats = base.make_prefix_cache_stats
 
     @property
     def by_model(self) -> Mapping[str | None, KVCacheManager]:
@@ -129,29 +137,3 @@ class RoutedKVCache:
     def usage(self) -> float:
         """Usage of the fullest pool, from 0 to 1: requests will wait for it."""
         return float(max(manager.usage for manager in self._managers.values()))
-
-    # ---- calls about the base model: auxiliary models have none of this
-
-    @property
-    def coordinator(self) -> Any:
-        return self._base.coordinator
-
-    @property
-    def block_pool(self) -> Any:
-        return self._base.block_pool
-
-    @property
-    def empty_kv_cache_blocks(self) -> Any:
-        return self._base.empty_kv_cache_blocks
-
-    def take_boundary_state_offloads(self) -> Any:
-        return self._base.take_boundary_state_offloads()
-
-    def take_kv_cache_block_copies(self) -> Any:
-        return self._base.take_kv_cache_block_copies()
-
-    def take_events(self) -> Any:
-        return self._base.take_events()
-
-    def make_prefix_cache_stats(self) -> Any:
-        return self._base.make_prefix_cache_stats()

@@ -11,7 +11,7 @@ then is complete; and what it does not need stays open to others.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from vllm.v1.request import Request
@@ -29,24 +29,17 @@ class Need:
     adapters: frozenset[Slot]
 
     @staticmethod
-    def of(rows: Iterable[Request], adapters: Iterable[Slot], limits: EngineLimits) -> Need:
-        """Return the need of rows with all the tokens that they may ever have."""
-        rows = list(rows)
+    def of(
+        rows: Collection[Request], adapters: Iterable[Slot], limits: EngineLimits, *, now: bool
+    ) -> Need:
+        """Return the need of rows: with `now` for the tokens that they have, otherwise for all that
+        they may ever have."""
         blocks: Counter[str | None] = Counter()
         for row in rows:
+            final = 0 if now else row.num_prompt_tokens + row.max_tokens - 1
             model = model_of(row)
-            tokens = max(row.num_tokens, row.num_prompt_tokens + row.max_tokens - 1)
-            blocks[model] += limits.models[model].kv.of_tokens(tokens)
+            blocks[model] += limits.models[model].kv.of_tokens(max(row.num_tokens, final))
         return Need(len(rows), blocks, frozenset(adapters))
-
-    @staticmethod
-    def to_admit(gang: Gang, limits: EngineLimits) -> Need:
-        """Return the need of a gang's rows with the tokens that they have now."""
-        blocks: Counter[str | None] = Counter()
-        for row in gang.rows:
-            model = model_of(row)
-            blocks[model] += limits.models[model].kv.of_tokens(row.num_tokens)
-        return Need(len(gang.rows), blocks, gang.adapters)
 
 
 @dataclass(slots=True)
@@ -68,7 +61,7 @@ class Reservation:
     adapters: Counter[Slot] = field(default_factory=Counter)  # how many need each of them
 
     def __post_init__(self) -> None:
-        self._add(Need.to_admit(self.gang, self.limits))
+        self._add(Need.of(self.gang.rows, self.gang.adapters, self.limits, now=True))
 
     def begin_step(self) -> None:
         """Forget requests that have left the batch."""
