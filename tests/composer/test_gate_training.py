@@ -1,4 +1,4 @@
-"""Gates are trained on what they will see: the zoo's adapters, told apart by their own answers."""
+"""Gates are trained on what they will see: the zoo's adapters, distinguished by their answers."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ def test_the_command_from_end_to_end(
     digests = {name: inspect(zoo.ADAPTERS[name], name).digest for name in NAMES}
     assert gate.digests == {BASE: None, **digests}
     assert float(gate.metadata["accuracy"]) > 0.95
-    said = capsys.readouterr().out
-    assert "count: " in said
-    assert gate.digest in said
+    printed = capsys.readouterr().out
+    assert "count: " in printed
+    assert gate.digest in printed
     assert main(words) == 0
     assert load_gate(output).digest == gate.digest, "the same examples give the same gate"
 
@@ -74,18 +74,18 @@ def test_states_are_what_the_output_layer_reads(files: Mapping[str, Path]) -> No
     examples = read_examples(files["sort"], TOKENIZER, 3, 100)
     model = HiddenStates(zoo.BASE, {"sort": zoo.ADAPTERS["sort"]})
     oracle = Oracle(zoo.BASE, {"sort": zoo.ADAPTERS["sort"]})
-    told: list[int] = []
+    batch_sizes: list[int] = []
     for since in (0, 4, 10**9):
         readings = [Reading(e.tokens, since, e.positions()) for e in examples]
-        found = dict(model.under("sort", readings, told.append))
-        assert sum(told) == len(found) == 3
-        told.clear()
+        found = dict(model.under("sort", readings, batch_sizes.append))
+        assert sum(batch_sizes) == len(found) == 3
+        batch_sizes.clear()
         for i, example in enumerate(examples):
             choices = [None if p < since else "sort" for p in range(len(example.tokens))]
             _, hidden = oracle.switched(example.tokens, [], choices)
             at = example.positions()
             torch.testing.assert_close(found[i], hidden[at.start : at.stop], rtol=1e-4, atol=1e-4)
-    alone = dict(model.under(None, readings, told.append))
+    alone = dict(model.under(None, readings, batch_sizes.append))
     assert all(torch.equal(alone[i], found[i]) for i in range(3))
 
 
@@ -155,7 +155,7 @@ def test_examples(line: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "has 0 examples"),
         ("Sort d b a c", "has 1 examples"),
@@ -170,10 +170,10 @@ def test_examples(line: str, tmp_path: Path) -> None:
         ("a", "no answer within 100 tokens"),
     ],
 )
-def test_examples_that_are_refused(text: str, said: str, tmp_path: Path) -> None:
+def test_examples_that_are_refused(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "texts"
     path.write_text(text)
-    with pytest.raises(GateError, match=said):
+    with pytest.raises(GateError, match=message):
         read_examples(path, TOKENIZER, 5, 100)
 
 

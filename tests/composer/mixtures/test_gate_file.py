@@ -133,7 +133,7 @@ def _without_bias(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "message"),
     [
         (_damaged, "digest"),
         (_truncated, "cannot be read as a gate"),
@@ -148,17 +148,17 @@ def _without_bias(path: Path) -> None:
         (_without_bias, "no tensor 'bias'"),
     ],
 )
-def test_files_that_are_refused(path: Path, spoil: Callable[[Path], None], said: str) -> None:
+def test_files_that_are_refused(path: Path, spoil: Callable[[Path], None], message: str) -> None:
     spoil(path)
     with pytest.raises(GateError) as error:
         load_gate(path)
-    assert said in error.value.message
+    assert message in error.value.message
     assert str(path) in error.value.message
     assert "composer router train" in error.value.message
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"weight": GATE.weight * np.float32(np.nan)}, "not finite"),
         ({"weight": GATE.weight.astype(np.float64)}, "float64"),
@@ -167,8 +167,8 @@ def test_files_that_are_refused(path: Path, spoil: Callable[[Path], None], said:
         ({"classes": ("base",)}, "two or more"),
     ],
 )
-def test_gates_that_cannot_be(change: dict[str, object], said: str) -> None:
-    with pytest.raises(GateError, match=said):
+def test_gates_that_cannot_be(change: dict[str, object], message: str) -> None:
+    with pytest.raises(GateError, match=message):
         replace(GATE, **change)  # type: ignore[arg-type]
 
 

@@ -154,19 +154,19 @@ def test_a_gate_judges_by_the_state_of_the_token_before(oracle: Oracle) -> None:
 def test_gated_answers_are_without_mismatch(oracle: Oracle) -> None:
     gate = random_gate()
     answer = gated_greedy(oracle, PROMPT, CANDIDATES, gate, 12)
-    told = gated(oracle, PROMPT, answer, CANDIDATES, gate).choices[19 : 19 + 12]
-    assert len(set(told)) > 1
-    assert gated_mismatches(oracle, PROMPT, answer, CANDIDATES, gate, told) == ([], [])
+    choices = gated(oracle, PROMPT, answer, CANDIDATES, gate).choices[19 : 19 + 12]
+    assert len(set(choices)) > 1
+    assert gated_mismatches(oracle, PROMPT, answer, CANDIDATES, gate, choices) == ([], [])
     # A candidate that the gate did not want is found, and followed: what comes after is judged by
     # what it computed.
-    wrong = [*told[:4], (told[4] + 1) % 3, *told[5:]]
+    wrong = [*choices[:4], (choices[4] + 1) % 3, *choices[5:]]
     _, found = gated_mismatches(oracle, PROMPT, answer, CANDIDATES, gate, wrong)
-    assert (found[0].position, found[0].token, found[0].expected) == (4, wrong[4], told[4])
+    assert (found[0].position, found[0].token, found[0].expected) == (4, wrong[4], choices[4])
     followed = gated(oracle, PROMPT, answer, CANDIDATES, gate, follow=wrong)
     present = [0] * 19 + wrong + followed.choices[-1:]
     logits, _ = oracle.switched(PROMPT, answer, [CANDIDATES[choice] for choice in present])
     torch.testing.assert_close(followed.logits, logits, atol=1e-3, rtol=1e-3)
     tokens, _ = gated_mismatches(
-        oracle, PROMPT, [*answer[:5], answer[5] + 1], CANDIDATES, gate, told[:6]
+        oracle, PROMPT, [*answer[:5], answer[5] + 1], CANDIDATES, gate, choices[:6]
     )
     assert [m.position for m in tokens] == [5]

@@ -69,23 +69,23 @@ def test_weights_over_many_steps(router: MixtureParameters, constrained: bool) -
     kernel = MixtureKernel(groups, tensor)
     steps = [*range(6), 4, 5, 6, 7]  # tokens 4 and 5 are sampled again
     tokens = [[(7 * p + 3 * g + 1) % V for g in range(5)] for p in range(8)]
-    told: dict[int, torch.Tensor] = {}
+    weights: dict[int, torch.Tensor] = {}
     for position in steps:
         logits = logits_of(position, 5)
         kernel.prepare([Turn(slot, position) for slot in slots], states)
         kernel.compose([logits], constrained)
         kernel.update(torch.tensor(tokens[position]).unsqueeze(1))
-        told[position] = kernel.weights
+        weights[position] = kernel.weights
     for index, group in enumerate(groups):
         prior = torch.tensor(group.weights, dtype=torch.float64)
         rows = list(group.rows)
         log_probs = torch.stack(
             [logits_of(p, 5)[rows].double().log_softmax(1) for p in range(8)], 1
         )  # [K, T, V]
-        said = torch.tensor([tokens[p][group.rows[0]] for p in range(8)])
-        evidence = log_probs[:, torch.arange(8), said]
+        sampled_tokens = torch.tensor([tokens[p][group.rows[0]] for p in range(8)])
+        evidence = log_probs[:, torch.arange(8), sampled_tokens]
         expected = reference(prior, evidence[:, :7], log_probs, router)
-        found = torch.stack([told[p][index, : len(rows)] for p in range(8)]).double()
+        found = torch.stack([weights[p][index, : len(rows)] for p in range(8)]).double()
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
         total = states.totals(slots[index], len(rows))[8 % DEPTH]
         torch.testing.assert_close(total, expected.sum(0), atol=1e-5, rtol=1e-5)
@@ -97,7 +97,9 @@ def test_an_expert_recovers_from_a_token_that_it_ruled_out() -> None:
     kernel = MixtureKernel([GangRows((0, 0), (0.5, 0.5), (), (0, 1), router)], tensor)
     states = MixtureStates(CPU)
     slot, steps = states.take(2), 20
-    said = torch.tensor([V - 1, *[3] * (steps - 1)])  # the first is beyond the second vocabulary
+    sampled_tokens = torch.tensor(
+        [V - 1, *[3] * (steps - 1)]
+    )  # the first is beyond the second vocabulary
     found, log_probs = [], []
     for position in range(steps):
         base, small = torch.zeros(1, V), torch.zeros(1, V - 5)
@@ -105,12 +107,12 @@ def test_an_expert_recovers_from_a_token_that_it_ruled_out() -> None:
         log_probs.append(pad(small, (0, 5), value=-math.inf).double().log_softmax(1)[0])
         kernel.prepare([Turn(slot, position)], states)
         kernel.compose([base, small], constrained=False)
-        kernel.update(said[position].view(1, 1))
+        kernel.update(sampled_tokens[position].view(1, 1))
         found.append(kernel.weights[0].double())
     both = torch.stack(
         [torch.zeros(steps, V).double().log_softmax(1), torch.stack(log_probs)]
     )  # [K, T, V]
-    evidence = both[:, torch.arange(steps), said][:, :-1]
+    evidence = both[:, torch.arange(steps), sampled_tokens][:, :-1]
     expected = reference(torch.tensor([0.5, 0.5]).double(), evidence, both, router)
     assert expected[1, 1] == 0
     assert expected[-1, 1] > 0.9
