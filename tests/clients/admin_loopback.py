@@ -1,7 +1,7 @@
 """The routes for administrators, without adapters behind them.
 
-An alias says how its answers are: `status-409` is refused, before its body is read; `new` is not
-there; `gone` was deleted; all others are at version 3. `origin` of an answer is what was received.
+The alias chooses the answer: `status-409` is refused before its body is read; `new` does not exist;
+`gone` was deleted; all others are at version 3. `origin` of an answer is the request as received.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def entry(alias: str, action: Action, origin: dict[str, Any]) -> dict[str, Any]:
 async def received(request: Request) -> dict[str, Any]:
     names = ("authorization", "if-match", "if-none-match", "content-type", "content-length")
     headers = {name: request.headers[name] for name in names if name in request.headers}
-    told: dict[str, Any] = {
+    seen: dict[str, Any] = {
         "line": f"{request.method} {request.scope['raw_path'].decode()}",
         **headers,
     }
@@ -71,17 +71,17 @@ async def received(request: Request) -> dict[str, Any]:
                     digest = hashlib.sha256()
                     while piece := await value.read(2**20):
                         digest.update(piece)
-                    told[name] = [value.filename, digest.hexdigest()]
+                    seen[name] = [value.filename, digest.hexdigest()]
                 else:
-                    told[name] = json.loads(value)
+                    seen[name] = json.loads(value)
     elif kind == "application/json":
-        told["json"] = await request.json()
+        seen["json"] = await request.json()
     else:
         digest = hashlib.sha256()
         async for piece in request.stream():
             digest.update(piece)
-        told["sha256"] = digest.hexdigest()
-    return told
+        seen["sha256"] = digest.hexdigest()
+    return seen
 
 
 @router.get("")
@@ -96,8 +96,8 @@ async def history(alias: str, request: Request) -> Response:
     if alias.startswith("status-") or alias == "new":
         return await answer(request, alias)
     actions = [Action.PUBLISH, Action.POLICY, Action.DELETE if alias == "gone" else Action.PUBLISH]
-    told = await received(request)
-    data = [version(alias, number, action, told) for number, action in enumerate(actions, 1)]
+    seen = await received(request)
+    data = [version(alias, number, action, seen) for number, action in enumerate(actions, 1)]
     return JSONResponse({"object": "list", "data": data})
 
 

@@ -170,7 +170,7 @@ def _answer(model: str, **choice: Any) -> dict[str, Any]:
 
 
 def _computed(model: str) -> dict[str, Any]:
-    """What an answer, or the first and the last chunk of one, says about how it was computed.
+    """Return what an answer, or its first and last chunk, reports about its computation.
 
     `lost` is a request whose composition a gateway dropped.
     """

@@ -25,8 +25,8 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COMPOSER_ADMIN_KEY", KEY)
 
 
-def told(composer: Composer, *words: str) -> dict[str, Any]:
-    """What the server received from a command that went well."""
+def received_of(composer: Composer, *words: str) -> dict[str, Any]:
+    """Return what the server received from a command that succeeded."""
     code, out, err = composer("adapters", *words, "--json")
     assert (code, err) == (0, "")
     origin: dict[str, Any] = json.loads(out)["origin"]
@@ -78,14 +78,16 @@ def test_history(composer: Composer) -> None:
 def test_publish_a_source(composer: Composer) -> None:
     code, out, err = composer("adapters", "publish", "polite", "--source", "hf://org/name")
     assert (code, out, err) == (0, f"polite  version 3  {SHORT}\n", "")
-    received = told(composer, "publish", "polite", "--source", "hf://org/name", "--if-match", "2")
+    received = received_of(
+        composer, "publish", "polite", "--source", "hf://org/name", "--if-match", "2"
+    )
     assert received["json"] == {"source": "hf://org/name"}
     assert received["if-match"] == '"2"'
-    received = told(composer, "publish", "polite", "--merge", '{"method": "sum"}', "--new")
+    received = received_of(composer, "publish", "polite", "--merge", '{"method": "sum"}', "--new")
     assert received["json"] == {"merge": {"method": "sum"}}
     assert received["if-none-match"] == "*"
     for what in ("extract", "patch"):
-        received = told(composer, "publish", "polite", f"--{what}", '{"rank": 8}')
+        received = received_of(composer, "publish", "polite", f"--{what}", '{"rank": 8}')
         assert received["json"] == {what: {"rank": 8}}
 
 
@@ -94,10 +96,12 @@ def test_publish_files(composer: Composer, tmp_path: Path) -> None:
         for name in FILES:
             (tmp_path / name).write_text(name)
             archive.write(tmp_path / name, name)
-    received = told(composer, "publish", "new", "--folder", str(tmp_path), "--no-compositions")
+    received = received_of(
+        composer, "publish", "new", "--folder", str(tmp_path), "--no-compositions"
+    )
     assert {received[name][0] for name in FILES} == set(FILES)
     assert received["policy"] == {"compositions": False}
-    received = told(composer, "publish", "new", "--archive", str(tmp_path / "a.zip"))
+    received = received_of(composer, "publish", "new", "--archive", str(tmp_path / "a.zip"))
     assert received["content-type"] == "application/zip"
 
 
@@ -105,7 +109,7 @@ def test_publish_with_what_it_is_for(composer: Composer, tmp_path: Path) -> None
     file = tmp_path / "examples.txt"
     file.write_text("Could you?\n\nPlease, über uns?\n", encoding="utf-8")
     words = ("--examples", str(file), "--description", "manners")
-    received = told(composer, "publish", "polite", "--source", "x", *words)
+    received = received_of(composer, "publish", "polite", "--source", "x", *words)
     assert received["json"] == {
         "source": "x",
         "examples": ["Could you?", "Please, über uns?"],
@@ -122,13 +126,15 @@ def test_the_profile_keeps_what_is_not_named(composer: Composer, tmp_path: Path)
         "description  manners",
         'examples     2, such as "Could you?"',
     ]
-    received = told(composer, "profile", "polite", "--description", "")
+    received = received_of(composer, "profile", "polite", "--description", "")
     assert received["line"] == "PUT /v1/adapters/polite/profile"
     assert received["json"] == {**PROFILE, "description": ""}
     assert received["if-match"] == '"3"'
     file = tmp_path / "examples.txt"
     file.write_text("Sorry?\n")
-    received = told(composer, "profile", "polite", "--examples", str(file), "--if-match", "2")
+    received = received_of(
+        composer, "profile", "polite", "--examples", str(file), "--if-match", "2"
+    )
     assert received["json"] == {**PROFILE, "examples": ["Sorry?"]}
     assert received["if-match"] == '"2"'
 
@@ -140,14 +146,14 @@ def test_a_served_version_that_does_not_load_is_a_warning(composer: Composer) ->
 
 
 def test_roll_back_and_delete(composer: Composer) -> None:
-    received = told(composer, "rollback", "polite", "--to", "1", "--if-match", "3")
+    received = received_of(composer, "rollback", "polite", "--to", "1", "--if-match", "3")
     assert (received["line"], received["json"], received["if-match"]) == (
         "POST /v1/adapters/polite/rollback",
         {"to": 1},
         '"3"',
     )
-    assert "json" not in told(composer, "rollback", "polite")
-    assert told(composer, "delete", "polite", "--if-match", "3")["if-match"] == '"3"'
+    assert "json" not in received_of(composer, "rollback", "polite")
+    assert received_of(composer, "delete", "polite", "--if-match", "3")["if-match"] == '"3"'
     assert composer("adapters", "delete", "polite")[1] == "polite  version 3  deleted\n"
 
 
@@ -167,13 +173,13 @@ def test_a_policy_keeps_what_is_not_named(
     before = json.loads(out)
     assert before["negative"] is False
     assert before["keys"][0].startswith("sha256:")
-    received = told(composer, "policy", "polite", *options)
+    received = received_of(composer, "policy", "polite", *options)
     assert received["line"] == "PUT /v1/adapters/polite/policy"
     assert received["json"] == {**before, **changed}
     assert received["if-match"] == '"3"'  # of what was read: two changes cannot undo each other
-    received = told(composer, "policy", "polite", *options, "--if-match", "2")
+    received = received_of(composer, "policy", "polite", *options, "--if-match", "2")
     assert received["if-match"] == '"2"'
-    received = told(composer, "publish", "polite", "--source", "x", *options)
+    received = received_of(composer, "publish", "polite", "--source", "x", *options)
     assert received["json"] == {"source": "x", "policy": {**before, **changed}}
     assert received["if-match"] == '"3"'
 
@@ -184,10 +190,10 @@ def test_a_policy_keeps_what_is_not_named(
 def test_a_policy_for_an_alias_that_stands_for_nothing(
     composer: Composer, alias: str, kept: dict[str, Any]
 ) -> None:
-    received = told(composer, "publish", alias, "--source", "x", "--key", "a")
+    received = received_of(composer, "publish", alias, "--source", "x", "--key", "a")
     assert received["json"]["policy"] == {**kept, "keys": ["a"]}  # a deletion keeps the policy
     assert received["if-match"] == '"0"'
-    received = told(composer, "publish", alias, "--source", "x", "--key", "a", "--new")
+    received = received_of(composer, "publish", alias, "--source", "x", "--key", "a", "--new")
     assert received["if-none-match"] == "*"
     assert "if-match" not in received
 
@@ -203,11 +209,11 @@ def test_the_key_comes_from_the_option_or_the_environment(
     composer: Composer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COMPOSER_API_KEY", "a key for requests")
-    assert told(composer, "show", "polite")["authorization"] == f"Bearer {KEY}"
-    given = told(composer, "show", "polite", "--admin-key", "another")
-    assert given["authorization"] == "Bearer another"
+    assert received_of(composer, "show", "polite")["authorization"] == f"Bearer {KEY}"
+    received = received_of(composer, "show", "polite", "--admin-key", "another")
+    assert received["authorization"] == "Bearer another"
     monkeypatch.delenv("COMPOSER_ADMIN_KEY")
-    assert told(composer, "show", "polite")["authorization"] == "Bearer a key for requests"
+    assert received_of(composer, "show", "polite")["authorization"] == "Bearer a key for requests"
     monkeypatch.delenv("COMPOSER_API_KEY")
     code, out, err = composer("adapters", "show", "polite")
     assert (code, out) == (2, "")
@@ -232,7 +238,7 @@ def test_refusals(composer: Composer, words: list[str], status: int, expected: i
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "message"),
     [
         (["--folder", "/nowhere"], "/nowhere/adapter_config.json"),
         (["--archive", "/nowhere.zip"], "/nowhere.zip"),
@@ -240,16 +246,16 @@ def test_refusals(composer: Composer, words: list[str], status: int, expected: i
         (["--source", "x", "--timeout", "-1"], "--timeout"),
     ],
 )
-def test_wrong_publications(composer: Composer, words: list[str], says: str) -> None:
+def test_wrong_publications(composer: Composer, words: list[str], message: str) -> None:
     code, out, err = composer("adapters", "publish", "polite", *words)
     assert (code, out) == (2, "")
     assert err.startswith("composer: ")
-    assert says in err
+    assert message in err
     assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "message"),
     [
         ([], "Missing command"),
         (["fly"], "'fly'"),
@@ -264,11 +270,11 @@ def test_wrong_publications(composer: Composer, words: list[str], says: str) -> 
         (["delete", "polite", "--if-match", "x"], "'--if-match'"),
     ],
 )
-def test_a_wrong_command_line_is_code_2(composer: Composer, words: list[str], says: str) -> None:
+def test_a_wrong_command_line_is_code_2(composer: Composer, words: list[str], message: str) -> None:
     code, out, err = composer("adapters", *words)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("composer: ")
-    assert says in err
+    assert message in err
     assert "--help'" in err
 
 
@@ -315,6 +321,6 @@ sys.modules["torch"] = None  # not installed, to `import`
 from clients.cli.main import main
 print(main(["adapters", "merge", "--method", "sum", "--adapter", "x", "--output", "y", "--json"]))
 """
-    said = run(code)
-    assert said.startswith("2\n")
-    assert "composer: merge needs more than the client" in said
+    output = run(code)
+    assert output.startswith("2\n")
+    assert "composer: merge needs more than the client" in output

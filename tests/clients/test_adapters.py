@@ -30,11 +30,11 @@ MIB = 2**20
 
 def sent(answer: Any) -> dict[str, Any]:
     """What the server received, without what every request has."""
-    told: dict[str, Any] = dict(answer.origin)
-    told.pop("content-length", None)
-    if told.get("sha256") == EMPTY:
-        del told["sha256"]
-    return told
+    received: dict[str, Any] = dict(answer.origin)
+    received.pop("content-length", None)
+    if received.get("sha256") == EMPTY:
+        del received["sha256"]
+    return received
 
 
 def sha256(data: bytes) -> str:
@@ -67,14 +67,14 @@ def test_an_adapter(caller: Caller) -> None:
 
 
 def test_all_adapters(caller: Caller) -> None:
-    found = caller.call("list_adapters")
-    assert [(entry.alias, entry.served) for entry in found.data] == [
+    adapters = caller.call("list_adapters")
+    assert [(entry.alias, entry.served) for entry in adapters.data] == [
         ("broken", False),
         ("polite", True),
     ]
-    assert found.data[0].error == "no\nroom"
-    assert found.retiring == ("polite@0123456789ab",)
-    assert sent(found.data[0]) == {"line": "GET /v1/adapters"}
+    assert adapters.data[0].error == "no\nroom"
+    assert adapters.retiring == ("polite@0123456789ab",)
+    assert sent(adapters.data[0]) == {"line": "GET /v1/adapters"}
 
 
 def test_history(caller: Caller) -> None:
@@ -103,11 +103,11 @@ def test_a_publication_that_the_server_makes(caller: Caller, what: str, policy: 
 
 @pytest.mark.parametrize("policy", [None, {"keys": ["ü", "b"]}])
 def test_files_are_sent_as_a_form(caller: Caller, folder: Path, policy: Any) -> None:
-    told = sent(caller.call("put_adapter", "new", files=folder, policy=policy))
-    assert told.pop("content-type").startswith("multipart/form-data; boundary=")
+    received = sent(caller.call("put_adapter", "new", files=folder, policy=policy))
+    assert received.pop("content-type").startswith("multipart/form-data; boundary=")
     rules = {} if policy is None else {"policy": policy}
     files = {name: [name, sha256((folder / name).read_bytes())] for name in FILES}
-    assert told == {"line": "PUT /v1/adapters/new", **files, **rules}
+    assert received == {"line": "PUT /v1/adapters/new", **files, **rules}
 
 
 def test_a_publication_says_what_it_is_for(caller: Caller, folder: Path) -> None:
@@ -115,10 +115,10 @@ def test_a_publication_says_what_it_is_for(caller: Caller, folder: Path) -> None
     as_json = {"examples": ["ü?", "b"], "description": "manners"}
     entry = caller.call("put_adapter", "new", source="x", **texts)
     assert sent(entry)["json"] == {"source": "x", **as_json}
-    told = sent(caller.call("put_adapter", "new", files=folder, **texts))
-    assert {name: told[name] for name in as_json} == as_json
-    told = sent(caller.call("put_adapter", "new", source="x", examples=[]))
-    assert told["json"] == {"source": "x", "examples": []}
+    received = sent(caller.call("put_adapter", "new", files=folder, **texts))
+    assert {name: received[name] for name in as_json} == as_json
+    received = sent(caller.call("put_adapter", "new", source="x", examples=[]))
+    assert received["json"] == {"source": "x", "examples": []}
     with pytest.raises(ValueError, match="list of texts"):
         caller.call("put_adapter", "new", source="x", examples="one")
     with pytest.raises(ValueError, match="an archive takes no examples"):
@@ -187,7 +187,7 @@ def test_changes(
     caller: Caller, method: str, arguments: dict[str, Any], expected: Any, if_match: int | None
 ) -> None:
     entry = caller.call(method, "polite", **arguments, if_match=if_match)
-    told = sent(entry)
+    received = sent(entry)
     verb, tail = {
         "put_adapter": ("PUT", ""),
         "rollback_adapter": ("POST", "/rollback"),
@@ -195,10 +195,10 @@ def test_changes(
         "set_policy": ("PUT", "/policy"),
         "set_profile": ("PUT", "/profile"),
     }[method]
-    assert told.pop("line") == f"{verb} /v1/adapters/polite{tail}"
-    assert told.pop("if-match", None) == (None if if_match is None else f'"{if_match}"')
-    assert told.pop("content-type", "application/json") == "application/json"
-    assert told == expected
+    assert received.pop("line") == f"{verb} /v1/adapters/polite{tail}"
+    assert received.pop("if-match", None) == (None if if_match is None else f'"{if_match}"')
+    assert received.pop("content-type", "application/json") == "application/json"
+    assert received == expected
     assert (entry.digest is None) == (method == "delete_adapter")
 
 
@@ -214,7 +214,7 @@ def test_the_key_of_administrators(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         ({}, "nothing is given"),
         ({"source": "x", "merge": {}}, "source, merge is given"),
@@ -224,8 +224,8 @@ def test_the_key_of_administrators(url: str) -> None:
         ({"archive": Path(__file__), "policy": {}}, "no policy"),
     ],
 )
-def test_calls_that_are_wrong(caller: Caller, arguments: dict[str, Any], says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_calls_that_are_wrong(caller: Caller, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         caller.call("put_adapter", "new", **arguments)
 
 

@@ -108,7 +108,7 @@ def test_compositions(composer: Composer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "says"),
+    ("words", "code", "message"),
     [
         (["chat", "Hi", "--model", "status-404"], 1, "this is error 404"),
         (["compositions", "show", "nobody"], 1, "error 404"),
@@ -132,10 +132,10 @@ def test_compositions(composer: Composer) -> None:
         (["compositions", "put", "kind"], 2, "missing"),
     ],
 )
-def test_errors_are_one_line(composer: Composer, words: list[str], code: int, says: str) -> None:
-    found, _, err = composer(*words)
-    assert found == code
-    assert says in err
+def test_errors_are_one_line(composer: Composer, words: list[str], code: int, message: str) -> None:
+    exit_code, _, err = composer(*words)
+    assert exit_code == code
+    assert message in err
     assert err.startswith("composer: ")
     assert err.count("\n") == 1
 
@@ -237,18 +237,18 @@ print([name for name in ("composer", "httpx", "pydantic", "torch", "vllm") if na
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "says"),
+    ("words", "status", "message"),
     [
         (["--model", "/nowhere", "-tp", "1", "--max-model-len=64"], 1, "/nowhere"),
         (["--adapters", "a=b"], 2, "required: --model"),
         (["--model", "x", "--adapters", "a"], 2, "--adapters"),
     ],
 )
-def test_serve_is_the_server(words: list[str], status: int, says: str) -> None:
+def test_serve_is_the_server(words: list[str], status: int, message: str) -> None:
     """All words reach it, and its exit status and its error come back."""
     done = run(os.environ, "serve", *words, status=status)
     assert "error: " in done.stderr.splitlines()[-1]
-    assert says in done.stderr.splitlines()[-1]
+    assert message in done.stderr.splitlines()[-1]
 
 
 def test_the_help_of_serve_is_that_of_the_server() -> None:

@@ -173,7 +173,7 @@ def test_error_statuses(caller: Caller, status: int, expected: type[ApiError], m
 
 
 @pytest.mark.parametrize(
-    ("model", "says"),
+    ("model", "message"),
     [
         ("stream-cut", "before the server sent"),
         ("stream-broken", "the connection broke in the stream"),
@@ -183,10 +183,10 @@ def test_error_statuses(caller: Caller, status: int, expected: type[ApiError], m
     ],
 )
 def test_a_stream_that_fails_after_its_first_chunk(
-    kind: type[Blocking], url: str, model: str, says: str
+    kind: type[Blocking], url: str, model: str, message: str
 ) -> None:
     seen: list[str] = []
-    with pytest.raises(StreamError, match=says) as caught:
+    with pytest.raises(StreamError, match=message) as caught:
         asyncio.run(_collect(url, model, seen)) if kind is not Blocking else _read(url, model, seen)
     assert seen[0] == WORDS[0]  # what came before the failure was delivered
     assert caught.value.code == ("engine_fault" if model == "stream-error" else None)

@@ -11,8 +11,8 @@ from clients.client_settings import ClientSettings
 
 
 def _subclasses(kind: type[Exception]) -> set[type[Exception]]:
-    found = set(kind.__subclasses__())
-    return found.union(*(_subclasses(sub) for sub in found))
+    direct = set(kind.__subclasses__())
+    return direct.union(*(_subclasses(sub) for sub in direct))
 
 
 # HTTPStatusError comes from raise_for_status alone, which we do not call.

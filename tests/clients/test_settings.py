@@ -11,10 +11,17 @@ def test_arguments_come_before_the_environment(monkeypatch: pytest.MonkeyPatch) 
     assert ClientSettings.resolve(None, None, None) == ClientSettings(DEFAULT_BASE_URL)
     monkeypatch.setenv("COMPOSER_BASE_URL", "https://models.example/v1")
     monkeypatch.setenv("COMPOSER_API_KEY", "from-environment")
-    found = ClientSettings.resolve(None, None, None)
-    assert (found.base_url, found.api_key) == ("https://models.example/v1", "from-environment")
-    given = ClientSettings.resolve("http://other/v1", "given", Timeouts(read_s=1.0))
-    assert (given.base_url, given.api_key, given.timeout.read) == ("http://other/v1", "given", 1.0)
+    settings = ClientSettings.resolve(None, None, None)
+    assert (settings.base_url, settings.api_key) == (
+        "https://models.example/v1",
+        "from-environment",
+    )
+    explicit = ClientSettings.resolve("http://other/v1", "given", Timeouts(read_s=1.0))
+    assert (explicit.base_url, explicit.api_key, explicit.timeout.read) == (
+        "http://other/v1",
+        "given",
+        1.0,
+    )
 
 
 @pytest.mark.parametrize(

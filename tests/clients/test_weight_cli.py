@@ -199,7 +199,7 @@ REFUSALS = {
 def test_refusals(
     files: Files, tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One line that says why, the code 1, and nothing left behind."""
+    """One line with the reason, the exit code 1, and nothing left behind."""
     rest, expected = REFUSALS[command]
     places = {name: getattr(files, name) for name in ("base", "tuned", "renormed", "wider")}
     places |= {"polite": files.polite, "root": files.root, "new": tmp_path / "new"}
