@@ -57,23 +57,17 @@ def chat(
     """
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
-    wants_logprobs = {} if logprobs is None else {"logprobs": True, "top_logprobs": logprobs}
+    alternatives = {} if logprobs is None else {"logprobs": True, "top_logprobs": logprobs}
     body = _body(
         {
             "messages": list(messages),
             "model": model,
             "composition": composition,
             "compare": compare,
-            "max_tokens": max_tokens,
-            "temperature": temperature,
-            "top_p": top_p,
-            "top_k": top_k,
-            "seed": seed,
-            "stop": stop,
-            "n": n,
-            **wants_logprobs,
         },
-        extra,
+        {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k},
+        {"seed": seed, "stop": stop, "n": n, **alternatives},
+        extra=extra,
     )
     return _generation("/chat/completions", body, ChatCompletion, ChatChunk)
 
@@ -95,22 +89,12 @@ def complete(
     extra: Mapping[str, object] | None = None,
 ) -> GenerationCall[Completion, Completion]:
     """POST /completions: continue a text or token ids; the other arguments are those of `chat`."""
+    text = prompt if isinstance(prompt, str) else list(prompt)
     body = _body(
-        {
-            "prompt": prompt if isinstance(prompt, str) else list(prompt),
-            "model": model,
-            "composition": composition,
-            "compare": compare,
-            "max_tokens": max_tokens,
-            "temperature": temperature,
-            "top_p": top_p,
-            "top_k": top_k,
-            "seed": seed,
-            "stop": stop,
-            "n": n,
-            "logprobs": logprobs,
-        },
-        extra,
+        {"prompt": text, "model": model, "composition": composition, "compare": compare},
+        {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k},
+        {"seed": seed, "stop": stop, "n": n, "logprobs": logprobs},
+        extra=extra,
     )
     return _generation("/completions", body, Completion, Completion)
 
@@ -158,14 +142,14 @@ def _composed(read: Callable[[bytes], A]) -> Callable[[bytes], A]:
     return read_composed
 
 
-def _body(fields: Mapping[str, object], extra: Mapping[str, object] | None) -> dict[str, object]:
+def _body(*groups: Mapping[str, object], extra: Mapping[str, object] | None) -> dict[str, object]:
     """Return the fields that have a value.
 
     Raises:
         ValueError: `extra` repeats a field, so that one of the two values would be ignored.
     """
-    present = {name: value for name, value in fields.items() if value is not None}
-    twice = sorted((present.keys() | {"stream"}) & (extra or {}).keys())
+    fields = {name: value for group in groups for name, value in group.items() if value is not None}
+    twice = sorted((fields.keys() | {"stream"}) & (extra or {}).keys())
     if twice:
         raise ValueError(f"extra repeats {', '.join(twice)}; give each field once")
-    return {**present, **(extra or {})}
+    return {**fields, **(extra or {})}

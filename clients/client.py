@@ -25,7 +25,8 @@ class Client:
     """A client that blocks until the answer arrives. Threads may share it; close it, or use `with`.
 
     Args:
-        base_url: the server, with or without /v1; default COMPOSER_BASE_URL or http://127.0.0.1:8000/v1.
+        base_url: the server, with or without /v1; default COMPOSER_BASE_URL or the local server,
+            http://127.0.0.1:8000/v1.
         api_key: sent as a bearer token; default COMPOSER_API_KEY or none. Calls that change
             adapters need a key that may publish.
         timeouts: seconds to wait for each phase; no request is repeated.
