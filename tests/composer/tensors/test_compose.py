@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from composer.bounds import MAX_REPETITION_PENALTY, MIN_REPETITION_PENALTY
 from composer.filters import Filter, FilterKind
 from composer.reference.oracle import kept
-from composer.tensors.compose import Composition, outside_nucleus, outside_top
+from composer.tensors.compose import Composition
+from composer.tensors.filter_kernel import outside_nucleus, outside_top
 from composer.tensors.gang_rows import GangRows
 
 CPU = torch.device("cpu")
