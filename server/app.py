@@ -143,7 +143,7 @@ async def assemble(app: FastAPI, engine: Engine, deployment: Deployment) -> ASGI
         Middleware(
             CompositionMiddleware,
             engine=engine,
-            resolver=Resolver(engine, registry, access, catalogue, routing, binder, max_members),
+            resolver=Resolver(engine, registry, catalogue, binder, max_members),
             quotas=quotas,
             max_body_bytes=settings.max_body_bytes,
             has_invocations=INVOCATIONS in settings.exposed,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from composer.vllm.options import DEFAULT_GANG_PATIENCE_S
@@ -29,7 +29,7 @@ similar to ours."""
 
 USAGE = "python -m server --model MODEL [--adapters NAME=PATH,...] [options]"
 _DESCRIPTION = """\
-Serve a base model, its LoRA adapters and every composition of them through the OpenAI API. All
+Serve a base model, its LoRA adapters and compositions of them through the OpenAI API. All
 options of vLLM's server are accepted as well, e.g. --max-model-len 4096.
 """
 
@@ -56,28 +56,27 @@ def option_parser() -> argparse.ArgumentParser:
         prog="python -m server", usage=USAGE, description=_DESCRIPTION, allow_abbrev=False
     )
     add = parser.add_argument
+
+    def add_list(name: str, metavar: str, what: str, kind: Callable[[str], object] = str) -> None:
+        text = f"{what}; may be repeated"
+        add(name, action="append", default=[], metavar=metavar, type=kind, help=text)
+
     add("--model", required=True, help="folder or Hugging Face name of the base model")
-    add(
+    add_list(
         "--adapters",
-        action="append",
-        default=[],
-        metavar="NAME=PATH,...",
-        help="LoRA adapters, with the names that requests use; may be repeated",
+        "NAME=PATH,...",
+        "LoRA adapters, with the names that requests use",
     )
-    add(
+    add_list(
         "--examples",
-        action="append",
-        default=[],
-        metavar="NAME=FILE,...",
-        help="files of example prompts, one per line, for an adapter, the base or an auxiliary "
-        "model; routers compare them with the prompt; may be repeated",
+        "NAME=FILE,...",
+        "files of example prompts, one per line, for an adapter, the base or an auxiliary "
+        "model; routers compare them with the prompt",
     )
-    add(
+    add_list(
         "--router",
-        action="append",
-        default=[],
-        metavar="NAME=FILE,...",
-        help="gates that 'composer router train' has written; may be repeated",
+        "NAME=FILE,...",
+        "gates that 'composer router train' has written",
     )
     add(
         "--default-router",
@@ -100,13 +99,11 @@ def option_parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="folder from which adapters may be published by path",
     )
-    add(
+    add_list(
         "--adapter-source",
-        action="append",
-        default=[],
-        metavar="URL",
-        help="prefix of URLs from which adapters may be published, e.g. hf://my-org/ or "
-        "s3://bucket/loras/; may be repeated",
+        "URL",
+        "prefix of URLs from which adapters may be published, e.g. hf://my-org/ or "
+        "s3://bucket/loras/",
     )
     add(
         "--max-adapter-mib",
@@ -138,12 +135,10 @@ def option_parser() -> argparse.ArgumentParser:
         help="keys that may use all models and store compositions; the variable VLLM_API_KEY may "
         "hold one instead, which other users of the machine cannot read",
     )
-    add(
+    add_list(
         "--expose",
-        action="append",
-        default=[],
-        metavar="ROUTE",
-        help="additional route of vLLM to serve, e.g. /version; may be repeated",
+        "ROUTE",
+        "additional route of vLLM to serve, e.g. /version",
     )
     add(
         "--metrics",
@@ -157,14 +152,12 @@ def option_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="compare every adapter with PEFT before serving it (loads the model a second time)",
     )
-    add(
+    add_list(
         "--auxiliary",
-        action="append",
-        default=[],
-        type=auxiliary_model,
-        metavar="NAME=PATH[,ADAPTER=PATH,...]",
-        help="additional model with the same tokenizer, and its adapters, which compositions call "
-        "NAME and NAME:ADAPTER; may be repeated",
+        "NAME=PATH[,ADAPTER=PATH,...]",
+        "additional model with the same tokenizer, and its adapters, which compositions call "
+        "NAME and NAME:ADAPTER",
+        auxiliary_model,
     )
     add(
         "--auxiliary-memory",

@@ -49,7 +49,7 @@ class Catalogue:
         self._names_with_gates = MemberNames(registry, models, routing.gates.classes)
         self._engine = engine
         self._store = store
-        self._access = access
+        self.access = access
         self.routing = routing
         self._limits = limits
 
@@ -92,7 +92,7 @@ class Catalogue:
             AdapterForbiddenError: the policy of an adapter forbids its use.
         """
         plan = self.plan_of(model, key)
-        self._access.check_plan(plan, key)
+        self.access.check_plan(plan, key)
         return plan
 
     def stored_plan(self, version: CompositionVersion, key: Key, param: str = FIELD) -> Plan:

@@ -16,7 +16,6 @@ from composer.fields import BASE
 from composer.mixtures.gate_file import GateError
 from composer.plan import Plan
 from server.auth.keys import Key
-from server.compose.access import Access
 from server.compose.catalogue import Catalogue
 from server.compose.compile import Binder, BoundPlan
 from server.compose.incoming.request_bounds import check_composed_bounds
@@ -28,7 +27,6 @@ from server.compose.incoming.request_fields import (
 )
 from server.compose.resolution import Resolution
 from server.compose.response.response_fields import ResponseFields, RoutingField
-from server.compose.routing.auto import Routing
 from server.compose.routing.router_report import RouterReport
 from server.engine.port import Body, Engine, Kind
 
@@ -40,18 +38,15 @@ class Resolver:
         self,
         engine: Engine,
         registry: Registry,
-        access: Access,
         catalogue: Catalogue,
-        routing: Routing,
         binder: Binder,
         max_members: int,
     ) -> None:
         """`max_members`: how many models of a mixture are compared at most."""
         self._engine = engine
         self._registry = registry
-        self._access = access
         self._catalogue = catalogue
-        self._routing = routing
+        self._access, self._routing = catalogue.access, catalogue.routing
         self._binder = binder
         self._max_members = max_members
 

@@ -48,25 +48,7 @@ RELIES_ON: dict[str, tuple[str, ...]] = {
     "entrypoints/openai/responses/protocol.py": (
         "extra_args: dict[str, Any] = self.vllm_xargs if self.vllm_xargs else {}",
     ),
-    "renderers/base.py": (
-        """    async def render_chat_async(
-        self,
-        conversations: Sequence[list["ChatCompletionMessageParam"]],
-        chat_params: ChatParams,
-        tok_params: TokenizeParams | None = None,
-        *,
-        prompt_extras: dict[str, Any] | None = None,
-        skip_mm_cache: bool = False,
-    ):""",
-        """    async def render_cmpl_async(
-        self,
-        prompts: Sequence[DictPrompt | bytes],
-        tok_params: TokenizeParams | None = None,
-        *,
-        prompt_extras: dict[str, Any] | None = None,
-        skip_mm_cache: bool = False,
-    ):""",
-    ),
+    "renderers/base.py": ("async def render_chat_async(", "async def render_cmpl_async("),
     "v1/engine/input_processor.py": ("def _validate_params(",),
     "v1/engine/async_llm.py": ("self.input_processor = InputProcessor(",),
     "entrypoints/generate/api_router.py": ("state.anthropic_serving_messages = ",),
