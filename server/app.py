@@ -51,21 +51,22 @@ from server.startup.auxiliary_models import AuxiliaryModel
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """What is known of a server before its engine is loaded."""
+    """What is known of a server before its engine is loaded.
+
+    base: folder of the base model.
+    shapes: of the base model, if they are known.
+    profiles: examples of the base model and of auxiliary models, for routers.
+    """
 
     settings: Settings
     base: Path
-    """Folder of the base model."""
-
     shapes: ModelShapes | None
-    """Shapes of the base model, if they are known."""
 
     auxiliaries: tuple[AuxiliaryModel, ...]
     adapters: Store
     lifecycle: Lifecycle
     gates: tuple[LoadedGate, ...] = ()
     profiles: Mapping[str, Profile] = field(default_factory=dict)
-    """Examples of the base model and of auxiliary models, for routers."""
 
 
 async def assemble(app: FastAPI, engine: Engine, deployment: Deployment) -> ASGIApp:

@@ -104,24 +104,24 @@ class RouteNotFoundError(RequestError):
     code = "route_not_found"
 
 
-class RateLimitError(RequestError):
-    """The key has used its quota. `retry_after_s`: when to try again."""
+class RetryLaterError(RequestError):
+    """The request may succeed later; `retry_after_s` says when to send it again."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class RateLimitError(RetryLaterError):
+    """The key has used its quota."""
 
     code = "rate_limit_exceeded"
 
-    def __init__(self, message: str, *, retry_after_s: float) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
 
-
-class UnavailableError(RequestError):
-    """The server cannot take the request now. `retry_after_s`: when to try again."""
+class UnavailableError(RetryLaterError):
+    """The server cannot take the request now."""
 
     code = "unavailable"
-
-    def __init__(self, message: str, *, retry_after_s: float) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
 
 
 STATUS: tuple[tuple[type[ComposerError], int], ...] = (
@@ -198,7 +198,7 @@ def error_response(error: ComposerError, path: str) -> JSONResponse:
     headers = {}
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(error, RateLimitError | UnavailableError):
+    if isinstance(error, RetryLaterError):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     return JSONResponse(body, status_code=status, headers=headers)
 

@@ -31,16 +31,17 @@ _ID = re.compile(r"[A-Za-z0-9_.:@/+=-]{1,128}")
 
 @dataclass(slots=True)
 class RequestRecord:
-    """One request; each layer adds what it learns."""
+    """One request; each layer adds what it learns.
+
+    composition: name of a stored composition, `auto`, `formula`, `composition` or `PLAIN`, which is
+        a bounded set.
+    formula: what is computed, without the texts of prompts.
+    """
 
     id: str
     composition: str = PLAIN
-    """Name of a stored composition, `auto`, `formula`, `composition`, or `PLAIN`: a bounded set."""
-
     recipe: str = PLAIN
     formula: str | None = None
-    """What is computed, without the texts of prompts."""
-
     rows: int = 0
     adapters: tuple[str, ...] = ()
     prompt_tokens: int | None = None

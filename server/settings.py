@@ -18,12 +18,23 @@ from server.startup.auxiliary_models import AuxiliaryGiven
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The values of all options; `vllm_flags` are passed to vLLM as they were written."""
+    """The values of all options.
+
+    adapters: name and folder of each adapter.
+    exposed: routes of vLLM that are served besides those that always are.
+    examples: name of a model or adapter, and file with its examples, for routers.
+    routers: name and file of each gate.
+    default_router: router of the model `auto`, with `top_k` and `explain` of its mixture.
+    auxiliary_memory_bytes: KV cache of each auxiliary model; None leaves it to the base's size.
+    drain_s: how long requests in flight may take to finish after SIGTERM.
+    gang_patience_s: how long other requests may overtake a composed one that waits for room.
+    log_requests: whether to log each composed request.
+    verbose: whether to print everything that vLLM, torch and transformers log.
+    vllm_flags: options for vLLM, as they were written.
+    """
 
     model: str
     adapters: tuple[tuple[str, Path], ...]
-    """Name and folder of each adapter."""
-
     host: str
     port: int
     limits: Limits
@@ -33,35 +44,17 @@ class Settings:
     sources: SourceRules
     keys: KeyRing
     exposed: frozenset[str]
-    """Routes of vLLM that are served besides those that always are."""
-
     metrics: MetricsAccess
     verify_adapters: bool
     examples: tuple[tuple[str, Path], ...]
-    """Name of a model or adapter, and file with its examples, for routers that read the prompt."""
-
     routers: tuple[tuple[str, Path], ...]
-    """Name and file of each gate."""
-
     default_router: Mapping[str, object]
-    """The router of the model `auto`, with `top_k` and `explain` of its mixture."""
-
     auxiliaries: tuple[AuxiliaryGiven, ...]
     auxiliary_memory_bytes: int | None
-    """KV cache of each auxiliary model; None leaves it to the size of the base model."""
-
     drain_s: float
-    """How long requests in flight may take to finish after SIGTERM."""
-
     gang_patience_s: float
-    """How long other requests may overtake a composed request that waits for room."""
-
     log_requests: bool
-    """Whether to log each composed request."""
-
     verbose: bool
-    """Whether to print everything that vLLM, torch and transformers log."""
-
     vllm_flags: tuple[str, ...]
 
     @classmethod

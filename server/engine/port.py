@@ -43,47 +43,50 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What one model of the engine can hold for one request."""
+    """What one model of the engine can hold for one request.
+
+    model: context, adapter slots and KV cache.
+    rows: rows of all models that run at once (`max_num_active_seqs`, otherwise `max_num_seqs`).
+    max_rank: largest rank of an adapter (`max_lora_rank`); 0 if the model can have none.
+    adapters_in_memory: adapters that stay in memory (`max_cpu_loras`).
+    """
 
     model: ModelCapacity
-    """Context, adapter slots and KV cache."""
-
     rows: int
-    """Rows of all models that run at once (`max_num_active_seqs`, otherwise `max_num_seqs`)."""
-
     max_rank: int = 0
-    """Largest rank of an adapter (`max_lora_rank`); 0 if the model can have none."""
-
     adapters_in_memory: int = 0
-    """How many adapters stay in memory (`max_cpu_loras`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class RenderedRequest:
-    """A request that vLLM has validated, with the token ids of its prompts (usually one)."""
+    """A request that vLLM has validated and rendered.
+
+    prompts: token ids of its prompts, usually one.
+    max_tokens: requested length of the answer, in tokens; None if the client set none.
+    kind: `CHAT` or `COMPLETION`, the form of `body`.
+    body: the request in that form, whatever its route; it renders to the same prompts.
+    cache: results of vLLM's renderer; active while the route runs, it spares a second rendering.
+    """
 
     prompts: tuple[Tokens, ...]
     max_tokens: int | None
-    """Requested length of the answer, in tokens; None where the client set none."""
-
     kind: Kind
-    """`CHAT` or `COMPLETION`: the form of `body`."""
-
     body: Body
-    """The request in that form, whatever its route; it renders to the same prompts."""
-
     cache: RenderCache
-    """What vLLM's renderer returned; active while the route runs, it spares a second rendering."""
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A prompt, and the log-probabilities (nats) of the likeliest next tokens, by token id."""
+    """The likeliest next tokens after a prompt.
+
+    prompt: token ids.
+    logprobs: log-probability (nats) by token id.
+    dtype: in which the engine computes: `float32`, `bfloat16`, ...
+    """
 
     prompt: Tokens
     logprobs: Mapping[int, float]
     dtype: str
-    """Data type in which the engine computes: `float32`, `bfloat16`, ..."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,17 +49,17 @@ _PUBLISHED_RANK = 16
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What the models and adapters of a server require of the engine."""
+    """What the models and adapters of a server require of the engine.
+
+    shapes: of the base model, if they are known.
+    ranks: rank of each adapter, by alias, including those of auxiliary models.
+    publishing: whether adapters may be added while the server runs.
+    auxiliaries: the auxiliary models.
+    """
 
     shapes: ModelShapes | None
-    """Shapes of the base model, if they are known."""
-
     ranks: Mapping[str, int]
-    """Rank of each adapter, by alias, including those of auxiliary models."""
-
     publishing: bool
-    """Whether adapters may be added while the server runs."""
-
     auxiliaries: tuple[AuxiliaryModel, ...] = ()
 
     @property
@@ -74,11 +74,10 @@ class Needs:
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """What the installed vLLM supports."""
+    """What the installed vLLM supports; `lora_ranks` are the valid values of --max-lora-rank."""
 
     is_cpu: bool
     lora_ranks: tuple[int, ...]
-    """Valid values of --max-lora-rank."""
 
 
 def read_flags(
