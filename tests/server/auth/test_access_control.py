@@ -144,7 +144,7 @@ def test_what_is_not_on_the_list_does_not_exist(guarded: Guarded) -> None:
         body = {"model": "base", "prompt": "x", "messages": MESSAGES}
         adapter = {"X-Amzn-SageMaker-Adapter-Identifier": "polite"}
         answer = guarded["root"].request(method, path, json=body, headers=adapter)
-        assert "is no route" in message_of(answer, path, 404)
+        assert "is not a route" in message_of(answer, path, 404)
     assert guarded["root"].get("/version").status_code == 200, "exposed"
 
 
