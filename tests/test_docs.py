@@ -18,7 +18,11 @@ from server.auth.keys import Role
 from server.compose.incoming.bounds_table import bounds_table
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+PAGES = (
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "bench/README.md", "zoo/README.md")),
+    *(ROOT / "bench" / name for name in ("RESULTS.md", "reproduce/README.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+)
 OPERATING = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
 OF_OTHERS = {
     "--ssl-certfile",
@@ -56,7 +60,7 @@ def test_the_readme_is_short_and_names_every_recipe() -> None:
     assert [recipe.name for recipe in RECIPES if f"| `{recipe.name}` |" not in readme] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
