@@ -105,9 +105,9 @@ def render(records: Iterable[Record]) -> str:
 
 def _commit() -> str:
     """Return the current commit, with `-dirty` if files other than the records were changed."""
-    git = ("git", "-C", str(FOLDER.parent))
+    git = ("git", "-C", str(FOLDER))
     commit = subprocess.check_output([*git, "rev-parse", "--short", "HEAD"], text=True).strip()
-    others = (":/", f":!{RECORDS}", f":!{RESULTS}")
+    others = (":/", ":(exclude)results/claims.jsonl", ":(exclude)RESULTS.md")
     changed = subprocess.check_output(
         [*git, "status", "--porcelain", "--untracked-files=no", "--", *others], text=True
     )
