@@ -49,22 +49,10 @@ class Scheduler:
     ) -> tuple[KVCacheBlocks, int, int, bool]: ...
 """,
     "v1/core/kv_cache_manager.py": """
-# RoutedKVCache stands in for the manager and passes each of these calls on to the manager of the
-# request's model.
+# RoutedKVCache stands in for the manager and passes each call on to the manager of the request's
+# model. The same test compares the arguments of all its methods.
 class KVCacheManager:
     def get_computed_blocks(self, request: Request) -> tuple[KVCacheBlocks, int, int]: ...
-    def allocate_slots(
-        self, request: Request, num_new_tokens: int, num_new_computed_tokens: int = 0,
-        new_computed_blocks: KVCacheBlocks | None = None, num_lookahead_tokens: int = 0,
-        num_external_computed_tokens: int = 0, delay_cache_blocks: bool = False,
-        num_encoder_tokens: int = 0, full_sequence_must_fit: bool = False,
-        reserved_blocks: int = 0, has_scheduled_reqs: bool = True,
-        skip_zeroing_group_ids: tuple[int, ...] = (),
-    ) -> KVCacheBlocks | None: ...
-    def cache_blocks(self, request: Request, num_computed_tokens: int) -> None: ...
-    def free(self, request: Request) -> None: ...
-    def get_blocks(self, request_id: str) -> KVCacheBlocks: ...
-    def get_block_ids(self, request_id: str) -> tuple[list[int], ...]: ...
     def truncate_computed_blocks(
         self, blocks: KVCacheBlocks, num_computed_tokens: int
     ) -> KVCacheBlocks: ...
@@ -128,8 +116,9 @@ class LRUCacheWorkerLoRAManager:
     def _apply_adapters(self, lora_requests: set[LoRARequest]) -> None: ...
 """,
     "lora/model_manager.py": """
-# The adapters of the output layer are exchanged for a moment where other rows go through it; on
-# CPU the layers get kernels and stacked factors of ours.
+# The adapters of the output layer are exchanged for a moment where other rows go through it. On CPU
+# the layers get stacked factors and kernels of ours, which override those of PunicaWrapperCPU; the
+# same test compares the arguments of all of them.
 class LoRAModelManager:
     punica_wrapper_mapping
     _last_mapping
@@ -137,23 +126,6 @@ class LoRAModelManager:
     def _get_lora_layer_weights(
         self, lora_model: LoRAModel, module_name: str
     ) -> LoRALayerWeights | None: ...
-""",
-    "lora/punica_wrapper/punica_cpu.py": """
-# The CPU kernels of ours override these.
-class PunicaWrapperCPU:
-    def add_lora_linear(
-        self, y: torch.Tensor, x: torch.Tensor, lora_a_stacked: tuple[torch.Tensor, ...],
-        lora_b_stacked: tuple[torch.Tensor, ...], scale: float, output_slices: tuple[int, ...], *,
-        buffer: tuple[torch.Tensor, ...] | None = None, **kwargs: Any,
-    ) -> None: ...
-    def add_lora_embedding(
-        self, y: torch.Tensor, x: torch.Tensor, lora_b_stacked: torch.Tensor,
-        add_inputs: bool = True, **kwargs: Any,
-    ) -> None: ...
-    def add_lora_logits(
-        self, y: torch.Tensor, x: torch.Tensor, lora_a_stacked: torch.Tensor,
-        lora_b_stacked: torch.Tensor, scale, *, buffer: torch.Tensor | None = None, **kwargs: Any,
-    ) -> None: ...
 """,
     "v1/outputs.py": """
 # The figures of gangs travel to the workers as an attribute of a step's output, and what a step
