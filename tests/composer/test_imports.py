@@ -14,7 +14,7 @@ NOT_PURE = tuple(f"composer.{name}" for name in ("vllm", "reference", "tensors",
 
 def test_importing_composer_imports_no_engine_and_no_http() -> None:
     program = (
-        "import sys, composer, composer.engine_plan, composer.mixtures.route\n"
+        "import sys, composer.engine_plan, composer.mixtures.route, composer.request\n"
         "print(*(name for name in sys.argv[1:] if name in sys.modules))"
     )
     command = [sys.executable, "-c", program, *FORBIDDEN]
