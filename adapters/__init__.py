@@ -1,6 +1,6 @@
 """Which LoRA adapters exist, what they stand for, and who uses them.
 
-Nothing here knows the engine or HTTP, and nothing that is imported from here loads torch: what
+This package knows neither the engine nor HTTP. Importing it does not load torch; the code that
 computes with weights is in `adapters.weight_space`.
 """
 

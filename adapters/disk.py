@@ -1,7 +1,7 @@
 """Locks and durable writes: what the store asks of the operating system. POSIX only.
 
-Locks are flock(2): they belong to an open file, so they exclude threads as well as processes, and
-end with their process however it ends. Linux passes them on to the server of an NFS mount.
+Locks are flock(2): a lock belongs to an open file, so it excludes threads as well as processes and
+ends with its process however that ends. Linux passes locks on to the server of an NFS mount.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from adapters.errors import AdapterStoreError, StoreFullError, StoreReadOnlyError
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""Numbers of the errors that say that there is no room for what is written."""
+"""Numbers of the errors for a full disk, an exhausted quota and a file that is too large."""
 
 _DENIED = frozenset({errno.EACCES, errno.EPERM})
 
@@ -30,12 +30,12 @@ READ_ONLY_REMEDY = (
 def store_errors(
     action: str, remedy: str = "Check its space and permissions.", *, writing: bool = False
 ) -> Iterator[None]:
-    """What the operating system refuses while we `action` becomes an `AdapterStoreError`.
+    """Turn every `OSError` of the block into an `AdapterStoreError`.
 
     Args:
-        action: what is being done, as in "the store cannot {action}".
-        remedy: what to do about it, where nothing better is known.
-        writing: whether missing permissions mean that the store cannot be written.
+        action: what the block does, as in "the store cannot {action}".
+        remedy: what to do about it, unless the error itself suggests something better.
+        writing: whether missing permissions mean that the store is read-only.
     """
     try:
         yield
@@ -50,7 +50,7 @@ def store_error(
     *,
     writing: bool = False,
 ) -> AdapterStoreError:
-    """The error for what the operating system refused; arguments as of `store_errors`."""
+    """Return the `AdapterStoreError` for an `OSError`; arguments as of `store_errors`."""
     if error.errno in FULL:
         return StoreFullError(
             f"the adapter store cannot {action}: {error}. Make room on the disk, for example with "
@@ -66,10 +66,10 @@ def store_error(
 
 @contextmanager
 def locked(file: Path, *, shared: bool = False) -> Iterator[None]:
-    """Hold the lock of `file`, waiting for it. Not reentrant: a second one in a thread hangs.
+    """Wait for the lock of `file` and hold it. Not reentrant: a thread that locks twice hangs.
 
-    A shared lock needs no permission to write. Where there is no lock file and none can be made,
-    nobody ever wrote from here, and readers do without.
+    A shared lock needs no permission to write. If the lock file neither exists nor can be made,
+    this machine never wrote to the store, and readers go on without a lock.
 
     Raises:
         StoreReadOnlyError: the lock is exclusive, and the file cannot be written.
@@ -91,7 +91,7 @@ def locked(file: Path, *, shared: bool = False) -> Iterator[None]:
 
 
 def acquire(file: Path, kind: int = fcntl.LOCK_EX) -> int:
-    """A descriptor that holds the lock of `file`, which is made if need be, until `release`."""
+    """Create `file` if needed, lock it, and return the descriptor to pass to `release`."""
     # NFS wants the file writable for an exclusive lock, readable for a shared one.
     descriptor = _open_to_read(file) if kind & fcntl.LOCK_SH else None
     if descriptor is None:
@@ -112,7 +112,7 @@ def _open_to_read(file: Path) -> int | None:
 
 
 def try_acquire(file: Path) -> int | None:
-    """The same, without waiting; None where another holds the lock."""
+    """Lock `file` without waiting; return None if another process or thread holds the lock."""
     try:
         return acquire(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -129,9 +129,9 @@ def release(descriptor: int) -> None:
 
 
 def sync(path: Path) -> None:
-    """Make the content of a file, or the names in a folder, survive a power failure.
+    """Flush a file, or the names in a folder, so that they survive a power failure.
 
-    On macOS as far as fsync(2) goes, which leaves out the cache of the drive.
+    On macOS, fsync(2) does not flush the cache of the drive.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -141,7 +141,7 @@ def sync(path: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make `folder` and what leads to it, durably; it may be there already."""
+    """Create `folder` and its parents durably; the folder may exist."""
     if not folder.is_dir():
         make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
@@ -149,7 +149,7 @@ def make_folder(folder: Path) -> None:
 
 
 def write_all(descriptor: int, data: bytes, offset: int) -> None:
-    """Write all of `data` at `offset`, which one call of pwrite(2) need not do."""
+    """Write all of `data` at `offset`; one call of pwrite(2) may write only a part."""
     while data:
         written = os.pwrite(descriptor, data, offset)
         data, offset = data[written:], offset + written

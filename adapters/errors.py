@@ -4,7 +4,7 @@
     ├── AdapterError             the adapter cannot be served: HTTP 400
     ├── PolicyError              the policy has a wrong field or type: HTTP 400
     ├── ProfileError             the same of the examples and the description: HTTP 400
-    ├── SourceError              the source may not be read, or is no adapter: HTTP 400
+    ├── SourceError              the source may not be read, or is not an adapter: HTTP 400
     ├── MergeError               the merge or extraction cannot be computed: HTTP 400
     ├── AdapterNotFoundError     no such adapter, version or content: HTTP 404
     ├── CompositionNotFoundError no such stored composition or version: HTTP 404
@@ -13,11 +13,11 @@
     ├── NameTakenError           the name stands for something else: HTTP 409
     ├── VersionConflictError     the name is not at the version that the caller expects: HTTP 409
     ├── AdapterStoreError        the store cannot be read or written: HTTP 500
-    │   ├── StoreFullError       there is no room on its disk: HTTP 507
+    │   ├── StoreFullError       its disk is full: HTTP 507
     │   └── StoreReadOnlyError   it cannot be written from here: HTTP 503
     └── SourceUnavailableError   the network or the hub failed: HTTP 502
 
-Every message names the offending value and the remedy, for it is all that a client sees.
+Every message names the offending value and the remedy, because it is all that a client sees.
 """
 
 from __future__ import annotations
@@ -107,13 +107,13 @@ class AdapterStoreError(ComposerError):
 
 
 class StoreFullError(AdapterStoreError):
-    """The disk of the store is full, or the quota of its user is."""
+    """The disk of the store, or the quota of its user, is full."""
 
     code = "adapter_store_full"
 
 
 class StoreReadOnlyError(AdapterStoreError):
-    """The store can be read and not written: permissions, or a read-only file system."""
+    """The store can be read but not written: permissions, or a read-only file system."""
 
     code = "adapter_store_read_only"
 

@@ -1,4 +1,4 @@
-"""An adapter's two files: their names, and opening what lies below one folder only."""
+"""The two files of an adapter: their names, and how to open files below one folder only."""
 
 from __future__ import annotations
 
@@ -15,33 +15,34 @@ from composer.errors import quoted
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PICKLES = ("adapter_model.bin", "adapter_model.pt")
-"""Weights whose loading can run code. Never opened; named in messages."""
+"""File names of pickled weights: loading them can run code, so they are never opened."""
 
 CHUNK = 1 << 20
-"""Bytes that are read, checked and written at a time."""
+"""Chunk size, in bytes, for reading, checking and writing files."""
 
 # Without O_NONBLOCK, opening a FIFO waits for its writer.
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
 
 
 def open_below(root: Path, path: Path | str) -> int:
-    """A descriptor of the file or folder `path` below `root`, for reading; the caller closes it.
+    """Open the file or folder `path` below `root` for reading; the caller closes the descriptor.
 
     A relative path is relative to `root`. Symbolic links are followed as long as they stay below
-    the root. What is opened is what was checked: the resolved path is opened component by
-    component, each relative to the one before and none through a link, so swapping a folder for a
-    link in between is refused. `root` itself and what leads to it is the operator's.
+    the root. The resolved path is opened component by component, each relative to its parent and
+    none through a link, so replacing a folder by a link between check and open is detected. `root`
+    itself and its parents are trusted.
 
     Raises:
-        SourceError: it lies outside, does not exist, cannot be read, or is neither file nor folder.
+        SourceError: the path lies outside, does not exist, cannot be read, or is neither a file nor
+            a folder.
     """
     try:
         real_root = Path(os.path.realpath(root))
-        # Not strict, and compared before it is opened: what lies outside stays unknown, even
-        # whether it exists.
+        # Not strict, and compared before it is opened: clients must not learn whether a path
+        # outside exists.
         real = Path(os.path.realpath(real_root / path))
     except ValueError as error:
-        raise SourceError(f"{quoted(str(path))} is no path: {error}. Give another.") from error
+        raise SourceError(f"{quoted(str(path))} is not a path: {error}. Give another.") from error
     except OSError as error:  # a link that went away between being seen and being read
         raise _unreadable(path, error) from error
     if not real.is_relative_to(real_root):
@@ -56,10 +57,10 @@ def open_below(root: Path, path: Path | str) -> int:
 
 
 def open_file_in(root: Path, folder: Path | str, descriptor: int, name: str) -> int | None:
-    """A descriptor of the file `name` in the open folder `descriptor`; None where there is none.
+    """Open the file `name` in the open folder `descriptor`; return None if there is no such file.
 
     The file may be a link to elsewhere below `root`, as in the cache of the Hugging Face hub.
-    `folder` is the path that the folder was opened by, to which such a link is relative.
+    Such a link is relative to `folder`, the path that the folder was opened by.
     """
     try:
         try:
@@ -99,23 +100,23 @@ def _descend(root: Path, parts: tuple[str, ...]) -> int:
 
 
 def _plain(descriptor: int, *kinds: Callable[[int], bool]) -> int:
-    """The descriptor, unless it is of another kind than these: a device, a pipe, a socket."""
+    """Return the descriptor if it is of one of these kinds; refuse devices, pipes and sockets."""
     mode = os.fstat(descriptor).st_mode
     if not any(kind(mode) for kind in kinds):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is of another kind than a file or a folder")
+        raise OSError(errno.EINVAL, "it is neither a file nor a folder")
     return descriptor
 
 
-def missing(source: str, names: Sequence[str], found: Sequence[str]) -> SourceError:
-    """`source` lacks the files `names`; `found` is what it has instead."""
-    pickles = [name for name in found if name.endswith(PICKLES)]
+def missing(source: str, names: Sequence[str], present: Sequence[str]) -> SourceError:
+    """Return the error for a `source` without the files `names` and with the files `present`."""
+    pickles = [name for name in present if name.endswith(PICKLES)]
     if WEIGHTS in names and pickles:
         return SourceError(
             f"{quoted(source)} has its weights in {quoted(pickles[0])}, a format that can run code "
             "when loaded. Save it again with PEFT's save_pretrained(safe_serialization=True)."
         )
-    shown = f"; found: {listing([quoted(name) for name in found])}" if found else ""
+    shown = f"; found: {listing([quoted(name) for name in present])}" if present else ""
     return SourceError(
         f"{quoted(source)} has no {' and no '.join(names)}{shown}. Give the folder or the archive "
         "of one adapter, as PEFT's save_pretrained writes it."

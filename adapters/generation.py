@@ -11,8 +11,8 @@ from composer.fields import BASE
 _NAME = r"[A-Za-z_][A-Za-z0-9_.-]{0,63}"
 
 ALIAS = re.compile(rf"(?:{_NAME}:)?{_NAME}")
-"""Names that a formula, a URL and a log line can carry; `@` is left to engine names. What stands
-before a colon is the auxiliary model that the adapter belongs to, as in `small:chat`."""
+"""Names that fit into a formula, a URL and a log line; `@` is reserved for engine names. A prefix
+before a colon names the auxiliary model that the adapter belongs to, as in `small:chat`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,22 +31,22 @@ class Generation:
 
     @property
     def engine_name(self) -> str:
-        """The engine's name for it."""
+        """Return the engine's name of this generation."""
         return engine_name(self.alias, self.digest)
 
     @property
     def model(self) -> str | None:
-        """The auxiliary model that it belongs to; None for the base model."""
+        """Return the auxiliary model of this generation; None for the base model."""
         return model_of(self.alias)
 
 
 def engine_name(alias: str, digest: str) -> str:
-    """Other content, other name: vLLM keys its prefix cache by this name."""
+    """Return a name that changes with the content: vLLM keys its prefix cache by this name."""
     return f"{alias}@{digest[:12]}"
 
 
 def model_of(alias: str) -> str | None:
-    """The auxiliary model that an adapter of this name belongs to; None for the base model."""
+    """Return the auxiliary model that an alias belongs to; None for the base model."""
     return alias.partition(":")[0] if ":" in alias else None
 
 

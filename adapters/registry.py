@@ -1,10 +1,9 @@
 """Which generation an alias stands for in this process, and which generations are still in use.
 
-A request takes a lease on the generations that it computes with, and keeps them to its end,
-whatever becomes of the aliases meanwhile. A generation that no alias stands for and no lease holds
-is retired.
+A request takes a lease on the generations that it computes with and keeps them to its end, even if
+an alias changes meanwhile. A generation without an alias and without a lease is retired.
 
-Belongs to one thread: the event loop of the server.
+Use it from one thread only: the event loop of the server.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from adapters.store.profile import EMPTY_PROFILE, Profile
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What an alias stands for: a generation, and what a version of the alias says about it."""
+    """What an alias stands for: a generation, with the policy and profile of its version."""
 
     generation: Generation
     policy: Policy
@@ -38,7 +37,7 @@ class Lease:
         self._registry: Registry | None = registry
 
     def release(self) -> None:
-        """Give the generations back. Doing it again changes nothing."""
+        """Release the generations. Further calls have no effect."""
         registry, self._registry = self._registry, None
         if registry is not None:
             for generation in self.generations.values():
@@ -60,24 +59,24 @@ class Registry:
     """Aliases, generations and their users."""
 
     def __init__(self, retire: Callable[[Generation], None]) -> None:
-        """`retire` is called once for every generation that nothing needs any more."""
+        """`retire` is called once for every generation without an alias and without a lease."""
         self._retire = retire
         self._served: dict[str, Served] = {}
-        self._versions: dict[str, int] = {}  # the latest applied of every alias, removals included
-        self._live: dict[str, Generation] = {}  # by engine name: current, or leased
+        self._versions: dict[str, int] = {}  # latest applied version, removals included
+        self._live: dict[str, Generation] = {}  # by engine name: current or leased
         self._users: Counter[str] = Counter()  # leases by engine name
-        # One name, one number, for the life of the process: the engine tells adapters of one batch
-        # apart by either.
+        # One number per name for the life of the process: the engine identifies the adapters of a
+        # batch by either.
         self._numbers: dict[str, int] = {}
 
     # ---- what is served
 
     def get(self, alias: str) -> Served | None:
-        """What the alias stands for; None where it is not served."""
+        """Return what the alias stands for; None if it is not served."""
         return self._served.get(alias)
 
     def names(self) -> tuple[str, ...]:
-        """All aliases, sorted."""
+        """Return all aliases, sorted."""
         return tuple(sorted(self._served))
 
     def __iter__(self) -> Iterator[str]:
@@ -91,20 +90,20 @@ class Registry:
 
     @property
     def live(self) -> tuple[Generation, ...]:
-        """The generations that an alias stands for, or that a request still computes with."""
+        """Return the generations with an alias or a lease."""
         return tuple(self._live.values())
 
     @property
     def leases(self) -> int:
-        """How many generations requests hold, counted once for each request."""
+        """Return the number of leased generations, counted once per request."""
         return sum(self._users.values())
 
     # ---- changes
 
     def prepare(self, alias: str, digest: str, path: Path, rank: int) -> Lease:
-        """A lease on a generation that the alias does not stand for yet, so that it can be loaded.
+        """Lease a generation before the alias stands for it, so that it can be loaded.
 
-        The same content under the same alias is the same generation, as long as it is in use.
+        While a generation is in use, the same content under the same alias is that generation.
         """
         name = engine_name(alias, digest)
         generation = self._live.get(name)
@@ -114,15 +113,15 @@ class Registry:
         return self._lease({alias: generation})
 
     def is_live(self, generation: Generation) -> bool:
-        """Whether an alias stands for it or a lease holds it."""
+        """Return whether a generation has an alias or a lease."""
         return generation.engine_name in self._live
 
     def point(
         self, generation: Generation, policy: Policy, version: int, profile: Profile = EMPTY_PROFILE
     ) -> bool:
-        """Let the alias stand for a generation that a lease holds; requests get it from now on.
+        """Let the alias stand for a leased generation; new requests get it.
 
-        Returns False, and changes nothing, where a later version of the alias is known already.
+        Return False and change nothing if a later version of the alias was applied already.
         """
         alias = generation.alias
         if version <= self._versions.get(alias, 0):
@@ -135,7 +134,7 @@ class Registry:
         return True
 
     def drop(self, alias: str, version: int) -> bool:
-        """Stop serving the alias; False where a later version of it is known already."""
+        """Stop serving the alias; return False if a later version of it was applied already."""
         if version <= self._versions.get(alias, 0):
             return False
         self._versions[alias] = version
@@ -147,7 +146,7 @@ class Registry:
     # ---- leases
 
     def lease(self, aliases: Iterable[str]) -> Lease:
-        """A lease on what the aliases stand for now. Raises `KeyError` where one is not served."""
+        """Lease what the aliases stand for now. Raises `KeyError`: an alias is not served."""
         return self._lease({alias: self._served[alias].generation for alias in aliases})
 
     def _lease(self, generations: Mapping[str, Generation]) -> Lease:

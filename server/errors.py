@@ -158,7 +158,12 @@ STATUS: tuple[tuple[type[ComposerError], int], ...] = (
 
 def status_of(error: ComposerError) -> int:
     """Return the HTTP status of an error."""
-    return next(status for kind, status in STATUS if isinstance(error, kind))
+    return status_of_type(type(error))
+
+
+def status_of_type(kind: type[ComposerError]) -> int:
+    """Return the HTTP status of a class of errors."""
+    return next(status for base, status in STATUS if issubclass(kind, base))
 
 
 def error_body(error: ComposerError) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Adapters in archives: zip, tar and tar.gz, told apart by content, not by name.
+"""Unpack adapters from zip, tar and tar.gz archives, recognized by content, not by name.
 
-Refused, with the member that is the reason:
+Refused, naming the member:
 
 * names that are absolute, lead upwards (`..`), or hold backslashes or control characters
 * symbolic and hard links, devices, pipes, sparse files, encrypted members, and packing methods
@@ -9,7 +9,7 @@ Refused, with the member that is the reason:
 * anything but exactly one `adapter_config.json` beside exactly one `adapter_model.safetensors`, at
   the root or in a folder
 
-Only these two files are written, under their own names, so no name in an archive becomes a path.
+Only these two files are written, under fixed names, so a name in an archive never becomes a path.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ DAMAGED = (
     OverflowError,
     RuntimeError,  # versions of zip that are not implemented; headers that continue headers
 )
-"""What the libraries raise for archives that are damaged."""
+"""The exceptions of the libraries for damaged archives."""
 
 _WINDOWS_DRIVE = re.compile(r"[A-Za-z]:")
 
@@ -51,7 +51,8 @@ def unpack(archive: Path, destination: Path, max_bytes: int) -> None:
     """Write the adapter in the file `archive` into the folder `destination`, files of mode 0600.
 
     Raises:
-        SourceError: it is no archive of one adapter, is unsafe, or holds more than `max_bytes`.
+        SourceError: the file is not an archive of one adapter, is unsafe, or unpacks to more than
+            `max_bytes`.
         AdapterStoreError: the disk is full or fails.
     """
     try:
@@ -65,7 +66,7 @@ def unpack(archive: Path, destination: Path, max_bytes: int) -> None:
 
 
 def unpack_file(file: BinaryIO, source: str, destination: Path, max_bytes: int) -> None:
-    """As `unpack`, from an open file; `source` is what messages call it."""
+    """Do the same as `unpack` from an open file; messages call it `source`."""
     with both_or_none(destination):
         try:
             _Unpacking(source, destination, max_bytes).run(file)
@@ -76,7 +77,7 @@ def unpack_file(file: BinaryIO, source: str, destination: Path, max_bytes: int) 
 
 
 class _Unpacking:
-    """The members seen so far, and the files written."""
+    """One archive being unpacked: the members seen so far, and the files written."""
 
     def __init__(self, source: str, destination: Path, max_bytes: int) -> None:
         self.source = source
@@ -110,7 +111,9 @@ class _Unpacking:
         if ".." in name.split("/"):
             self.refuse(f"has the member {quoted(name)}, which leads out of the archive")
         if "\\" in name or not name.isprintable():
-            self.refuse(f"has the member {quoted(name)}, with characters that are no file name's")
+            self.refuse(
+                f"has the member {quoted(name)}, with characters that a file name must not have"
+            )
         if member.problem:
             self.refuse(f"has the member {quoted(name)}, which is {member.problem}")
 
@@ -121,9 +124,11 @@ class _Unpacking:
         if len(configs) <= 1 and len(weights) <= 1 and not (configs and weights):
             absent = [name for name, folders in self.folders.items() if not folders]
             raise missing(self.source, absent, self.names)
-        problem = "several of them" if len(configs) > 1 or len(weights) > 1 else "in two folders"
-        found = listing([quoted(name) for name in self.names])
-        self.refuse(f"has not one {CONFIG} beside one {WEIGHTS}, but {problem}; found: {found}")
+        problem = (
+            "several of them" if len(configs) > 1 or len(weights) > 1 else "them in two folders"
+        )
+        names = listing([quoted(name) for name in self.names])
+        self.refuse(f"needs one {CONFIG} beside one {WEIGHTS}, but has {problem}; found: {names}")
 
     def refuse(self, problem: str) -> NoReturn:
         raise SourceError(

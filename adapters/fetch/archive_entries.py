@@ -1,7 +1,7 @@
-"""The members of a zip or tar archive, one after the other, without believing its headers.
+"""The members of a zip or tar archive, one after the other, without trusting its headers.
 
-Both formats are read through files that give at most 2 MiB at a time, because the libraries read
-headers at once whose length the archive states.
+Both formats are read through files that return at most 2 MiB at a time: the libraries read a header
+in one call, and the archive states its length.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _TAR_KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class ArchiveEntry:
-    """One entry. `problem` says what it is if neither file nor folder; `open` gives a file."""
+    """One entry. `problem` names an entry that is refused; `open` opens a file for reading."""
 
     name: str
     is_file: bool
@@ -41,14 +41,14 @@ class ArchiveEntry:
 
 
 def members_of(file: BinaryIO, source: str, max_bytes: int) -> Iterator[ArchiveEntry]:
-    """The entries of the archive, its kind told by its first bytes.
+    """Yield the entries of the archive, whose format follows from its first bytes.
 
-    Those of a tar have to be read before the next one is asked for. All that a tar unpacks to
-    counts towards `max_bytes`, for what is passed over has to be unpacked as well.
+    An entry of a tar must be read before the next one is requested. Everything that a tar unpacks
+    to counts towards `max_bytes`, because skipped entries are unpacked as well.
 
     Raises:
-        SourceError: it is no zip, tar or tar.gz, or a tar of more than `max_bytes`.
-        And whatever the libraries raise for damaged archives, see `archives.DAMAGED`.
+        SourceError: the file is not a zip, tar or tar.gz, or is a tar of more than `max_bytes`.
+        archive.DAMAGED: the archive is damaged.
     """
     start = file.read(512)
     file.seek(0)
@@ -61,7 +61,7 @@ def members_of(file: BinaryIO, source: str, max_bytes: int) -> Iterator[ArchiveE
         yield from _tar(_Forward(file, source, max_bytes))
     else:
         raise SourceError(
-            f"{quoted(source)} is no zip, tar or tar.gz archive. Give a folder or such an archive."
+            f"{quoted(source)} is not a zip, tar or tar.gz archive. Give a folder or one of these."
         )
 
 
@@ -100,7 +100,7 @@ def _tar(file: _Forward) -> Iterator[ArchiveEntry]:
                 _TAR_KINDS.get(info.type, problem),
                 lambda info=info: _opened(archive, info),  # type: ignore[misc]
             )
-    # To the end, where gzip keeps its checksum.
+    # Read to the end, where gzip stores its checksum.
     while file.read(CHUNK):
         pass
 
@@ -108,12 +108,12 @@ def _tar(file: _Forward) -> Iterator[ArchiveEntry]:
 def _opened(archive: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
     file = archive.extractfile(info)
     if file is None:
-        raise tarfile.ReadError(f"{info.name} is no file")
+        raise tarfile.ReadError(f"{info.name} is not a file")
     return file
 
 
 class _Pieces(io.RawIOBase):
-    """A seekable file that is read in small pieces only."""
+    """A seekable file that refuses to return more than `_MAX_READ` bytes at once."""
 
     def __init__(self, file: BinaryIO, source: str) -> None:
         super().__init__()
@@ -140,11 +140,11 @@ class _Pieces(io.RawIOBase):
 
 
 class _Forward(_Pieces):
-    """A file that is read once, from its beginning to its end, up to a limit."""
+    """A file that is read once, from beginning to end, up to a limit."""
 
     def __init__(self, file: BinaryIO | gzip.GzipFile, source: str, max_bytes: int) -> None:
         super().__init__(file, source)  # type: ignore[arg-type]
-        # Headers and padding come on top: three blocks a member, and two records at the end.
+        # Room for headers and padding: three blocks per member, and two records at the end.
         self._left = max_bytes + CHUNK
         self._max_bytes = max_bytes
         self._position = 0

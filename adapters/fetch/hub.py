@@ -1,6 +1,6 @@
-"""Adapters on the Hugging Face hub, or another server that speaks its protocol (HF_ENDPOINT).
+"""Fetch adapters from the Hugging Face hub, or a server with its protocol (HF_ENDPOINT).
 
-The token is the one that huggingface_hub finds: HF_TOKEN, or the file of `hf auth login`.
+huggingface_hub supplies the token: HF_TOKEN, or the file of `hf auth login`.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _TIMEOUT_S = 30
 
 
 def fetch_hub(location: Location, destination: Path, max_bytes: int) -> str:
-    """Write the adapter `hf://org/name[@revision]` into `destination`; the commit it came from.
+    """Write the adapter `hf://org/name[@revision]` into `destination` and return its commit.
 
-    The revision, `main` if none is named, is resolved once, and both files are of that commit.
-    Nothing is taken from the hub's cache or left there.
+    The revision, by default `main`, is resolved once, so both files are of one commit. The hub's
+    cache is neither read nor written.
 
     Raises:
-        SourceError: there is no such repository, revision or adapter, access to it is not granted,
-            or it is too large.
+        SourceError: the repository, revision or adapter does not exist, is not accessible, or is
+            too large.
         SourceUnavailableError: the network or the hub failed.
         AdapterStoreError: the disk is full or fails.
     """
@@ -38,11 +38,11 @@ def fetch_hub(location: Location, destination: Path, max_bytes: int) -> str:
 
 
 def _fetch(location: Location, destination: Path, allowance: Allowance) -> str:
-    # Here, because clients of this package need none of it.
+    # Imported here, because most users of this package do not need it.
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    # huggingface_hub reads it at its import only.
+    # huggingface_hub reads HF_ENDPOINT only when it is imported.
     endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
     repository = f"{location.host}/{location.path[0]}"
     info = HfApi(endpoint=endpoint).model_info(
@@ -83,10 +83,10 @@ def _fetch(location: Location, destination: Path, allowance: Allowance) -> str:
 
 
 def _counting(allowance: Allowance) -> Any:
-    """A class of progress bars that shows nothing, and ends a download that is too long.
+    """Return a class of invisible progress bars that end a download beyond the allowance.
 
-    The sizes that the hub states were compared before; this counts what it sends. One download may
-    have several bars, of bytes that came and of bytes that were written, so each counts alone.
+    The sizes that the hub states are checked beforehand; the bars count the bytes that it sends. A
+    download may have several bars, for bytes received and bytes written, so each counts alone.
     """
     from tqdm.auto import tqdm  # type: ignore[import-untyped]
 

@@ -1,8 +1,8 @@
-"""Adapters behind URLs, by fsspec: the one place that knows it.
+"""Fetch adapters from URLs with fsspec; no other module imports it.
 
-HTTP: every request, also after a redirect, is checked against the allow-list before it is sent;
-10 s to connect and 60 s without a byte end it; proxies and passwords of the environment are not
-used. Other schemes are read by fsspec's drivers with their own configuration.
+HTTP: every request, redirects included, is checked against the allow-list before it is sent. It
+fails after 10 s without a connection or 60 s without a byte. Proxies and passwords of the
+environment are not used. fsspec's drivers read other schemes with their own configuration.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from adapters.files import CONFIG, PICKLES, WEIGHTS, missing
 from composer.errors import ComposerError, quoted
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
-"""Ends of URLs that are archives; all others are folders."""
+"""Suffixes of URLs of archives; every other URL is a folder."""
 
 _CONNECT_TIMEOUT_S = 10
 _READ_TIMEOUT_S = 60
@@ -31,15 +31,15 @@ _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _RETRY_LATER = (408, 425, 429)
 
 Check = Callable[[str], None]
-"""Raises SourceError for a URL that must not be asked."""
+"""Raises SourceError for a URL that must not be requested."""
 
 
 def fetch_remote(location: Location, destination: Path, max_bytes: int, check: Check) -> None:
     """Write the adapter at `location`, a folder or an archive, into `destination`.
 
     Raises:
-        SourceError: it does not exist, is no adapter, is too large, or redirects to where `check`
-            forbids; or the driver for its scheme is not installed.
+        SourceError: the location does not exist, is not an adapter, is too large, or redirects to a
+            URL that `check` refuses; or the driver for its scheme is not installed.
         SourceUnavailableError: the network or the server failed.
         AdapterStoreError: the disk is full or fails.
     """
@@ -59,12 +59,12 @@ def fetch_remote(location: Location, destination: Path, max_bytes: int, check: C
                 try:
                     reader.read(f"{url}/{name}", file)
                 except FileNotFoundError:
-                    found = [p for p in PICKLES if name == WEIGHTS and reader.has(f"{url}/{p}")]
-                    raise missing(url, [name], found) from None
+                    pickles = [p for p in PICKLES if name == WEIGHTS and reader.has(f"{url}/{p}")]
+                    raise missing(url, [name], pickles) from None
 
 
 class _Reader:
-    """A file system of fsspec."""
+    """Reads URLs with a file system of fsspec."""
 
     def __init__(self, system: Any) -> None:
         self.system = system
@@ -73,13 +73,14 @@ class _Reader:
         return bool(self.system.exists(url))
 
     def read(self, url: str, file: CountedFile) -> None:
-        """All of `url` into `file`. Raises FileNotFoundError, and whatever the driver raises."""
+        """Copy `url` into `file`. Raises FileNotFoundError and the exceptions of the driver."""
         with self.system.open(url, "rb") as remote:
             copy(remote.read, file)
 
 
 class _HttpReader(_Reader):
-    """`open` would ask for the size first, and take every failure for a missing file."""
+    """Reads with `get_file`: `open` requests the size first and reports any failure as a missing
+    file."""
 
     def read(self, url: str, file: CountedFile) -> None:
         self.system.get_file(url, file)
@@ -87,9 +88,9 @@ class _HttpReader(_Reader):
 
 @contextmanager
 def _reader(location: Location, check: Check) -> Iterator[_Reader]:
-    import fsspec  # type: ignore[import-untyped]  # here, because clients of this package need none of it
+    import fsspec  # type: ignore[import-untyped]  # most users of this package do not need it
 
-    # Instances are shared and remember listings and credentials, unless told otherwise.
+    # By default, instances are shared and remember listings and credentials.
     if location.scheme not in HTTP:
         yield _Reader(fsspec.filesystem(location.scheme, skip_instance_cache=True))
         return
@@ -126,9 +127,10 @@ def _reader(location: Location, check: Check) -> Iterator[_Reader]:
 
 @contextmanager
 def remote_errors(source: str) -> Iterator[None]:
-    """Every library's exceptions as ours: drivers have trees of their own, with no common root.
+    """Translate the exceptions of all drivers, which have no common base class, into ours.
 
-    A status of HTTP from 400 to 499 is the caller's to mend, like a missing file or permission.
+    HTTP status 400 to 499 becomes a `SourceError`, like a missing file or permission: the caller
+    can fix it.
     """
     try:
         yield
@@ -164,7 +166,7 @@ def remote_errors(source: str) -> Iterator[None]:
 
 
 def _status(error: Exception) -> int:
-    """The status of an HTTP answer, as aiohttp and the hub's client tell it; 0 for none."""
+    """Return the HTTP status in an exception of aiohttp or the hub's client; 0 if there is none."""
     response = getattr(error, "response", None)
     for owner, name in ((error, "status"), (response, "status_code")):
         status = getattr(owner, name, None)

@@ -1,4 +1,4 @@
-"""Writing an adapter's two files, within a limit of bytes, both or none."""
+"""Write an adapter's two files within a limit of bytes: both, or neither."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 
 @dataclass(slots=True)
 class Allowance:
-    """How many bytes of `source` may still be taken; sizes that others state are not believed."""
+    """The number of bytes that may be read from `source`, counted as they arrive."""
 
     source: str
     max_bytes: int
     taken: int = 0
 
     def take(self, count: int) -> None:
-        """Raises SourceError: more than allowed."""
+        """Count bytes. Raises SourceError: more than allowed."""
         self.taken += count
         if self.taken > self.max_bytes:
             raise SourceError(
@@ -40,7 +40,7 @@ class Allowance:
 
 
 class CountedFile(io.RawIOBase):
-    """An open descriptor to write to, within an allowance.
+    """A writable file on an open descriptor, within an allowance.
 
     Raises:
         SourceError: the allowance is used up. AdapterStoreError: the disk is full or fails.
@@ -55,7 +55,7 @@ class CountedFile(io.RawIOBase):
         return True
 
     def write(self, data: ReadableBuffer, /) -> int:
-        """All of `data`, however many calls of the system that takes."""
+        """Write all of `data`, in as many system calls as needed."""
         view = memoryview(data).cast("B")
         self._allowance.take(len(view))
         with store_errors(f"write {quoted(self._allowance.source)}", writing=True):
@@ -67,7 +67,7 @@ class CountedFile(io.RawIOBase):
 
 @contextmanager
 def new_file(folder: Path, name: str, allowance: Allowance) -> Iterator[CountedFile]:
-    """A new file, mode 0600, that is gone again if its writing fails."""
+    """Create a file of mode 0600; remove it if the block fails."""
     path = folder / name
     with store_errors(f"write {quoted(allowance.source)}", writing=True):
         descriptor = os.open(path, _NEW, 0o600)
@@ -82,14 +82,14 @@ def new_file(folder: Path, name: str, allowance: Allowance) -> Iterator[CountedF
 
 @contextmanager
 def both_or_none(folder: Path) -> Iterator[None]:
-    """Where the two files cannot both be written, neither stays.
+    """Remove both files if the block fails.
 
     Raises:
-        FileExistsError: one is there already.
+        FileExistsError: one of them exists already.
     """
     for name in (CONFIG, WEIGHTS):
         if (folder / name).exists():
-            raise FileExistsError(f"{folder / name} is there already; give an empty folder")
+            raise FileExistsError(f"{folder / name} exists already; give an empty folder")
     try:
         yield
     except BaseException:
@@ -99,6 +99,6 @@ def both_or_none(folder: Path) -> Iterator[None]:
 
 
 def copy(read: Callable[[int], bytes], file: CountedFile) -> None:
-    """Everything that `read(size)` gives until it gives nothing."""
+    """Write what `read(size)` returns until it returns nothing."""
     while chunk := read(CHUNK):
         file.write(chunk)

@@ -1,14 +1,14 @@
-"""Where adapters come from: the one door through which their files enter the server.
+"""The sources of adapters: every adapter's files enter the server through `fetch`.
 
 * a folder or an archive below the folder of adapters, by its path
 * `hf://organization/name` or `hf://organization/name@revision`
 * any URL that fsspec has a driver for (`https://`, `s3://`, `gs://` …): of a folder that holds the
   two files, or of an archive whose name ends in .zip, .tar, .tar.gz or .tgz
 
-Refused: local paths that lead outside that folder, through links too (`files`); URLs that no entry
-of the allow-list covers, after every redirect too (`locations`); archives of another form
-(`archives`); anything above the limit of bytes, which are counted as they come; pickles. What was
-fetched is then inspected like any adapter (`inspection`).
+Refused: local paths that lead outside that folder, also through links (`files`); URLs that no entry
+of the allow-list covers, also after a redirect (`urls`); archives of another form (`archive`);
+anything above the limit of bytes, counted as they arrive; pickles. Whoever fetches an adapter
+inspects it afterwards (`inspection`).
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from composer.errors import quoted
 
 @dataclass(frozen=True, slots=True)
 class SourceRules:
-    """What may be read.
+    """The sources that may be read.
 
-    root: the folder of adapters; None: no local files.
+    root: the folder of adapters; None allows no local files.
     remote: prefixes of URLs, compared by component: `https://host/a` allows `https://host/a/b`, not
         `https://host/ab`. `hf://` allows all of the hub, `hf://org` an organization. Empty: none.
     max_bytes: of the two files, and of the archive that holds them.
@@ -45,11 +45,11 @@ class SourceRules:
     max_bytes: int
 
     def __post_init__(self) -> None:
-        """Raises SourceError: a prefix is none."""
+        """Raise SourceError if a prefix is not a URL."""
         self._prefixes()
 
     def check(self, location: Location) -> None:
-        """Raises SourceError: no prefix covers the location."""
+        """Raise SourceError unless a prefix covers the location."""
         if not any(prefix.allows(location) for prefix in self._prefixes()):
             allowed = listing([quoted(prefix) for prefix in self.remote])
             raise SourceError(
@@ -69,11 +69,11 @@ class SourceRules:
 def fetch(source: str, destination: Path, rules: SourceRules) -> dict[str, object]:
     """Write the adapter of `source` into the existing folder `destination`, files of mode 0600.
 
-    The answer says where it came from, for the record: `source`, and for the hub the commit as
-    `revision`. Where it fails, neither file stays.
+    Return the origin for the record: `source`, and for the hub the commit as `revision`. If it
+    fails, neither file remains.
 
     Raises:
-        SourceError: the source is not allowed, does not exist, or is no adapter.
+        SourceError: the source is not allowed, does not exist, or is not an adapter.
         SourceUnavailableError: the network, the hub or a server failed.
         AdapterStoreError: the disk is full or fails.
     """
@@ -109,10 +109,10 @@ def _fetch_local(source: str, destination: Path, rules: SourceRules) -> None:
     try:
         allowance = Allowance(source, rules.max_bytes)
         for name in (CONFIG, WEIGHTS):
-            found = open_file_in(rules.root, source, descriptor, name)
-            if found is None:
+            opened = open_file_in(rules.root, source, descriptor, name)
+            if opened is None:
                 raise missing(source, [name], sorted(os.listdir(descriptor)))
-            with os.fdopen(found, "rb") as file, new_file(destination, name, allowance) as new:
+            with os.fdopen(opened, "rb") as file, new_file(destination, name, allowance) as new:
                 copy(file.read, new)
     finally:
         os.close(descriptor)

@@ -64,13 +64,13 @@ class Location:
 
 
 def parse(url: str, *, prefix: bool = False, query: bool = False) -> Location:
-    """The parts of `url`. Scheme, and host of HTTP, in lower case; the usual port filled in.
+    """Parse a URL. The scheme and the host of HTTP become lower case; the usual port is filled in.
 
-    prefix: an entry of the allow-list, so `hf://` alone is all of the hub.
+    prefix: an entry of the allow-list, where `hf://` alone stands for the whole hub.
     query: a query may follow; it is cut off.
 
     Raises:
-        SourceError: it is not in the form above; the message says why.
+        SourceError: the URL does not have the form above; the message says why.
     """
     checked = url.partition("?")[0] if query else url
     match = _URL.fullmatch(checked)
@@ -91,12 +91,12 @@ def parse(url: str, *, prefix: bool = False, query: bool = False) -> Location:
     host = _HOST.fullmatch(match["host"])
     everything = prefix and scheme == HUB and not match["host"] and path in ("", "/")
     if host is None and not everything:
-        _refuse(url, f"its host {quoted(match['host'])} is none")
+        _refuse(url, f"{quoted(match['host'])} is not a valid host")
     revision = None
     if scheme == HUB:
         path, at, revision = path.partition("@")
         if at and (prefix or not _REVISION.fullmatch(revision) or ".." in revision):
-            _refuse(url, f"its revision {quoted(revision)} is none")
+            _refuse(url, f"{quoted(revision)} is not a valid revision")
     parts = tuple(path.removeprefix("/").removesuffix("/").split("/")) if path.strip("/") else ()
     if any(part in ("", ".", "..") for part in parts) or path.startswith("//"):
         _refuse(url, "its path has '.', '..' or empty components")

@@ -18,7 +18,7 @@ _TOKENIZER_LIMIT = 64 << 20
 
 
 def check_fit(contents: Contents, base: ModelShapes, fail: Fail, *, transposed: bool) -> None:
-    """Every module is one of the base model's, with its shape; the vocabulary is the same.
+    """Check that the base model has every module, in the same shape, and the same vocabulary.
 
     transposed: the base model stores its weights as [in, out] (PEFT's fan_in_fan_out).
     """
@@ -32,10 +32,10 @@ def check_fit(contents: Contents, base: ModelShapes, fail: Fail, *, transposed: 
     for module, pair in sorted(contents.pairs.items()):
         expected = base.matrices.get(names[module] or "")
         swapped = transposed or pair.embedding
-        given = (pair.a[1], pair.b[0]) if swapped else (pair.b[0], pair.a[1])
-        if expected is not None and given != expected:
+        shape = (pair.a[1], pair.b[0]) if swapped else (pair.b[0], pair.a[1])
+        if expected is not None and shape != expected:
             fail(
-                f"it changes {module} with the shape {list(given)}, "
+                f"it changes {module} with the shape {list(shape)}, "
                 f"but the base model's has {list(expected)}",
                 _OTHER_BASE,
             )
@@ -56,28 +56,28 @@ def warnings(
     base: ModelShapes | None,
     base_model: str | None,
 ) -> list[str]:
-    """What does not keep the adapter from being served, but is worth a look."""
-    found = []
+    """Return problems that do not prevent serving the adapter."""
+    texts = []
     if base is not None and base.name and base_model and not same_model(base_model, base.name):
-        found.append(f"it was trained on {base_model}, but {base.name} is served")
+        texts.append(f"it was trained on {base_model}, but {base.name} is served")
     if contents.embeddings:
         names = sorted(info.name for info in contents.embeddings)
-        found.append(
+        texts.append(
             f"vLLM keeps the base model's embeddings and leaves out {listing(names)}: "
             "answers differ if these were trained"
         )
     if base is not None and base.vocabulary and (tokens := _tokens_from(folder, base.vocabulary)):
-        found.append(
+        texts.append(
             f"its tokenizer has tokens beyond the {base.vocabulary} of the base model, whose "
             f"tokenizer is used: {listing(tokens)}"
         )
-    return found
+    return texts
 
 
 def same_model(one: str, other: str) -> bool:
-    """Whether two names may be of one model: hub ids in full, paths by their last component.
+    """Return whether two names may denote one model: hub ids in full, paths by last component.
 
-    A revision (`@…`) counts where both have one.
+    Revisions (`@…`) are compared if both names have one.
     """
     (name, _, revision), (name_2, _, revision_2) = (_plain(n).partition("@") for n in (one, other))
     if revision and revision_2 and revision != revision_2:
@@ -88,14 +88,14 @@ def same_model(one: str, other: str) -> bool:
 
 
 def _plain(name: str) -> str:
-    """The hub id of a folder in the hub's cache; any other name as it is."""
+    """Return the hub id of a folder in the hub's cache, and any other name unchanged."""
     name = name.rstrip("/")
     cached = _CACHED.search(name)
     return cached["id"].replace("--", "/", 1) if cached else name
 
 
 def _tokens_from(folder: Path, vocabulary: int) -> list[str]:
-    """Tokens that a tokenizer in the adapter's folder adds at or after number `vocabulary`."""
+    """Return the tokens with an id of at least `vocabulary` in the tokenizer of the folder."""
     tokens: dict[str, int] = {}
     try:
         if (file := folder / "added_tokens.json").is_file():
@@ -106,4 +106,4 @@ def _tokens_from(folder: Path, vocabulary: int) -> list[str]:
             tokens |= {token["content"]: token["id"] for token in added}
         return sorted(token for token, number in tokens.items() if number >= vocabulary)
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        return []  # no tokenizer: nothing is read from it otherwise
+        return []  # only this warning reads the tokenizer

@@ -1,6 +1,6 @@
-"""The tensors of a safetensors file, looked at one piece at a time, with numpy alone.
+"""Scan the tensors of a safetensors file one chunk at a time, with numpy alone.
 
-numpy has neither bfloat16 nor 8-bit floats; what is asked of a number can be read from its bits.
+numpy has neither bfloat16 nor 8-bit floats, so the magnitude of a number is read from its bits.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ FORMATS: Mapping[str, int] = {
     "F8_E5M2": 1,
     "F8_E4M3": 1,
 }
-"""Bytes of one number, for the floats that torch converts and vLLM therefore loads, by their name
-in safetensors. Each stores the sign bit, then exponent and fraction, so the bits without the sign
-grow with the magnitude; infinity comes after every finite number, NaN after infinity."""
+"""safetensors' name of a float type that vLLM loads -> bytes per number. Every type stores the sign
+bit, the exponent, then the fraction, so the bits without the sign, read as an integer, grow with
+the magnitude; infinity follows the finite numbers, and NaN follows infinity."""
 
 LARGEST = 65504.0
-"""The largest magnitude that is accepted for a factor's numbers, for a scale, and for their
-products: the largest float16.
+"""Largest accepted magnitude of a factor's numbers, of a scale, and of their products: the largest
+float16.
 
 Trained factors stay below 100, so this leaves three orders of magnitude. It is small enough that
 nothing a transformer computes from such an adapter leaves the range of float32 and bfloat16 (1e38):
@@ -54,7 +54,7 @@ A NaN would stay in the KV cache after its request, and reach the requests that 
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One tensor of a file. `start` is its first byte, counted from the file's beginning."""
+    """One tensor of a file. `start` is the offset of its first byte in the file."""
 
     name: str
     dtype: str
@@ -67,7 +67,7 @@ class TensorInfo:
 
 
 def read_infos(path: Path) -> tuple[TensorInfo, ...]:
-    """All tensors in the order of the file, from its header.
+    """Read the header and return all tensors in the order of the file.
 
     Raises:
         SafetensorError: the header cannot be read, or does not fit the file.
@@ -89,7 +89,7 @@ def read_infos(path: Path) -> tuple[TensorInfo, ...]:
 
 
 def largest_magnitude(file: BinaryIO, info: TensorInfo) -> float:
-    """The largest magnitude of a tensor's numbers; infinite or NaN where one of them is.
+    """Return the largest magnitude in a tensor; infinity or NaN if it contains one.
 
     Raises:
         EOFError: the file ends before the last number.
@@ -109,7 +109,7 @@ def largest_magnitude(file: BinaryIO, info: TensorInfo) -> float:
 
 
 def _value(dtype: str, bits: int) -> float:
-    """The number that `bits`, without a sign, stand for in one of `FORMATS`."""
+    """Decode `bits`, a number of one of `FORMATS` without its sign bit."""
     match dtype:
         case "F64":
             return float(np.uint64(bits).view(np.float64))
@@ -132,7 +132,7 @@ def _value(dtype: str, bits: int) -> float:
 
 
 def digest_of(config: bytes, weights: BinaryIO, size_bytes: int) -> str:
-    """The name of an adapter's content: sha256 over both files, each after its length (8 bytes).
+    """Return the digest of an adapter: sha256 over both files, each after its length (8 bytes).
 
     Raises:
         EOFError: the file of weights does not have `size_bytes`.

@@ -1,22 +1,22 @@
-"""Reading an adapter's files and refusing what the engine could not serve as it was trained.
+"""Read an adapter's files and refuse an adapter that the engine would not serve as it was trained.
 
-Refused, each with its reason:
+Refused, with the reason:
 
 * a folder without `adapter_config.json` and `adapter_model.safetensors`; pickles; files that are
   truncated or damaged; a configuration above 4 MiB
 * every method but plain LoRA and rsLoRA: DoRA, biases, whole modules, initializations that change
   the base model, and the other fields in `lora_config.UNSUPPORTED`
-* tensors that are no factors, a factor without its partner, ranks that do not fit the
-  configuration, numbers that are no floats, NaN and infinity
-* numbers, scales or products of both beyond `tensors.LARGEST`, which no training gives
+* tensors that are not factors, a factor without its partner, ranks that do not fit the
+  configuration, numbers that are not floats, NaN and infinity
+* numbers, scales or products of both beyond `float_scan.LARGEST`, which training never produces
 * an adapter that changes nothing: A or B of each module is zero
-* with a base model: modules that it does not have (all are named) or has in another shape, and
-  changes of the vocabulary
+* with a base model: modules that it lacks (all are named) or has in another shape, and changes of
+  the vocabulary
 
-Warned of: another base model than the one served; stored embeddings and added tokens, which vLLM
-leaves out; fields of the configuration that are not known here.
+Warnings: a base model other than the one served; stored embeddings and added tokens, which vLLM
+ignores; unknown fields of the configuration.
 
-The weights are read in pieces of 1 MiB; no tensor is ever held as a whole.
+The weights are read in chunks of 1 MiB; a tensor is never held as a whole.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = ["CONFIG", "WEIGHTS", "Report", "inspect"]
 
 
 def inspect(path: Path | str, alias: str, base: ModelShapes | None = None) -> Report:
-    """Read the adapter in the folder `path` and check that it fits the base model, if given.
+    """Read the adapter in the folder `path` and check that it fits `base`, unless that is None.
 
     Raises:
         AdapterError: the adapter cannot be served; the message says why and what to do.
@@ -48,7 +48,7 @@ def inspect(path: Path | str, alias: str, base: ModelShapes | None = None) -> Re
 
 
 class _Inspection:
-    """One adapter under inspection; the questions in the order they are asked."""
+    """The inspection of one adapter."""
 
     def __init__(self, path: Path, alias: str) -> None:
         self.path = path

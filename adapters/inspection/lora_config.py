@@ -1,4 +1,4 @@
-"""Reading `adapter_config.json`: what vLLM would compute from it, and what it could not.
+"""Read `adapter_config.json` and refuse what vLLM would not compute as PEFT does.
 
 Compared with PEFT 0.21 (`LoraConfig`) and vLLM 0.32 (`vllm/lora/peft_helper.py`).
 """
@@ -17,16 +17,16 @@ from adapters.inspection.float_scan import LARGEST
 from adapters.inspection.problems import listing
 
 Fail = Callable[[str, str], NoReturn]
-"""Refuses the adapter with a problem and a remedy."""
+"""Raises the error for a problem, with its remedy."""
 
 CONFIG_LIMIT = 4 << 20
-"""Bytes of an adapter's configuration; those of the largest models have some hundred kilobytes."""
+"""Largest size of a configuration in bytes; the largest models need a few hundred kilobytes."""
 
 RETRAIN = "Train a plain LoRA adapter, or merge this one into a model of its own"
 COPY_AGAIN = "Copy or save the adapter again"
 
 MAX_ENTRIES = 4096
-"""Entries of a list or an object in an adapter's configuration: modules, layers, patterns."""
+"""Largest length of a list or object in a configuration: modules, layers, patterns."""
 
 UNSUPPORTED: Mapping[str, str] = {
     "use_dora": "it is a DoRA adapter",
@@ -40,14 +40,14 @@ UNSUPPORTED: Mapping[str, str] = {
     "kasa_config": "it truncates the weights of the base model (KaSA)",
     "monteclora_config": "it samples its weights (MonteCLoRA)",
 }
-"""Fields of PEFT's LoraConfig that change what is computed, in ways that vLLM does not follow."""
+"""Fields of PEFT's LoraConfig that change the result in ways that vLLM does not implement."""
 
 FOLLOWED = frozenset({
     "peft_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern",
     "modules_to_save", "bias", "init_lora_weights", "fan_in_fan_out",
     "base_model_name_or_path", "revision",
 })  # fmt: skip
-"""Fields that are read here."""
+"""Fields that this module reads."""
 
 TRAINING_ONLY = frozenset({
     # which modules were trained: the tensors themselves say so
@@ -59,25 +59,25 @@ TRAINING_ONLY = frozenset({
     # notes
     "task_type", "inference_mode", "auto_mapping", "peft_version", "lora_runtime_config",
 })  # fmt: skip
-"""Fields that change nothing once an adapter is trained."""
+"""Fields without effect on a trained adapter."""
 
-# Initializations that only set the adapter's own weights; others also change those of the base.
+# Initializations that set only the adapter's weights; others also change the base model's.
 _PLAIN_INITS = frozenset({"gaussian", "eva", "orthogonal", "mica", "lora_ga"})
 
 _MAX_RANK = 2**16
-"""Beyond the side of any matrix that adapters change; vLLM serves a few hundred."""
+"""Larger than any matrix that adapters change; vLLM serves ranks of a few hundred."""
 _MAX_SHOWN = 80
 _MAX_PATTERNS = 4096
 _MAX_REPEATS = 2
-# Patterns are regular expressions that run once per module, here and in the engine. Repetitions
-# of groups can take exponential time, and many repetitions a high power of the name's length.
+# Patterns are regular expressions, matched once per module here and in the engine. A repeated group
+# can take exponential time, and many repetitions a high power of the name's length.
 _REPEAT = re.compile(r"(?<!\\)[*+{]")
 _REPEATED_GROUP = re.compile(r"(?<!\\)\)[*+{]")
 
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """The rank and the scale of each module: alpha / r, or alpha / sqrt(r) when rank-stabilized.
+    """The rank and the scale of each module: alpha / r, or alpha / sqrt(r) if rank-stabilized.
 
     rsLoRA: Kalajdzievski 2023, arXiv:2312.03732. Patterns: `get_pattern_key` of PEFT,
     `PEFTHelper.get_rank_and_scaling` of vLLM.
@@ -91,11 +91,11 @@ class Scaling:
 
     @property
     def max_rank(self) -> int:
-        """What vLLM compares with `max_lora_rank`: the patterns count even where none matches."""
+        """Return what vLLM compares with `max_lora_rank`; patterns count even without a match."""
         return max(self.rank, *(r for _, r in self.rank_patterns), 0)
 
     def of(self, module: str) -> tuple[int, float]:
-        """Rank and scale of a module, named without `base_model.model.`."""
+        """Return rank and scale of a module, named without `base_model.model.`."""
         # PEFT stores the two matrices of fused experts under these names, and matches others.
         if module.endswith(".experts.base_layer"):
             module = module.removesuffix(".base_layer") + ".gate_up_proj"
@@ -107,7 +107,7 @@ class Scaling:
 
 
 def parse(data: bytes, fail: Fail) -> dict[str, Any]:
-    """The JSON object of the file."""
+    """Return the JSON object in the file."""
     try:
         config = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -118,7 +118,7 @@ def parse(data: bytes, fail: Fail) -> dict[str, Any]:
 
 
 def check_method(config: Mapping[str, Any], fail: Fail) -> None:
-    """Refuses every method that vLLM would run as if it were plain LoRA."""
+    """Refuse every method that vLLM would run as if it were plain LoRA."""
     kind = config.get("peft_type")
     for name, value in config.items():
         if isinstance(value, list | dict) and len(value) > MAX_ENTRIES:
@@ -142,11 +142,11 @@ def check_method(config: Mapping[str, Any], fail: Fail) -> None:
             "Convert it with PEFT's path_initial_model_for_weight_conversion",
         )
     if "target_modules" not in config:
-        fail(f"{CONFIG} has no target_modules, which vLLM asks for", COPY_AGAIN)
+        fail(f"{CONFIG} has no target_modules, which vLLM requires", COPY_AGAIN)
 
 
 def read_scaling(config: Mapping[str, Any], fail: Fail) -> Scaling:
-    """The rules for rank and scale, with every number and pattern checked."""
+    """Return the rules for rank and scale, with every number and pattern checked."""
     rank: Any = config.get("r")
     if not _is_rank(rank):
         fail(
@@ -172,7 +172,7 @@ def read_scaling(config: Mapping[str, Any], fail: Fail) -> Scaling:
 
 
 def read_base_model(config: Mapping[str, Any]) -> str | None:
-    """`name` or `name@revision` of the model that the adapter was trained on."""
+    """Return `name` or `name@revision` of the model that the adapter was trained on."""
     name, revision = config.get("base_model_name_or_path"), config.get("revision")
     if not isinstance(name, str) or not name:
         return None
@@ -180,12 +180,12 @@ def read_base_model(config: Mapping[str, Any]) -> str | None:
 
 
 def warnings(config: Mapping[str, Any]) -> list[str]:
-    """Fields that are set, and that this version knows nothing about."""
+    """Return a warning for fields that are set and unknown to this version."""
     known = FOLLOWED | TRAINING_ONLY | UNSUPPORTED.keys()
     unknown = sorted(name for name, value in config.items() if value and name not in known)
     if not unknown:
         return []
-    return [f"{CONFIG} has fields that are not known here and not followed: {listing(unknown)}"]
+    return [f"{CONFIG} has unknown fields, which have no effect: {listing(unknown)}"]
 
 
 def _read_patterns(
@@ -218,13 +218,13 @@ def _is_rank(value: Any) -> bool:
 
 
 def _is_alpha(value: Any) -> bool:
-    """Finite, not beyond what is accepted of a scale, and not 0, which would change nothing."""
+    """Return whether the value is finite, within the limit of a scale, and not 0."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return 0 < abs(value) <= LARGEST  # false for NaN
 
 
 def _shown(value: Any) -> str:
-    """A value of the file as messages show it; a number may have thousands of digits."""
+    """Return a value for a message, shortened: a number may have thousands of digits."""
     text = repr(value)
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"

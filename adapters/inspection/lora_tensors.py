@@ -1,4 +1,4 @@
-"""What an adapter's file of weights holds: pairs of factors, checked against each other."""
+"""Read the pairs of factors in an adapter's file of weights, and check them against each other."""
 
 from __future__ import annotations
 
@@ -34,13 +34,14 @@ _EXPERTS = (".experts", ".experts.base_layer")
 class FactorPair:
     """The shapes of one module's factors: A [rank, in] and B [out, rank].
 
-    Of an embedding: A [rank, vocabulary] and B [hidden, rank]. `parts` are the factors there are,
-    "AB" in the order found; `largest_a` and `largest_b` are their largest magnitudes.
+    Of an embedding: A [rank, vocabulary] and B [hidden, rank]. `letters` names the factors in the
+    order of the file, "AB" for a complete pair; `largest_a` and `largest_b` are their largest
+    magnitudes.
     """
 
     a: tuple[int, ...] = ()
     b: tuple[int, ...] = ()
-    parts: str = ""
+    letters: str = ""
     largest_a: float = 0.0
     largest_b: float = 0.0
     embedding: bool = False
@@ -48,7 +49,7 @@ class FactorPair:
 
 @dataclass(slots=True)
 class Contents:
-    """Pairs by module; `embeddings` are copies of the base model's, which vLLM leaves out."""
+    """Pairs by module; `embeddings` are copies of the base model's, which vLLM ignores."""
 
     pairs: dict[str, FactorPair] = field(default_factory=dict)
     dtypes: set[str] = field(default_factory=set)
@@ -57,14 +58,14 @@ class Contents:
 
 
 def read_contents(path: Path, file: BinaryIO, fail: Fail) -> Contents:
-    """Everything in the open `file` at `path`; every number is looked at once."""
+    """Read the open `file` at `path`; every number is read once."""
     try:
         infos = read_infos(path)
     except SafetensorError as error:
         fail(f"{WEIGHTS} cannot be read: {error}", COPY_AGAIN)
     except ValueError as error:
         fail(
-            f"in {WEIGHTS}, {error}, which is no float that vLLM loads",
+            f"in {WEIGHTS}, {error}, which is not a float that vLLM loads",
             "Save it as float32, float16 or bfloat16",
         )
     contents = Contents()
@@ -76,16 +77,16 @@ def read_contents(path: Path, file: BinaryIO, fail: Fail) -> Contents:
         else:
             _take_embeddings(contents, info, fail)
     if not contents.pairs:
-        fail(f"{WEIGHTS} holds no tensors of LoRA layers", "Give a trained adapter")
+        fail(f"{WEIGHTS} holds no tensor of a LoRA layer", "Give a trained adapter")
     return contents
 
 
 def check_pairs(pairs: Mapping[str, FactorPair], scaling: Scaling, fail: Fail) -> None:
-    """Each module has two matrices that fit each other and the configuration; one changes it."""
-    if alone := [m for m, pair in sorted(pairs.items()) if len(pair.parts) != 2]:
-        given = [f"{m} (only lora_{pairs[m].parts})" for m in alone]
+    """Check that factors fit each other and the configuration, and that some module changes."""
+    if alone := [m for m, pair in sorted(pairs.items()) if len(pair.letters) != 2]:
+        names = [f"{m} (only lora_{pairs[m].letters})" for m in alone]
         fail(
-            f"one factor without its partner in {len(alone)} modules: {listing(given)}", COPY_AGAIN
+            f"one factor without its partner in {len(alone)} modules: {listing(names)}", COPY_AGAIN
         )
     for module, pair in sorted(pairs.items()):
         if len(pair.a) != 2 or len(pair.b) != 2:
@@ -113,7 +114,7 @@ def check_pairs(pairs: Mapping[str, FactorPair], scaling: Scaling, fail: Fail) -
 
 
 def _check_size(module: str, pair: FactorPair, scale: float, fail: Fail) -> None:
-    """The scale, B as vLLM multiplies it, and each of the products that are summed in B @ A."""
+    """Check the range of the scale, of scale * B, and of each product that B @ A sums up."""
     scaled_b = abs(scale) * pair.largest_b
     for what, value in (
         ("scale", abs(scale)),
@@ -122,38 +123,40 @@ def _check_size(module: str, pair: FactorPair, scale: float, fail: Fail) -> None
     ):
         if not value <= LARGEST:
             fail(
-                f"the {what} of {module} reaches {value:.3g}, more than {LARGEST:g}, the most that "
-                "half precision holds; no training gives that",
+                f"the {what} of {module} reaches {value:.3g}, more than {LARGEST:g}, the "
+                "largest number of half precision; training never produces that",
                 "Give the lora_alpha and the factors that it was trained with",
             )
 
 
 def _take_factor(
-    contents: Contents, pair: FactorPair, info: TensorInfo, part: str, file: BinaryIO, fail: Fail
+    contents: Contents, pair: FactorPair, info: TensorInfo, letter: str, file: BinaryIO, fail: Fail
 ) -> None:
     largest = largest_magnitude(file, info)
     if not math.isfinite(largest):
         fail(f"{info.name} holds NaN or infinity", "Train it again with a smaller step")
     if largest > LARGEST:
         fail(
-            f"{info.name} holds numbers up to {largest:.3g}, more than {LARGEST:g}, the most that "
-            "half precision holds; no training gives that",
+            f"{info.name} holds numbers up to {largest:.3g}, more than {LARGEST:g}, the "
+            "largest number of half precision; training never produces that",
             "Train it again with a smaller step",
         )
     contents.dtypes.add(info.dtype)
     contents.parameters += info.count
-    pair.parts += part
-    if part == "A":
+    pair.letters += letter
+    if letter == "A":
         pair.a, pair.largest_a = info.shape, largest
     else:
         pair.b, pair.largest_b = info.shape, largest
 
 
 def _take_embeddings(contents: Contents, info: TensorInfo, fail: Fail) -> None:
-    """vLLM passes over stored embeddings that have a LoRA layer, and stops at others: see
-    `is_base_embedding_weights` and `parse_fine_tuned_lora_name` in its `lora/utils.py`."""
+    """Accept embeddings with a LoRA layer, which vLLM ignores; refuse others, at which it stops.
+
+    See `is_base_embedding_weights` and `parse_fine_tuned_lora_name` in its `lora/utils.py`.
+    """
     match = _EMBEDDINGS.fullmatch(info.name)
     if match is None or not match["wrapped"]:
         whole = "" if match is None else f" but a whole {match['layer']} {list(info.shape)}"
-        fail(f"{WEIGHTS} holds {info.name}, which is no factor of a LoRA layer{whole}", RETRAIN)
+        fail(f"{WEIGHTS} holds {info.name}, which is not a factor of a LoRA layer{whole}", RETRAIN)
     contents.embeddings.append(info)

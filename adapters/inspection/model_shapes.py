@@ -16,20 +16,19 @@ _INDEX = "model.safetensors.index.json"
 
 @dataclass(frozen=True, slots=True)
 class ModelShapes:
-    """Modules with weights, and the shape [out, in] of those whose weight is a plain matrix.
+    """The modules with weights, and the shape [out, in] of every weight that is a plain matrix.
 
-    Quantized weights are packed and have no such shape; their modules are known by name only.
-    `name` is what people call the model, a hub id or a path, to compare with the lineage of
-    adapters; None where that is of no interest.
+    Quantized weights are packed and have no such shape; only the names of their modules are known.
+    `name` is a hub id or a path to compare with the lineage of adapters; None skips the comparison.
     """
 
     modules: frozenset[str]
     matrices: Mapping[str, tuple[int, int]]
     parameters: int
     name: str | None = None
-    # Module names by each of their ends; an empty name where several modules share the end.
+    # Suffix of a module name -> the name; empty if several modules share the suffix.
     _ends: Mapping[str, str] = field(init=False, repr=False, compare=False)
-    # Names that only lead to other modules.
+    # Prefixes of module names.
     _parents: frozenset[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -42,7 +41,7 @@ class ModelShapes:
 
     @classmethod
     def read(cls, directory: Path, name: str | None = None) -> ModelShapes | None:
-        """The shapes of the model in `directory`; None where it has no safetensors files.
+        """Read the shapes of the model in `directory`; return None if it has no safetensors files.
 
         Raises:
             OSError, safetensors.SafetensorError: a file cannot be read.
@@ -71,31 +70,31 @@ class ModelShapes:
 
     @property
     def vocabulary(self) -> int | None:
-        """Rows of the input embeddings; None where they have another name or are packed."""
+        """Return the rows of the input embeddings; None if they have another name or are packed."""
         return next((s[0] for m, s in self.matrices.items() if m.endswith("embed_tokens")), None)
 
     def find(self, module: str) -> str | None:
-        """The model's own name of an adapter's module; None where the model has no such module.
+        """Return the model's name of an adapter's module; None if the model has no such module.
 
-        Checkpoints differ in their leading components (`model.`, `language_model.model.`), so the
-        name counts as found where everything from the layer list on agrees. A name that only leads
-        to other modules, like the experts of one layer, counts as found too.
+        Checkpoints differ in their leading components (`model.`, `language_model.model.`), so names
+        match if everything from the layer list on agrees. A prefix of module names, like the
+        experts of one layer, matches too.
         """
         if module in self.modules or module in self._parents:
             return module
-        parts = module.split(".")
-        for start in range(1, len(parts)):
-            if parts[start].isdigit():
+        words = module.split(".")
+        for start in range(1, len(words)):
+            if words[start].isdigit():
                 break
-            if found := self._ends.get(".".join(parts[start:])):
-                return found
+            if name := self._ends.get(".".join(words[start:])):
+                return name
         return None
 
 
 def _files(directory: Path) -> list[Path]:
-    """The files that are the model: those of its index, or else all.
+    """Return the files of the model: those of its index, or else all.
 
-    Some folders hold a second copy under other names (`consolidated.safetensors`), or an adapter.
+    Some folders also hold a second copy (`consolidated.safetensors`) or an adapter.
     """
     try:
         names = set(json.loads((directory / _INDEX).read_bytes())["weight_map"].values())
@@ -111,8 +110,8 @@ def _files(directory: Path) -> list[Path]:
 
 
 def _ends_of(module: str) -> Iterator[str]:
-    parts = module.split(".")
-    return (".".join(parts[start:]) for start in range(len(parts)))
+    words = module.split(".")
+    return (".".join(words[start:]) for start in range(len(words)))
 
 
 def _parents_of(modules: Iterable[str]) -> Iterator[str]:

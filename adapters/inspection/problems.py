@@ -1,4 +1,4 @@
-"""What the inspection of an adapter found: a value that is stored beside it as JSON."""
+"""The report of an inspection, which is stored beside the adapter as JSON."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ MAX_NAMES_SHOWN = 20
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One adapter, as its two files say.
+    """What the two files of an adapter contain.
 
-    rank: the largest in its configuration, which is what vLLM's `max_lora_rank` must reach.
-    scaling: the different factors of B @ A among its modules, ascending; one for most adapters.
+    rank: the largest in the configuration; vLLM's `max_lora_rank` must be at least that.
+    scaling: the distinct scales of B @ A over all modules, ascending; one for most adapters.
     modules: the base model's names, without PEFT's `base_model.model.`, sorted.
-    dtypes: of the factors, in the words of safetensors (`BF16`), sorted.
-    size_bytes: of both files. parameters: numbers in the factors.
+    dtypes: of the factors, in safetensors' notation (`BF16`), sorted.
+    size_bytes: of both files. parameters: number of entries of all factors.
     digest: sha256 over both files, in hex.
-    base_model: the model that it was trained on, `name` or `name@revision`, where it says so.
-    warnings: what does not keep it from being served, but is worth a look.
+    base_model: the model that the adapter was trained on, `name` or `name@revision`; None if the
+        configuration does not name it.
+    warnings: problems that do not prevent serving.
     """
 
     rank: int
@@ -34,12 +35,12 @@ class Report:
     warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:
-        """Lists, strings and numbers; `from_json` reads it back."""
+        """Return the JSON object that `from_json` reads."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @classmethod
     def from_json(cls, data: Mapping[str, object]) -> Report:
-        """Fields of other names are left alone.
+        """Read a JSON object; unknown fields are ignored.
 
         Raises:
             ValueError: a field is missing or of another type; the message names it.
@@ -58,7 +59,7 @@ class Report:
 
 
 def listing(names: Sequence[str]) -> str:
-    """The names as messages show them: the first 20, then a count."""
+    """Return the names as messages show them: the first 20, then a count."""
     shown = ", ".join(names[:MAX_NAMES_SHOWN])
     more = len(names) - MAX_NAMES_SHOWN
     return f"{shown} and {more} more" if more > 0 else shown

@@ -1,8 +1,8 @@
 """Stored compositions: names with an owner and a history, in the journal of an adapter store.
 
-What a composition says is not read here; whoever stores one has checked it. A name stands for one
-thing, a composition or an adapter, in all servers that share the store: that is decided under the
-lock of the journal.
+The caller checks a composition before storing it; this module does not read it. In all servers that
+share a store, a name stands for either a composition or an adapter; the lock of the journal
+guarantees it.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from composer.errors import CompositionSchemaError, quoted
 class Compositions:
     """The compositions of a store. Safe to use from several threads.
 
-    What a method wrote is on disk when it returns. `actor` is who makes a change, for the record;
-    `key` is the name of the key that asks for it, None for one that may change those of all.
+    A change is on disk when its method returns. `actor` is recorded as the author of the change;
+    `key` is the name of the key that requests it, None for a key that may change everything.
     """
 
     def __init__(self, journal: Journal, now: Callable[[], str]) -> None:
@@ -40,26 +40,26 @@ class Compositions:
     # ---- reading
 
     def find(self, name: str) -> CompositionVersion | None:
-        """The present version; None where the name stands for no composition."""
+        """Return the present version; None if the name stands for no composition."""
         history = self._journal.composition_history(name)
         return history[-1] if exists(history) else None
 
     def get(self, name: str) -> CompositionVersion:
-        """The present version. Raises `CompositionNotFoundError`."""
+        """Return the present version. Raises `CompositionNotFoundError`."""
         if (version := self.find(name)) is None:
             raise self._unknown(name)
         return version
 
     def all(self) -> tuple[CompositionVersion, ...]:
-        """The present version of every composition, sorted by name."""
-        found = map(self.find, sorted(self._journal.compositions()))
-        return tuple(version for version in found if version is not None)
+        """Return the present version of every composition, sorted by name."""
+        versions = map(self.find, sorted(self._journal.compositions()))
+        return tuple(version for version in versions if version is not None)
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self.find(name) is not None
 
     def history(self, name: str) -> tuple[CompositionVersion, ...]:
-        """All versions, oldest first, deletions included. Raises `CompositionNotFoundError`."""
+        """Return all versions, oldest first, with deletions. Raises `CompositionNotFoundError`."""
         history = self._journal.composition_history(name)
         if not history:
             raise self._unknown(name)
@@ -81,20 +81,20 @@ class Compositions:
         """Store a composition, or replace one.
 
         Args:
-            name: what it is called.
+            name: the name.
             content: the composition, as JSON; not None.
-            key: who asks.
-            owner: of a new one; one that exists keeps its owner.
-            actor: for the record.
-            expected: the number that it must have now, 0 where it must not exist.
-            limit: how many compositions the owner may have.
+            key: the key that requests the change.
+            owner: the owner of a new composition; an existing one keeps its owner.
+            actor: the author of the change.
+            expected: the present version number, 0 if the name must be free; None for any.
+            limit: the largest number of compositions of an owner.
 
         Raises:
-            CompositionSchemaError: it cannot have this name, or is too large.
+            CompositionSchemaError: the name is not valid, or the composition is too large.
             NameTakenError: an adapter has the name.
-            CompositionOwnerError: it belongs to another key.
-            CompositionLimitError: the owner has as many as it may.
-            VersionConflictError: it is not at `expected`.
+            CompositionOwnerError: the composition belongs to another key.
+            CompositionLimitError: the owner has reached `limit`.
+            VersionConflictError: the composition is not at version `expected`.
         """
         check_name(name)
         size = len(json.dumps(content, allow_nan=False))
@@ -125,14 +125,15 @@ class Compositions:
         expected: int | None = None,
         limit: int | None = None,
     ) -> CompositionVersion:
-        """Bring an earlier version back: number `to`, or the last with another content.
+        """Restore an earlier version: number `to`, or the last one with other content.
 
         Raises:
             CompositionNotFoundError: no such composition or version.
-            CompositionOwnerError: it belongs to another key, or the version did.
-            CompositionLimitError: its owner has as many as it may.
+            CompositionOwnerError: the composition or the version belongs to another key.
+            CompositionLimitError: the owner has reached `limit`.
             NameTakenError: an adapter has the name now.
-            VersionConflictError: it is not at `expected`, or there is nothing to return to.
+            VersionConflictError: the composition is not at version `expected`, or there is nothing
+                to return to.
         """
         with self._changing(name, key, expected) as history:
             if not history:
@@ -155,25 +156,25 @@ class Compositions:
     def delete(
         self, name: str, *, key: str | None, actor: str, expected: int | None = None
     ) -> CompositionVersion:
-        """Let the name stand for nothing; its history stays.
+        """Let the name stand for nothing; its history remains.
 
         Raises:
             CompositionNotFoundError: no such composition.
-            CompositionOwnerError: it belongs to another key.
-            VersionConflictError: it is not at `expected`.
+            CompositionOwnerError: the composition belongs to another key.
+            VersionConflictError: the composition is not at version `expected`.
         """
         with self._changing(name, key, expected) as history:
             if not exists(history):
                 raise self._unknown(name)
             return self._append(name, Action.DELETE, None, history[-1].owner, actor)
 
-    # ---- parts
+    # ---- helpers
 
     @contextmanager
     def _changing(
         self, name: str, key: str | None, expected: int | None
     ) -> Iterator[tuple[CompositionVersion, ...]]:
-        """Exclude other writers; gives the history, which is at `expected` and the key's own."""
+        """Exclude other writers; check owner and version, and yield the history."""
         with self._journal.writing():
             history = self._journal.composition_history(name)
             if exists(history):
@@ -218,7 +219,7 @@ class Compositions:
 
 
 def check_name(name: str) -> None:
-    """Raises `CompositionSchemaError` where `name` cannot name a composition."""
+    """Raise `CompositionSchemaError` if `name` is not a valid name of a composition."""
     if not NAME.fullmatch(name):
         raise CompositionSchemaError(
             f"{quoted(name)} cannot name a composition. Use 1 to 64 letters, digits and _ . - "

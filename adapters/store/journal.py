@@ -1,14 +1,14 @@
-"""The journal of a store: every change of every adapter and every stored composition, in one file
-that is only appended to.
+"""The journal of a store: an append-only file of every change of adapters and stored compositions.
 
-It is state, history and audit log at once: one JSON object a line, `Version` or, where it has the
-field `composition`, `CompositionVersion` as JSON. The number of a line is a position: whoever has
-read that far has seen all changes up to it.
+The journal is state, history and audit log at once. Each line is one JSON object: a
+`CompositionVersion` if it has the field `composition`, else a `Version`. The number of a line is a
+position: a process that has read a position knows all changes up to it.
 
-* Writers hold an exclusive lock, readers a shared one, so nobody reads what may be taken back.
-* A line counts once its line feed is there. What a killed writer left of a line is never read, and
-  the next writer cuts it off. A line that is complete and cannot be read is damage: an error.
-* An append that fails leaves the file as it was.
+* Writers hold an exclusive lock, readers a shared one, so nobody reads a line that a failing writer
+  removes again.
+* A line counts once its line feed is on disk. The incomplete line of a killed writer is never read,
+  and the next writer truncates it. A complete line that cannot be read is damage: an error.
+* A failed append leaves the file unchanged.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ _Entry = TypeVar("_Entry", Version, CompositionVersion)
 
 
 class Journal:
-    """One process's view of the file. Reading from memory is free of locks; see `refresh`."""
+    """One process's view of the file. Queries read memory without a lock; see `refresh`."""
 
     def __init__(self, file: Path, lock: Path) -> None:
-        """Read the file. Raises `AdapterStoreError` where it cannot be read."""
+        """Read the file. Raises `AdapterStoreError`: it cannot be read."""
         self._file = file
         self._lock = lock
-        self._mutex = threading.Lock()  # guards all below against other threads of this process
-        # Replaced, never changed.
+        self._mutex = threading.Lock()  # guards everything below against other threads
+        # Both mappings are replaced, never changed in place.
         self._histories: Mapping[str, tuple[Version, ...]] = {}
         self._compositions: Mapping[str, tuple[CompositionVersion, ...]] = {}
         self._count = 0  # lines read
-        self._offset = 0  # bytes read, all of them complete lines
-        self._last = b""  # the last of these lines
-        self._seen: tuple[int, ...] | None = None  # signature of the file when it was read
-        self._unreported: list[Entry] = []  # read, but not returned by `refresh` yet
+        self._offset = 0  # bytes read, complete lines only
+        self._last = b""  # the last line read
+        self._seen: tuple[int, ...] | None = None  # signature of the file at the last read
+        self._unreported: list[Entry] = []  # read, but not yet returned by `refresh`
         self.followed = 0
-        """The position up to which all changes are known and `refresh` has returned the foreign
-        ones."""
+        """The position up to which all changes are known and `refresh` has returned those of other
+        processes."""
 
         with self._mutex, locked(lock, shared=True):
             self._read()
@@ -58,32 +58,32 @@ class Journal:
 
     @staticmethod
     def create(file: Path) -> None:
-        """Make an empty journal, durably. Caller holds the lock."""
+        """Create an empty journal durably. The caller holds the lock."""
         with store_errors(f"make {file}"):
             file.touch()
             sync(file)
             sync(file.parent)
 
     def aliases(self) -> tuple[str, ...]:
-        """Every alias that there ever was."""
+        """Return every alias that ever existed."""
         return tuple(self._histories)
 
     def history(self, alias: str) -> tuple[Version, ...]:
-        """All versions of the alias, oldest first."""
+        """Return all versions of the alias, oldest first."""
         return self._histories.get(alias, ())
 
     def compositions(self) -> tuple[str, ...]:
-        """The name of every composition that there ever was."""
+        """Return the name of every composition that ever existed."""
         return tuple(self._compositions)
 
     def composition_history(self, name: str) -> tuple[CompositionVersion, ...]:
-        """All versions of the composition, oldest first."""
+        """Return all versions of the composition, oldest first."""
         return self._compositions.get(name, ())
 
     def refresh(self) -> tuple[Entry, ...]:
-        """Read what other processes appended, and return what was not returned before.
+        """Read what other processes appended, and return it once.
 
-        One stat(2) where nothing happened.
+        Costs one stat(2) if nothing changed.
         """
         with store_errors(f"read {self._file}"):
             changed = _signature(self._file.stat()) != self._seen
@@ -100,21 +100,21 @@ class Journal:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Exclude every other writer, here and elsewhere, and know all that they wrote."""
+        """Exclude every other writer, in any process, and read what they wrote."""
         with self._mutex, locked(self._lock):
             self._read()
             yield
 
     def append(self, entry: _Entry) -> _Entry:
-        """Write one entry, numbered here, to disk. Caller is in `writing`.
+        """Number an entry, write it to disk and return it. The caller is in `writing`.
 
         Raises:
-            AdapterStoreError: it could not be written; the file is as it was.
+            AdapterStoreError: it could not be written; the file is unchanged.
         """
         number = len(self._history_of(entry)) + 1
         entry = replace(entry, sequence=self._count + 1, number=number)
         text = json.dumps(entry.to_json(), allow_nan=False, separators=(",", ":"))
-        _entry(json.loads(text))  # what nobody could read must not be written
+        _entry(json.loads(text))  # an unreadable line must not be written
         line = text.encode() + b"\n"
         seen = self._write(line)
         (written,) = self._take(line)
@@ -129,7 +129,7 @@ class Journal:
         with store_errors(action, "The change did not happen.", writing=True):
             descriptor = os.open(self._file, os.O_RDWR | os.O_CLOEXEC)
             try:
-                if os.fstat(descriptor).st_size > self._offset:  # the rest of a torn line
+                if os.fstat(descriptor).st_size > self._offset:  # an incomplete line
                     os.ftruncate(descriptor, self._offset)
                 write_all(descriptor, line, self._offset)
                 os.fsync(descriptor)
@@ -143,24 +143,24 @@ class Journal:
                 os.close(descriptor)
 
     def _read(self) -> None:
-        """Take in the lines since the last call. Caller holds the mutex and the lock."""
+        """Read the lines since the last call. The caller holds the mutex and the lock."""
         with store_errors(f"read {self._file}"), self._file.open("rb") as file:
             seen = _signature(os.fstat(file.fileno()))
             file.seek(self._offset - len(self._last))
-            known = file.read(len(self._last))
+            last = file.read(len(self._last))
             data = file.read()
-        if known != self._last:
+        if last != self._last:
             raise AdapterStoreError(
                 f"{self._file} was replaced: line {self._count} is not what this process read "
                 "there. Put the file back, or restart the server to accept it as it is."
             )
         complete = data[: data.rfind(b"\n") + 1]
         self._unreported += self._take(complete)
-        # A torn line is cut off sooner or later, maybe without changing size or time.
+        # A writer truncates an incomplete line, maybe without changing size or time.
         self._seen = seen if complete == data else None
 
     def _take(self, data: bytes) -> list[Entry]:
-        """Parse complete lines and add them to the histories: all, or none if one is damaged."""
+        """Parse complete lines and add all of them to the histories, or none if one is damaged."""
         if not data:
             return []
         lines = data.split(b"\n")[:-1]
@@ -183,7 +183,7 @@ class Journal:
         entries: Iterable[_Entry],
         name_of: Callable[[_Entry], str],
     ) -> Mapping[str, tuple[_Entry, ...]]:
-        """The histories with further entries, whose numbers must go on without gaps."""
+        """Return the histories with further entries, whose numbers must continue without gaps."""
         grown: dict[str, list[_Entry]] = {}
         for entry in entries:
             name = name_of(entry)

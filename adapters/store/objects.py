@@ -1,9 +1,9 @@
-"""The content of adapters, each in a folder that is named by its digest and never changes.
+"""The contents of adapters, each in an immutable folder named by its digest.
 
     objects/<digest>/adapter_config.json, adapter_model.safetensors
-    objects/<digest>/generation.json        inspection report, origin and sizes; not in the digest
+    objects/<digest>/generation.json        report, origin and sizes; not part of the digest
 
-A folder appears in one rename(2), after all of it is on disk: it is complete or not there.
+A folder appears in one rename(2) after its files are on disk, so it is complete or does not exist.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from composer.errors import quoted
 GENERATION = "generation.json"
 
 _CONTENT = (CONFIG, WEIGHTS)
-_AGAIN = "Publish the adapter again from its source; that mends it"
+_AGAIN = "Publish the adapter again from its source to repair it"
 
 _Signature = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class StoredAdapter:
-    """An adapter in the store: its content, what inspection found, and where it came from."""
+    """An adapter in the store: its folder, its inspection report and its origin."""
 
     digest: str
     path: Path
@@ -42,18 +42,18 @@ class StoredAdapter:
 
 
 class Objects:
-    """The folder of all objects. Needs no lock, but `remove` does."""
+    """The folder of all contents. Only `remove` needs the lock of the store."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._verified: dict[str, _Signature] = {}  # what the content looked like when it was right
+        self._verified: dict[str, _Signature] = {}  # digest -> signature of the verified files
 
     def names(self) -> frozenset[str]:
-        """The digests of all objects."""
+        """Return the digests of all contents."""
         return frozenset(path.name for path in self._root.iterdir() if DIGEST.fullmatch(path.name))
 
     def path(self, digest: str) -> Path:
-        """The folder of the object. Raises `AdapterNotFoundError` where there is none."""
+        """Return the folder of a content. Raises `AdapterNotFoundError`."""
         path = self._root / digest
         if not DIGEST.fullmatch(digest) or not path.is_dir():
             raise AdapterNotFoundError(
@@ -67,11 +67,11 @@ class Objects:
     ) -> None:
         """Move the inspected files of `source` in; both folders are on the same file system.
 
-        An object that is there stays as it is, unless it is damaged: then it is mended. `scratch`
-        is an empty folder of the caller.
+        An existing content stays unchanged unless it is damaged, in which case it is repaired.
+        `scratch` is an empty folder of the caller.
 
         Raises:
-            AdapterStoreError: the disk refuses; there is no new object then.
+            AdapterStoreError: the files cannot be written; nothing was added.
         """
         with store_errors("store the adapter", writing=True):
             signature = _signature(source)
@@ -89,11 +89,11 @@ class Objects:
                 self._verified[report.digest] = signature
 
     def load(self, digest: str) -> StoredAdapter:
-        """The object, if its files have the sizes that they should have.
+        """Return the content, after comparing the sizes of its files with the recorded ones.
 
         Raises:
-            AdapterNotFoundError: there is no such object.
-            AdapterStoreError: it is damaged.
+            AdapterNotFoundError: the content does not exist.
+            AdapterStoreError: the content is damaged.
         """
         path = self.path(digest)
         try:
@@ -104,17 +104,17 @@ class Objects:
             report = Report.from_json(text["report"])
             return StoredAdapter(digest, path, report, text["origin"])
         except OSError as error:
-            self.path(digest)  # it may have been pruned meanwhile
+            self.path(digest)  # raises if it was pruned meanwhile
             raise _damaged(path, str(error)) from error
         except (ValueError, KeyError, TypeError) as error:
             raise _damaged(path, f"{GENERATION} cannot be read ({error!r})") from error
 
     def verify(self, digest: str) -> None:
-        """Compare the content with its digest, unless that was done since it was last written.
+        """Compare the content with its digest, unless it was verified since its last change.
 
         Raises:
-            AdapterNotFoundError: there is no such object.
-            AdapterStoreError: it is damaged.
+            AdapterNotFoundError: the content does not exist.
+            AdapterStoreError: the content is damaged.
         """
         path = self.load(digest).path
         with store_errors(f"read {path}"):
@@ -123,20 +123,20 @@ class Objects:
                 return
             with (path / WEIGHTS).open("rb") as weights:
                 size = os.fstat(weights.fileno()).st_size
-                found = digest_of((path / CONFIG).read_bytes(), weights, size)
-        if found != digest:
-            raise _damaged(path, f"its content has the digest {found}")
+                present = digest_of((path / CONFIG).read_bytes(), weights, size)
+        if present != digest:
+            raise _damaged(path, f"its content has the digest {present}")
         self._verified[digest] = signature
 
     def remove(self, digests: Iterable[str], scratch: Path) -> None:
-        """Move objects out of the store, into a folder that the caller removes."""
+        """Move contents into `scratch`, which the caller removes. The caller holds the lock."""
         for digest in digests:
             (self._root / digest).rename(scratch / digest)
             self._verified.pop(digest, None)
         sync(self._root)
 
     def _place(self, folder: Path, digest: str) -> bool:
-        """Let `folder` be the object; False where a good one is there already."""
+        """Move `folder` into place; return False if an undamaged content is there already."""
         target = self._root / digest
         try:
             folder.rename(target)
@@ -146,19 +146,19 @@ class Objects:
             try:
                 self.verify(digest)
             except AdapterStoreError:
-                # File by file: whoever reads meanwhile finds each either damaged or good.
+                # File by file: concurrent readers see each file either damaged or repaired.
                 for name in (*_CONTENT, GENERATION):
                     (folder / name).replace(target / name)
                 sync(target)
             else:
-                sync(self._root)  # whoever renamed it may not have come to this yet
+                sync(self._root)  # the process that renamed it may not have synced yet
                 return False
         sync(self._root)
         return True
 
 
 def check_plain_files(folder: Path, alias: str) -> None:
-    """Refuse links in place of the content: what they lead to may change at any time."""
+    """Refuse links in place of the files: their targets may change at any time."""
     for name in _CONTENT:
         if (folder / name).is_symlink():
             raise AdapterError(alias, None, f"{name} is a symbolic link", "Give the file itself")
@@ -169,6 +169,6 @@ def _damaged(path: Path, problem: str) -> AdapterStoreError:
 
 
 def _signature(folder: Path) -> _Signature:
-    """Changes whenever one of the files is written or replaced."""
+    """Return a value that changes whenever a file is written or replaced."""
     stats = ((folder / name).stat() for name in _CONTENT)
     return tuple((s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns) for s in stats)

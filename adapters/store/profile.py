@@ -30,19 +30,18 @@ def _prompt(value: object) -> str:
     return value
 
 
+_Prompt = Annotated[str, PlainValidator(_prompt, json_schema_input_type=str)]
+Examples = Annotated[tuple[_Prompt, ...], Field(max_length=MAX_EXAMPLES)] | None
+Description = Annotated[str, PlainValidator(_text, json_schema_input_type=str)] | None
+
+
 class Profile(Fields):
     """The texts of one alias. They stay when the alias gets new content."""
 
-    examples: (
-        Annotated[
-            tuple[Annotated[str, PlainValidator(_prompt, json_schema_input_type=str)], ...],
-            Field(max_length=MAX_EXAMPLES),
-        ]
-        | None
-    ) = None
+    examples: Examples = None
     """Prompts that the adapter is to answer; null leaves the examples as they are."""
 
-    description: Annotated[str, PlainValidator(_text, json_schema_input_type=str)] | None = None
+    description: Description = None
     """What the adapter is for, in a few words; null leaves the description as it is."""
 
     @model_validator(mode="after")

@@ -1,12 +1,12 @@
-"""Folders for unfinished content, on the file system of the store.
+"""Private folders for unfinished content, on the file system of the store.
 
-    staging/<random>/lock             held by the owner as long as it lives
-    staging/<random>/files/           what the owner writes
-    staging/<random>/uses-<digest>    the owner is about to publish this object: `prune` spares it
+    staging/<random>/lock             held by the owning process as long as it lives
+    staging/<random>/files/           the files that the owner writes
+    staging/<random>/uses-<digest>    the owner is about to publish this content: `prune` keeps it
 
-Whether an owner lives is asked of its lock, not of a clock or a process table, so the answer is
-right for owners on other machines too. All folders are made, and found dead, under the lock of
-the store: a folder whose owner has not locked it yet is never seen.
+Whether an owner lives is decided by its lock, not by a clock or a process table, so it is right for
+owners on other machines too. Folders are created and swept under the lock of the store, so a sweep
+never sees a folder that its owner has not locked yet.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ class Staging:
 
     @contextmanager
     def open(self) -> Iterator[Path]:
-        """A new private folder, removed at the end. Caller does not hold the lock of the store.
+        """Yield a new private folder and remove it at the end.
+
+        The caller does not hold the lock of the store.
 
         Raises:
             AdapterStoreError: the folder cannot be made.
@@ -49,29 +51,29 @@ class Staging:
             release(descriptor)
 
     def scratch(self, inside: Path) -> Path:
-        """A new folder that lives as long as the staging folder that `inside` lies in.
+        """Create a folder that lives as long as the staging folder around `inside`.
 
         Raises:
-            ValueError: `inside` lies in no staging folder.
+            ValueError: `inside` is not in a staging folder.
         """
         folder = self._owner(inside) / f"scratch-{secrets.token_hex(8)}"
         folder.mkdir()
         return folder
 
     def pin(self, inside: Path, digest: str) -> None:
-        """Keep the object from `prune` until the staging folder around `inside` ends.
+        """Keep a content from `prune` until the staging folder around `inside` is removed.
 
-        Caller holds the lock of the store, so that `prune` runs before or after, not meanwhile.
+        The caller holds the lock of the store, so that `prune` does not run meanwhile.
         """
         (self._owner(inside) / f"{_PIN}{digest}").touch()
 
     def pinned(self) -> frozenset[str]:
-        """Digests of the objects that living owners use. Caller holds the lock of the store."""
+        """Return the digests that living owners use. The caller holds the lock of the store."""
         names = (pin.name.removeprefix(_PIN) for pin in self._root.glob(f"*/{_PIN}*"))
         return frozenset(names)
 
     def sweep(self) -> None:
-        """Remove what dead owners left. Caller does not hold the lock of the store.
+        """Remove the folders of dead owners. The caller does not hold the lock of the store.
 
         Raises:
             AdapterStoreError: the folder cannot be read.
@@ -80,7 +82,7 @@ class Staging:
             dead = []
             with store_errors(f"sweep {self._root}", writing=True), locked(self._lock):
                 for folder in self._root.iterdir():
-                    # Its owner may be removing it right now.
+                    # Its owner may be removing it at this moment.
                     with suppress(FileNotFoundError, NotADirectoryError):
                         descriptor = try_acquire(folder / "lock")
                         if descriptor is not None:
@@ -97,5 +99,5 @@ class Staging:
 
 
 def _remove(folder: Path) -> None:
-    # What cannot be removed now is swept at the next start.
+    # Whatever cannot be removed now is swept at the next start.
     shutil.rmtree(folder, ignore_errors=True)

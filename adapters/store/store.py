@@ -1,15 +1,14 @@
-"""The adapters that a server may serve, and its stored compositions: immutable contents, and names
-with their history.
+"""The store of adapters and compositions: immutable contents, and names with their history.
 
     ROOT/objects/<digest>/   contents (`objects.py`)
     ROOT/staging/<random>/   unfinished ones (`staging.py`)
     ROOT/journal.jsonl       every change of every alias and composition (`journal.py`)
     ROOT/lock                held by writers
 
-Publishing is: `staging`, write the files, `commit` (the content is in the store), `publish` (the
-alias stands for it). A process killed between two steps leaves at most an object without an alias.
-Several processes may share a store, also over a mounted folder with locks. POSIX only: Linux and
-macOS.
+To publish: `staging`, write the files, `commit` (the content is in the store), `publish` (the alias
+stands for it). A process killed between two steps leaves at most a content without an alias.
+Several processes may share a store, also on a network file system with locks. POSIX only: Linux
+and macOS.
 """
 
 from __future__ import annotations
@@ -53,23 +52,21 @@ def _now() -> datetime:
 class Store:
     """One process's view of a store. Safe to use from several threads.
 
-    What a method wrote is on disk when it returns. Any method may raise `AdapterStoreError`: the
-    disk is full, files are damaged, or the folder is gone.
+    A change is on disk when its method returns. Any method may raise `AdapterStoreError`: the disk
+    is full, files are damaged, or the folder is gone.
     """
 
     def __init__(self, root: Path, clock: Callable[[], datetime] = _now) -> None:
-        """Open the store in the folder `root`, which is made if need be.
+        """Open the store in the folder `root`, and create the folder if needed.
 
-        One that cannot be written from here can be served from: changes then raise
-        `StoreReadOnlyError`.
-
-        `clock` gives the times in the history, in UTC.
+        A store without write permission can be read; changes then raise `StoreReadOnlyError`.
+        `clock` supplies the times in the history, in UTC.
         """
         self._clock = clock
         self.root = root = root.resolve()
         self._lock = root / "lock"
         self.read_only = False
-        """Whether it can be served from, and nothing can be changed from here."""
+        """Whether this process can read the store but not change it."""
 
         journal = root / "journal.jsonl"
         try:
@@ -88,7 +85,7 @@ class Store:
             self._staging.sweep()
 
     def _make(self, journal: Path) -> None:
-        """Make what is missing. Raises `StoreReadOnlyError` where nothing can be written."""
+        """Create missing files and folders. Raises `StoreReadOnlyError`."""
         with store_errors(f"open {self.root}", writing=True):
             make_folder(self.root)
             with locked(self._lock):
@@ -104,14 +101,16 @@ class Store:
 
     @property
     def followed(self) -> int:
-        """The position in the journal up to which `refresh` has returned all foreign changes; our
-        own are known as soon as they are made. `sequence` of a version is its position."""
+        """Return the position up to which `refresh` has returned the changes of other processes.
+
+        Own changes are known at once. `sequence` of a version is its position.
+        """
         return self._journal.followed
 
     # ---- contents
 
     def staging(self) -> AbstractContextManager[Path]:
-        """A new private folder on the file system of the store, removed at the end."""
+        """Return a context with a private folder on the file system of the store."""
         return self._staging.open()
 
     def commit(
@@ -123,12 +122,12 @@ class Store:
     ) -> StoredAdapter:
         """Inspect the adapter in `folder`, from `staging`, and move its files into the store.
 
-        The content is safe from `prune` until the staging folder ends; publish it before that. A
-        content that is stored already stays as it is; a damaged one is mended. The result tells
-        the origin given here, `stored` that of the first commit.
+        `prune` keeps the content until the staging folder is removed; publish it before that. An
+        existing content stays unchanged; a damaged one is repaired. The result has the `origin` of
+        this call, `stored` returns that of the first commit.
 
         Raises:
-            AdapterError: the adapter cannot be served; the store is as it was.
+            AdapterError: the adapter cannot be served; the store is unchanged.
         """
         check_plain_files(folder, alias)
         report = inspect(folder, alias, base)
@@ -140,25 +139,24 @@ class Store:
         return replace(self._objects.load(report.digest), origin=origin)
 
     def stored(self, digest: str) -> StoredAdapter:
-        """The content with this digest. Raises `AdapterNotFoundError`."""
+        """Return the content with this digest. Raises `AdapterNotFoundError`."""
         return self._objects.load(digest)
 
     def verify(self, digest: str) -> None:
-        """Compare the content with its digest; cheap where it did not change since the last time.
+        """Compare the content with its digest; cheap if it was not changed since the last time.
 
         Raises:
-            AdapterNotFoundError: there is no such content.
-            AdapterStoreError: the files are not what was committed.
+            AdapterNotFoundError: the content does not exist.
+            AdapterStoreError: the files differ from those that were committed.
         """
         self._objects.verify(digest)
 
     def prune(self, keep: int) -> tuple[str, ...]:
         """Delete contents that no alias needs, and return their digests, sorted.
 
-        Kept are what the last `keep` versions of each alias stand for, changes of policy and
-        profile not counted, and what somebody is about to publish. An engine may have to read an
-        adapter again while a request still uses a replaced version, so keep more than 1 under
-        traffic.
+        Keeps the contents of the last `keep` versions of each alias, not counting changes of policy
+        and profile, and contents that are about to be published. An engine may read an adapter
+        again while a request uses a replaced version, so keep more than 1 under traffic.
         """
         if keep < 1:
             raise ValueError(f"keep is {keep}; keep at least 1 version, the present one")
@@ -190,18 +188,18 @@ class Store:
     ) -> Version:
         """Let `alias` stand for a committed content.
 
-        `expected` is the number that the alias must have now, 0 where it must not exist. Without
-        `policy` the alias keeps its own, also over a deletion; a new alias has `Policy()`. What
-        `profile` does not say, it keeps likewise.
+        `expected` is the present version number, 0 if the alias must not exist, None for any.
+        Without `policy` the alias keeps its policy, even across a deletion; a new alias gets
+        `Policy()`. Fields of `profile` that are None keep their values likewise.
 
         Raises:
             AdapterError: the name cannot be an alias.
-            AdapterNotFoundError: no such content is stored.
+            AdapterNotFoundError: the content is not stored.
             NameTakenError: a stored composition has the name.
-            VersionConflictError: the alias is not at `expected`.
+            VersionConflictError: the alias is not at version `expected`.
         """
         check_alias(alias)
-        self._objects.verify(digest)  # may read all of it, so not while others wait for the lock
+        self._objects.verify(digest)  # may read all of it, so before taking the lock
         with self._changing(alias, expected) as history:
             self._objects.verify(digest)
             self._check_free(alias)
@@ -215,13 +213,14 @@ class Store:
     ) -> Version:
         """Let `alias` stand for an earlier content again, under its present policy.
 
-        `to` is a version number. By default it is the content that was current before the present
-        one; so a second rollback takes the first one back, and a deleted alias comes back.
+        `to` is a version number, by default that of the previous content: a second rollback reverts
+        the first, and a deleted alias comes back.
 
         Raises:
             AdapterNotFoundError: no such alias or version, or its content was pruned.
             NameTakenError: a stored composition has the name now.
-            VersionConflictError: the alias is not at `expected`, or there is nothing to return to.
+            VersionConflictError: the alias is not at version `expected`, or there is nothing to
+                return to.
         """
         with self._changing(alias, expected):
             self._check_free(alias)
@@ -240,15 +239,15 @@ class Store:
             )
 
     def rollback_target(self, alias: str, to: int | None = None) -> Version:
-        """The version that `rollback` would return to now. Raises what it would raise."""
+        """Return the version that `rollback` would restore now. Raises as `rollback` does."""
         return rollback_target(self.history(alias), to, AdapterNotFoundError)
 
     def delete(self, alias: str, *, expected: int | None = None, actor: str) -> Version:
-        """Let `alias` stand for nothing; its history and its contents stay.
+        """Let `alias` stand for nothing; its history and its contents remain.
 
         Raises:
             AdapterNotFoundError: no such alias.
-            VersionConflictError: the alias is not at `expected`.
+            VersionConflictError: the alias is not at version `expected`.
         """
         with self._changing(alias, expected):
             present = self.current(alias)
@@ -263,7 +262,7 @@ class Store:
 
         Raises:
             AdapterNotFoundError: no such alias.
-            VersionConflictError: the alias is not at `expected`.
+            VersionConflictError: the alias is not at version `expected`.
         """
         with self._changing(alias, expected):
             present = self.current(alias)
@@ -278,7 +277,7 @@ class Store:
 
         Raises:
             AdapterNotFoundError: no such alias.
-            VersionConflictError: the alias is not at `expected`.
+            VersionConflictError: the alias is not at version `expected`.
         """
         with self._changing(alias, expected):
             present = self.current(alias)
@@ -287,25 +286,26 @@ class Store:
             )
 
     def current(self, alias: str) -> Version:
-        """The present version of `alias`. Raises `AdapterNotFoundError`."""
+        """Return the present version of `alias`. Raises `AdapterNotFoundError`."""
         history = self._journal.history(alias)
         if not exists(history):
             raise self._unknown(alias)
         return history[-1]
 
     def all(self) -> tuple[Version, ...]:
-        """The present version of every alias that stands for something, sorted by alias."""
+        """Return the present version of every alias that is not deleted, sorted by alias."""
         histories = (self._journal.history(alias) for alias in sorted(self._journal.aliases()))
         return tuple(history[-1] for history in histories if exists(history))
 
     def aliases(self) -> tuple[str, ...]:
-        """All aliases that stand for something, sorted."""
+        """Return all aliases that are not deleted, sorted."""
         return tuple(version.alias for version in self.all())
 
     def history(self, alias: str) -> tuple[Version, ...]:
-        """All versions of `alias`, oldest first, deletions included.
+        """Return all versions of `alias`, oldest first, deletions included.
 
-        Raises `AdapterNotFoundError` where there never was one.
+        Raises:
+            AdapterNotFoundError: the alias never existed.
         """
         history = self._journal.history(alias)
         if not history:
@@ -313,20 +313,19 @@ class Store:
         return history
 
     def refresh(self) -> tuple[Version, ...]:
-        """Read what other processes changed, and return it, in order. Cheap: one stat(2).
+        """Read the changes of other processes, and return those of aliases in order.
 
-        The changes of aliases, that is; compositions are simply there. Own changes are not in it. A
-        foreign change may come after a later one of our own that has overtaken it, so compare
-        `number`, or ask `current`. Over NFS, changes are seen after the time for which the mount
-        caches attributes.
+        Costs one stat(2) if nothing changed. A returned change may be older than one of this
+        process, so compare `number`, or ask `current`. Over NFS, changes are seen once the mount's
+        attribute cache expires.
         """
         return tuple(entry for entry in self._journal.refresh() if isinstance(entry, Version))
 
-    # ---- parts
+    # ---- helpers
 
     @contextmanager
     def _changing(self, alias: str, expected: int | None) -> Iterator[tuple[Version, ...]]:
-        """Exclude other writers; gives the history of the alias, which is at `expected`."""
+        """Exclude other writers; check the version of the alias and yield its history."""
         with self._journal.writing():
             history = self._journal.history(alias)
             check_expected(f"the adapter {quoted(alias)}", history, expected)
@@ -350,7 +349,7 @@ class Store:
         return self._clock().isoformat(timespec="milliseconds")
 
     def _check_free(self, alias: str) -> None:
-        """Caller excludes other writers."""
+        """Raise `NameTakenError` if a composition has the name. The caller holds the lock."""
         if alias in self.compositions:
             raise NameTakenError(
                 f"{quoted(alias)} names a stored composition. Choose another name.", param="alias"

@@ -1,4 +1,4 @@
-"""How far two versions of a weight are apart, a block of rows at a time. Imports torch."""
+"""The distance of two versions of a weight, computed by blocks of rows. Imports torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NARROW = frozenset({torch.float32, torch.float16, torch.bfloat16})
 
 @dataclass(frozen=True, slots=True)
 class Distance:
-    """How far two tensors of one shape are apart, in squared Frobenius norms."""
+    """Squared Frobenius norms: of the difference of two tensors, and of the older one."""
 
     difference: float
     reference: float
@@ -26,9 +26,8 @@ class Distance:
 
     @property
     def relative(self) -> float | None:
-        """Norm of new - old over that of old; None where old is zero and new is not, or where one
-        holds NaN or infinity.
-        """
+        """Return |new - old| / |old|; None if only old is zero, or if a tensor holds NaN or
+        infinity."""
         if not self.changed:
             return 0.0
         squared = self.difference / self.reference if self.reference else math.inf
@@ -43,11 +42,11 @@ def difference(
     new_name: str | None = None,
     into: Tensor | None = None,
 ) -> Distance:
-    """new - old of two tensors of one shape, which the caller has compared.
+    """Compute new - old of two tensors; the caller has checked that their shapes are equal.
 
-    Subtracted in float32, or in float64 where a model has more digits. `into` [out, in] f32, if
-    given, receives the difference. NaN or infinity make the distance so. `new_name`: where the
-    tensor has another name in `new`.
+    Subtracts in float32, or in float64 for wider types. `into` [out, in] f32, if not None, receives
+    the difference. NaN or infinity propagates into the distance. `new_name` is the name of the
+    tensor in `new` if it differs.
     """
     changed = reference = 0.0
     pairs = zip(old.blocks(name), new.blocks(new_name or name), strict=True)

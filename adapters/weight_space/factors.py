@@ -1,6 +1,6 @@
-"""LoRA adapters as pairs of factors: reading one module at a time, and writing.
+"""Read LoRA adapters as pairs of factors, one module at a time, and write them.
 
-Everything in weight space works on `Factors`, whose scale is already multiplied in.
+`Factors` include the adapter's scale; all code in weight space works on them.
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ class Factors:
 
 
 class AdapterReader:
-    """One adapter's folder, read module by module; the file stays mapped, not loaded.
+    """Reads one adapter module by module; the file is mapped, not loaded.
 
     Module names are the base model's: without PEFT's `base_model.model.`.
     """
 
     def __init__(self, path: Path) -> None:
-        """Inspects the adapter first, so that what is read is finite and plain LoRA.
+        """Inspect the adapter first, so that it is finite and plain LoRA.
 
         Raises:
-            AdapterError: the adapter cannot be served, or has no delta of the form b @ a.
+            AdapterError: the adapter cannot be served, or its deltas are not of the form b @ a.
         """
         self.path = path
         self.name = alias_of(path)
@@ -80,7 +80,7 @@ class AdapterReader:
                     f"it changes the rows of an embedding ({key})",
                     "Merge adapters of linear layers",
                 )
-            # What else an inspected adapter may hold are embeddings that vLLM passes over.
+            # An inspected adapter may also hold embeddings, which vLLM ignores.
             if match := _KEY.fullmatch(key):
                 self._keys[match["module"]] = key
         if self.config.get("target_parameters") or any(m.endswith(_EXPERTS) for m in self._keys):
@@ -92,25 +92,25 @@ class AdapterReader:
         self._scaling = read_scaling(self.config, self._fail)
 
     def read(self, module: str, dtype: torch.dtype = torch.float32) -> Factors:
-        """a [r, in], b [out, r] in `dtype`, the scale in b. KeyError: no such module."""
+        """Return a [r, in] and b [out, r] in `dtype`, the scale in b. Raises `KeyError`."""
         a: Tensor = self._file.get_tensor(self._keys[module])
         b: Tensor = self._file.get_tensor(self._key_b(module))
         return Factors(a.to(dtype), b.to(dtype) * self._scaling.of(module)[1])
 
     def rank(self, module: str) -> int:
-        """The number of rows of the module's A."""
+        """Return the number of rows of the module's A."""
         rows: int = self._file.get_slice(self._keys[module]).get_shape()[0]
         return rows
 
     def shape(self, module: str) -> tuple[int, int]:
-        """(out, in) of the weight that the module's delta is added to."""
+        """Return (out, in) of the weight that the module's delta is added to."""
         width: int = self._file.get_slice(self._keys[module]).get_shape()[1]
         height: int = self._file.get_slice(self._key_b(module)).get_shape()[0]
         return height, width
 
     @property
     def base_model(self) -> str | None:
-        """The base model that the adapter's configuration names."""
+        """Return the base model that the configuration names; None if it names none."""
         name = self.config.get("base_model_name_or_path")
         return name if isinstance(name, str) and name else None
 
@@ -128,14 +128,14 @@ def write_adapter(
     base_model: str | None,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Writes the two files of an adapter whose deltas are `b @ a`; ranks may differ by module.
+    """Write the two files of an adapter with the deltas `b @ a`; ranks may differ by module.
 
-    PEFT and vLLM read the scale 1 everywhere: alpha is the rank. The folder is made if missing.
-    The same factors give the same bytes.
+    alpha equals the rank, so the scale of every module is 1. The folder is created if needed. Equal
+    factors give equal bytes.
 
     Raises:
-        AdapterError: there is no module, or one has rank 0, which PEFT and vLLM do not load.
-        MergeError: one has numbers that are not finite, or beyond `LARGEST`.
+        AdapterError: `modules` is empty, or a module has rank 0, which PEFT and vLLM do not load.
+        MergeError: a module holds numbers that are not finite, or beyond `LARGEST`.
     """
     if not modules:
         raise AdapterError(folder.name, folder, "it has no modules", "Give at least one")
@@ -144,16 +144,16 @@ def write_adapter(
         if factors.rank < 1:
             raise AdapterError(folder.name, folder, f"{module} has rank 0", "Leave the module out")
         largest = 1.0
-        for part, tensor in (("A", factors.a), ("B", factors.b)):
-            # A copy of its own: safetensors refuses tensors that share memory.
+        for letter, tensor in (("A", factors.a), ("B", factors.b)):
+            # Copied, because safetensors refuses tensors that share memory.
             copy = tensor.detach().to(dtype, memory_format=torch.contiguous_format, copy=True)
-            tensors[f"base_model.model.{module}.lora_{part}.weight"] = copy
+            tensors[f"base_model.model.{module}.lora_{letter}.weight"] = copy
             magnitude = float(copy.abs().amax())
             largest *= magnitude
-            if not max(magnitude, largest) <= LARGEST:  # also where it is NaN
+            if not max(magnitude, largest) <= LARGEST:  # also true for NaN
                 raise MergeError(
-                    f"the factors of {module} hold NaN, or numbers beyond {LARGEST:g}, alone or "
-                    "multiplied, which no server takes. Give smaller weights."
+                    f"the factors of {module} hold NaN, or numbers or products beyond "
+                    f"{LARGEST:g}, which no server accepts. Give smaller weights."
                 )
     folder.mkdir(parents=True, exist_ok=True)
     config = _configuration({m: f.rank for m, f in modules.items()}, base_model)
@@ -162,9 +162,9 @@ def write_adapter(
 
 
 def _configuration(ranks: Mapping[str, int], base_model: str | None) -> dict[str, object]:
-    # The most common rank, so that few modules need a pattern.
+    # The most common rank is the default, so that few modules need a pattern.
     rank = max((count, rank) for rank, count in Counter(ranks.values()).items())[1]
-    # Patterns are regular expressions for an end of the name: `^` makes them the whole name.
+    # Patterns are regular expressions for a suffix of the name; `^` extends them to the whole name.
     pattern = {f"^{re.escape(m)}": r for m, r in sorted(ranks.items()) if r != rank}
     return {
         "peft_type": "LORA",

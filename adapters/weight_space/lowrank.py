@@ -1,11 +1,11 @@
-"""Low-rank approximation of matrices: the one implementation that merging and extraction share.
+"""Low-rank approximation of matrices, for merging and extraction.
 
-Two inputs, one result: factors that are known already (`truncate_factors`) or a matrix in memory
-(`truncate_dense`). The best approximation of rank r keeps the r largest singular values (Eckart
-and Young 1936); the root of each goes into either factor, so that they are equally large.
+The input is a product of factors (`truncate_factors`) or a matrix in memory (`truncate_dense`). The
+best approximation of rank r keeps the r largest singular values (Eckart and Young 1936); each
+factor takes their square roots, so that both have the same norm.
 
-Energies are squared singular values: they add up to the squared Frobenius norm. A kept energy is
-that of the projection which is returned, so it is never overstated.
+Energies are squared singular values, whose sum is the squared Frobenius norm. The kept energy is
+that of the returned projection, so it is never overstated.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ EXACT_SIZE = 512
 """Matrices whose smaller side is at most this are decomposed exactly."""
 
 OVERSAMPLING = 16
-"""Directions that are searched beyond the rank wanted (Halko et al. 2011, section 4.2: 5 or 10
-suffice for a fast decay of singular values; weight deltas decay slowly)."""
+"""Directions searched beyond the wanted rank (Halko et al. 2011, section 4.2: 5 or 10 suffice if
+singular values decay fast; those of weight deltas decay slowly)."""
 
 TOLERANCE = 1e-5
 """Subspace iteration ends when a round adds less than this share of the matrix's energy."""
 
-_ROUNDS = 30  # the bound of subspace iteration; a flat spectrum needs about ten
-_FIRST_RANK = 32  # of the search for an energy, doubled until it is reached
+_ROUNDS = 30  # bound of subspace iteration; a flat spectrum needs about ten
+_FIRST_RANK = 32  # first rank of a search for an energy, doubled until it is reached
 _FLOAT32_ENERGY = 1e-6  # relative precision of an energy computed from float32 products
 _FLOAT64_ENERGY = 1e-12  # and of one from a float64 decomposition
 _NUMERICAL_ZERO = 1e-13  # energies below this share of the largest are rounding
-_BLOCK = 2**18  # numbers that are converted to float64 at a time
+_BLOCK = 2**18  # numbers converted to float64 at a time
 
 
 @dataclass(frozen=True, slots=True)
 class Truncation:
     """The product `b @ a` that approximates a matrix [out, in].
 
-    a: [r, in] f32 and b: [out, r] f32, with a's rows and b's columns ordered by falling singular
-    value. `kept` of the energy `total` is theirs. r is 0 for a matrix of zeros.
+    a: [r, in] f32, b: [out, r] f32; the rows of a and columns of b are ordered by falling singular
+    value. They hold `kept` of the energy `total`. r is 0 for a zero matrix.
     """
 
     a: Tensor
@@ -53,17 +53,17 @@ class Truncation:
 
     @property
     def energy(self) -> float:
-        """The kept share, 0 to 1; 1 for a matrix of zeros, of which nothing is lost."""
+        """Return the kept share of the energy, from 0 to 1; 1 for a zero matrix."""
         return min(self.kept / self.total, 1.0) if self.total else 1.0
 
 
 def truncate_factors(
     a: Tensor, b: Tensor, *, rank: int | None = None, energy: float | None = None
 ) -> Truncation:
-    """The product `b @ a` at a smaller rank, without forming it: QR of both, SVD of the core.
+    """Truncate the product `b @ a` without forming it: QR of both factors, SVD of the core.
 
-    a: [r, in], b: [out, r], any float dtype; computed in float64. With `rank`, at most this rank;
-    with `energy`, the smallest rank that keeps this share; with both, the smaller of the two; with
+    a: [r, in], b: [out, r], any float dtype; computes in float64. `rank` bounds the rank; `energy`
+    selects the smallest rank that keeps this share; with both, the smaller of the two; with
     neither, the numerical rank.
     """
     _check(rank, energy)
@@ -84,27 +84,27 @@ def truncate_factors(
 def truncate_dense(
     matrix: Tensor, *, rank: int | None = None, energy: float | None = None, seed: int = 0
 ) -> Truncation:
-    """A matrix [out, in] f32 at a smaller rank; `rank` and `energy` as in `truncate_factors`.
+    """Truncate a matrix [out, in] f32; `rank` and `energy` as in `truncate_factors`.
 
-    Exact if its smaller side is at most `EXACT_SIZE`, or less than twice the rank searched; else by
+    Exact if the smaller side is at most `EXACT_SIZE` or less than twice the searched rank; else
     randomized subspace iteration: Halko, Martinsson and Tropp 2011, "Finding Structure with
-    Randomness", algorithm 4.4, with a test of accuracy in the place of a fixed number of rounds. It
-    iterates until a round adds less than `TOLERANCE` of the energy. For a wanted energy the rank
-    that is searched doubles until the subspace holds it. The result is the exact projection on the
-    subspace, so its energy is right to 1e-6; what is approximate is that no other subspace of the
-    rank holds more. The same seed, the same result.
+    Randomness", algorithm 4.4, which ends when a round adds less than `TOLERANCE` of the energy
+    instead of after a fixed number of rounds. For a wanted energy, the searched rank doubles until
+    the subspace holds it. The result is the exact projection onto the subspace, so its energy is
+    correct to 1e-6; only the optimality of the subspace is approximate. Equal seeds give equal
+    results.
 
-    Beside the matrix it holds about four times the factors of the rank that is searched.
+    Memory beside the matrix: about four times the factors of the searched rank.
     """
     _check(rank, energy)
-    found = None
+    low = None
     if min(matrix.shape) > EXACT_SIZE:
-        found = _Search(matrix, frobenius_squared(matrix)).run(rank, energy, seed)
-    return found or _exact(matrix, rank, energy)
+        low = _Search(matrix, frobenius_squared(matrix)).run(rank, energy, seed)
+    return low or _exact(matrix, rank, energy)
 
 
 def frobenius_squared(matrix: Tensor) -> float:
-    """The sum of the squares of all entries, in float64, a block of rows at a time."""
+    """Return the sum of the squares of all entries, in float64, by blocks of rows."""
     return sum(float(block.square().sum()) for block in _blocks(matrix))
 
 
@@ -116,43 +116,43 @@ class _Search:
     total: float
 
     def run(self, rank: int | None, energy: float | None, seed: int) -> Truncation | None:
-        """None where an exact decomposition costs no more."""
+        """Return None if an exact decomposition is not more expensive."""
         full, width = min(self.matrix.shape), self.matrix.shape[1]
-        most = min(rank or full, full)
-        wanted = most if energy is None else min(most, _FIRST_RANK)
+        max_rank = min(rank or full, full)
+        wanted = max_rank if energy is None else min(max_rank, _FIRST_RANK)
         generator = torch.Generator().manual_seed(seed)
         right = torch.zeros(width, 0)
         while (size := wanted + OVERSAMPLING) <= full // 2:
-            # The directions found so far are the start of the larger search.
+            # A larger search starts from the directions of the smaller one.
             fresh = torch.randn(width, size - right.shape[1], generator=generator)
             left, right = self.iterate(torch.cat([right, fresh], 1), wanted)
             energies, vectors = _decompose(right)
-            # Nothing computed in float32 can tell the last millionth from rounding.
+            # In float32 the last millionth cannot be told from rounding.
             enough = ((energy or 1.0) - _FLOAT32_ENERGY) * self.total
-            if wanted == most or float(energies[:wanted].sum()) >= enough:
+            if wanted == max_rank or float(energies[:wanted].sum()) >= enough:
                 r = _cut(energies[:wanted], self.total, rank, energy)
                 return self.factors(left, right, energies[:r], vectors[:, :r])
-            wanted = min(2 * wanted, most)
+            wanted = min(2 * wanted, max_rank)
         return None
 
     def iterate(self, right: Tensor, wanted: int) -> tuple[Tensor, Tensor]:
         """Turn the subspace of `right` [in, k] towards the leading singular vectors.
 
-        Returns left [out, k], an orthonormal basis, and right = matrix.T @ left [in, k].
+        Return left [out, k], an orthonormal basis, and right = matrix.T @ left [in, k].
         """
         before = 0.0
         for _ in range(_ROUNDS):
             left = torch.linalg.qr(self.matrix @ right).Q
             right = self.matrix.T @ left
-            found = float(_decompose(right)[0][:wanted].sum())
-            if found - before <= TOLERANCE * self.total:
+            energy = float(_decompose(right)[0][:wanted].sum())
+            if energy - before <= TOLERANCE * self.total:
                 break
-            before = found
+            before = energy
             right = torch.linalg.qr(right).Q
         return left, right
 
     def factors(self, left: Tensor, right: Tensor, energies: Tensor, vectors: Tensor) -> Truncation:
-        """The leading terms of left @ right.T; energies [r], vectors [k, r] are right's."""
+        """Return the leading terms of left @ right.T; energies [r] and vectors [k, r] of right."""
         root = energies.sqrt().sqrt()
         return Truncation(
             a=(right @ (vectors / root).float()).T.contiguous(),
@@ -163,10 +163,10 @@ class _Search:
 
 
 def _exact(matrix: Tensor, rank: int | None, energy: float | None) -> Truncation:
-    """Through the Gram matrix of the smaller side in float64.
+    """Decompose the Gram matrix of the smaller side in float64.
 
-    As exact for float32 input as a float32 SVD: squaring halves the digits, and float64 has more
-    than twice as many. It needs no second copy of the matrix, which torch.linalg.svd would.
+    For float32 input this is as exact as a float32 SVD: squaring halves the digits, and float64 has
+    more than twice as many. Unlike torch.linalg.svd it needs no second copy of the matrix.
     """
     if matrix.shape[0] < matrix.shape[1]:
         mirrored = _exact(matrix.T, rank, energy)
@@ -186,7 +186,7 @@ def _exact(matrix: Tensor, rank: int | None, energy: float | None) -> Truncation
 
 
 def _decompose(tall: Tensor) -> tuple[Tensor, Tensor]:
-    """Energies [k] f64, falling, and right singular vectors [k, k] f64 of a matrix [n, k]."""
+    """Return energies [k] f64, falling, and right singular vectors [k, k] f64 of [n, k]."""
     gram = torch.zeros(tall.shape[1], tall.shape[1], dtype=torch.float64)
     for block in _blocks(tall):
         gram.addmm_(block.T, block)
@@ -195,24 +195,24 @@ def _decompose(tall: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _blocks(matrix: Tensor) -> Iterator[Tensor]:
-    """The matrix in float64, two MiB of rows at a time."""
+    """Yield the matrix in float64, in blocks of rows of two MiB."""
     rows = max(1, _BLOCK // max(1, matrix.shape[1]))
     for start in range(0, matrix.shape[0], rows):
         yield matrix[start : start + rows].double()
 
 
 def _cut(energies: Tensor, total: float, rank: int | None, energy: float | None) -> int:
-    """How many of the energies [k] f64, falling, are kept; 0 only where all are zero."""
+    """Return how many of the energies [k] f64, falling, to keep; 0 only if all are zero."""
     if not total:
         return 0
-    most = int((energies > _NUMERICAL_ZERO * energies[0]).sum())
+    count = int((energies > _NUMERICAL_ZERO * energies[0]).sum())
     if rank is not None:
-        most = min(most, rank)
+        count = min(count, rank)
     if energy is not None:
         enough = (energy - _FLOAT64_ENERGY) * total
-        sums = energies[:most].cumsum(0).tolist()
-        most = next((i + 1 for i, kept in enumerate(sums) if kept >= enough), most)
-    return most
+        sums = energies[:count].cumsum(0).tolist()
+        count = next((i + 1 for i, kept in enumerate(sums) if kept >= enough), count)
+    return count
 
 
 def _check(rank: int | None, energy: float | None) -> None:

@@ -1,8 +1,7 @@
-"""The weights of a whole model on disk, read a block of rows at a time. Imports torch.
+"""Read the weights of a whole model from disk by blocks of rows. Imports torch.
 
-Reads the files by position and not by mapping them: a mapped page counts as the process's own
-memory for as long as the file stays mapped, so walking through a mapped model ends with all of it
-resident.
+The files are read, not mapped: pages of a mapped file count as memory of the process, so that
+walking through a mapped model would end with all of it resident.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from adapters.errors import MergeError
 
 INDEX = "model.safetensors.index.json"
 BLOCK = 2**18
-"""Numbers that are read at once: one MiB of float32."""
+"""Numbers per read: one MiB of float32."""
 
 _REMEDY = "Give the folder of a whole model, saved with save_pretrained"
 
@@ -39,12 +38,12 @@ _DTYPES: Mapping[str, torch.dtype] = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-"""safetensors' names of the types that unquantized models are made of."""
+"""safetensors' names of the types of unquantized models."""
 
 
 @dataclass(frozen=True, slots=True)
 class WeightInfo:
-    """Where a tensor's bytes are: `size` of them, from byte `start` of `file`."""
+    """The place of a tensor: `size` bytes from offset `start` of `file`."""
 
     file: Path
     start: int
@@ -54,37 +53,37 @@ class WeightInfo:
 
     @property
     def rows(self) -> int:
-        """The length of the first dimension; a tensor without dimensions has one row."""
+        """Return the length of the first dimension; 1 for a tensor without dimensions."""
         return self.shape[0] if self.shape else 1
 
 
 class ModelWeights:
-    """The tensors of the model in a folder, of one file or of several shards."""
+    """The tensors of the model in a folder, in one file or several shards."""
 
     def __init__(self, folder: Path) -> None:
-        """Reads the headers only. `tensors` are sorted by name.
+        """Read the headers only. `tensors` is sorted by name.
 
         Raises:
-            MergeError: there is no readable model of unquantized tensors; the message says why.
+            MergeError: the folder does not hold a readable, unquantized model.
         """
         self.folder = folder
         if not folder.is_dir():
             raise MergeError(f"there is no folder '{folder}'. {_REMEDY}.")
-        found: dict[str, WeightInfo] = {}
+        infos: dict[str, WeightInfo] = {}
         for file in _files(folder):
             for name, info in _header(file).items():
-                if name in found:
+                if name in infos:
                     raise MergeError(
-                        f"'{folder}' holds {name} twice, in {found[name].file.name} and "
+                        f"'{folder}' holds {name} twice, in {infos[name].file.name} and "
                         f"{file.name}. Remove the files that do not belong to the model."
                     )
-                found[name] = info
-        self.tensors: Mapping[str, WeightInfo] = dict(sorted(found.items()))
+                infos[name] = info
+        self.tensors: Mapping[str, WeightInfo] = dict(sorted(infos.items()))
 
     def blocks(self, name: str) -> Iterator[tuple[int, Tensor]]:
-        """Row number and rows [n, ...] of the tensor, from first to last, in its own dtype."""
+        """Yield the first row number and the rows [n, ...] of each block, in the stored dtype."""
         info = self.tensors[name]
-        # By number and not by size, so that the blocks of two models of different types agree.
+        # Counted in numbers, not bytes, so that the blocks of models of different types agree.
         step = max(1, BLOCK // max(1, math.prod(info.shape[1:])))
         row_bytes = info.size // max(1, info.rows)
         with info.file.open("rb", buffering=0) as stream:
@@ -97,7 +96,7 @@ class ModelWeights:
                 yield row, flat.view(rows, *info.shape[1:])
 
     def config(self) -> Mapping[str, Any]:
-        """The model's config.json; empty where there is none."""
+        """Return the model's config.json; empty if the file does not exist."""
         path = self.folder / "config.json"
         try:
             value = json.loads(path.read_bytes()) if path.is_file() else {}
@@ -107,17 +106,17 @@ class ModelWeights:
 
 
 def _fill(data: bytearray, stream: Any, file: Path) -> None:
-    """Reads until `data` is full: one call of the system gives at most two GiB."""
+    """Read until `data` is full: one system call returns at most two GiB."""
     view = memoryview(data)
     while view:
         count = stream.readinto(view)
         if not count:
-            raise MergeError(f"'{file}' became shorter while it was read. Copy it again.")
+            raise MergeError(f"'{file}' shrank while it was read. Copy it again.")
         view = view[count:]
 
 
 def _files(folder: Path) -> list[Path]:
-    """The index names the shards where there is one; other files may be copies of the weights."""
+    """Return the shards of the index if there is one; other files may be copies of the weights."""
     if (folder / INDEX).is_file():
         return [folder / name for name in _shards(folder)]
     if (folder / "model.safetensors").is_file():
@@ -145,7 +144,7 @@ def _shards(folder: Path) -> list[str]:
 
 
 def _header(file: Path) -> dict[str, WeightInfo]:
-    """Names and places, from the header, which safetensors checks before."""
+    """Return the tensors in the header, which safetensors has checked before."""
     try:
         with safe_open(file, framework="np"):
             pass
@@ -154,7 +153,7 @@ def _header(file: Path) -> dict[str, WeightInfo]:
     with file.open("rb") as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
         header = json.loads(stream.read(length))
-    found = {}
+    infos = {}
     for name, entry in header.items():
         if name == "__metadata__":
             continue
@@ -165,7 +164,7 @@ def _header(file: Path) -> dict[str, WeightInfo]:
                 "Give the model as it was before quantization."
             )
         begin, end = entry["data_offsets"]
-        found[name] = WeightInfo(
+        infos[name] = WeightInfo(
             file, 8 + length + begin, end - begin, dtype, tuple(entry["shape"])
         )
-    return found
+    return infos

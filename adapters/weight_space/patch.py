@@ -1,13 +1,14 @@
-"""An adapter trained on one version of a base model, carried over to a later version.
+"""Carry an adapter trained on one version of a base model over to a later version.
 
-    W_later + b @ a    in the place of    W_earlier + b @ a
+    W_later + b @ a    instead of    W_earlier + b @ a
 
-The change that training made is added to other weights, without training: PortLLM (Khan et al.
-2024, arXiv:2410.10870), with whole models "fine-tuning transfer" (Lin et al. 2025,
-arXiv:2503.20110). It works as far as the two versions are near each other; nothing in the files
-can tell how well, so the report gives their distance and a warning to measure.
+The change of a training run is added to other weights without further training: PortLLM (Khan et
+al. 2024, arXiv:2410.10870); for whole models "fine-tuning transfer" (Lin et al. 2025,
+arXiv:2503.20110). The closer the two versions, the better it works; the files cannot show how well,
+so the report gives their distance and a warning to measure.
 
-Copies the tensors byte for byte; only the configuration changes. Imports torch for distances only.
+The tensors are copied byte for byte; only the configuration changes. Imports torch for distances
+only.
 """
 
 from __future__ import annotations
@@ -38,8 +39,10 @@ _MEASURE = (
 
 @dataclass(frozen=True, slots=True)
 class ModuleDistance:
-    """relative: norm of W_later - W_earlier over that of W_earlier, Frobenius norms; None where
-    that is 0 or a weight is not finite.
+    """The distance of the two bases in one module.
+
+    relative: |W_later - W_earlier| / |W_earlier|, Frobenius norms; None if W_earlier is zero or a
+    weight is not finite.
     """
 
     module: str
@@ -48,10 +51,10 @@ class ModuleDistance:
 
 @dataclass(frozen=True, slots=True)
 class PatchReport:
-    """The lineage: what was carried from where to where.
+    """The lineage of a carried adapter.
 
-    digest: of the adapter before. trained_on: what its configuration named, if anything.
-    distances: of the modules that it changes; empty where the earlier base was not given.
+    digest: of the adapter before. trained_on: the base model in its configuration.
+    distances: of the modules that the adapter changes; empty without the earlier base.
     """
 
     digest: str
@@ -77,21 +80,21 @@ def patch(
     base_model: str | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> PatchReport:
-    """Writes the adapter's two files for the base model in the folder `to` into `destination`.
+    """Write the adapter's two files for the base model in the folder `to` into `destination`.
 
-    earlier: the folder of the base that it was trained on, to report how far `to` is from it.
-    scale: what its change is multiplied with. base_model: the new base's name in the
-    configuration; None: its folder as given.
+    earlier: folder of the base that the adapter was trained on, to report its distance to `to`.
+    scale: factor of the adapter's change. base_model: name of the new base in the configuration;
+    by default its folder.
 
     Raises:
         AdapterError: the adapter cannot be served, before or after it is scaled, or does not fit
             `to` or `earlier`.
-        MergeError: there is no readable model, or the scale is 0 or not finite.
+        MergeError: a folder does not hold a readable model, or the scale is 0 or not finite.
     """
     started = time.monotonic()
     if not scale or not math.isfinite(scale):
         raise MergeError(
-            f"The scale {scale} is no number to scale an adapter with. Give a finite one.",
+            f"The scale {scale} cannot scale an adapter. Give a finite number other than 0.",
             param="scale",
         )
     name = alias_of(adapter)
@@ -105,7 +108,7 @@ def patch(
     rewritten = _configuration(config, recorded, scale)
     (destination / CONFIG).write_text(json.dumps(rewritten, indent=2, sort_keys=True) + "\n")
     shutil.copyfile(adapter / WEIGHTS, destination / WEIGHTS)
-    inspect(destination, name)  # the scale may have made of it what is not served
+    inspect(destination, name)  # the scaled adapter may be out of range
     return PatchReport(
         digest=report.digest,
         trained_on=report.base_model,
@@ -119,10 +122,10 @@ def patch(
 
 
 def read_shapes(folder: Path, name: str | None = None) -> ModelShapes:
-    """The shapes of a model that must be there; `name` is compared with an adapter's lineage.
+    """Return the shapes of a model; `name` is compared with an adapter's lineage.
 
     Raises:
-        MergeError: there is none, or it cannot be read.
+        MergeError: the folder does not hold a readable model.
     """
     try:
         shapes = ModelShapes.read(folder, name)
@@ -138,7 +141,7 @@ def read_shapes(folder: Path, name: str | None = None) -> ModelShapes:
 
 
 def _configuration(config: dict[str, Any], base_model: str, scale: float) -> dict[str, Any]:
-    """The scale goes into alpha, so that the tensors keep every bit."""
+    """Return the new configuration; the scale goes into alpha, so the tensors stay unchanged."""
     changed: dict[str, Any] = {"base_model_name_or_path": base_model, "revision": None}
     if scale != 1:
         patterns = config.get("alpha_pattern") or {}
@@ -158,22 +161,22 @@ def _distances(
     to: Path,
     progress: Callable[[int, int, str], None] | None,
 ) -> tuple[ModuleDistance, ...]:
-    """Of every module with a weight matrix in both models; reads a block of rows at a time."""
+    """Return the distances of the modules with a weight matrix in both models."""
     from adapters.weight_space.distance import difference  # torch takes seconds to import
     from adapters.weight_space.model_weights import ModelWeights
 
     old, new = ModelWeights(earlier), ModelWeights(to)
     old_shapes, new_shapes = read_shapes(earlier), read_shapes(to)
-    found = []
+    distances = []
     for done, module in enumerate(modules, 1):
         name, new_name = (f"{shapes.find(module)}.weight" for shapes in (old_shapes, new_shapes))
         info, new_info = old.tensors.get(name), new.tensors.get(new_name)
         if info and new_info and info.shape == new_info.shape:
             distance = difference(old, new, name, new_name=new_name)
-            found.append(ModuleDistance(module, distance.relative))
+            distances.append(ModuleDistance(module, distance.relative))
         if progress is not None:
             progress(done, len(modules), module)
-    return tuple(found)
+    return tuple(distances)
 
 
 def _warnings(

@@ -1,6 +1,6 @@
-"""Changes of adapters, in the one order that is safe: stored, loaded, proved, then pointed at.
+"""Change adapters in the only safe order: store, load, verify, then point the alias at them.
 
-The store is shared: what other servers publish there is followed here.
+The store is shared: this server follows what other servers publish there.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ from server.publishing.store_threads import StoreThreads
 logger = logging.getLogger(__name__)
 
 Fetch = Callable[[Path], Mapping[str, object]]
-"""Writes the two files of an adapter into a folder, and returns where they come from."""
+"""Writes the two files of an adapter into a folder and returns their origin."""
 
 _FOLLOW_S = 0.5
-"""How soon a server sees what another one published in the store."""
+"""Interval at which a server looks for changes by other servers."""
 _OUT_OF_TOUCH_S = 10.0
-"""How long the store may be unreadable until the server counts as not ready."""
+"""How long the store may be unreadable before the server reports that it is not ready."""
 
 
 class AdapterService:
@@ -61,17 +61,17 @@ class AdapterService:
         loader: Loader,
         threads: StoreThreads,
     ) -> None:
-        """`shapes` of each model, None is the base; `taken` says whether a name belongs to
-        something else, so that no adapter may have it. Who publishes is admitted to the threads
-        for that."""
+        """`shapes` maps models to their shapes, None being the base; `taken` returns whether a name
+        belongs to something other than an adapter. The caller of `publish` is admitted to
+        `threads.publishing`."""
         self.store = store
         self.loader = loader
         self.registry = Registry(self._retire_later)
         self.failures: dict[str, str] = {}
-        """Aliases of the store that are not served here, and why."""
+        """Alias of the store that is not served here -> why."""
 
         self.position = StorePosition()
-        """How far the store is followed."""
+        """The position up to which the store is followed."""
 
         self._engine = engine
         self._threads = threads
@@ -94,10 +94,10 @@ class AdapterService:
     ) -> Version:
         """Publish an adapter, or replace the one that the alias stands for.
 
-        Returns when new requests get it; requests in flight keep what they have.
+        When it returns, new requests get the new version; requests in flight keep theirs.
 
         Raises:
-            ComposerError: the alias stands for what it stood for before.
+            ComposerError: it failed, and the alias is unchanged.
         """
         self._check_name(alias)
         self._check_expected(alias, expected)
@@ -119,7 +119,7 @@ class AdapterService:
     async def rollback(
         self, alias: str, *, to: int | None, expected: int | None, actor: str
     ) -> Version:
-        """Let the alias stand for an earlier version of it: the one before, or number `to`."""
+        """Restore an earlier version: the previous content, or number `to`."""
         self._check_name(alias)
         if expected is None:
             present = self.store.history(alias)[-1]
@@ -135,7 +135,7 @@ class AdapterService:
     async def set_policy(
         self, alias: str, policy: Policy, *, expected: int | None, actor: str
     ) -> Version:
-        """Who may use the adapter, and how; requests in flight are not affected."""
+        """Set who may use the adapter, and how; requests in flight are not affected."""
         version = await self._threads.changes.admit(
             lambda: self.store.set_policy(alias, policy, expected=expected, actor=actor)
         )
@@ -145,7 +145,7 @@ class AdapterService:
     async def set_profile(
         self, alias: str, profile: Profile, *, expected: int | None, actor: str
     ) -> Version:
-        """What the adapter is for; requests in flight are not affected."""
+        """Set what the adapter is for; requests in flight are not affected."""
         version = await self._threads.changes.admit(
             lambda: self.store.set_profile(alias, profile, expected=expected, actor=actor)
         )
@@ -153,7 +153,7 @@ class AdapterService:
         return version
 
     async def delete(self, alias: str, *, expected: int | None, actor: str) -> Version:
-        """Stop serving the alias. Its history stays, and `rollback` brings it back."""
+        """Stop serving the alias. Its history remains, and `rollback` restores it."""
         version = await self._threads.changes.admit(
             lambda: self.store.delete(alias, expected=expected, actor=actor)
         )
@@ -164,25 +164,26 @@ class AdapterService:
 
     @property
     def store_problem(self) -> str | None:
-        """Why aliases may be out of date here, where the store could not be read for a while."""
+        """Return why aliases may be out of date; None while the store can be read."""
         behind_s = time.monotonic() - self._followed_s
         if behind_s < _OUT_OF_TOUCH_S:
             return None
         return f"the adapter store could not be read for {behind_s:.0f} s"
 
     async def start(self, required: Collection[str]) -> None:
-        """Serve what the store holds: load as many adapters as fit, the others when asked for.
+        """Serve the adapters of the store: load as many as fit, the others on demand.
 
         Raises:
-            EngineFault: one of the `required` aliases cannot be served. Others are reported only.
+            EngineFault: a `required` alias cannot be served. Other failures are only logged.
         """
         current = [self.store.current(alias) for alias in self.store.aliases()]
         seen: Counter[str | None] = Counter()
         for version in current:
             model = model_of(version.alias)
             seen[model] += 1
-            most = self._engine.capacities[model].adapters_in_memory if model in self._shapes else 0
-            await self._apply(version, load=seen[model] <= most)
+            known = model in self._shapes
+            limit = self._engine.capacities[model].adapters_in_memory if known else 0
+            await self._apply(version, load=seen[model] <= limit)
         for alias in required:
             if (problem := self.failures.get(alias)) is not None:
                 raise EngineFault(f"the adapter {quoted(alias)} cannot be served: {problem}")
@@ -205,7 +206,7 @@ class AdapterService:
             await self.position.advance(position)
 
     async def _apply(self, version: Version, *, load: bool) -> None:
-        """Serve a version that is in the store. One that fails leaves the alias as it was."""
+        """Serve a version of the store. On failure the alias stays unchanged."""
         alias = version.alias
         if version.digest is None:
             self.registry.drop(alias, version.number)
@@ -217,7 +218,7 @@ class AdapterService:
             with self._prepare(alias, stored) as lease:
                 generation = lease.generations[alias]
                 served = self.registry.get(alias)
-                # A new policy of what is served holds at once, whatever loading would say.
+                # A new policy of the served generation takes effect without loading.
                 if load and (served is None or served.generation != generation):
                     await self.loader.ensure([generation])
                 self.registry.point(generation, version.policy, version.number, version.profile)
@@ -232,7 +233,7 @@ class AdapterService:
 
     @asynccontextmanager
     async def _stored(self, alias: str, fetch: Fetch) -> AsyncIterator[StoredAdapter]:
-        """The content in the store; to the end of the block it is not taken for an unused one."""
+        """Commit the content and yield it; `prune` keeps it until the end of the block."""
 
         def commit(folder: Path) -> StoredAdapter:
             return self.store.commit(
@@ -262,12 +263,12 @@ class AdapterService:
         return version
 
     def _prepare(self, alias: str, stored: StoredAdapter) -> Lease:
-        room = self._engine.capacities[model_of(alias)].max_rank
-        if stored.report.rank > room:
+        max_rank = self._engine.capacities[model_of(alias)].max_rank
+        if stored.report.rank > max_rank:
             raise AdapterError(
                 alias,
                 None,
-                f"its rank is {stored.report.rank}, and the server has room for {room}",
+                f"its rank is {stored.report.rank}, and the server has room for {max_rank}",
                 "Start the server with a larger --max-lora-rank",
             )
         return self.registry.prepare(alias, stored.digest, stored.path, stored.report.rank)
@@ -289,7 +290,7 @@ class AdapterService:
             )
 
     def _check_expected(self, alias: str, expected: int | None) -> None:
-        """The store decides; this spares a client that comes too late the work before."""
+        """Check the version early; the store checks it again when it records the change."""
         try:
             history = self.store.history(alias)
         except AdapterNotFoundError:
@@ -302,11 +303,11 @@ class AdapterService:
         self._keep(self._retire(generation))
 
     async def _retire(self, generation: Generation) -> None:
-        if not self.registry.is_live(generation):  # it may have come back meanwhile
+        if not self.registry.is_live(generation):  # it may be in use again
             await self.loader.retire(generation)
 
     def _keep(self, work: Coroutine[None, None, None]) -> None:
-        """Run beside the requests. The set keeps the task from being collected."""
+        """Run a task beside the requests. The set keeps it from being garbage-collected."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._finish)
@@ -318,5 +319,5 @@ class AdapterService:
 
 
 def _latest(versions: Iterable[Version]) -> Iterable[Version]:
-    """The last version of every alias."""
+    """Return the last version of every alias."""
     return {version.alias: version for version in versions}.values()

@@ -1,8 +1,8 @@
-"""Threads for work on the store, apart from those that requests need.
+"""Threads for work on the store, separate from those that requests need.
 
 Publishing fetches, computes and inspects for seconds or minutes, and a change of the journal waits
-for its lock, which another server may hold. Both have threads of their own and a bounded queue, so
-that they delay each other and nobody else.
+for its lock, which another server may hold. Each has its own threads and a bounded queue, so that
+neither delays requests.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ _T = TypeVar("_T")
 
 
 class BoundedThreads:
-    """A few threads, and a queue of so many that wait for one."""
+    """A few threads with a bounded queue."""
 
     def __init__(self, what: str, threads: int, waiting: int, retry_after_s: float) -> None:
-        """`what` is done there, in the plural, for the message of a refusal."""
+        """`what` names the work in the plural, for the message of a refusal."""
         self._what = what
-        self._most = threads + waiting
+        self._limit = threads + waiting
         self._retry_after_s = retry_after_s
         self._limiter = CapacityLimiter(threads)
         self._admitted = 0
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
-        """Count one piece of work, from now to the end of the block.
+        """Count one piece of work until the end of the block.
 
         Raises:
-            UnavailableError: there are as many as there may be.
+            UnavailableError: the queue is full.
         """
-        if self._admitted >= self._most:
+        if self._admitted >= self._limit:
             raise UnavailableError(
-                f"{self._admitted} {self._what} are under way or wait for it. Send this one later.",
+                f"{self._admitted} {self._what} are running or waiting. Send this one later.",
                 retry_after_s=self._retry_after_s,
             )
         self._admitted += 1
@@ -48,11 +48,11 @@ class BoundedThreads:
             self._admitted -= 1
 
     async def run(self, work: Callable[[], _T]) -> _T:
-        """Do admitted work in one of the threads, which may have to be waited for."""
+        """Run admitted work in one of the threads, once one is free."""
         return await to_thread.run_sync(work, limiter=self._limiter)
 
     async def admit(self, work: Callable[[], _T]) -> _T:
-        """`run` what has not been admitted. Raises `UnavailableError`."""
+        """Admit work and run it. Raises `UnavailableError`."""
         with self.admitted():
             return await self.run(work)
 
@@ -65,4 +65,4 @@ class StoreThreads:
         """Fetching, computing and inspecting adapters."""
 
         self.changes = BoundedThreads("changes of the store", 4, 64, retry_after_s=1.0)
-        """Lines of the journal, and folders under its lock."""
+        """Appending to the journal, and making folders under its lock."""

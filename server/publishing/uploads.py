@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack, asynccontextmanager
@@ -27,15 +26,21 @@ from adapters import (
 )
 from adapters.disk import store_errors
 from composer.errors import quoted
-from server.errors import InvalidJsonError, RequestError
+from server.errors import RequestError
+from server.publishing.bodies import (
+    Publication,
+    UploadFields,
+    json_object,
+    parse_json,
+    read_body,
+)
 from server.publishing.publisher import Fetch
 from server.publishing.store_threads import StoreThreads
 from server.publishing.weight_jobs import WeightSpace
 
 _FILES = (CONFIG, WEIGHTS)
 _ARCHIVE = "archive"
-_PROFILE = ("examples", "description")
-_FIELDS = ("policy", *_PROFILE)
+_FIELDS = tuple(UploadFields.model_fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +48,7 @@ class Upload:
     """What a request to publish asks for."""
 
     fetch: Fetch
-    policy: Policy | None
+    policy: Policy | None = None
     profile: Profile = EMPTY_PROFILE
 
 
@@ -59,58 +64,46 @@ class Uploads:
         self._threads = threads
 
     def from_source(self, source: str) -> Fetch:
-        """Fetches a folder, an archive or a repository that the rules allow."""
+        """Return a function that fetches a folder, an archive or a repository."""
         return lambda destination: fetch(source, destination, self._rules)
 
     @asynccontextmanager
     async def received(self, request: Request) -> AsyncIterator[Upload]:
-        """The upload; its files last as long as the block.
+        """Yield the upload; its files last as long as the block.
 
         Raises:
-            ServerError: the body is none of what the message lists.
+            ComposerError: the body cannot be read; the message names the value and the remedy.
         """
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind == "application/json":
-            yield await self._from_json(request)
+        content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if content_type == "application/json":
+            yield self._from_json(await json_object(request))
             return
-        # A folder of the store's own: others take folders without an owner for leftovers.
+        # A folder of the store's own: `prune` removes folders without a living owner.
         staging = ExitStack()
         folder = await self._threads.changes.admit(
             lambda: staging.enter_context(self._store.staging())
         )
         try:
-            if kind == "multipart/form-data":
+            if content_type == "multipart/form-data":
                 yield await self._from_form(request, folder)
             else:
-                yield await self._from_archive(request, folder / "archive", kind)
+                yield await self._from_archive(request, folder / _ARCHIVE, content_type)
         finally:
             await self._threads.changes.run(staging.close)
 
-    async def _from_json(self, request: Request) -> Upload:
-        try:
-            body = json.loads(await request.body())
-        except (ValueError, RecursionError) as error:
-            raise InvalidJsonError(f"the body is not JSON: {error}.") from error
-        if not isinstance(body, dict):
-            raise InvalidJsonError("the body is not a JSON object. Send one.")
-        policy = Policy.from_json(body.pop("policy")) if "policy" in body else None
-        profile = take_profile(body)
-        match body:
-            case {"source": str(source), **rest} if not rest:
-                return Upload(self.from_source(source), policy, profile)
-            case {"merge": dict(spec), **rest} if not rest:
-                return Upload(self._weights.merge(spec), policy, profile)
-            case {"extract": dict(spec), **rest} if not rest:
-                return Upload(self._weights.extract(spec), policy, profile)
-            case {"patch": dict(spec), **rest} if not rest:
-                return Upload(self._weights.patch(spec), policy, profile)
-        raise RequestError(
-            f"the body has the fields {sorted(body)}. Give exactly one of 'source' (a text), "
-            "'merge', 'extract' and 'patch' (objects), and 'policy', 'examples' and 'description' "
-            "if you like; or send the files as an archive or a form."
-        )
+    def _from_json(self, value: Mapping[str, Any]) -> Upload:
+        body = read_body(Publication, value)
+        if body.merge is not None:
+            fetch = self._weights.merge(body.merge)
+        elif body.extract is not None:
+            fetch = self._weights.extract(body.extract)
+        elif body.patch is not None:
+            fetch = self._weights.patch(body.patch)
+        else:
+            fetch = self.from_source(str(body.source))
+        return Upload(fetch, body.policy, body.profile)
 
-    async def _from_archive(self, request: Request, file: Path, kind: str) -> Upload:
+    async def _from_archive(self, request: Request, file: Path, content_type: str) -> Upload:
         with store_errors("keep the upload", writing=True), file.open("wb") as out:
             async for part in request.stream():
                 await run_in_threadpool(out.write, part)
@@ -122,27 +115,26 @@ class Uploads:
 
         def unpacked(destination: Path) -> Mapping[str, object]:
             unpack(file, destination, self._rules.max_bytes)
-            return {"upload": kind or "archive"}
+            return {"upload": content_type or "archive"}
 
-        return Upload(unpacked, None)
+        return Upload(unpacked)
 
     async def _from_form(self, request: Request, folder: Path) -> Upload:
-        told: dict[str, Any] = {}
+        fields: dict[str, Any] = {}
         async with request.form(max_files=len(_FILES), max_fields=len(_FIELDS)) as form:
             for name, value in form.multi_items():
                 if isinstance(value, UploadFile):
                     await self._keep(name, value, folder)
-                elif name in told:
+                elif name in fields:
                     raise RequestError(f"the form has the field '{name}' twice. Send it once.")
                 elif name in _FIELDS:
-                    told[name] = _read_json(name, value)
+                    fields[name] = parse_json(value, f"the field '{name}'", "Send JSON.")
                 else:
                     raise RequestError(
                         f"the form has the field {quoted(name)}. Send files, and "
                         f"{', '.join(_FIELDS)} as JSON."
                     )
-        policy = Policy.from_json(told["policy"]) if "policy" in told else None
-        profile = take_profile(told)
+        body = read_body(UploadFields, fields)
 
         def copied(destination: Path) -> Mapping[str, object]:
             if (archive := folder / _ARCHIVE).is_file():
@@ -156,7 +148,7 @@ class Uploads:
                 shutil.move(folder / file, destination / file)
             return {"upload": "form"}
 
-        return Upload(copied, policy, profile)
+        return Upload(copied, body.policy, body.profile)
 
     async def _keep(self, field: str, file: UploadFile, folder: Path) -> None:
         name = _ARCHIVE if field == _ARCHIVE else file.filename
@@ -169,15 +161,3 @@ class Uploads:
             raise RequestError(f"the form has the file {name} twice. Send it once.")
         with store_errors("keep the upload", writing=True), (folder / name).open("wb") as out:
             await run_in_threadpool(shutil.copyfileobj, file.file, out)
-
-
-def take_profile(body: dict[str, Any]) -> Profile:
-    """The profile in a request to publish, whose fields are taken out. Raises `ProfileError`."""
-    return Profile.from_json({name: body.pop(name) for name in _PROFILE if name in body})
-
-
-def _read_json(field: str, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidJsonError(f"the field '{field}' is not JSON: {error}.") from error

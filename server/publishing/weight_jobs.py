@@ -31,7 +31,6 @@ from adapters.weight_space.jobs import read_job
 from adapters.weight_space.merge import MergeSpec
 from composer.errors import EngineFault, quoted
 from composer.fields import Fields, Number
-from composer.validation import validate
 from server.publishing.publisher import Fetch
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -62,9 +61,8 @@ class WeightSpace:
         self._rules = rules
         self._base = base
 
-    def merge(self, value: Mapping[str, Any]) -> Fetch:
-        """Merge served adapters, named by their aliases. Raises `MergeError`."""
-        spec = MergeSpec.from_json(value)
+    def merge(self, spec: MergeSpec) -> Fetch:
+        """Merge served adapters, named by their aliases."""
 
         def merged(destination: Path) -> Mapping[str, object]:
             aliases = [member.adapter for member in spec.adapters]
@@ -74,35 +72,30 @@ class WeightSpace:
                 for m in spec.adapters
             ]
             report = run_job("merge", spec.to_json() | {"adapters": bound}, destination)
-            return {"merge": dict(value), "inputs": digests, "report": report}
+            return {"merge": spec.to_json(), "inputs": digests, "report": report}
 
         return merged
 
-    def extract(self, value: Mapping[str, Any]) -> Fetch:
-        """Extract an adapter from a full fine-tune of the base. Raises `MergeError`."""
-        body = validate(ExtractBody, value, "extract", MergeError)
+    def extract(self, body: ExtractBody) -> Fetch:
+        """Extract an adapter from a full fine-tune of the base."""
 
         def extracted(destination: Path) -> Mapping[str, object]:
             folders = {"base": str(self._base), "tuned": str(_below(self._rules.root, body.tuned))}
             report = run_job("extract", body.model_dump() | folders, destination)
-            return {"extract": dict(value), "report": report}
+            return {"extract": body.model_dump(exclude_unset=True), "report": report}
 
         return extracted
 
-    def patch(self, value: Mapping[str, Any]) -> Fetch:
-        """Carry an adapter of an earlier base over to the one that is served.
-
-        Raises:
-            MergeError: `value` cannot be read.
-        """
-        body = validate(PatchBody, value, "patch", MergeError)
+    def patch(self, body: PatchBody) -> Fetch:
+        """Carry an adapter of an earlier base over to the one that is served."""
 
         def patched(destination: Path) -> Mapping[str, object]:
             with tempfile.TemporaryDirectory(dir=destination) as scratch:
                 origin = fetch(body.source, Path(scratch), self._rules)
                 job = {"adapter": scratch, "to": str(self._base), "scale": body.scale}
                 report = run_job("patch", job, destination)
-            return {"patch": dict(value), "of": origin, "report": report}
+            patch = body.model_dump(exclude_unset=True)
+            return {"patch": patch, "of": origin, "report": report}
 
         return patched
 

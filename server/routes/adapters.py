@@ -1,6 +1,6 @@
 """The routes for administrators: publish, replace, roll back and remove adapters.
 
-They stand before vLLM's application, and do not exist where no key could have the role.
+They run in front of vLLM's application, and exist only if some key may have the role.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ from server.auth.access_control import route_of
 from server.auth.keys import Role, key_of
 from server.errors import BodyTooLargeError, RequestError, RoleError, error_response, status_of
 from server.http.store_position import position_header
-from server.publishing.publisher import AdapterService
-from server.publishing.store_threads import StoreThreads
-from server.publishing.uploads import Uploads, take_profile
-from server.routes.preconditions import (
-    actor_of,
-    etag,
-    expected_version,
+from server.publishing.bodies import (
+    LoadAdapter,
+    UnloadAdapter,
     json_object,
+    read_body,
     rollback_version,
 )
+from server.publishing.publisher import AdapterService
+from server.publishing.store_threads import StoreThreads
+from server.publishing.uploads import Uploads
+from server.routes.preconditions import actor_of, etag, expected_version
 from server.server_paths import ServerPaths
 
 logger = logging.getLogger(__name__)
@@ -42,13 +43,13 @@ _VLLM_ROUTES = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
 class AdminRoutes:
     """ASGI middleware: requests that change adapters go to `admin`, all others to `app`.
 
-    `server.auth.access_control` stands before it and has checked the role of the key.
+    `server.auth.access_control` runs before it and has checked the role of the key.
     """
 
     def __init__(
         self, app: ASGIApp, *, admin: ASGIApp, max_body_bytes: int, max_json_bytes: int
     ) -> None:
-        """`max_body_bytes` of files, `max_json_bytes` of everything else."""
+        """Bound bodies with files to `max_body_bytes`, all others to `max_json_bytes`."""
         self._app = app
         self._admin = admin
         self._max_body_bytes = max_body_bytes
@@ -61,13 +62,13 @@ class AdminRoutes:
             await self._admin(scope, self._counted(scope, receive), send)
 
     def _counted(self, scope: Scope, receive: Receive) -> Receive:
-        """`receive` that fails as soon as the body is one byte too long."""
+        """Return a `receive` that raises as soon as the body is one byte too long."""
         kind = Headers(scope=scope).get("content-type", "").partition(";")[0].strip().lower()
         alias = route_of(scope).removeprefix(PREFIX + "/")
         files = scope["method"] == "PUT" and "/" not in alias and kind != "application/json"
-        most = self._max_body_bytes if files else self._max_json_bytes
+        limit = self._max_body_bytes if files else self._max_json_bytes
         option = "--max-adapter-mib" if files else "--max-body-mib"
-        left = most
+        left = limit
 
         async def counted() -> Message:
             nonlocal left
@@ -75,7 +76,7 @@ class AdminRoutes:
             left -= len(message.get("body", b""))
             if left < 0:
                 raise BodyTooLargeError(
-                    f"the body has more than {most} bytes. Send less, or start the server with a "
+                    f"the body has more than {limit} bytes. Send less, or start the server with a "
                     f"larger {option}."
                 )
             return message
@@ -86,7 +87,7 @@ class AdminRoutes:
 def make_admin(
     service: AdapterService, uploads: Uploads, threads: StoreThreads, paths: ServerPaths
 ) -> FastAPI:
-    """The application behind the door; none of its errors names one of `paths`."""
+    """Return the application of the routes; its errors do not show `paths`."""
 
     async def answer_error(_: Request, error: Exception) -> Response:
         if isinstance(error, OSError):
@@ -108,19 +109,19 @@ def make_admin(
     store = service.store
 
     def entry(version: Version) -> dict[str, Any]:
-        """What an alias is now."""
+        """Return the JSON object that describes an alias."""
         served = service.registry.get(version.alias)
-        told: dict[str, Any] = {"object": "adapter", **version.to_json()}
-        told["served"] = served is not None and served.version == version.number
+        shown: dict[str, Any] = {"object": "adapter", **version.to_json()}
+        shown["served"] = served is not None and served.version == version.number
         failure = service.failures.get(version.alias)
         if version.digest is not None:
             try:
-                told["adapter"] = store.stored(version.digest).report.to_json()
+                shown["adapter"] = store.stored(version.digest).report.to_json()
             except (AdapterNotFoundError, AdapterStoreError) as error:
                 failure = failure or error.message
         if failure is not None:
-            told["error"] = paths.hide(failure)
-        return told
+            shown["error"] = paths.hide(failure)
+        return shown
 
     def answer(version: Version, status: int = 200) -> JSONResponse:
         headers = etag(version.number) | position_header(version.sequence)
@@ -128,7 +129,7 @@ def make_admin(
 
     @admin.get(PREFIX)
     def list_adapters() -> JSONResponse:
-        """All adapters, and the generations that requests in flight still compute with."""
+        """List all adapters, and the generations that requests in flight still use."""
         data = [entry(version) for version in store.all()]
         current = {
             served.generation for served in map(service.registry.get, service.registry) if served
@@ -138,12 +139,12 @@ def make_admin(
 
     @admin.get(PREFIX + "/{alias}")
     def get_adapter(alias: str) -> JSONResponse:
-        """One adapter."""
+        """Show one adapter."""
         return answer(store.current(alias))
 
     @admin.get(PREFIX + "/{alias}/history")
     def get_history(alias: str) -> JSONResponse:
-        """All versions of an alias, the oldest first."""
+        """List all versions of an alias, the oldest first."""
         versions = store.history(alias)
         return JSONResponse({"object": "list", "data": [v.to_json() for v in versions]})
 
@@ -154,8 +155,8 @@ def make_admin(
             async with uploads.received(request) as upload:
                 if upload.policy is not None and not key_of(request.scope).may(Role.ADMIN):
                     raise RoleError(
-                        "the publication has a policy, which asks for the role 'admin'. Leave it "
-                        "out: an alias keeps the policy that it has."
+                        "the publication has a policy, which needs the role 'admin'. Leave it out: "
+                        "an alias keeps its policy."
                     )
                 version = await service.publish(
                     alias,
@@ -169,7 +170,7 @@ def make_admin(
 
     @admin.put(PREFIX + "/{alias}/policy")
     async def put_policy(alias: str, request: Request) -> JSONResponse:
-        """Say who may use an adapter, and how."""
+        """Set who may use an adapter, and how."""
         policy = Policy.from_json(await json_object(request))
         return answer(
             await service.set_policy(
@@ -179,7 +180,7 @@ def make_admin(
 
     @admin.put(PREFIX + "/{alias}/profile")
     async def put_profile(alias: str, request: Request) -> JSONResponse:
-        """Say what an adapter is for, so that routers find it."""
+        """Set the texts that routers compare prompts with."""
         profile = Profile.from_json(await json_object(request))
         return answer(
             await service.set_profile(
@@ -189,7 +190,7 @@ def make_admin(
 
     @admin.post(PREFIX + "/{alias}/rollback")
     async def roll_back(alias: str, request: Request) -> JSONResponse:
-        """Let the alias stand for an earlier version: the one before, or `{"to": 3}`."""
+        """Restore an earlier version: the previous content, or `{"to": 3}`."""
         to = await rollback_version(request)
         return answer(
             await service.rollback(
@@ -199,26 +200,29 @@ def make_admin(
 
     @admin.delete(PREFIX + "/{alias}")
     async def delete_adapter(alias: str, request: Request) -> JSONResponse:
-        """Stop serving an adapter. Its history stays."""
+        """Stop serving an adapter. Its history remains."""
         return answer(
             await service.delete(alias, expected=expected_version(request), actor=actor_of(request))
         )
 
     @admin.post("/v1/load_lora_adapter")
     async def load_lora_adapter(request: Request) -> Response:
-        """As vLLM's route of this name; `lora_path` is a source like that of a publication."""
-        body = await json_object(request)
-        alias, source = _text(body, "lora_name"), _text(body, "lora_path")
-        if not body.get("load_inplace", False) and alias in service.registry:
+        """Load an adapter as vLLM's route does; `lora_path` is a source as in a publication."""
+        body = read_body(LoadAdapter, await json_object(request))
+        alias = body.lora_name
+        if not body.load_inplace and alias in service.registry:
             raise RequestError(
                 f"the adapter {quoted(alias)} has already been loaded. "
                 "Set 'load_inplace' to true to replace it.",
                 param="lora_name",
             )
-        fetch, profile = uploads.from_source(source), take_profile(body)
         with threads.publishing.admitted():
             version = await service.publish(
-                alias, fetch, expected=None, actor=actor_of(request), profile=profile
+                alias,
+                uploads.from_source(body.lora_path),
+                expected=None,
+                actor=actor_of(request),
+                profile=body.profile,
             )
         return PlainTextResponse(
             f"Success: LoRA adapter '{alias}' added successfully.",
@@ -227,8 +231,8 @@ def make_admin(
 
     @admin.post("/v1/unload_lora_adapter")
     async def unload_lora_adapter(request: Request) -> Response:
-        """As vLLM's route of this name."""
-        alias = _text(await json_object(request), "lora_name")
+        """Unload an adapter as vLLM's route does."""
+        alias = read_body(UnloadAdapter, await json_object(request)).lora_name
         version = await service.delete(alias, expected=None, actor=actor_of(request))
         return PlainTextResponse(
             f"Success: LoRA adapter '{alias}' removed successfully.",
@@ -243,29 +247,22 @@ def _is_admin(scope: Scope) -> bool:
     return path == PREFIX or path.startswith(PREFIX + "/") or path in _VLLM_ROUTES
 
 
-def _text(body: dict[str, Any], field: str) -> str:
-    value = body.get(field)
-    if not isinstance(value, str) or not value:
-        raise RequestError(f"'{field}' is {value!r}. Give a name.", param=field)
-    return value
-
-
 async def _answer_nobody(_: Request, __: Exception) -> Response:
-    """The client has gone before its upload was complete: nobody reads this, nobody is to blame."""
+    """Answer a client that has disconnected during its upload; nobody reads the answer."""
     return Response(status_code=400)
 
 
 async def _answer_unread(_: Request, error: Exception) -> Response:
-    """Starlette cannot read the body, a form say."""
+    """Answer a body that Starlette cannot read, such as a malformed form."""
     problem = error.detail if isinstance(error, HTTPException) else str(error)
-    said = RequestError(f"the body cannot be read: {problem} Send a well-formed one.")
-    return error_response(said, PREFIX)
+    unread = RequestError(f"the body cannot be read: {problem} Send a well-formed one.")
+    return error_response(unread, PREFIX)
 
 
 async def _answer_missing(request: Request, _: Exception) -> Response:
     return error_response(
         AdapterNotFoundError(
-            f"{request.method} {request.url.path} is no route. There are GET {PREFIX}, and GET, "
+            f"{request.method} {request.url.path} is not a route. There are GET {PREFIX}, and GET, "
             f"PUT and DELETE {PREFIX}/ALIAS, .../history, .../policy and .../rollback."
         ),
         PREFIX,

@@ -1,12 +1,11 @@
 """Routes of stored compositions: names that `model` may be, with an owner and a history.
 
-Everybody who may use a composition sees its plan. The prompts in it are its owner's: other keys see
-that there are some, and not what they say.
+Every key that may use a composition sees its plan. Prompts in it are visible to its owner only: for
+other keys the composition is marked as private.
 """
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -25,10 +24,10 @@ from server.compose.catalogue import Catalogue
 from server.compose.routing.auto import AUTO
 from server.compose.stored_compositions import is_for, is_private, sees
 from server.engine.port import Body, Engine
-from server.errors import InvalidJsonError
 from server.http.store_position import position_header
+from server.publishing.bodies import parse_json, rollback_version
 from server.publishing.store_threads import StoreThreads
-from server.routes.preconditions import actor_of, etag, expected_version, rollback_version
+from server.routes.preconditions import actor_of, etag, expected_version
 
 PREFIX = "/v1/compositions"
 
@@ -49,12 +48,12 @@ class _View:
 
     @staticmethod
     def unknown(name: str) -> CompositionNotFoundError:
-        """What a key is told that may not use a composition."""
+        """Return the error for a key that may not use a composition."""
         message = f"no composition is called {quoted(name)}. GET {PREFIX} lists them."
         return CompositionNotFoundError(message, param="name")
 
     def version(self, version: CompositionVersion, key: Key) -> Body:
-        """One version, without its plan; what only its owner sees is left out for others."""
+        """Return a version without its plan, and without what this key must not see."""
         shown: Body = {
             "object": "composition",
             "name": version.name,
@@ -73,7 +72,7 @@ class _View:
         return shown
 
     def whole(self, version: CompositionVersion, key: Key) -> Body:
-        """A version with its plan, or with the reason why it has none any more."""
+        """Return a version with its plan, or with the reason why it cannot be computed now."""
         shown = self.version(version, key)
         try:
             return shown | {"plan": self._catalogue.stored_plan(version, key).to_dict()}
@@ -88,7 +87,7 @@ def make_composition_router(
     threads: StoreThreads,
     limit: int,
 ) -> APIRouter:
-    """The routes. `limit`: how many compositions a key may have."""
+    """Return the routes. `limit`: the largest number of compositions of a key."""
     router = APIRouter(tags=["compositions"])
     view = _View(compositions, catalogue)
 
@@ -97,7 +96,7 @@ def make_composition_router(
         return JSONResponse(view.whole(version, key), status_code=status, headers=headers)
 
     def changing(key: Key) -> str | None:
-        """The name that a composition must belong to; None: any."""
+        """Return the name of the key that must own a composition; None for any."""
         return None if key.may(Role.ADMIN) else key.name
 
     def check_name(name: str) -> None:
@@ -119,13 +118,13 @@ def make_composition_router(
 
     @router.get(PREFIX + "/{name}")
     async def get_composition(name: str, request: Request) -> JSONResponse:
-        """One stored composition with its plan."""
+        """Show one stored composition with its plan."""
         key = key_of(request.scope)
         return answer(view.get(name, key), key)
 
     @router.get(PREFIX + "/{name}/history")
     async def get_history(name: str, request: Request) -> dict[str, Any]:
-        """All versions of a name, the oldest first."""
+        """List all versions of a name, the oldest first."""
         key = key_of(request.scope)
         versions = compositions.history(name)
         if not is_for(versions[-1], key):
@@ -134,16 +133,14 @@ def make_composition_router(
 
     @router.put(PREFIX + "/{name}")
     async def put_composition(name: str, request: Request) -> JSONResponse:
-        """Store the composition in the body under a name that `model` may then be."""
+        """Store the composition in the body under a name that `model` then accepts."""
         key = key_of(request.scope)
         check_name(name)
-        try:
-            content: JsonValue = json.loads(await request.body())
-        except (ValueError, RecursionError) as error:
-            raise InvalidJsonError(
-                f"the body is not JSON: {error}. Send a composition, e.g. "
-                '"base + 0.5*polite" with the quotes.'
-            ) from error
+        content: JsonValue = parse_json(
+            await request.body(),
+            "the body",
+            'Send a composition, e.g. "base + 0.5*polite" with the quotes.',
+        )
         catalogue.parse(content, key=key)
         version = await threads.changes.admit(
             lambda: compositions.put(
@@ -162,7 +159,7 @@ def make_composition_router(
 
     @router.post(PREFIX + "/{name}/rollback")
     async def roll_back(name: str, request: Request) -> JSONResponse:
-        """Bring an earlier version back: the one before, or `{"to": 3}`."""
+        """Restore an earlier version: the previous content, or `{"to": 3}`."""
         key, to = key_of(request.scope), await rollback_version(request)
         check_name(name)
         version = await threads.changes.admit(
@@ -179,7 +176,7 @@ def make_composition_router(
 
     @router.delete(PREFIX + "/{name}")
     async def delete_composition(name: str, request: Request) -> JSONResponse:
-        """Forget a stored composition. Requests that run are not affected; its history stays."""
+        """Delete a stored composition. Running requests are not affected; its history remains."""
         key = key_of(request.scope)
         version = await threads.changes.admit(
             lambda: compositions.delete(

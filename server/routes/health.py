@@ -1,4 +1,4 @@
-"""`/live` and `/ready`, for whoever starts the server again and whoever sends it requests."""
+"""`/live` and `/ready`, for process supervisors and load balancers."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from server.lifecycle import Lifecycle
 
 
 def make_health(lifecycle: Lifecycle) -> APIRouter:
-    """The routes, bound to this server. `/health` is vLLM's own: whether the engine lives."""
+    """Return the routes. `/health` is vLLM's: whether the engine is alive."""
     router = APIRouter(tags=["health"])
 
     @router.get("/live")
     async def live() -> JSONResponse:
-        """Whether the process answers."""
+        """Answer as long as the process runs."""
         return JSONResponse({"status": "live"})
 
     @router.get("/ready", responses={503: {"description": "Send no requests"}})
     async def ready() -> JSONResponse:
-        """Whether to send requests: the engine lives, its adapters are loaded, the store is
-        followed, and the server is not about to end."""
+        """Answer 200 if the engine is alive, adapters are loaded, the store is followed, and the
+        server is not shutting down."""
         problems = lifecycle.problems()
         if not problems:
             return JSONResponse({"status": "ready"})

@@ -1,4 +1,4 @@
-"""The routes of models: the list, and each of them."""
+"""The routes of models: list them, and describe one."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def model_list(
 def make_router(
     engine: Engine, registry: Registry, store: Compositions, catalogue: Catalogue
 ) -> APIRouter:
-    """The routes, bound to what this server has."""
+    """Return the routes."""
     router = APIRouter(tags=["composer"])
 
     @router.get("/v1/models")
@@ -93,7 +93,7 @@ def make_router(
 
     @router.get("/v1/models/{model:path}")
     async def get_model(model: str, request: Request) -> dict[str, Any]:
-        """Describe one model of the list, or a formula, which `model` of a request may be too."""
+        """Describe one model of the list, or a formula, which `model` of a request accepts too."""
         key = key_of(request.scope)
         for card in model_list(engine, registry, store, catalogue.routing, key)["data"]:
             if card["id"] == model:

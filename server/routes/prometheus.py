@@ -1,4 +1,4 @@
-"""`/metrics`: vLLM's figures and ours, with what the engine and the registry say at that moment."""
+"""`/metrics`: vLLM's metrics and ours, with the present figures of the engine and the registry."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ from server.lifecycle import Lifecycle, Phase
 logger = logging.getLogger(__name__)
 
 _PATIENCE_S = 1.0
-"""How long the engine may take to tell its figures; then the last ones are shown."""
+"""How long to wait for the engine's figures before showing the previous ones."""
 
 
 class EngineFigures(Collector):
-    """What the gang scheduler counts, as it was told last."""
+    """The latest figures of the gang scheduler."""
 
     def __init__(self) -> None:
-        self.told: dict[str, Any] = {}
+        self.latest: dict[str, Any] = {}
 
     def collect(self) -> Iterable[Metric]:
-        """Nothing before the engine has told anything."""
-        told = self.told
-        if not told:
+        """Yield nothing before the engine has reported."""
+        latest = self.latest
+        if not latest:
             return
-        waits = told["gang_waits"]
+        waits = latest["gang_waits"]
         yield HistogramMetricFamily(
             "composer_gang_wait_seconds",
             "Time that the rows of composed requests waited until all could run.",
@@ -51,23 +51,23 @@ class EngineFigures(Collector):
         )
         yield CounterMetricFamily(
             "composer_gang_preemptions",
-            "Composed requests that gave their KV blocks back and began again.",
-            value=told["gang_preemptions"],
+            "Composed requests that released their KV blocks and started again.",
+            value=latest["gang_preemptions"],
         )
         yield GaugeMetricFamily(
-            "composer_rows_running", "Rows in the engine's batch.", value=told["rows_running"]
+            "composer_rows_running", "Rows in the engine's batch.", value=latest["rows_running"]
         )
         yield GaugeMetricFamily(
             "composer_gangs_waiting",
             "Composed requests that wait for room for all their rows.",
-            value=told["gangs_waiting"],
+            value=latest["gangs_waiting"],
         )
 
 
 def make_metrics(
     engine: Engine, registry: Registry, store: Store, lifecycle: Lifecycle
 ) -> APIRouter:
-    """The route, which takes the place of vLLM's: that one cannot ask the engine."""
+    """Return the route. It replaces vLLM's, which cannot ask the engine."""
     router = APIRouter(tags=["metrics"])
     figures = EngineFigures()
     REGISTRY.register(figures)
@@ -82,15 +82,15 @@ def make_metrics(
             return
         try:
             async with asyncio.timeout(_PATIENCE_S):
-                figures.told = await engine.figures()
+                figures.latest = await engine.figures()
         except TimeoutError:
-            logger.warning("The engine did not tell its figures within %g s", _PATIENCE_S)
+            logger.warning("The engine did not report its figures within %g s", _PATIENCE_S)
 
     formats: dict[str, Any] = {"text/plain": {}, "application/openmetrics-text": {}}
 
     @router.get(METRICS, response_class=Response, responses={200: {"content": formats}})
     async def show_metrics(request: Request) -> Response:
-        """Figures for Prometheus, in the format that it accepts."""
+        """Return the metrics in the format that the client accepts."""
         await refresh()
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(REGISTRY), media_type=content_type)

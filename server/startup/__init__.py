@@ -1,1 +1,1 @@
-"""What is prepared before the server answers: seed adapters and the models' folders."""
+"""Preparation before the server answers: seed adapters and the folders of models."""

@@ -1,4 +1,4 @@
-"""Auxiliary models: what the command line says of them, and whether their tokens are the base's."""
+"""Auxiliary models: read their options, and check that their tokenizer is the base model's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SAMPLES = (
     "Grüße, 1234567890 + 98.6 = ?\n\tdef f(x):\n        return x ** 2",
     "  two  spaces,\r\n日本語 и русский 🙂",
 )
-"""Texts whose tokens are compared. Maps may agree where the rules that use them do not."""
+"""Texts to tokenize and compare: equal vocabularies may come with different rules."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,37 +31,37 @@ class AuxiliaryGiven:
 
     @classmethod
     def parse(cls, text: str) -> AuxiliaryGiven:
-        """Read the option. Raises `ValueError` where it is not of that form."""
+        """Read the option. Raises `ValueError`: the text has another form."""
         pairs = []
-        for part in text.split(","):
-            name, equals, path = part.partition("=")
+        for pair in text.split(","):
+            name, equals, path = pair.partition("=")
             if not (name and equals and path):
-                raise ValueError(f"'{part}' is not of the form name=path")
+                raise ValueError(f"'{pair}' is not of the form name=path")
             pairs.append((name, path))
-        (model, folder), *own = pairs
+        (model, folder), *adapters = pairs
         if model == BASE or not ALIAS.fullmatch(model) or ":" in model:
             raise ValueError(f"'{model}' cannot name a model; choose a name like 'small'")
-        return cls(model, folder, tuple((f"{model}:{name}", Path(path)) for name, path in own))
+        return cls(model, folder, tuple((f"{model}:{name}", Path(path)) for name, path in adapters))
 
 
 @dataclass(frozen=True, slots=True)
 class AuxiliaryModel:
-    """An auxiliary model that goes with the base model."""
+    """An auxiliary model whose tokenizer is the base model's."""
 
     given: AuxiliaryGiven
     folder: Path
     shapes: ModelShapes | None
     chat_template: str | None
-    """Its own, where it renders conversations in another way than the base model; else None."""
+    """The model's chat template if it differs from the base model's, else None."""
 
 
 def find_auxiliaries(
     given: Sequence[AuxiliaryGiven], base: Path, vllm_flags: Sequence[str]
 ) -> tuple[AuxiliaryModel, ...]:
-    """The models of the command line, their tokenizers compared with the base model's.
+    """Return the models of the command line, after comparing their tokenizers with the base's.
 
     Raises:
-        ValueError: one cannot be found, has a name twice, or has other tokens; says which.
+        ValueError: a model cannot be found, has the name of another, or has another tokenizer.
     """
     if not given:
         return ()
@@ -82,10 +82,10 @@ def find_auxiliaries(
 
 
 def check_tokens(base: Any, other: Any, name: str) -> None:
-    """Whether the same text has the same token ids. One vocabulary may be longer than the other.
+    """Check that equal texts have equal token ids. One vocabulary may be longer than the other.
 
     Raises:
-        ValueError: it has not; shows the first tokens, or the text, that differ.
+        ValueError: the message shows the first tokens, or the text, that differ.
     """
     differing = differing_tokens(base.get_vocab(), other.get_vocab())
     if differing:
@@ -111,7 +111,7 @@ def check_tokens(base: Any, other: Any, name: str) -> None:
 def differing_tokens(
     base: Mapping[str, int], other: Mapping[str, int]
 ) -> list[tuple[int, str | None, str | None]]:
-    """Id, token of the base, token of the other, where both have the id and do not agree."""
+    """Return (id, token of the base, token of the other) for shared ids with different tokens."""
     ours = {id: token for token, id in base.items()}
     theirs = {id: token for token, id in other.items()}
     shared = min(max(ours, default=-1), max(theirs, default=-1))

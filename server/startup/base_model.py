@@ -1,4 +1,4 @@
-"""Where the files of the base model are."""
+"""Find the files of the base model."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
 
 
 def find_folder(model: str, vllm_flags: Sequence[str]) -> Path:
-    """The folder of the model, downloaded from the Hugging Face hub where need be.
+    """Return the folder of the model; download it from the Hugging Face hub if needed.
 
     vLLM would download the same files, but adapters are compared with the model before it loads.
 
     Raises:
-        ValueError: there is no such model, neither here nor at the hub.
+        ValueError: the model is neither a folder nor on the hub.
     """
     if Path(model).is_dir():
         return Path(model)
@@ -26,11 +26,11 @@ def find_folder(model: str, vllm_flags: Sequence[str]) -> Path:
     folder = _value(vllm_flags, "--download-dir")
     try:
         try:
-            found = snapshot_download(
+            snapshot = snapshot_download(
                 model, revision=revision, cache_dir=folder, local_files_only=True
             )
         except LocalEntryNotFoundError:
-            found = snapshot_download(
+            snapshot = snapshot_download(
                 model, revision=revision, cache_dir=folder, allow_patterns=list(_FILES)
             )
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
@@ -38,11 +38,11 @@ def find_folder(model: str, vllm_flags: Sequence[str]) -> Path:
             f"there is no model '{model}': no such folder, and not at the Hugging Face hub "
             f"({type(error).__name__}). Give --model a folder or the name of a model."
         ) from error
-    return Path(found)
+    return Path(snapshot)
 
 
 def _value(flags: Sequence[str], name: str) -> str | None:
-    """The value of a flag that was written `--name value` or `--name=value`."""
+    """Return the value of a flag written as `--name value` or `--name=value`; None without it."""
     for flag, following in pairwise((*flags, "")):
         if flag == name:
             return following

@@ -1,4 +1,4 @@
-"""Adapters that the command line names, on their way into the store; files of examples."""
+"""Publish the adapters of the command line into the store; read files of examples."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ ACTOR = "command line"
 
 
 def read_examples(name: str, file: Path) -> Profile:
-    """The profile of what is called `name`: one example a line; empty lines do not count.
+    """Return the profile of the model `name` from a file: one example per line, no empty lines.
 
     Raises:
-        ValueError: the file cannot be read, or has nothing in it.
-        ProfileError: it has too much in it.
+        ValueError: the file cannot be read, or is empty.
+        ProfileError: the file has too many or too long examples.
     """
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
@@ -48,14 +48,13 @@ def publish_given(
     shapes: ModelShapes | None,
     profiles: Mapping[str, Profile] | None = None,
 ) -> None:
-    """Publish the adapters that the command line gives to one model, with their profiles.
+    """Publish the adapters of one model that the command line names, with their profiles.
 
-    A store that was used before may know a later version of an alias, published while a server ran.
-    That one stays, unless the folder has changed since the command line last published it; so does
-    a profile.
+    An existing store may hold a later version of an alias, published while a server ran. It stays,
+    unless the folder has changed since the command line last published it; so does a profile.
 
     Raises:
-        AdapterError: one cannot be served, or a name is given twice.
+        AdapterError: an adapter cannot be served, or a name is given twice.
     """
     seen: set[str] = set()
     for alias, path in adapters:
@@ -70,24 +69,28 @@ def publish_given(
 def _publish(
     store: Store, alias: str, path: Path, shapes: ModelShapes | None, profile: Profile
 ) -> None:
-    report = inspect(path, alias, shapes)  # where it is, so that errors name the folder given
-    own = [v for v in _history(store, alias) if v.actor == ACTOR]
-    published = [v for v in own if v.action is Action.PUBLISH]
+    report = inspect(path, alias, shapes)  # in place, so that errors name the folder of the option
+    seeded = [v for v in _history(store, alias) if v.actor == ACTOR]
+    published = [v for v in seeded if v.action is Action.PUBLISH]
     if not published or published[-1].digest != report.digest or not _is_stored(store, report):
         origin = {"source": str(path)}
         with store.staging() as folder:
             for name in (CONFIG, WEIGHTS):
                 shutil.copyfile(path / name, folder / name)
-            given = store.commit(folder, alias, shapes, origin)
-            if not published or published[-1].digest != given.digest:
-                store.publish(alias, given.digest, actor=ACTOR, origin=origin, profile=profile)
+            stored = store.commit(folder, alias, shapes, origin)
+            if not published or published[-1].digest != stored.digest:
+                store.publish(alias, stored.digest, actor=ACTOR, origin=origin, profile=profile)
                 return
-    if own and profile.merged_over(own[-1].profile) != own[-1].profile and alias in store.aliases():
+    if (
+        seeded
+        and profile.merged_over(seeded[-1].profile) != seeded[-1].profile
+        and alias in store.aliases()
+    ):
         store.set_profile(alias, profile.merged_over(store.current(alias).profile), actor=ACTOR)
 
 
 def _is_stored(store: Store, report: Report) -> bool:
-    """Whether the store has this content whole; what is missing or damaged is stored again."""
+    """Return whether the store has this content undamaged; if not, it is stored again."""
     try:
         store.verify(report.digest)
     except (AdapterNotFoundError, AdapterStoreError):

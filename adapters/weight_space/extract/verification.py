@@ -1,4 +1,4 @@
-"""What differs between a base model and its fine-tune, and whether an adapter can hold it."""
+"""Compare a base model with its fine-tune: which changes can an adapter hold?"""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ from adapters.weight_space.extract.extract_report import OtherChange
 from adapters.weight_space.model_weights import ModelWeights, WeightInfo
 
 Progress: TypeAlias = Callable[[int, int, str], None]
-"""Called after each tensor with those done, those in all, and its name."""
+"""Called after each tensor with the number done, the total, and the tensor's name."""
 
-# transformers' Conv1D keeps its weights as [in, out], which nothing in a checkpoint tells.
+# transformers' Conv1D stores weights as [in, out]; a checkpoint does not show that.
 _TRANSPOSED = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
 _EMBEDDING = re.compile(r".*embed.*|wte|wpe")
 
 
 @dataclass(frozen=True, slots=True)
 class ChangedTensors:
-    """linear: the modules with a weight matrix in both models, changed or not, sorted.
-    other: what has changed among the `compared` other tensors, or has another size.
+    """The result of a comparison.
+
+    linear: modules with a weight matrix in both models, changed or not, sorted.
+    other: the changed ones among the `compared` other tensors, and tensors of another size.
     """
 
     linear: tuple[str, ...]
@@ -32,7 +34,7 @@ class ChangedTensors:
     compared: int
 
     def refusal(self) -> str:
-        """Why an adapter is not the whole fine-tune."""
+        """Return why an adapter cannot hold the whole fine-tune."""
         return (
             "The fine-tune changed tensors that an adapter cannot hold: "
             f"{listing([str(change) for change in self.other])}. Set ignore_other_changes "
@@ -43,10 +45,10 @@ class ChangedTensors:
 def compare(
     base: ModelWeights, tuned: ModelWeights, progress: Progress | None = None
 ) -> ChangedTensors:
-    """Reads every tensor that is no linear weight, a block at a time.
+    """Compare all tensors that are not linear weights, a block at a time.
 
     Raises:
-        MergeError: the models have not the same tensors, or are of a kind that is not supported.
+        MergeError: the models have different tensors, or an unsupported architecture.
     """
     _check_kind(base)
     _check_names(base, tuned)
@@ -95,7 +97,7 @@ def _check_names(base: ModelWeights, tuned: ModelWeights) -> None:
         problems.append(f"only the tuned model has {listing(sorted(added))}")
     if problems:
         raise MergeError(
-            f"'{base.folder}' and '{tuned.folder}' are models of different forms: "
+            f"'{base.folder}' and '{tuned.folder}' have different architectures: "
             f"{'; '.join(problems)}. Give the model that the fine-tuning started from, saved by "
             "the same program."
         )
@@ -112,7 +114,7 @@ def _is_linear(name: str, info: WeightInfo) -> bool:
 
 
 def _is_vocabulary(name: str, old: tuple[int, ...], new: tuple[int, ...]) -> bool:
-    """Whether rows were added to, or taken from, the table of the tokens."""
+    """Return whether a table of tokens gained or lost rows."""
     module = name.removesuffix(".weight").rpartition(".")[2]
     table = bool(_EMBEDDING.fullmatch(module)) or module in ("lm_head", "output", "embed_out")
     return table and len(old) == len(new) == 2 and old[1] == new[1]

@@ -1,6 +1,6 @@
-"""Merging adapters into one adapter: published methods, as data.
+"""Merge several adapters into one, by published methods.
 
-A new method is a file and a line in `METHODS`.
+A new method is one file and one line in `METHODS`.
 """
 
 from adapters.weight_space.merge.merge_report import MergedModule, MergeReport

@@ -6,7 +6,7 @@ from adapters.weight_space.merge.methods import METHODS
 
 
 def table() -> str:
-    """All methods as a Markdown table, in the order of `METHODS`."""
+    """Return all methods as a Markdown table, in the order of `METHODS`."""
     rows = [f"| `{m.name}` | `{m.formula}` | {m.citation} |" for m in METHODS]
     return "\n".join(["| method | merged delta | source |", "|---|---|---|", *rows])
 

@@ -13,7 +13,7 @@ from adapters.weight_space.factors import AdapterReader, Factors
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One adapter and its weight, under the name that messages use."""
+    """One adapter with its weight; messages call it `name`."""
 
     name: str
     weight: float
@@ -21,10 +21,10 @@ class Input:
 
 
 class Inputs:
-    """Adapters of one base model. A module that only some of them have is zero in the others."""
+    """Adapters of one base model. A module that an adapter lacks has a zero delta there."""
 
     def __init__(self, members: Sequence[Input]) -> None:
-        """Raises `MergeError` if two adapters change a module of one name but another shape."""
+        """Raise `MergeError` if two adapters change a module in different shapes."""
         self.members = tuple(members)
         self._shapes: dict[str, tuple[int, int]] = {}
         owner: dict[str, str] = {}
@@ -45,20 +45,20 @@ class Inputs:
 
     @property
     def weights(self) -> tuple[float, ...]:
-        """Of each input, in the order given."""
+        """Return the weight of each input, in order."""
         return tuple(member.weight for member in self.members)
 
     def shape(self, module: str) -> tuple[int, int]:
-        """(out, in)"""
+        """Return (out, in)."""
         return self._shapes[module]
 
     def size(self, index: int) -> int:
-        """How many numbers the deltas of one input have, over all its modules."""
+        """Return the number of entries of all deltas of one input."""
         reader = self.members[index].reader
         return sum(height * width for height, width in map(reader.shape, reader.modules))
 
     def factors(self, module: str) -> dict[int, Factors]:
-        """Index of the input -> its factors f32, of the inputs that change the module."""
+        """Return index -> factors f32 of the inputs that change the module."""
         return {
             index: member.reader.read(module)
             for index, member in enumerate(self.members)
@@ -66,15 +66,15 @@ class Inputs:
         }
 
     def base_models(self) -> tuple[str, ...]:
-        """The different names that the adapters give their base model, in the order given."""
+        """Return the distinct names of the adapters' base models, in order."""
         names = [member.reader.base_model for member in self.members]
         return tuple(dict.fromkeys(name for name in names if name is not None))
 
 
 def combination(inputs: Inputs, module: str, coefficients: Sequence[float]) -> Factors:
-    """The sum of coefficient k times delta k, exactly: factors side by side, ranks add up.
+    """Return the exact sum of coefficient k times delta k: stacked factors, so ranks add up.
 
-    Rank 0 if no input with a coefficient other than 0 changes the module.
+    The rank is 0 if no input with a nonzero coefficient changes the module.
     """
     height, width = inputs.shape(module)
     rows, columns = [torch.zeros(0, width)], [torch.zeros(height, 0)]
@@ -86,9 +86,9 @@ def combination(inputs: Inputs, module: str, coefficients: Sequence[float]) -> F
 
 
 def inner(first: Factors, second: Factors) -> float:
-    """The Frobenius inner product of two deltas, in float64: r1 x r2 numbers are held.
+    """Return the Frobenius inner product of two deltas, in float64, with r1 x r2 intermediates.
 
-    <B1 A1, B2 A2> = trace(A1^T B1^T B2 A2), the sum of (B1^T B2) * (A1 A2^T) by element.
+    <B1 A1, B2 A2> = trace(A1^T B1^T B2 A2) = sum of the elements of (B1^T B2) * (A1 A2^T).
     """
     left = first.b.double().T @ second.b.double()
     right = first.a.double() @ second.a.double().T

@@ -1,4 +1,4 @@
-"""What came out of a merge."""
+"""The report of a merge."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class MergedModule:
 
     @property
     def energy(self) -> float:
-        """The share of the merged delta's energy that its rank could keep, 0 to 1."""
+        """Return the share of the merged delta's energy that the rank keeps, 0 to 1."""
         return min(self.kept / self.total, 1.0) if self.total else 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class MergeReport:
-    """`modules` are those of the result, by name; modules whose delta is zero are left out."""
+    """The result of a merge. `modules` is sorted by name, without modules of zero delta."""
 
     modules: tuple[MergedModule, ...]
     warnings: tuple[str, ...]
@@ -30,18 +30,18 @@ class MergeReport:
 
     @property
     def rank(self) -> int:
-        """The largest of any module: what the engine must make room for."""
+        """Return the largest rank of a module, for which the engine needs room."""
         return max(module.rank for module in self.modules)
 
     @property
     def energy(self) -> float:
-        """The share of the energy of all deltas together that was kept."""
+        """Return the kept share of the energy of all deltas together."""
         total = sum(module.total for module in self.modules)
         kept = sum(module.kept for module in self.modules)
         return min(kept / total, 1.0) if total else 1.0
 
     def to_json(self) -> dict[str, object]:
-        """For people and logs; nothing reads it back."""
+        """Return a JSON object for people and logs."""
         return {
             "rank": self.rank,
             "energy_kept": self.energy,

@@ -1,8 +1,8 @@
-"""Merging, module by module.
+"""Merge module by module.
 
-At any time there are in memory: the mapped files of the inputs, the factors of the result so far,
-and of one module either its factors or its merged delta, dense, with blocks of half a MiB per
-adapter beside it. So the peak is below twice the largest delta, plus the adapters.
+In memory at any time: the mapped files of the inputs, the factors of the result so far, and of one
+module either its factors or its dense merged delta with a block of half a MiB per adapter. The
+peak is below twice the largest delta plus the adapters.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from adapters.weight_space.merge.merge_report import MergedModule, MergeReport
 from adapters.weight_space.merge.merge_spec import MergeSpec
 
 Progress: TypeAlias = Callable[[int, int, str], None]
-"""Called with steps done, steps in total, and the module of the last step.
+"""Called with steps done, the total, and the module of the last step.
 
-A step is one module in one pass over the adapters. Counts only grow and end at the total.
+A step is one module in one pass over the adapters. The count only grows and ends at the total.
 """
 
 
@@ -37,12 +37,12 @@ def merge(
 ) -> MergeReport:
     """Merge the adapters and write the result into the folder `destination`, in float32.
 
-    `readers` are those of `spec.adapters`, in the same order. The same specification and content
-    give the same bytes on the same machine. Nothing is written before all is computed.
+    `readers` are those of `spec.adapters`, in the same order. Equal specifications and contents
+    give equal bytes on one machine. Files are written only after everything is computed.
 
     Raises:
         MergeError: the adapters do not fit each other, or their merge is zero.
-        ValueError: there are not as many readers as adapters.
+        ValueError: the numbers of readers and adapters differ.
     """
     started = time.perf_counter()
     inputs = Inputs(
@@ -58,10 +58,10 @@ def merge(
     factors: dict[str, Factors] = {}
     modules: list[MergedModule] = []
     for module in inputs.modules:
-        part = _truncated(combine(module), module, spec.rank)
-        if part.rank and part.total:
-            factors[module] = Factors(part.a, part.b)
-            modules.append(MergedModule(module, part.rank, part.kept, part.total))
+        low = _truncated(combine(module), module, spec.rank)
+        if low.rank and low.total:
+            factors[module] = Factors(low.a, low.b)
+            modules.append(MergedModule(module, low.rank, low.kept, low.total))
         steps(module)
     if not factors:
         raise MergeError(
@@ -74,7 +74,7 @@ def merge(
 
 
 class _Steps:
-    """Counts towards a total that holds also where a method needs fewer passes than it may."""
+    """Counts steps towards a total, also if a method makes fewer passes than `passes`."""
 
     def __init__(self, passes: int, modules: int, progress: Progress | None) -> None:
         self.beforehand = passes * modules
@@ -113,4 +113,4 @@ def _warnings(bases: Sequence[str]) -> tuple[str, ...]:
     if len(bases) < 2:
         return ()
     names = ", ".join(f"'{name}'" for name in bases)
-    return (f"the adapters name different base models: {names}; the result names none",)
+    return (f"the adapters name different base models: {names}; the result does not name one",)

@@ -100,7 +100,7 @@ def test_the_format_on_disk_stays(file: Path) -> None:
     lines = [line.replace("DIGEST", DIGEST) for line in OLD_LINES]
     file.write_text("".join(line + "\n" for line in lines))
     journal = opened(file)
-    entries = [*journal.history("polite"), *journal.composition_history("kind")]
+    entries: list[Entry] = [*journal.history("polite"), *journal.composition_history("kind")]
     entries.sort(key=lambda entry: entry.sequence)
     written = [json.dumps(entry.to_json(), separators=(",", ":")) for entry in entries]
     assert written == lines

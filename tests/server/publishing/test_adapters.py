@@ -303,7 +303,7 @@ def test_what_is_no_adapter(
     assert ".." in error(admin.http.put(url, content=escaping), 400)
     assert "archive" in error(admin.http.put(url, content=b"what is this?"), 400)
     assert "empty" in error(admin.http.put(url, content=b""), 400)
-    assert "'source'" in error(admin.http.put(url, json={"path": "polite"}), 400)
+    assert "source, merge" in error(admin.http.put(url, json={"path": "polite"}), 400)
     assert "not JSON" in error(
         admin.http.put(url, content=b"{", headers={"Content-Type": "application/json"}), 400
     )

@@ -1,4 +1,4 @@
-"""The methods, in the order of the README's table."""
+"""The merging methods, in the order of the documentation's table."""
 
 from __future__ import annotations
 

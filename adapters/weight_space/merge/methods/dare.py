@@ -1,14 +1,13 @@
 """DARE: drop most of each delta at random, and rescale what is left.
 
 Yu et al. 2023, section 3.2: each value of each delta is set to 0 with probability p (`drop`) and
-otherwise divided by 1 - p, so that its expectation stays. What comes after is another method:
-`dare_linear` adds the sparse deltas with their weights, `dare_ties` hands them to TIES. There the
-default density of 1 trims nothing more, as in PEFT and mergekit; any other trims, too.
+otherwise divided by 1 - p, which preserves its expectation. Then `dare_linear` adds the sparse
+deltas with their weights, and `dare_ties` passes them to TIES, where the default density of 1 trims
+nothing, as in PEFT and mergekit.
 
-The draws follow from `seed`, the place of the adapter among those with a weight, the module's name
-and the first row of the block. The specification holds all of that, so its result can be computed
-again (with the same version of torch, whose generator it is). Adapters in another order draw other
-values.
+The draws depend on `seed`, the index of the adapter among those of nonzero weight, the name of the
+module and the first row of the block. The specification determines all of these, so a merge can be
+reproduced with the same version of torch. Another order of adapters draws other values.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from adapters.weight_space.merge.methods.trimming import PASSES
 
 
 def dropped(blocks: Blocks, drop: float, seed: int) -> Blocks:
-    """The blocks with a share `drop` of their values at 0 and the others divided by 1 - drop."""
+    """Return the blocks with a share `drop` of values set to 0, the others divided by 1 - drop."""
 
     def sparse(module: str) -> Iterator[tuple[slice, dict[int, Tensor]]]:
         for rows, values in blocks(module):
@@ -72,7 +71,7 @@ _CITATION = (
     'as a Free Lunch", arXiv:2311.03099'
 )
 _DROP = Parameter("drop", "the probability that a value is dropped", 0.5, 0, 1, high_open=True)
-_SEED = Parameter("seed", "of the draws", 0, 0, 2**63 - 1, whole=True)
+_SEED = Parameter("seed", "seed of the draws", 0, 0, 2**63 - 1, whole=True)
 
 LINEAR = Method(
     name="dare_linear",

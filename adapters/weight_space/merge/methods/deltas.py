@@ -13,12 +13,12 @@ BLOCK = 2**17
 """Numbers per block of rows: half a MiB of float32 per adapter."""
 
 Blocks: TypeAlias = Callable[[str], Iterator[tuple[slice, dict[int, Tensor]]]]
-"""Module -> its blocks of rows, from the top: which rows, and the deltas [rows, in] f32 of the
-inputs that change the module, by index. Every call yields the same numbers."""
+"""Module -> its blocks from top to bottom: a slice of rows, and index -> delta [rows, in] f32 of
+the inputs that change the module. Every call yields the same numbers."""
 
 
 def weighted(inputs: Inputs) -> Blocks:
-    """Blocks of w_k d_k. One block of every input is held at a time, never a whole delta."""
+    """Return blocks of w_k d_k; only one block per input is in memory at a time."""
 
     def blocks(module: str) -> Iterator[tuple[slice, dict[int, Tensor]]]:
         factors = inputs.factors(module)

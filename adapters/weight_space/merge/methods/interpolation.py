@@ -1,16 +1,16 @@
-"""LiNeS: shallow layers change less than deep ones.
+"""LiNeS: scale the change of a layer by its depth.
 
 Wang et al. 2024, section 4: the delta of layer l of L, counted from 0, is scaled by
 
     a + b * l / (L - 1)
 
-so by a in the first layer and by a + b in the last. With several adapters their weighted sum is
-scaled, as the paper does with merged task vectors.
+which is a in the first layer and a + b in the last. With several adapters their weighted sum is
+scaled, as the paper scales merged task vectors.
 
-l is the first number in a module's name (`model.layers.3.mlp.up_proj`), and L belongs to the stack
-that it numbers (`model.layers`): one more than the highest number that any of the adapters changes,
-or `layers`, which one must give where the adapters leave out the last layers. A stack of one layer
-is scaled by a. The output head comes after the last layer and is scaled by a + b.
+l is the first number in a module's name (`model.layers.3.mlp.up_proj`). L is the length of the
+numbered stack (`model.layers`): `layers`, or by default one more than the highest number that an
+adapter changes; give `layers` if the adapters leave out the last layers. A stack of one layer is
+scaled by a. The output head comes after the last layer and is scaled by a + b.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _HEADS = frozenset({"lm_head", "score", "classifier"})
 
 
 def depths(modules: Iterable[str], layers: int | None) -> dict[str, float]:
-    """Module -> l / (L - 1), from 0 in the first layer to 1 in the last and in the output head.
+    """Return module -> l / (L - 1): 0 in the first layer, 1 in the last and in the output head.
 
     Raises:
-        MergeError: a module has no layer, or its number is not below `layers`.
+        MergeError: a module is not in a numbered layer, or its number is not below `layers`.
     """
     places: dict[str, tuple[str, int]] = {}
     for module in modules:
@@ -47,7 +47,7 @@ def depths(modules: Iterable[str], layers: int | None) -> dict[str, float]:
             places[module] = (match["stack"], int(match["layer"]))
         elif module.rpartition(".")[2] not in _HEADS:
             raise MergeError(
-                f"{module} is in no numbered layer, so 'lines' has no scale for it; "
+                f"{module} is not in a numbered layer, so 'lines' has no scale for it; "
                 "merge adapters of numbered layers, or use 'sum'"
             )
     highest: dict[str, int] = {}
@@ -60,8 +60,8 @@ def depths(modules: Iterable[str], layers: int | None) -> dict[str, float]:
                 param="layers",
             )
     last = {stack: (layers or top + 1) - 1 for stack, top in highest.items()}
-    found = {module: n / max(last[stack], 1) for module, (stack, n) in places.items()}
-    return {module: found.get(module, 1.0) for module in modules}
+    depth = {module: n / max(last[stack], 1) for module, (stack, n) in places.items()}
+    return {module: depth.get(module, 1.0) for module in modules}
 
 
 def prepare(inputs: Inputs, values: Values, step: Step) -> Combine:
@@ -83,10 +83,14 @@ METHOD = Method(
     formula="(a + b*l/(L-1)) * sum_k w_k*d_k in layer l of L",
     prepare=prepare,
     parameters=(
-        Parameter("a", "the scale of the first layer", required=True),
-        Parameter("b", "what the last layer's scale is more", required=True),
+        Parameter("a", "scale of the first layer", required=True),
+        Parameter("b", "extra scale of the last layer (last = a + b)", required=True),
         Parameter(
-            "layers", "L; null counts the adapters' layers", low=1, whole=True, optional=True
+            "layers",
+            "number of layers L; null counts those that the adapters change",
+            low=1,
+            whole=True,
+            optional=True,
         ),
     ),
     rank=RankRule.OPTIONAL,

@@ -1,4 +1,4 @@
-"""Model Stock: the average of several fine-tunes, pulled back to the base where they disagree.
+"""Model Stock: average several fine-tunes and shrink the average where they disagree.
 
 Jang et al. 2024, section 4.2: with N fine-tunes of one base, per layer,
 
@@ -6,9 +6,9 @@ Jang et al. 2024, section 4.2: with N fine-tunes of one base, per layer,
 
 cos is the cosine between deltas, averaged over all pairs. As in the paper, "layer" means weight
 matrix. The inner products come from the factors, without dense deltas. A pair in which one delta is
-zero has cosine 0. The derivation assumes an angle below 90 degrees; a mean cosine below 0 would
-turn the fine-tunes around (and divide by zero at -1/(N-1)), so t is 0 there: the base's weights
-stay. t is at most 1. The paper has no weights, so neither has this.
+zero has cosine 0. The derivation assumes an angle below 90 degrees; a negative mean cosine would
+reverse the fine-tunes (and divide by zero at -1/(N-1)), so t is 0 there and the base's weights
+remain. t is at most 1. The paper has no weights, so this method has none.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from adapters.weight_space.merge.method import Combine, Method, RankRule, Step, 
 
 
 def ratio(factors: Mapping[int, Factors], count: int) -> float:
-    """t of one weight matrix; `factors` are those of the `count` inputs that change it."""
+    """Return t of one weight matrix; `factors` holds those of the `count` inputs that change it."""
     norms = {index: inner(delta, delta) ** 0.5 for index, delta in factors.items()}
     total = 0.0
     for (i, first), (j, second) in combinations(sorted(factors.items()), 2):

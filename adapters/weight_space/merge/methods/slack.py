@@ -1,4 +1,4 @@
-"""TIES with slack: important parameters that TIES would discard may stay.
+"""TIES with slack: keep important parameters that TIES would discard.
 
 The source is Tao et al. 2024, "Unlocking the Potential of Model Merging for Low-Resource
 Languages". Its abstract says that merging stops getting better while one of the models trains on,
@@ -34,7 +34,7 @@ from adapters.weight_space.merge.methods.trimming import PASSES, thresholds, tri
 
 
 def typical_sizes(inputs: Inputs) -> list[float]:
-    """Root mean square of each input's deltas, without their weights; 1 where all are zero."""
+    """Return the root mean square of each input's unweighted deltas; 1 if all are zero."""
     energies = [0.0] * len(inputs)
     for module in inputs.modules:
         for k, factors in inputs.factors(module).items():
@@ -60,7 +60,7 @@ def prepare(inputs: Inputs, values: Values, step: Step) -> Combine:
 
 
 def _with_slack(deltas: dict[int, Tensor], limits: list[float], slack: float) -> dict[int, Tensor]:
-    """The values [rows, in] that take part, by input; 0 for those that do not."""
+    """Return index -> values [rows, in] that take part, with 0 for the others."""
     kept = {k: trim(value, limits[k]) for k, value in deltas.items()}
     empty = torch.stack([value == 0 for value in kept.values()]).all(0)
     return {

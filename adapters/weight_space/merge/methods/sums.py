@@ -1,12 +1,11 @@
-"""The weighted sum of the deltas: exactly, or at a smaller rank.
+"""The weighted sum of the deltas: exact, or truncated to a smaller rank.
 
     d = sum_k w_k s_k B_k A_k = [w_1 s_1 B_1, w_2 s_2 B_2, ...] @ [A_1; A_2; ...]
 
 The right-hand side is an adapter already, whose rank is the sum of the ranks: that is `sum`, called
-"cat" in PEFT. `svd` cuts it to the rank wanted, which is the best approximation of that rank
-(Eckart and Young 1936); it is computed from the factors, never from the dense delta. Summing A and
-B apart, which PEFT calls "linear", is another thing: it adds cross terms B_1 A_2, and no method
-here does it.
+"cat" in PEFT. `svd` truncates it to the wanted rank, which is the best approximation of that rank
+(Eckart and Young 1936), computed from the factors without a dense delta. PEFT's "linear" sums A and
+B separately, which adds cross terms B_1 A_2; no method here does that.
 """
 
 from __future__ import annotations

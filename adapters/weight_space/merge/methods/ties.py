@@ -1,4 +1,4 @@
-"""TIES: trim, elect a sign, merge those that agree.
+"""TIES: trim, elect signs, merge the values that agree.
 
 Yadav et al. 2023, section 4 (algorithm 1), on task vectors w_k d_k:
 
@@ -31,7 +31,7 @@ from adapters.weight_space.merge.methods.trimming import PASSES, thresholds, tri
 
 
 def disjoint_mean(values: Iterable[Tensor], sign: Tensor) -> Tensor:
-    """The mean of the values with the sign [...] of -1, 0 or 1; 0 where there are none."""
+    """Return the mean of the values with the elected sign [...] of -1, 0 or 1; 0 without values."""
     total, count = torch.zeros_like(sign), torch.zeros_like(sign)
     for value in values:
         agrees = (value * sign) > 0
@@ -41,7 +41,7 @@ def disjoint_mean(values: Iterable[Tensor], sign: Tensor) -> Tensor:
 
 
 def merged(inputs: Inputs, blocks: Blocks, values: Values, step: Step) -> Combine:
-    """TIES on whatever deltas `blocks` gives."""
+    """Apply TIES to the deltas in `blocks`."""
     scale = number(values, "lambda")
     limits = thresholds(inputs, blocks, number(values, "density"), step)
 
@@ -60,9 +60,9 @@ def prepare(inputs: Inputs, values: Values, step: Step) -> Combine:
 
 
 DENSITY = Parameter(
-    "density", "the share of each task vector that is kept", 0.2, low=0, low_open=True, high=1
+    "density", "share of each task vector to keep", 0.2, low=0, low_open=True, high=1
 )
-LAMBDA = Parameter("lambda", "the scale of the merged task vector", 1.0)
+LAMBDA = Parameter("lambda", "scale of the merged task vector", 1.0)
 
 METHOD = Method(
     name="ties",

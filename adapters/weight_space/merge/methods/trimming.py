@@ -1,4 +1,4 @@
-"""The magnitude that a share of a task vector reaches, exactly, without holding the vector.
+"""The exact magnitude that a share of a task vector reaches, without holding the vector.
 
 The bits of a float32 that is not negative, read as an integer, are in the order of its value. So
 the m-th largest magnitude is found digit by digit: a first pass counts the upper 16 bits, which
@@ -20,10 +20,10 @@ _HIGH, _LOW = 2**15, 2**16  # values of the upper 16 bits (the sign is 0) and of
 
 
 def thresholds(inputs: Inputs, blocks: Blocks, density: float, step: Step) -> list[float]:
-    """Of each input, the magnitude that its largest `density` of values have at least.
+    """Return for each input the m-th largest magnitude of all its deltas.
 
-    The values are all numbers of all deltas of the input, m = round(density * their number) of
-    them (at least one); values equal to the m-th largest all reach it. Density 1: 0 for all.
+    m = round(density * number of values), at least 1; all values equal to the threshold reach it.
+    With density 1, all thresholds are 0.
     """
     if density == 1:
         return [0.0] * len(inputs)
@@ -44,22 +44,22 @@ def thresholds(inputs: Inputs, blocks: Blocks, density: float, step: Step) -> li
                 counts[k] += torch.bincount(inside & 0xFFFF, minlength=_LOW)
         step(module)
     lower = [_place(counts[k], upper[k][1]) for k in range(len(inputs))]
-    found = [high << 16 | low for (high, _), (low, _) in zip(upper, lower, strict=True)]
-    return torch.tensor(found, dtype=torch.int32).view(torch.float32).tolist()
+    numbers = [high << 16 | low for (high, _), (low, _) in zip(upper, lower, strict=True)]
+    return torch.tensor(numbers, dtype=torch.int32).view(torch.float32).tolist()
 
 
 def trim(value: Tensor, threshold: float) -> Tensor:
-    """`value` with zeros where the magnitude is below the threshold."""
+    """Return `value` with zeros where the magnitude is below the threshold."""
     return value.where(value.abs() >= threshold, 0.0)
 
 
 def _bits(value: Tensor) -> Tensor:
-    """The magnitudes as integers of the same order, [n] int32."""
+    """Return the magnitudes as integers of the same order, [n] int32."""
     return value.abs().flatten().view(torch.int32)
 
 
 def _place(counts: Tensor, wanted: int) -> tuple[int, int]:
-    """The largest digit that `wanted` values reach, and how many are still wanted within it."""
+    """Return the largest digit that `wanted` values reach, and how many are wanted within it."""
     reaching = counts.flip(0).cumsum(0).flip(0)  # values with this digit or a larger one
     digit = int((reaching >= wanted).nonzero().max())
     return digit, wanted - int(reaching[digit] - counts[digit])

@@ -1,4 +1,4 @@
-"""WiSE-FT: a fine-tune pulled back towards the model it came from.
+"""WiSE-FT: interpolate between a fine-tune and its base model.
 
 Wortsman et al. 2021, section 3: the weights (1 - a) W_0 + a W_ft are, for an adapter with
 W_ft = W_0 + d, the adapter a*d. The paper's a lies between 0 (the base) and 1 (the fine-tune).
@@ -35,7 +35,7 @@ METHOD = Method(
     formula="a*w*d",
     prepare=prepare,
     parameters=(
-        Parameter("a", "the share of the fine-tune", low=0, low_open=True, high=1, required=True),
+        Parameter("a", "share of the fine-tune", low=0, low_open=True, high=1, required=True),
     ),
     rank=RankRule.OPTIONAL,
     most=1,

@@ -131,7 +131,7 @@ def test_depths() -> None:
     }
     assert depths(["h.2.a"], 5) == {"h.2.a": 0.5}
     assert depths(["h.0.a"], None) == {"h.0.a": 0}
-    with pytest.raises(MergeError, match=r"connector\.fc is in no numbered layer"):
+    with pytest.raises(MergeError, match=r"connector\.fc is not in a numbered layer"):
         depths(["connector.fc"], None)
     with pytest.raises(MergeError, match=r"h\.3\.a\.7\.b is in layer 3, but layers is 3"):
         depths(modules, 3)
