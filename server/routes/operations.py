@@ -37,7 +37,7 @@ from composer.errors import (
     EmptyCompositionError,
     EngineFault,
     FormulaSyntaxError,
-    GroupTooLargeError,
+    GangTooLargeError,
     NoRequestPromptError,
     PromptTooLongError,
     TooManyMembersError,
@@ -78,7 +78,7 @@ ALWAYS: Errors = (
 COMPOSING: Errors = (
     *(CompositionError, FormulaSyntaxError, CompositionSchemaError, UnknownModelError),
     *(WeightError, TooManyMembersError, EmptyCompositionError, NoRequestPromptError),
-    *(PromptTooLongError, GroupTooLargeError, UnsupportedError),
+    *(PromptTooLongError, GangTooLargeError, UnsupportedError),
     *(AdapterForbiddenError, AdapterUnavailableError),
 )
 """Of every route that reads a composition."""

@@ -24,10 +24,10 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
-from server.compose.sagemaker import INVOCATIONS
 from transformers import AutoModelForCausalLM
 
 from server.api_document import VERSION
+from server.compose.incoming.sagemaker import INVOCATIONS
 from server.engine.port import Kind
 from server.http.store_position import HEADER
 from server.routes.operations import OPERATIONS
