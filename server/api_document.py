@@ -13,20 +13,20 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 from starlette.routing import BaseRoute
 
+from adapters import CONFIG, WEIGHTS
 from composer.errors import ComposerError
 from composer.request import composition_examples, composition_schemas
 from server.errors import is_anthropic, status_of_type
 from server.http.store_position import HEADER as STORE_POSITION
+from server.publishing.bodies import UploadFields
 from server.routes.operations import (
     ALWAYS,
     BODY,
     COMPOSING,
-    FORM,
     OPERATIONS,
     PARAMETERS,
     Errors,
     Operation,
-    form_schema,
 )
 
 TITLE = "Composer"
@@ -35,77 +35,39 @@ VERSION = "0.2.0"
 _JSON = "application/json"
 _REF = "#/components/schemas/"
 _TEXT = {"type": "string"}
-_MESSAGES = [{"role": "user", "content": "Ann lives in Mogtu. Where does Ann live?"}]
-_PROMPT = _MESSAGES[0]["content"]
+_NULLABLE = {"type": ["string", "null"]}
+_BINARY = {"type": "string", "format": "binary"}
+_PROMPT = "Ann lives in Mogtu. Where does Ann live?"
+
+
+def _object(required: str, **properties: Any) -> dict[str, Any]:
+    return {"type": "object", "required": required.split(), "properties": properties}
+
+
+_CODE = {"type": ["string", "integer", "null"]}
+_OPENAI = _object("message type code", message=_TEXT, type=_TEXT, param=_NULLABLE, code=_CODE)
+_ANTHROPIC = _object("type message", type=_TEXT, message=_TEXT)
+_PROBLEMS = {"type": "array", "items": _TEXT}
 
 ERROR_SCHEMAS: Mapping[str, Any] = {
-    "Error": {
-        "description": "An error in OpenAI's format.",
-        "type": "object",
-        "required": ["error"],
-        "properties": {
-            "error": {
-                "type": "object",
-                "required": ["message", "type", "code"],
-                "properties": {
-                    "message": _TEXT,
-                    "type": _TEXT,
-                    "param": {"type": ["string", "null"]},
-                    "code": {"type": ["string", "integer", "null"]},
-                },
-            },
-            "request_id": _TEXT,
-        },
-    },
-    "AnthropicError": {
-        "description": "An error in Anthropic's format.",
-        "type": "object",
-        "required": ["type", "error"],
-        "properties": {
-            "type": {"const": "error"},
-            "error": {
-                "type": "object",
-                "required": ["type", "message"],
-                "properties": {"type": _TEXT, "message": _TEXT},
-            },
-            "request_id": _TEXT,
-        },
-    },
-    "NotReady": {
-        "description": "Why to send no requests.",
-        "type": "object",
-        "required": ["status", "problems"],
-        "properties": {
-            "status": {"const": "not ready"},
-            "problems": {"type": "array", "items": _TEXT},
-        },
-    },
+    "Error": _object("error", error=_OPENAI, request_id=_TEXT),
+    "AnthropicError": _object(
+        "type error", type={"const": "error"}, error=_ANTHROPIC, request_id=_TEXT
+    ),
+    "NotReady": _object("status problems", status={"const": "not ready"}, problems=_PROBLEMS),
 }
 
+_CHAT = {"messages": [{"role": "user", "content": _PROMPT}]}
+_BRIEF = {"max_tokens": 8}
 COMPOSABLE: Mapping[str, tuple[tuple[str, ...], Mapping[str, Any]]] = {
-    "/v1/chat/completions": (
-        ("ChatCompletionRequest",),
-        {"messages": _MESSAGES, "max_tokens": 8},
-    ),
-    "/v1/completions": (("CompletionRequest",), {"prompt": _PROMPT, "max_tokens": 8}),
+    "/v1/chat/completions": (("ChatCompletionRequest",), _CHAT | _BRIEF),
+    "/v1/completions": (("CompletionRequest",), {"prompt": _PROMPT} | _BRIEF),
     "/v1/responses": (("ResponsesRequest",), {"input": _PROMPT, "max_output_tokens": 8}),
-    "/v1/messages": (
-        ("AnthropicMessagesRequest",),
-        {"messages": _MESSAGES, "max_tokens": 8},
-    ),
-    "/v1/messages/count_tokens": (
-        ("AnthropicCountTokensRequest",),
-        {"messages": _MESSAGES},
-    ),
-    "/tokenize": (
-        ("TokenizeCompletionRequest", "TokenizeChatRequest"),
-        {"prompt": _PROMPT},
-    ),
+    "/v1/messages": (("AnthropicMessagesRequest",), _CHAT | _BRIEF),
+    "/v1/messages/count_tokens": (("AnthropicCountTokensRequest",), _CHAT),
+    "/tokenize": (("TokenizeCompletionRequest", "TokenizeChatRequest"), {"prompt": _PROMPT}),
     "/detokenize": (("DetokenizeRequest",), {"tokens": [7, 8, 9]}),
-    "/invocations": (
-        ("ChatCompletionRequest", "CompletionRequest"),
-        {"messages": _MESSAGES, "max_tokens": 8},
-    ),
+    "/invocations": (("ChatCompletionRequest", "CompletionRequest"), _CHAT | _BRIEF),
 }
 """Route of vLLM with the field `composition` -> schemas of its bodies, an example without it."""
 
@@ -132,7 +94,9 @@ def api_document(routes: Iterable[BaseRoute]) -> dict[str, Any]:
 
 
 def _body_schemas() -> dict[str, Any]:
-    models = {entry.body for entry in OPERATIONS.values() if entry.body is not None} | {FORM}
+    models = {entry.body for entry in OPERATIONS.values() if entry.body is not None} | {
+        UploadFields
+    }
     ordered = sorted(models, key=lambda model: model.__name__)
     _, schema = models_json_schema(
         [(model, "validation") for model in ordered], ref_template=_REF + "{model}"
@@ -175,9 +139,11 @@ def _describe(
         examples = {key: {"value": value} for key, value in ours.examples.items()}
         content[_JSON] = {"schema": _ref(name), "examples": examples}
     if ours.files:
-        content["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}
-        fields = schemas[FORM.__name__]["properties"]
-        content["multipart/form-data"] = {"schema": form_schema(fields)}
+        fields = schemas[UploadFields.__name__]["properties"]
+        form = {"archive": _BINARY, CONFIG: _BINARY, WEIGHTS: _BINARY, **fields}
+        about = f"Either `archive`, or {CONFIG} and {WEIGHTS}; the other fields hold JSON."
+        content["multipart/form-data"] = {"schema": _object("", **form) | {"description": about}}
+        content["application/octet-stream"] = {"schema": _BINARY}
     if content:
         optional = method == "post" and ours.versioned  # a rollback
         operation["requestBody"] = {"content": content, "required": not optional}
@@ -198,15 +164,15 @@ def _describe(
     operation["responses"] = kept | {
         str(status): _response(
             _explained(types),
-            {
-                "allOf": [_ref("Error")],
-                "properties": {
-                    "error": {"properties": {"code": {"enum": sorted({t.code for t in types})}}}
-                },
-            },
+            _error_of(sorted({kind.code for kind in types})),
         )
         for status, types in _by_status((*ALWAYS, *ours.errors)).items()
     }
+
+
+def _error_of(codes: list[str]) -> dict[str, Any]:
+    error = {"properties": {"code": {"enum": codes}}}
+    return {"allOf": [_ref("Error")], "properties": {"error": error}}
 
 
 def _by_status(errors: Errors) -> dict[int, list[type[ComposerError]]]:

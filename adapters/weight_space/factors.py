@@ -152,8 +152,8 @@ def write_adapter(
             largest *= magnitude
             if not max(magnitude, largest) <= LARGEST:  # also true for NaN
                 raise MergeError(
-                    f"the factors of {module} hold NaN, or numbers or products beyond "
-                    f"{LARGEST:g}, which no server accepts. Give smaller weights."
+                    f"the factors of {module} hold NaN, or numbers beyond {LARGEST:g}, alone or "
+                    "multiplied, which no server accepts. Give smaller weights."
                 )
     folder.mkdir(parents=True, exist_ok=True)
     config = _configuration({m: f.rank for m, f in modules.items()}, base_model)

@@ -9,91 +9,46 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from adapters import (
-    CONFIG,
-    WEIGHTS,
-    AdapterError,
-    AdapterNotFoundError,
-    AdapterStoreError,
-    CompositionLimitError,
-    CompositionNotFoundError,
-    CompositionOwnerError,
-    MergeError,
-    NameTakenError,
-    Policy,
-    PolicyError,
-    Profile,
-    ProfileError,
-    SourceError,
-    SourceUnavailableError,
-    StoreFullError,
-    StoreReadOnlyError,
-    VersionConflictError,
-)
-from composer.errors import (
-    ComposerError,
-    CompositionError,
-    CompositionSchemaError,
-    EmptyCompositionError,
-    EngineFault,
-    FormulaSyntaxError,
-    GangTooLargeError,
-    NoRequestPromptError,
-    PromptTooLongError,
-    TooManyMembersError,
-    UnknownModelError,
-    UnsupportedError,
-    WeightError,
-)
+from adapters import Policy, Profile
+from adapters import errors as adapter
+from composer.errors import ComposerError, CompositionError, EngineFault
 from composer.request import composition_examples
-from server.errors import (
-    AdapterForbiddenError,
-    AdapterUnavailableError,
-    BodyTooLargeError,
-    InvalidJsonError,
-    RateLimitError,
-    RequestBoundError,
-    RequestError,
-    RoleError,
-    RouteNotFoundError,
-    UnauthorizedError,
-    UnavailableError,
-)
-from server.publishing.bodies import (
-    LoadAdapter,
-    Publication,
-    Rollback,
-    UnloadAdapter,
-    UploadFields,
-)
+from server import errors as http
+from server.publishing.bodies import LoadAdapter, Publication, Rollback, UnloadAdapter
 
 Errors = tuple[type[ComposerError], ...]
 
+
+def _family(base: type[ComposerError]) -> Errors:
+    return (base, *base.__subclasses__())
+
+
 ALWAYS: Errors = (
-    *(RequestError, UnauthorizedError, RoleError, RouteNotFoundError, RateLimitError),
-    *(UnavailableError, EngineFault),
+    *(http.RequestError, http.UnauthorizedError, http.RoleError, http.RouteNotFoundError),
+    *(http.RateLimitError, http.UnavailableError, EngineFault),
 )
-"""Of every route: who asks, how often, the headers, the end of the server."""
+"""Errors of every route: of keys, quotas and headers, and while the server ends."""
 
 COMPOSING: Errors = (
-    *(CompositionError, FormulaSyntaxError, CompositionSchemaError, UnknownModelError),
-    *(WeightError, TooManyMembersError, EmptyCompositionError, NoRequestPromptError),
-    *(PromptTooLongError, GangTooLargeError, UnsupportedError),
-    *(AdapterForbiddenError, AdapterUnavailableError),
+    *_family(CompositionError),
+    *(http.AdapterForbiddenError, http.AdapterUnavailableError),
 )
-"""Of every route that reads a composition."""
+"""Errors of every route that reads a composition."""
 
-BODY: Errors = (InvalidJsonError, BodyTooLargeError, RequestBoundError)
-STORE: Errors = (AdapterStoreError, StoreFullError, StoreReadOnlyError)
-_CHANGE: Errors = (*BODY, *STORE, VersionConflictError, AdapterNotFoundError)
+BODY: Errors = (http.InvalidJsonError, http.BodyTooLargeError, http.RequestBoundError)
+_STORE = _family(adapter.AdapterStoreError)
+_READ: Errors = (*_STORE, adapter.AdapterNotFoundError)
+_CHANGE: Errors = (*BODY, *_READ, adapter.VersionConflictError)
 _PUBLISH: Errors = (
     *_CHANGE,
-    *(AdapterError, PolicyError, ProfileError, SourceError, MergeError, NameTakenError),
-    *(SourceUnavailableError, AdapterUnavailableError),
+    *(adapter.AdapterError, adapter.PolicyError, adapter.ProfileError, adapter.MergeError),
+    *(adapter.SourceError, adapter.SourceUnavailableError, adapter.NameTakenError),
+    http.AdapterUnavailableError,
 )
-_COMPOSITION: Errors = (
-    *_CHANGE,
-    *(CompositionNotFoundError, CompositionOwnerError, CompositionLimitError, NameTakenError),
+_FIND: Errors = (adapter.CompositionNotFoundError,)
+_STORE_COMPOSITION: Errors = (
+    *(*BODY, *_STORE, *_FIND, *COMPOSING, adapter.VersionConflictError, adapter.NameTakenError),
+    *(adapter.CompositionOwnerError, adapter.CompositionLimitError),
 )
 
 
@@ -101,9 +56,9 @@ _COMPOSITION: Errors = (
 class Operation:
     """One method of one route.
 
-    body: the model of its JSON body. examples: JSON bodies by name; the server answers all of them
-    where the adapters of their names exist. files: whether it takes an adapter's files as well.
-    versioned: whether it takes `If-Match`. created: whether 201 is among its answers.
+    body: the model of its JSON body. examples: JSON bodies by name, which a server answers if it
+    has the adapters that they name. files: whether it also takes an adapter's files. versioned:
+    whether it takes `If-Match`. created: whether it may answer 201.
     """
 
     errors: Errors = ()
@@ -114,13 +69,23 @@ class Operation:
     created: bool = False
 
 
-_ADAPTERS, _COMPOSITIONS = "/v1/adapters", "/v1/compositions"
-_MERGE = {
-    "method": "ties",
-    "adapters": [{"adapter": "chat"}, {"adapter": "greeting", "weight": 0.5}],
-    "rank": 16,
-    "density": 0.5,
+_ALIAS, _NAME = "/v1/adapters/{alias}", "/v1/compositions/{name}"
+_MERGED = [{"adapter": "chat"}, {"adapter": "greeting", "weight": 0.5}]
+_PUBLICATIONS = {
+    "a source": {
+        "source": "polite",
+        "policy": {"negative": False},
+        "examples": ["Could you help me, please?"],
+        "description": "polite answers",
+    },
+    "a merge": {"merge": {"method": "ties", "adapters": _MERGED, "rank": 16, "density": 0.5}},
+    "a fine-tune": {"extract": {"tuned": "tuned", "energy": 0.95, "max_rank": 16}},
+    "a later base": {"patch": {"source": "polite", "scale": 0.5}},
 }
+_PROFILE = {"examples": ["Add 2 and 3."], "description": "sums"}
+_LOADED = {"lora_name": "greeting", "lora_path": "polite", "load_inplace": True}
+_BACK = {"to a version": {"to": 1}}
+_STORED = {f"composition {n}": value for n, value in enumerate(composition_examples(), 1)}
 
 OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("get", "/live"): Operation(),
@@ -128,83 +93,34 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("get", "/metrics"): Operation(),
     ("get", "/v1/models"): Operation(),
     ("get", "/v1/models/{model}"): Operation(COMPOSING),
-    ("get", _COMPOSITIONS): Operation(),
-    ("get", _COMPOSITIONS + "/{name}"): Operation((CompositionNotFoundError,)),
-    ("get", _COMPOSITIONS + "/{name}/history"): Operation((CompositionNotFoundError,)),
-    ("put", _COMPOSITIONS + "/{name}"): Operation(
-        (*_COMPOSITION, *COMPOSING),
-        examples={f"composition {n}": value for n, value in enumerate(composition_examples(), 1)},
-        versioned=True,
-        created=True,
+    ("get", "/v1/compositions"): Operation(),
+    ("get", _NAME): Operation(_FIND),
+    ("get", _NAME + "/history"): Operation(_FIND),
+    ("put", _NAME): Operation(_STORE_COMPOSITION, None, _STORED, versioned=True, created=True),
+    ("post", _NAME + "/rollback"): Operation(_STORE_COMPOSITION, Rollback, _BACK, versioned=True),
+    ("delete", _NAME): Operation(_STORE_COMPOSITION, versioned=True),
+    ("get", "/v1/adapters"): Operation(_STORE),
+    ("get", _ALIAS): Operation(_READ),
+    ("get", _ALIAS + "/history"): Operation(_READ),
+    ("put", _ALIAS): Operation(
+        _PUBLISH, Publication, _PUBLICATIONS, files=True, versioned=True, created=True
     ),
-    ("post", _COMPOSITIONS + "/{name}/rollback"): Operation(
-        (*_COMPOSITION, *COMPOSING), Rollback, {"to a version": {"to": 1}}, versioned=True
-    ),
-    ("delete", _COMPOSITIONS + "/{name}"): Operation(_COMPOSITION, versioned=True),
-    ("get", _ADAPTERS): Operation(STORE),
-    ("get", _ADAPTERS + "/{alias}"): Operation((*STORE, AdapterNotFoundError)),
-    ("get", _ADAPTERS + "/{alias}/history"): Operation((*STORE, AdapterNotFoundError)),
-    ("put", _ADAPTERS + "/{alias}"): Operation(
-        _PUBLISH,
-        Publication,
-        {
-            "a source": {
-                "source": "polite",
-                "policy": {"negative": False},
-                "examples": ["Could you help me, please?"],
-                "description": "polite answers",
-            },
-            "a merge": {"merge": _MERGE},
-            "a fine-tune": {"extract": {"tuned": "tuned", "energy": 0.95, "max_rank": 16}},
-            "a later base": {"patch": {"source": "polite", "scale": 0.5}},
-        },
-        files=True,
-        versioned=True,
-        created=True,
-    ),
-    ("put", _ADAPTERS + "/{alias}/policy"): Operation(
-        (*_CHANGE, PolicyError),
+    ("put", _ALIAS + "/policy"): Operation(
+        (*_CHANGE, adapter.PolicyError),
         Policy,
-        {"nobody subtracts it": {"negative": False, "keys": None}},
+        {"no subtraction": {"negative": False}},
         versioned=True,
     ),
-    ("put", _ADAPTERS + "/{alias}/profile"): Operation(
-        (*_CHANGE, ProfileError),
-        Profile,
-        {"for the router": {"examples": ["Add 2 and 3."], "description": "sums"}},
-        versioned=True,
+    ("put", _ALIAS + "/profile"): Operation(
+        (*_CHANGE, adapter.ProfileError), Profile, {"for routers": _PROFILE}, versioned=True
     ),
-    ("post", _ADAPTERS + "/{alias}/rollback"): Operation(
-        _PUBLISH, Rollback, {"to a version": {"to": 1}}, versioned=True
-    ),
-    ("delete", _ADAPTERS + "/{alias}"): Operation(_CHANGE, versioned=True),
-    ("post", "/v1/load_lora_adapter"): Operation(
-        _PUBLISH,
-        LoadAdapter,
-        {"replace": {"lora_name": "greeting", "lora_path": "polite", "load_inplace": True}},
-    ),
+    ("post", _ALIAS + "/rollback"): Operation(_PUBLISH, Rollback, _BACK, versioned=True),
+    ("delete", _ALIAS): Operation(_CHANGE, versioned=True),
+    ("post", "/v1/load_lora_adapter"): Operation(_PUBLISH, LoadAdapter, {"replace": _LOADED}),
     ("post", "/v1/unload_lora_adapter"): Operation(
         _CHANGE, UnloadAdapter, {"remove": {"lora_name": "greeting"}}
     ),
 }
 
-PARAMETERS: Mapping[str, str] = {
-    "alias": "greeting",
-    "name": "friendly",
-    "model": "base + 0.5*polite",
-}
+PARAMETERS = {"alias": "greeting", "name": "friendly", "model": "base + 0.5*polite"}
 """Examples of the parameters of paths."""
-
-_BINARY = {"type": "string", "format": "binary"}
-
-
-def form_schema(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the schema of a form with an adapter's files; `fields` accompany them as JSON."""
-    return {
-        "type": "object",
-        "properties": {"archive": _BINARY, CONFIG: _BINARY, WEIGHTS: _BINARY, **fields},
-        "description": f"Either `archive`, or {CONFIG} and {WEIGHTS}.",
-    }
-
-
-FORM = UploadFields

@@ -99,12 +99,12 @@ def test_paths_that_are_none(root: Path) -> None:
     assert "No such file" in refused(root, "team/rude")
     assert "Not a directory" in refused(root, f"team/polite/{CONFIG}/x")
     assert "too long" in refused(root, "x" * 300)
-    assert "is no path" in refused(root, "a\0b")
+    assert "is not a path" in refused(root, "a\0b")
 
 
 def test_what_is_neither_file_nor_folder(root: Path) -> None:
     os.mkfifo(root / "pipe")
-    assert "another kind" in refused(root, "pipe")  # and does not wait for a writer
+    assert "neither a file nor a folder" in refused(root, "pipe")  # and does not wait for a writer
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(root / "socket"))
         assert "cannot be read" in refused(root, "socket")
@@ -132,7 +132,7 @@ def test_files_of_an_open_folder(root: Path) -> None:
         assert open_file_in(root, "team/polite", descriptor, "nobody") is None
         with pytest.raises(SourceError, match="leads outside"):
             open_file_in(root, "team/polite", descriptor, "outside")
-        with pytest.raises(SourceError, match="another kind"):
+        with pytest.raises(SourceError, match="neither a file nor a folder"):
             open_file_in(root, "team/polite", descriptor, "folder")
     finally:
         os.close(descriptor)

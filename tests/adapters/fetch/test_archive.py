@@ -271,7 +271,7 @@ def test_a_directory_that_a_zip_states_to_be_long(tmp_path: Path) -> None:
 def test_other_formats(tmp_path: Path) -> None:
     for data in (b"", b"PK", b"hello" * 200, b"BZh91AY", bytes(4096)):
         message = refused(tmp_path, data)
-        assert "no zip, tar or tar.gz" in message or "damaged" in message
+        assert "not a zip, tar or tar.gz" in message or "damaged" in message
     with pytest.raises(SourceError, match="cannot be read"):
         unpack(tmp_path / "nowhere", tmp_path, MIB)
 

@@ -126,7 +126,7 @@ def test_a_local_folder_without_an_adapter(root: Path, destination: Path) -> Non
     message = refused("pickle", destination, rules)
     assert "'adapter_model.bin', a format that can run code" in message
     (root / "text").write_text("hello")
-    assert "no zip, tar or tar.gz" in refused("text", destination, rules)
+    assert "not a zip, tar or tar.gz" in refused("text", destination, rules)
 
 
 def test_files_that_link_into_the_root_as_in_the_cache_of_the_hub(
