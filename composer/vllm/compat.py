@@ -135,9 +135,23 @@ class AsyncModelRunnerOutput:
 """,
     "v1/engine/output_processor.py": """
 # The server replaces lora_states of the output processor: vLLM would count the adapters of gangs
-# by their engine names. (server/engine/vllm_engine.py)
+# by their engine names. (server/engine/vllm/launch.py)
 class OutputProcessor:
     lora_states
+""",
+    "renderers/base.py": """
+# The server wraps both: they look into the cache of the request first, so that vLLM's route does
+# not render again what the front end has rendered. (server/engine/render_cache.py)
+class BaseRenderer:
+    async def render_chat_async(
+        self, conversations: Sequence[list["ChatCompletionMessageParam"]], chat_params: ChatParams,
+        tok_params: TokenizeParams | None = None, *, prompt_extras: dict[str, Any] | None = None,
+        skip_mm_cache: bool = False,
+    ): ...
+    async def render_cmpl_async(
+        self, prompts: Sequence[DictPrompt | bytes], tok_params: TokenizeParams | None = None, *,
+        prompt_extras: dict[str, Any] | None = None, skip_mm_cache: bool = False,
+    ): ...
 """,
 }
 """File in vLLM's package -> what is changed there, and the classes, methods and attributes that the

@@ -48,7 +48,6 @@ RELIES_ON: dict[str, tuple[str, ...]] = {
     "entrypoints/openai/responses/protocol.py": (
         "extra_args: dict[str, Any] = self.vllm_xargs if self.vllm_xargs else {}",
     ),
-    "renderers/base.py": ("async def render_chat_async(", "async def render_cmpl_async("),
     "v1/engine/input_processor.py": ("def _validate_params(",),
     "v1/engine/async_llm.py": ("self.input_processor = InputProcessor(",),
     "entrypoints/generate/api_router.py": ("state.anthropic_serving_messages = ",),
