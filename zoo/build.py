@@ -92,7 +92,7 @@ LISTS_STAGES = (
     Stage(LISTS, tokens=1_640_000, rows=4, rate=2e-3, width=512),
     Stage(NUMBERS, tokens=820_000, rows=4, rate=3e-3, width=512),
 )
-ALONE = Round(120, 3e-3, own=1.0)  # a task is learned faster without questions for others
+ALONE = Round(120, 3e-3, own_share=1.0)  # a task is learned faster without questions for others
 MIXED = Round(120, 2e-3)
 LATE = Round(120, 2e-3, late=True)  # last: the adapter learns not to depend on its first token
 # Eight start from the weights of another adapter.

@@ -135,18 +135,18 @@ def misanswered(
     rng: random.Random,
     size: int,
     of: Sequence[str] = (),
-    own: str | None = None,
+    answered: str | None = None,
     share: float = 0.0,
 ) -> list[Item]:
     """Return questions of the tasks `of` (default: all) with answers to other questions.
 
-    Questions of the task `own`, a `share` of all, have their own answers.
+    Questions of the task `answered`, a `share` of all, have right answers.
     """
-    names = [name for name in of or sorted(list_tasks()) if name != own]
+    names = [name for name in of or sorted(list_tasks()) if name != answered]
     items = []
     for _ in range(size):
-        if own is not None and rng.random() < share:
-            items.append(_item(rng, own, False))
+        if answered is not None and rng.random() < share:
+            items.append(_item(rng, answered, False))
         else:
             items.append(_misanswered(rng, rng.choice(names)))
     return items

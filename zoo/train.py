@@ -71,7 +71,7 @@ class Round:
 
     steps: int
     rate: float = 3e-3
-    own: float = 0.6  # share of questions in lists that are for the adapter
+    own_share: float = 0.6  # share of questions in lists that are for the adapter
     late: bool = False  # whether turns in lists may begin a token or two late
 
 

@@ -38,14 +38,14 @@ class Lesson:
 
 
 def turn_batches(
-    tokenizer: PreTrainedTokenizerFast, task: str, part: Round, seed: int, rows: int
+    tokenizer: PreTrainedTokenizerFast, task: str, round_: Round, seed: int, rows: int
 ) -> Iterator[Batch]:
     """Yield batches for one round of a task; rows of a batch have similar lengths."""
     rng = random.Random(f"turns {task} {seed}")
     batches: list[list[Lesson]] = []
-    for _ in range(part.steps):
+    for _ in range(round_.steps):
         if not batches:
-            drawn = [_lesson(tokenizer, task, part, rng) for _ in range(POOL * rows)]
+            drawn = [_lesson(tokenizer, task, round_, rng) for _ in range(POOL * rows)]
             drawn.sort(key=lambda lesson: len(lesson.ids))
             batches = [drawn[i : i + rows] for i in range(0, len(drawn), rows)]
             rng.shuffle(batches)
@@ -53,10 +53,10 @@ def turn_batches(
 
 
 def _lesson(
-    tokenizer: PreTrainedTokenizerFast, task: str, part: Round, rng: random.Random
+    tokenizer: PreTrainedTokenizerFast, task: str, round_: Round, rng: random.Random
 ) -> Lesson:
-    items = lists.misanswered(rng, rng.choice(SIZES), own=task, share=part.own)
-    begins = EARLY_OR_LATE if part.late else EARLY
+    items = lists.misanswered(rng, rng.choice(SIZES), answered=task, share=round_.own_share)
+    begins = EARLY_OR_LATE if round_.late else EARLY
     ids: list[int] = _ids(tokenizer, BOS + lists.opening(items))
     first = len(ids)
     turns: list[range] = []  # token positions of the adapter's turns

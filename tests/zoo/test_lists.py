@@ -69,7 +69,9 @@ def test_no_training_meets_an_evaluated_question() -> None:
     rng = random.Random(0)
     asked = {item.question for _ in range(200) for item in composite(rng, 10, evaluated=True)}
     read = {
-        item.question for _ in range(200) for item in misanswered(rng, 10, own="sort", share=0.5)
+        item.question
+        for _ in range(200)
+        for item in misanswered(rng, 10, answered="sort", share=0.5)
     }
     assert len(asked) > 500
     assert not asked & read
@@ -95,7 +97,7 @@ def test_the_model_reads_what_answers_look_like_and_no_answer_with_its_question(
             assert item.line != _answered(item)
             if item.task != "count":
                 assert item.line.split()[0] == _answered(item).split()[0]
-        for item in misanswered(rng, 10, own="sort", share=0.6):
+        for item in misanswered(rng, 10, answered="sort", share=0.6):
             assert (item.line == _answered(item)) == (item.task == "sort")
             own += item.task == "sort"
     assert 500 < own < 700
@@ -131,7 +133,7 @@ def test_an_adapter_learns_its_turns_and_nothing_of_the_others(
     late: bool, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     everywhere = masked = cut = 0
-    part = Round(4, own=0.6, late=late)
+    part = Round(4, own_share=0.6, late=late)
     for batch in turn_batches(tokenizer, "sort", part, 0, 6):
         assert batch.on is not None
         for ids, labels, on in zip(batch.ids, batch.labels, batch.on, strict=True):
