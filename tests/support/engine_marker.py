@@ -15,13 +15,18 @@ from typing import Any
 import pytest
 from _pytest.nodeid import NodeId
 
-SERVERS = ("server", "admin", "readme_server", "guarded", "family")
+SERVERS = ("server", "admin", "readme_server", "guarded", "family", "counting")
 """Fixtures that start a server. The users of one are a group, so that it starts once."""
 
 ENGINES = ("roomy", "tight", "tiny", "asynchronous", "engine", "loaded_engine", "exam")
 """Fixtures that start engines in this process. A module may have its own of the same name."""
 
-COMMANDS = ("server", "bench.reproduce", "tests.engine.tensor_parallel")
+COMMANDS = (
+    "server",
+    "bench.reproduce",
+    "tests.engine.tensor_parallel",
+    "tests.support.counting_server",
+)
 """Modules that start an engine when run as `python -m MODULE`."""
 
 
