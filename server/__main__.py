@@ -27,7 +27,7 @@ from server.logs import choose_levels, configure_logging, end_quiet_start
 from server.settings import Settings
 from server.startup.auxiliary_models import find_auxiliaries
 from server.startup.base_model import find_folder
-from server.startup.seed_store import publish_given, read_examples
+from server.startup.seed_store import publish_seeds, read_examples
 
 logger = logging.getLogger("server")
 
@@ -92,9 +92,9 @@ def _serve(settings: Settings, lifecycle: Lifecycle) -> None:
     profiles = _read_profiles(settings)
     gates = load_gates(settings.routers, folder)
     with _adapter_store(settings) as store:
-        publish_given(store, settings.adapters, shapes, profiles)
+        publish_seeds(store, settings.adapters, shapes, profiles)
         for model in auxiliaries:
-            publish_given(store, model.given.adapters, model.shapes, profiles)
+            publish_seeds(store, model.option.adapters, model.shapes, profiles)
         aliases = store.aliases()
         for alias in aliases:
             _log_adapter(store, alias)

@@ -75,11 +75,11 @@ async def assemble(app: FastAPI, engine: Engine, deployment: Deployment) -> ASGI
     Call it in the event loop that will serve, before the first request.
     """
     settings, store = deployment.settings, deployment.adapters.compositions
-    templates = {model.given.name: model.chat_template for model in deployment.auxiliaries}
+    templates = {model.option.name: model.chat_template for model in deployment.auxiliaries}
     shapes: dict[str | None, ModelShapes | None] = {None: deployment.shapes}
     folders: dict[str | None, Path] = {None: deployment.base}
     for model in deployment.auxiliaries:
-        shapes[model.given.name], folders[model.given.name] = model.shapes, model.folder
+        shapes[model.option.name], folders[model.option.name] = model.shapes, model.folder
 
     def is_taken(name: str) -> bool:
         return name in (BASE, AUTO, *engine.base_names) or name in store or name in templates
@@ -89,7 +89,7 @@ async def assemble(app: FastAPI, engine: Engine, deployment: Deployment) -> ASGI
     paths = _hidden_paths(deployment, folders)
     loader = Loader(engine, deployment.adapters, shapes, paths, verify)
     service = AdapterService(engine, deployment.adapters, shapes, is_taken, loader, threads)
-    groups = (settings.adapters, *(model.given.adapters for model in deployment.auxiliaries))
+    groups = (settings.adapters, *(model.option.adapters for model in deployment.auxiliaries))
     await service.start({alias for adapters in groups for alias, _ in adapters})
     registry = service.registry
     for loaded in deployment.gates:

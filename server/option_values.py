@@ -13,7 +13,7 @@ from composer.errors import CompositionError
 from composer.fields import MAX_EXPERTS
 from composer.plan import Limits
 from composer.request import parse_composition
-from server.startup.auxiliary_models import AuxiliaryGiven
+from server.startup.auxiliary_models import AuxiliaryOption
 
 MIXTURE_OPTIONS = ("top_k", "explain")
 """Fields of a mixture that the default router may have besides its own."""
@@ -54,10 +54,10 @@ def read_admin_key(file: Path | None) -> str | None:
     return key
 
 
-def auxiliary_model(text: str) -> AuxiliaryGiven:
+def auxiliary_model(text: str) -> AuxiliaryOption:
     """Parse a value of `--auxiliary`."""
     try:
-        return AuxiliaryGiven.parse(text)
+        return AuxiliaryOption.parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

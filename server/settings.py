@@ -13,7 +13,7 @@ from server.auth.access_control import MetricsAccess
 from server.auth.keys import KeyFile, KeyRing
 from server.option_values import read_admin_key, read_pairs
 from server.server_options import MIB, option_parser, refuse_misspelt
-from server.startup.auxiliary_models import AuxiliaryGiven
+from server.startup.auxiliary_models import AuxiliaryOption
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Settings:
     examples: tuple[tuple[str, Path], ...]
     routers: tuple[tuple[str, Path], ...]
     default_router: Mapping[str, object]
-    auxiliaries: tuple[AuxiliaryGiven, ...]
+    auxiliaries: tuple[AuxiliaryOption, ...]
     auxiliary_memory_bytes: int | None
     drain_s: float
     gang_patience_s: float

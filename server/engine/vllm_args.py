@@ -140,8 +140,8 @@ def auxiliary_options(
     memory = settings.auxiliary_memory_bytes or default
     options = []
     for model in needs.auxiliaries:
-        limits = _lora_limits(needs, model.given.name, platform.lora_ranks)
-        options.append(Auxiliary(model.given.name, str(model.folder), memory, **limits))
+        limits = _lora_limits(needs, model.option.name, platform.lora_ranks)
+        options.append(Auxiliary(model.option.name, str(model.folder), memory, **limits))
     return tuple(options)
 
 

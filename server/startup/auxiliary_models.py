@@ -21,7 +21,7 @@ _SAMPLES = (
 
 
 @dataclass(frozen=True, slots=True)
-class AuxiliaryGiven:
+class AuxiliaryOption:
     """One `--auxiliary NAME=PATH[,ADAPTER=PATH...]`."""
 
     name: str
@@ -30,7 +30,7 @@ class AuxiliaryGiven:
     """Alias, `NAME:ADAPTER`, and folder."""
 
     @classmethod
-    def parse(cls, text: str) -> AuxiliaryGiven:
+    def parse(cls, text: str) -> AuxiliaryOption:
         """Read the option. Raises `ValueError`: the text has another form."""
         pairs = []
         for pair in text.split(","):
@@ -48,7 +48,7 @@ class AuxiliaryGiven:
 class AuxiliaryModel:
     """An auxiliary model whose tokenizer is the base model's."""
 
-    given: AuxiliaryGiven
+    option: AuxiliaryOption
     folder: Path
     shapes: ModelShapes | None
     chat_template: str | None
@@ -56,29 +56,29 @@ class AuxiliaryModel:
 
 
 def find_auxiliaries(
-    given: Sequence[AuxiliaryGiven], base: Path, vllm_flags: Sequence[str]
+    options: Sequence[AuxiliaryOption], base: Path, vllm_flags: Sequence[str]
 ) -> tuple[AuxiliaryModel, ...]:
     """Return the models of the command line, after comparing their tokenizers with the base's.
 
     Raises:
         ValueError: a model cannot be found, has the name of another, or has another tokenizer.
     """
-    if not given:
+    if not options:
         return ()
-    names = [one.name for one in given]
+    names = [option.name for option in options]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"--auxiliary gives {sorted(twice)} twice. Give each its own name.")
     from transformers import AutoTokenizer  # takes a second, and most servers have no such model
 
-    own = AutoTokenizer.from_pretrained(base)
-    found = []
-    for one in given:
-        folder = find_folder(one.path, vllm_flags)
-        other = AutoTokenizer.from_pretrained(folder)
-        check_tokens(own, other, one.name)
-        template = other.chat_template if other.chat_template != own.chat_template else None
-        found.append(AuxiliaryModel(one, folder, ModelShapes.read(folder), template))
-    return tuple(found)
+    ours = AutoTokenizer.from_pretrained(base)
+    models = []
+    for option in options:
+        folder = find_folder(option.path, vllm_flags)
+        theirs = AutoTokenizer.from_pretrained(folder)
+        check_tokens(ours, theirs, option.name)
+        template = theirs.chat_template if theirs.chat_template != ours.chat_template else None
+        models.append(AuxiliaryModel(option, folder, ModelShapes.read(folder), template))
+    return tuple(models)
 
 
 def check_tokens(base: Any, other: Any, name: str) -> None:

@@ -42,7 +42,7 @@ def read_examples(name: str, file: Path) -> Profile:
     return Profile.from_json({"examples": texts})
 
 
-def publish_given(
+def publish_seeds(
     store: Store,
     adapters: Iterable[tuple[str, Path]],
     shapes: ModelShapes | None,

@@ -19,7 +19,7 @@ from server.engine.vllm_args import (
     set_engine_options,
 )
 from server.settings import Settings
-from server.startup.auxiliary_models import AuxiliaryGiven, AuxiliaryModel
+from server.startup.auxiliary_models import AuxiliaryModel, AuxiliaryOption
 
 CPU = Platform(is_cpu=True, lora_ranks=(8, 16, 64))
 GPU = Platform(is_cpu=False, lora_ranks=(8, 16, 64))
@@ -282,7 +282,7 @@ def test_auxiliary_models_that_cannot_be(given: str, capsys: pytest.CaptureFixtu
 
 
 def test_room_for_auxiliary_models() -> None:
-    given = AuxiliaryGiven.parse("small=/s,chat=/c")
+    given = AuxiliaryOption.parse("small=/s,chat=/c")
     one = AuxiliaryModel(given, Path("/s"), None, None)
     settings = Settings.from_arguments(["--model", "m"])
     ranks = {"polite": 64, "small:chat": 8}

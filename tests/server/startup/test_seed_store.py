@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from adapters import Policy, Profile, Store
-from server.startup.seed_store import ACTOR, publish_given, read_examples
+from server.startup.seed_store import ACTOR, publish_seeds, read_examples
 from tests.support.adapter_files import write_adapter
 
 
@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
 def start(store: Store, folder: Path, *examples: str) -> Profile:
     """Start with one adapter and examples for it; the profile that it has then."""
     profiles = {"polite": Profile(examples=examples)} if examples else {}
-    publish_given(store, [("polite", folder)], None, profiles)
+    publish_seeds(store, [("polite", folder)], None, profiles)
     return store.current("polite").profile
 
 
