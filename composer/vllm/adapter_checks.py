@@ -67,7 +67,9 @@ def check_values(lora: LoRAModel) -> None:
 def _magnitude(factor: torch.Tensor | Sequence[torch.Tensor | None] | None) -> float:
     """Return the largest magnitude in a factor, or in those of all experts; NaN if there is one."""
     factors = [factor] if isinstance(factor, torch.Tensor) else list(factor or ())
-    return max((float(f.abs().max()) for f in factors if f is not None and f.numel()), default=0.0)
+    magnitudes = [f.abs().max() for f in factors if f is not None and f.numel()]
+    # torch's `max` keeps NaN, unlike Python's.
+    return float(torch.stack(magnitudes).max()) if magnitudes else 0.0
 
 
 def _output_sizes(layer: LinearBase, modules: int) -> list[int]:

@@ -154,7 +154,7 @@ def test_lists_of_tokens_are_bounded(field: str, bound: int, params: dict[str, i
         return SamplingParams(max_tokens=4, **{field: value}, **params)
 
     CompositionProcessor.validate_params(of(bound))
-    with pytest.raises(ValueError, match=f"'{field}' has {bound + 1} entries.* {bound}$"):
+    with pytest.raises(ValueError, match=f"'{field}' has {bound + 1} entries.* {bound}\\b"):
         CompositionProcessor.validate_params(of(bound + 1))
 
 

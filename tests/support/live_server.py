@@ -52,6 +52,16 @@ class LiveServer:
         assert found, f"vLLM has no metric {name}"
         return sum(found)
 
+    def log_line(self, request_id: str) -> str:
+        """The line of a request in the log, which is written once the answer has been sent."""
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            for line in self.log.read_text().splitlines():
+                if f" request id={request_id} " in line:
+                    return line
+            time.sleep(0.05)
+        raise AssertionError(f"the log has no line of the request {request_id}")
+
     def running(self) -> float:
         """Requests in the engine, running or waiting."""
         return self.metric("vllm:num_requests_running") + self.metric("vllm:num_requests_waiting")

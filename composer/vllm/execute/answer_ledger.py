@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
 
-MAX_COMPLETE_REPORTS = 256
+MAX_COMPLETE_REPORTS = 512
 """How many reports of complete answers wait to be taken; the oldest is dropped first."""
 
 Report: TypeAlias = dict[str, Any]

@@ -1,6 +1,6 @@
 """vLLM's V1 model runner behind `BatchView`: a batch that is kept from step to step and condensed.
 
-Everything that composition needs of this runner is here and nowhere else, so that the file can go
+What composition needs of this runner and no other is here and nowhere else, so that the file can go
 with the runner.
 """
 
@@ -78,8 +78,17 @@ class V1View:
     def __init__(self, runner: Any) -> None:
         self.runner = runner
         batch = runner.input_batch
-        processors = batch.logitsprocs.non_argmax_invariant
-        self.tags = next(p.tags for p in processors if isinstance(p, CompositionProcessor))
+        tags = [
+            processor.tags
+            for processor in batch.logitsprocs.non_argmax_invariant
+            if isinstance(processor, CompositionProcessor)
+        ]
+        if not tags:
+            raise ValueError(
+                "composition needs its logits processor; start vLLM with "
+                f"--logits-processors {__name__}:{CompositionProcessor.__name__}"
+            )
+        self.tags = tags[0]
         # Custom processors make vLLM copy all sampled tokens to the host in every step, in case
         # they read them. Ours does not, and a plain request must cost what it costs without us.
         batch.logitsprocs_need_output_token_ids = False

@@ -16,6 +16,7 @@ from vllm.v1.kv_cache_interface import KVCacheConfig
 
 from composer.vllm.auxiliary.memory import memory_beside
 from composer.vllm.auxiliary.spec import from_additional_config
+from composer.vllm.compat import check_engine
 from composer.vllm.execute.adapter_loader import AdapterLoader, Unready
 from composer.vllm.execute.adapter_probes import Probes
 from composer.vllm.execute.adapter_switch import Switches
@@ -60,7 +61,8 @@ class ComposerWorker(PlatformWorker):
         self._probes = Probes()
 
     def init_device(self) -> None:
-        # First of all: models that do not go together are refused before anything is loaded.
+        # First of all: what does not go together is refused before anything is loaded.
+        check_engine(self.vllm_config)
         auxiliaries = from_additional_config(self.vllm_config.additional_config)
         self.auxiliaries = AuxiliaryRunners(
             [AuxiliaryRunner(self.vllm_config, auxiliary) for auxiliary in auxiliaries]

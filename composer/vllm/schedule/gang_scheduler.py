@@ -42,7 +42,6 @@ from composer.engine_plan import EnginePlan
 from composer.errors import CompositionError
 from composer.vllm.auxiliary.config import kv_cache, model_config
 from composer.vllm.auxiliary.spec import from_additional_config
-from composer.vllm.compat import check_engine
 from composer.vllm.lifeline import obey_front_end
 from composer.vllm.options import gang_patience_s
 from composer.vllm.schedule.admission import Admission
@@ -78,7 +77,6 @@ class _GangScheduler(Scheduler):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        check_engine(self.vllm_config)
         slots = self.lora_config.max_loras if self.lora_config else 0
         models: dict[str | None, ModelLimits] = {
             None: self._limits_of(self.kv_cache_manager, self.vllm_config.model_config, slots)

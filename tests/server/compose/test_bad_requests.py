@@ -323,6 +323,6 @@ def test_refused_compositions_have_a_line_in_the_log(server: LiveServer) -> None
     headers = {"X-Request-Id": "the-refused-one"}
     body = {"model": "base + nobody", "prompt": "x"}
     assert server.http.post("/v1/completions", json=body, headers=headers).status_code == 404
-    [line] = [line for line in server.log.read_text().splitlines() if "the-refused-one" in line]
+    line = server.log_line("the-refused-one")
     assert "composition=formula" in line
     assert "outcome=client_error" in line

@@ -31,13 +31,8 @@ def figure(server: LiveServer, name: str, **labels: str) -> float:
 
 
 def line_of(server: LiveServer, request_id: str) -> dict[str, str]:
-    """What the log says about a request; the server writes it once the answer has been sent."""
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        for line in server.log.read_text().splitlines():
-            if f" request id={request_id} " in line:
-                return dict(re.findall(r'(\w+)=("(?:[^"\\]|\\.)*"|\S+)', line))
-    raise AssertionError(f"no line for {request_id}")
+    """The fields of the line of a request in the log."""
+    return dict(re.findall(r'(\w+)=("(?:[^"\\]|\\.)*"|\S+)', server.log_line(request_id)))
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/compositions", "/live", "/nowhere"])
