@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from bench.inprocess import InProcessEngine, Job
 from composer.reference.mixture_oracle import mixed_mismatches
-from composer.reference.oracle import TIE, Mismatch, Oracle, leaving
+from composer.reference.oracle import TIE, Mismatch, Oracle, greedy_mismatches
 from composer.reference.switching_oracle import (
     LinearGate,
     gated,
@@ -125,7 +125,7 @@ def mismatches(oracle: Oracle, job: Job, answer: Sequence[int]) -> list[Mismatch
     tensors, classes = load_file(switch.gate), list(switch.classes)
     gate = LinearGate(tensors["weight"][classes], tensors["bias"][classes], switch.stickiness)
     result = gated(oracle, job.prompt, answer, names, gate, switch.start)
-    differing = leaving(result.logits, answer)
+    differing = greedy_mismatches(result.logits, answer)
     # If the gate nearly chose otherwise somewhere, everything after that point may differ.
     close = min(result.margins) < TIE
     return [replace(mismatch, gap=0.0) for mismatch in differing] if close else differing

@@ -14,5 +14,8 @@ How to add a router that weighs experts from token to token, say `margin`:
    and oracle are compared. `tests/composer/mixtures/test_router_table.py` checks that every table
    has every rule.
 
-A router that only sets the prior needs step 1 alone, with a `build` of its own.
+A router that only sets a `FixedPrior` needs step 1 alone, with a `build` of its own. Another kind
+of prior is also a class in `PriorTerm` with its cases in `reads_text`, `resolved` and `_described`
+(`specs`), in `route._prior` and in `vote._combined`. Only the routers of `rule._PRIOR` may be the
+`prior` of a router that weighs from token to token.
 """

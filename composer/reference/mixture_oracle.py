@@ -19,9 +19,9 @@ from composer.reference.oracle import (
     Oracle,
     OracleRow,
     aligned,
-    kept,
-    leaving,
-    without,
+    filter_mask,
+    greedy_mismatches,
+    mask_tokens,
 )
 
 IMPOSSIBLE = -1e4
@@ -68,7 +68,7 @@ def mixed(
     )  # [K, N]
     pi = weights(prior, evidence, log_probs, mixture)  # [len(answer) + 1, K]
     z = torch.logsumexp(pi.T.log().unsqueeze(-1) + log_probs, 0)
-    return without(z, [~kept(f, answering[f.member]) for f in filters]), pi
+    return mask_tokens(z, [~filter_mask(f, answering[f.member]) for f in filters]), pi
 
 
 def weights(
@@ -143,7 +143,7 @@ def mixed_mismatches(
     filters: Sequence[Filter] = (),
 ) -> list[Mismatch]:
     """Return where a greedy answer differs from the oracle's, as `Oracle.mismatches`."""
-    return leaving(mixed(oracle, rows, mixture, answer, filters)[0], answer)
+    return greedy_mismatches(mixed(oracle, rows, mixture, answer, filters)[0], answer)
 
 
 def mixed_greedy(

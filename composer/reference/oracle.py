@@ -125,7 +125,7 @@ class Oracle:
             ]
         ).sum(0)
         unknown = torch.stack(members).isneginf().any(0)
-        return without(z, [unknown, *(~kept(f, members[f.member]) for f in filters)])
+        return mask_tokens(z, [unknown, *(~filter_mask(f, members[f.member]) for f in filters)])
 
     def mismatches(
         self, rows: Sequence[OracleRow], filters: Sequence[Filter], answer: Sequence[int]
@@ -134,7 +134,7 @@ class Oracle:
 
         Include near-ties (`TIE`) with their gap: the caller counts them.
         """
-        return leaving(self.composed(rows, filters, answer), answer)
+        return greedy_mismatches(self.composed(rows, filters, answer), answer)
 
     def greedy(
         self,
@@ -172,7 +172,7 @@ class Stream:
         return out.logits[0].float(), out.hidden_states[-1][0].float()
 
 
-def leaving(z: torch.Tensor, answer: Sequence[int]) -> list[Mismatch]:
+def greedy_mismatches(z: torch.Tensor, answer: Sequence[int]) -> list[Mismatch]:
     """Return where a greedy answer is not the maximum of `z` `[len(answer) + 1, V]`."""
     mismatches = []
     for position, token in enumerate(answer):
@@ -183,7 +183,7 @@ def leaving(z: torch.Tensor, answer: Sequence[int]) -> list[Mismatch]:
     return mismatches
 
 
-def without(z: torch.Tensor, dropped: Sequence[torch.Tensor]) -> torch.Tensor:
+def mask_tokens(z: torch.Tensor, dropped: Sequence[torch.Tensor]) -> torch.Tensor:
     """Return `z` `[T, V]` with minus infinity where one of `dropped`, `[T, V]` bool each, is true.
     Leave a row unchanged if no token of it would remain."""
     gone = torch.stack([torch.zeros_like(z, dtype=torch.bool), *dropped]).any(0)
@@ -201,7 +201,7 @@ def aligned(logits: torch.Tensor, size: int) -> torch.Tensor:
     return pad(logits, (0, size - logits.shape[1]), value=-math.inf)
 
 
-def kept(f: Filter, logits: torch.Tensor) -> torch.Tensor:
+def filter_mask(f: Filter, logits: torch.Tensor) -> torch.Tensor:
     """Return `[T, V]` bool: the tokens that a filter keeps, from its member's logits `[T, V]`.
 
     Plausibility: Li et al. 2022, section 3.2. Top-p: as `top_k_top_p_filtering`, which

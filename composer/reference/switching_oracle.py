@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from composer.reference.oracle import Mismatch, Oracle, leaving
+from composer.reference.oracle import Mismatch, Oracle, greedy_mismatches
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ def switched_mismatches(
 ) -> list[Mismatch]:
     """Return where a greedy answer differs from the oracle's, given choices `[P + len(answer)]`."""
     adapters = [candidates[choice] for choice in choices]
-    return leaving(oracle.switched(prompt, answer, adapters)[0], answer)
+    return greedy_mismatches(oracle.switched(prompt, answer, adapters)[0], answer)
 
 
 def gated_mismatches(
@@ -159,7 +159,7 @@ def gated_mismatches(
         )
         if candidate != expected
     ]
-    return leaving(result.logits, answer), wrong
+    return greedy_mismatches(result.logits, answer), wrong
 
 
 def triggered_greedy(

@@ -21,7 +21,7 @@ from torch.nn.functional import pad
 
 from composer.filters import Filter, FilterKind
 from composer.tensors.filter_kernel import outside
-from composer.tensors.gang_rows import GangRows, picked, together
+from composer.tensors.gang_rows import GangRows, gather_rows, group_by_key
 from composer.tensors.mixture_kernel import MixtureKernel
 
 DISTANCE = 65536.0
@@ -97,7 +97,7 @@ class Composition:
         ]
         self._members = [
             _Members(model, index(leaders), index(rows), column(weights))
-            for (_, model), (leaders, rows, weights) in together(members)
+            for (_, model), (leaders, rows, weights) in group_by_key(members)
         ]
         # Gangs that lose tokens: to filters, or to auxiliary models with a smaller vocabulary.
         losing = [g for g in gangs if g.filters or (g.mixture is None and any(g.models))]
@@ -115,7 +115,7 @@ class Composition:
         ]
         self._filters = [
             _Filters(kind, model, index(places), index(leaders), index(rows), column(values))
-            for (kind, model, _), (places, leaders, rows, values) in together(filters)
+            for (kind, model, _), (places, leaders, rows, values) in group_by_key(filters)
         ]
         tails = [
             ((model,), (place_of[gang.rows[0]],))
@@ -123,7 +123,7 @@ class Composition:
             if gang.mixture is None
             for model in sorted(set(gang.models) - {0})
         ]
-        self._tails = [(model, index(places)) for (model,), (places,) in together(tails)]
+        self._tails = [(model, index(places)) for (model,), (places,) in group_by_key(tails)]
         fixed = [g for g in gangs if g.mixture is not None and not g.mixture.is_routed]
         routed = [g for g in gangs if g.mixture is not None and g.mixture.is_routed]
         self._fixed = MixtureKernel(fixed, tensor) if fixed else None
@@ -135,7 +135,7 @@ class Composition:
         ]
         self._companions = [
             _Companions(model, index(rows), index(leaders))
-            for (model,), (rows, leaders) in together(companions)
+            for (model,), (rows, leaders) in group_by_key(companions)
         ]
 
     def compose(
@@ -182,13 +182,13 @@ class Composition:
             len(self._losing), logits.shape[1], dtype=torch.bool, device=logits.device
         )
         for f in self._filters:
-            outside = self._outside(f, logits, logits_of[f.model])
+            mask = self._outside(f, logits, logits_of[f.model])  # [F, V]
             if len(f.places) < len(dropped):
-                outside.logical_or_(dropped.index_select(0, f.places))
-                dropped.index_copy_(0, f.places, outside)
+                mask.logical_or_(dropped.index_select(0, f.places))
+                dropped.index_copy_(0, f.places, mask)
             else:  # all gangs, in order
-                dropped.logical_or_(outside)
-            del outside
+                dropped.logical_or_(mask)
+            del mask
         for places, size in tails:
             dropped[:, size:].index_fill_(0, places, True)
         return dropped
@@ -215,7 +215,7 @@ class Composition:
         logits.index_copy_(0, self._leaders, leaders.mul_(self._leader_weights))
         del leaders
         for member in self._members:
-            term = picked(logits_of[member.model], member.rows).mul_(member.weights)  # [M, v]
+            term = gather_rows(logits_of[member.model], member.rows).mul_(member.weights)  # [M, v]
             shared = min(term.shape[1], logits.shape[1])
             logits[:, :shared].index_add_(0, member.leaders, term[:, :shared])
             del term
@@ -245,7 +245,7 @@ class Composition:
         `member_logits` `[A, v]` are those of the judging members' model.
         """
         forbidden = logits.index_select(0, filters.leaders) == -math.inf  # [F, V] bool
-        member = picked(member_logits, filters.rows)[:, : logits.shape[1]]  # [F, v]
+        member = gather_rows(member_logits, filters.rows)[:, : logits.shape[1]]  # [F, v]
         if member.shape[1] < logits.shape[1]:
             member = pad(member, (0, logits.shape[1] - member.shape[1]), value=-math.inf)
         member = member.masked_fill_(forbidden, -math.inf)  # [F, V]

@@ -35,14 +35,14 @@ class GangRows:
         return self.models[k] if self.models else 0
 
 
-def picked(logits: torch.Tensor | None, rows: torch.Tensor) -> torch.Tensor:
-    """Copy rows `[M]` int64 of a model's logits: `[A, v]` of any float type -> `[M, v]` float32."""
+def gather_rows(logits: torch.Tensor | None, rows: torch.Tensor) -> torch.Tensor:
+    """Copy rows `[M]` int64 of logits `[A, v]` of any float type: `[M, v]` float32."""
     assert logits is not None, "a gang has rows on a model that does not run"
     return logits.index_select(0, rows).to(torch.float32)
 
 
-def together(items: Iterable[tuple[_K, tuple[Any, ...]]]) -> list[tuple[_K, tuple[Any, ...]]]:
-    """Group pairs of a key and values: each key, in order, with one tuple per kind of value."""
+def group_by_key(items: Iterable[tuple[_K, tuple[Any, ...]]]) -> list[tuple[_K, tuple[Any, ...]]]:
+    """Return each key once, sorted, with its values transposed: a tuple for each kind of value."""
     grouped: dict[_K, list[tuple[Any, ...]]] = {}
     for key, values in items:
         grouped.setdefault(key, []).append(values)

@@ -16,7 +16,7 @@ import torch
 from torch.nn.functional import pad
 
 from composer.engine_plan import MixtureParameters
-from composer.tensors.gang_rows import GangRows, picked, together
+from composer.tensors.gang_rows import GangRows, gather_rows, group_by_key
 from composer.tensors.mixture_rules import IMPOSSIBLE, RULES, Rule, RuleInput
 from composer.tensors.mixture_states import DEPTH, MixtureStates
 
@@ -79,7 +79,7 @@ class MixtureKernel:
         ]
         self._rows = [
             _Rows(model, tensor(places, torch.int64), tensor(rows, torch.int64))
-            for (model,), (places, rows) in together(members)
+            for (model,), (places, rows) in group_by_key(members)
         ]
         self._states: MixtureStates | None = None
         self._before = self._log_probs = _EMPTY  # of the step in progress
@@ -166,12 +166,12 @@ class MixtureKernel:
         if others or len(first.rows) < gangs * size:
             logits = base.new_zeros(gangs * size, vocabulary)
             for rows in self._rows:
-                expert = picked(logits_of[rows.model], rows.rows)[:, :vocabulary]
+                expert = gather_rows(logits_of[rows.model], rows.rows)[:, :vocabulary]
                 if expert.shape[1] < vocabulary:
                     expert = pad(expert, (0, vocabulary - expert.shape[1]), value=-math.inf)
                 logits.index_copy_(0, rows.places, expert)
         else:  # all on the base model, and already in order
-            logits = picked(base, first.rows)
+            logits = gather_rows(base, first.rows)
         logits = logits.view(gangs, size, vocabulary)
         if not constrained:
             return logits.log_softmax(2)

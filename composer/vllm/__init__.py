@@ -3,7 +3,7 @@
 * `schedule`: the rows of a gang are admitted together and advance in lock-step.
 * `execute`: the rows' logits are composed before vLLM samples; adapters load in the background.
 * `auxiliary`: other models beside the base model, with a KV cache each.
-* `workarounds`: faults of vLLM, each with a test that fails once it is fixed.
+* `workarounds`: what vLLM does wrong on CPU, or does not offer.
 
 `options` are the arguments for vLLM's command line, and `compat` lists what is adjusted in vLLM.
 """

@@ -1,8 +1,9 @@
-"""What the engine part relies on in vLLM beyond its documented options.
+"""Seams: what the engine part overrides and adjusts in vLLM beyond its documented options.
 
 vLLM is started with official options (`options`) and none of its modules or classes is patched. At
 the seams below, instances are adjusted and methods overridden. Each seam records the whole
-signature of what it touches; a test compares these with the source of the installed vLLM, so that a
+signature of what it touches. What is read or called only is listed in `tests/engine/vllm_source`.
+`tests/engine/test_compat.py` compares both lists with the source of the installed vLLM, so that a
 new release fails there, by name, and not in the middle of an answer.
 """
 
@@ -47,6 +48,12 @@ class Scheduler:
     def _get_local_prefix_cache_hit(
         self, request: Request
     ) -> tuple[KVCacheBlocks, int, int, bool]: ...
+    def make_stats(
+        self, spec_decoding_stats: SpecDecodingStats | None = None,
+        kv_connector_stats: KVConnectorStats | None = None,
+        cudagraph_stats: CUDAGraphStat | None = None, perf_stats: PerfStats | None = None,
+        ec_connector_stats: ECConnectorStats | None = None,
+    ) -> SchedulerStats | None: ...
 """,
     "v1/core/kv_cache_manager.py": """
 # RoutedKVCache stands in for the manager and passes each call on to the manager of the request's
@@ -104,6 +111,27 @@ class GPUModelRunner:
     sampler
     execute_model_state
 """,
+    "v1/worker/gpu_worker.py": """
+# Our worker is a subclass of this one, or of CPUWorker, which overrides three of these methods. The
+# same test compares the arguments of all of them.
+class Worker:
+    def init_device(self): ...
+    def load_model(self, *, load_dummy_weights: bool = False) -> None: ...
+    def determine_available_memory(self) -> int: ...
+    def initialize_from_config(self, kv_cache_config: KVCacheConfig) -> None: ...
+    def compile_or_warm_up_model(self) -> CompilationTimes: ...
+    def execute_model(
+        self, scheduler_output: "SchedulerOutput"
+    ) -> ModelRunnerOutput | AsyncModelRunnerOutput | None: ...
+    def sample_tokens(
+        self, grammar_output: "GrammarOutput | None"
+    ) -> ModelRunnerOutput | AsyncModelRunnerOutput: ...
+""",
+    "v1/structured_output/backend_xgrammar.py": """
+# The front end compiles grammars with a subclass for a vocabulary of single bytes.
+class XgrammarBackend:
+    def __post_init__(self): ...
+""",
     "lora/worker_manager.py": """
 # _load_adapter and set_active_adapters of a LoRA manager are replaced, so that adapters load in
 # the background and a missing file ends requests, not the engine.
@@ -159,7 +187,7 @@ change touches, as Python source."""
 
 
 def check_engine(config: VllmConfig) -> None:
-    """Refuse engine settings under which gangs could not be kept together, at the start.
+    """At the start, refuse engine settings under which gangs could not be kept together.
 
     Raises:
         ValueError: names the setting and the remedy.

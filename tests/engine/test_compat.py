@@ -190,11 +190,11 @@ def test_a_row_of_the_engine_is_a_request_of_vllm(roomy: WatchedEngine) -> None:
     roomy.assert_nothing_left()
 
 
-def test_the_plan_is_parsed_once_in_a_process(
+def test_front_end_and_scheduler_parse_the_plan_once_each(
     roomy: WatchedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once by the front end, which refuses malformed ones, and once by the scheduler: workers and
-    tensors get the parsed rows, in the order of the plan."""
+    """The front end refuses malformed plans. Workers and tensors get the rows that the
+    scheduler has parsed, in the order of the plan."""
     texts: list[str] = []
     parse = EnginePlan.from_extra_args
 

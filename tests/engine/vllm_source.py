@@ -18,7 +18,6 @@ RELIES_ON: dict[str, tuple[str, ...]] = {
         "self.hash_block_size",
         "max_in_flight_tokens=vllm_config.max_in_flight_tokens",
         "self.prev_step_scheduled_req_ids",
-        "def make_stats(",
         "num_skipped_waiting_reqs=num_deferred",
     ),
     "v1/metrics/stats.py": (
@@ -41,7 +40,6 @@ RELIES_ON: dict[str, tuple[str, ...]] = {
     ),
     "v1/structured_output/backend_xgrammar.py": (
         "class XgrammarBackend(StructuredOutputBackend)",
-        "def __post_init__(self)",
         "def compile_grammar(",
         "def allocate_token_bitmask(self, max_num_seqs: int)",
         "self.num_speculative_tokens = 0",
@@ -182,13 +180,5 @@ RELIES_ON: dict[str, tuple[str, ...]] = {
         "self._sampler_indices",
         "self._embeddings_indices",
         "self.indices_len: list[int | None] = [None] * 4",
-    ),
-    "v1/worker/gpu_worker.py": (
-        "class Worker(",
-        "def init_device(self)",
-        "def execute_model(",
-        "def sample_tokens(",
-        "def determine_available_memory(self)",
-        "def initialize_from_config(self, kv_cache_config",
     ),
 }

@@ -26,7 +26,6 @@ from composer.mixtures.specs import (
     FixedPrior,
     Prior,
     PriorTerm,
-    PromptPrior,
     WeightedMixtureSpec,
     normalized,
 )
@@ -108,7 +107,7 @@ def _combined(terms: Sequence[tuple[PriorTerm, float]], experts: Sequence[str]) 
     shares: dict[PriorTerm, float] = {}
     if fixed:
         shares[_mean(fixed, experts)] = math.fsum(share for _, share in fixed)
-    prompts = {term for term, _ in terms if isinstance(term, PromptPrior)}
+    prompts = {term for term, _ in terms if not isinstance(term, FixedPrior)}
     for prompt in sorted(prompts, key=lambda term: term.temperature):
         shares[prompt] = math.fsum(share for term, share in terms if term == prompt)
     return tuple(normalized(shares).items())

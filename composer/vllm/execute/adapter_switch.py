@@ -46,31 +46,35 @@ class _SwitchingRow:
     chosen: dict[int, int] = field(default_factory=dict)  # position -> candidate, from then on
     answered: int = 0
 
-    def at(self, position: int) -> int:
+    def candidate_at(self, position: int) -> int:
         """Return the candidate that computes the token at a position."""
         return self.chosen.get(position, self.switch.start)
 
-    def choose(self, position: int, grounds: Sequence[float]) -> None:
-        """Choose for a position, by the token before, `[1]`, or the logits that a gate gives after
-        that token, `[K]`."""
-        now = self.at(position - 1)
+    def choose(self, position: int, inputs: Sequence[float]) -> None:
+        """Choose the candidate for a position.
+
+        Args:
+            position: from the beginning of the prompt.
+            inputs: `[1]`, the id of the token before; with a gate `[K]`, its logits there.
+        """
+        now = self.candidate_at(position - 1)
         if self.switch.gate is None:
-            hands_over = grounds[0] in self.triggers and now + 1 < len(self.ids)
+            hands_over = inputs[0] in self.triggers and now + 1 < len(self.ids)
             self.chosen[position] = now + 1 if hands_over else now
         else:
-            largest = max(grounds)
-            stays = largest <= grounds[now] + self.switch.stickiness
-            self.chosen[position] = now if stays else grounds.index(largest)
+            largest = max(inputs)
+            stays = largest <= inputs[now] + self.switch.stickiness
+            self.chosen[position] = now if stays else inputs.index(largest)
 
     def adapters_between(self, begin: int, end: int) -> list[int]:
         """Return the lora_int_id for each of these positions, `[end - begin]`."""
-        return [self.ids[self.at(position)] for position in range(begin, end)]
+        return [self.ids[self.candidate_at(position)] for position in range(begin, end)]
 
     def report(self, tokens: int | None) -> Report:
         """Return the share of the tokens that each candidate computed, and the candidate of every
         token."""
         count = self.answered if tokens is None else min(self.answered, tokens)
-        used = [self.at(self.prompt_tokens - 1 + token) for token in range(count)]
+        used = [self.candidate_at(self.prompt_tokens - 1 + token) for token in range(count)]
         shares = [used.count(candidate) / max(count, 1) for candidate in range(len(self.ids))]
         return {"weights": shares, "tokens": used}
 
@@ -92,7 +96,7 @@ class Switches:
         self._rows: dict[str, _SwitchingRow] = {}
         self._gates: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}  # weight [C, H], bias [C]
         self._matrices: dict[_GateClasses, tuple[torch.Tensor, torch.Tensor]] = {}
-        # Choices of the last step, and their grounds [R, 1] or [R, K] on their way to the host
+        # Choices of the last step, and their inputs [R, 1] or [R, K] on their way to the host
         self._choices: list[tuple[list[_Deciding], torch.Tensor]] = []
         self._ready: torch.Event | None = None  # when these are on the host
         self._failed: dict[str, str] = {}  # request ids whose gate cannot be used, and why
@@ -200,7 +204,7 @@ class Switches:
             if tag.switch is None:
                 continue
             row = self._rows[tag.gang]
-            position = step.known(index)
+            position = step.computed_after(index)
             if not step.discarded[index]:
                 row.answered = position - row.prompt_tokens + 1
             elif (
@@ -219,13 +223,13 @@ class Switches:
             return
         self._settle()
         for gate, deciding in by_gate.items():
-            grounds = token_ids
+            inputs = token_ids
             if gate is not None:  # for all rows: that costs less than selecting those that switch
                 matrix = deciding[0][1].matrix
                 assert matrix is not None
                 weight, bias = matrix
-                grounds = torch.addmm(bias, step.last_hidden_states.float(), weight)
-            self._choices.append((deciding, self._to_host(grounds)))
+                inputs = torch.addmm(bias, step.last_hidden_states.float(), weight)
+            self._choices.append((deciding, self._to_host(inputs)))
         if token_ids.is_cuda:
             self._ready = torch.Event(token_ids.device)
             self._ready.record()
@@ -254,8 +258,8 @@ class Switches:
         if self._ready is not None:
             self._ready.synchronize()
             self._ready = None
-        for deciding, grounds in self._choices:
-            values = grounds.tolist()
+        for deciding, inputs in self._choices:
+            values = inputs.tolist()
             for index, row, position in deciding:
                 row.choose(position, values[index])
         self._choices.clear()

@@ -49,8 +49,8 @@ class StepRows:
     hidden_states: torch.Tensor  # [T, H], of every token
     last_hidden_states: torch.Tensor  # [R, H], of each row's last token
 
-    def known(self, row: int) -> int:
-        """Return how many tokens of a row are computed after the step."""
+    def computed_after(self, row: int) -> int:
+        """Return how many tokens of a row have been computed once the step is done."""
         return self.computed[row] + self.starts[row + 1] - self.starts[row]
 
 
@@ -78,8 +78,8 @@ class AdapterChoice(Protocol):
 
 
 class BatchView(Protocol):
-    """One model runner. `step`, `logits` and `last_hidden_states` hold between `begin_sampling` and
-    `end_sampling`, and only while `computing`."""
+    """One model runner. `step` and `logits` hold between `begin_sampling` and `end_sampling`, and
+    only while `computing`."""
 
     runner: Any
     tags: GangTags

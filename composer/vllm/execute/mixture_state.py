@@ -150,7 +150,7 @@ class MixtureRouting:
         gang, row = self._gangs[tag.gang], step.row_of[request_id]
         counted, last = gang.counted[tag.index], step.prompt_lengths[row] - 1
         computed, first = step.computed[row], step.starts[row]
-        begin, end = max(computed, counted), min(step.known(row), last)
+        begin, end = max(computed, counted), min(step.computed_after(row), last)
         if end == last:
             del self._unread[request_id]
         if begin >= end:
@@ -170,7 +170,7 @@ class MixtureRouting:
         turns = []
         for leader in leaders:
             row = step.row_of[leader]
-            position = max(step.known(row) - step.prompt_lengths[row], 0)
+            position = max(step.computed_after(row) - step.prompt_lengths[row], 0)
             turns.append(Turn(self._gangs[leader].slot, position, not step.discarded[row]))
         return turns
 

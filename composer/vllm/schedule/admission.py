@@ -34,11 +34,14 @@ class Admission:
         if self.reservation is not None:
             self.reservation.begin_step()
 
-    def admits(self, gang: Gang, step: StepBudget, occupied: int) -> bool:
-        """Return whether a waiting gang may start now, and release it if it fits into one step.
+    def consider(self, gang: Gang, step: StepBudget, occupied: int) -> bool:
+        """Decide whether a waiting gang starts now, and return the decision.
+
+        Release a gang that starts if one step computes all its tokens. Of a gang that does not fit,
+        note when that was first so, and reserve its capacity once it has waited for the patience.
 
         Args:
-            gang: waits.
+            gang: a gang that is not admitted.
             step: the step in progress.
             occupied: requests that run.
         """
@@ -74,9 +77,9 @@ class Admission:
             return False
         if not step.has_slots(gang.adapters):
             return False
-        # Where many gangs wait, a gang that wants no less of a KV cache than one that did not fit
-        # does not fit either, or nearly: looking up the prefixes of all would cost more than a
-        # step.
+        # Assume that a gang with as many tokens as one that did not fit, or more, does not fit
+        # either. Shared prefixes may make that wrong, but where many gangs wait, looking up the
+        # prefixes of all of them would take longer than the step.
         if step.refuses(gang):
             return False
         reservation = self.reservation_before(gang.leader)

@@ -286,7 +286,7 @@ class _GangScheduler(Scheduler):
     def _admit(self, gang: Gang, step: StepBudget) -> bool:
         """Admit a gang as a whole, or let it wait. Return whether its leader joins now."""
         occupied = len(self.running) + self.num_waiting_for_streaming_input
-        if not self.admission.admits(gang, step, occupied):
+        if not self.admission.consider(gang, step, occupied):
             return False
         step.take_slots(gang.adapters)
         gang.admitted = True
@@ -353,7 +353,7 @@ class _GangScheduler(Scheduler):
         return finished
 
     def _free_request(self, request: Request, delay_free_blocks: bool = False) -> Any:
-        self.gangs.end(request)
+        self.gangs.note_end(request)
         return super()._free_request(request, delay_free_blocks)
 
     def _end_companions(self) -> None:

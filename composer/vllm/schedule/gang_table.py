@@ -25,9 +25,9 @@ class GangTable:
         """Return the gang of a row; None for a plain request."""
         return self.by_row.get(row.request_id)
 
-    def end(self, leader: Request) -> None:
-        """Note that a request has ended; its companions follow if it led a gang."""
-        if (gang := self.by_leader.pop(leader.request_id, None)) is not None:
+    def note_end(self, request: Request) -> None:
+        """Note that a request of any kind has ended; the companions of a leader are ended next."""
+        if (gang := self.by_leader.pop(request.request_id, None)) is not None:
             self.ended.append(gang)
             self.leave_barrier(gang)
 

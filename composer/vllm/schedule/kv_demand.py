@@ -21,7 +21,10 @@ class KVDemand:
         self._models = limits.models
 
     def is_ample(self, running: Sequence[Request], step: StepBudget) -> bool:
-        """Return whether the KV caches hold whatever this step may ask for. Quick, and careful."""
+        """Return whether the KV caches hold whatever this step may ask for.
+
+        Compares an upper bound, which is cheap: False does not prove that they are short.
+        """
         gangs = self._gangs
         rows = len(gangs.by_row) + len(running)
         return all(

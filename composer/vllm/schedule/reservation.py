@@ -22,7 +22,7 @@ from composer.vllm.schedule.limits import EngineLimits
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What a request takes of the engine at most, from its admission to its last token."""
+    """What a request takes of the engine at most: now, or up to its last token (`of`)."""
 
     rows: int
     blocks: Mapping[str | None, int]  # KV cache blocks of each model, none of them shared

@@ -36,7 +36,7 @@ class StepBudget:
             self.refused[model] = min(tokens[model], self.refused.get(model, tokens[model]))
 
     def refuses(self, gang: Gang) -> bool:
-        """Return whether a gang wants no less of a KV cache than a gang that did not fit."""
+        """Return whether a gang has at least as many tokens on a model as one that did not fit."""
         if self.refused.keys().isdisjoint(gang.models):
             return False
         tokens = gang.tokens()

@@ -1,1 +1,5 @@
-"""Workarounds for faults of vLLM; each has a test that fails once vLLM is fixed."""
+"""Workarounds for vLLM.
+
+`cpu_lora` and `cpu_generator` correct faults on CPU; `tests/engine/test_compat.py` fails once vLLM
+is fixed. `lm_head_lora` does what vLLM does not offer, on every device, and stays until vLLM does.
+"""

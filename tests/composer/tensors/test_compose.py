@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from composer.bounds import MAX_REPETITION_PENALTY, MIN_REPETITION_PENALTY
 from composer.filters import Filter, FilterKind
-from composer.reference.oracle import kept
+from composer.reference.oracle import filter_mask
 from composer.tensors.compose import Composition
 from composer.tensors.filter_kernel import outside_nucleus, outside_top
 from composer.tensors.gang_rows import GangRows
@@ -227,7 +227,7 @@ def test_rows_of_an_auxiliary_model(v: int, kind: FilterKind | None) -> None:
     wanted = (torch.tensor(weights).double().unsqueeze(1) * terms).sum(0)
     dropped = torch.arange(V) >= known
     for f in filters:
-        dropped |= ~kept(f, aligned[1].masked_fill(base[1] == -math.inf, -math.inf))
+        dropped |= ~filter_mask(f, aligned[1].masked_fill(base[1] == -math.inf, -math.inf))
     wanted[5], dropped[5] = -math.inf, False
     before = own.clone()
     logits = base.clone()
