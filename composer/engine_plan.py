@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from composer.filters import MAX_TOP_K, Filter, FilterKind
@@ -233,27 +233,7 @@ class EnginePlan:
 
     def to_extra_args(self) -> dict[str, str]:
         """Return the plan as an entry of `SamplingParams.extra_args`."""
-        value = {
-            "rows": [
-                {
-                    "weight": row.weight,
-                    "adapter": _listed(row.adapter),
-                    "prompt": row.prompt_token_ids,
-                    "model": row.model,
-                }
-                for row in self.rows
-            ],
-            "filters": [[f.kind.value, f.member, f.value] for f in self.filters],
-            "mixture": asdict(self.mixture) if self.mixture else None,
-            "switch": self.switch
-            and {
-                **{f.name: getattr(self.switch, f.name) for f in fields(self.switch)},
-                "candidates": list(map(_listed, self.switch.candidates)),
-            },
-            "report_id": self.report_id,
-            "explain": self.explain,
-        }
-        return {ENGINE_ARG: json.dumps(value, separators=(",", ":"))}
+        return {ENGINE_ARG: json.dumps(self, default=_as_object, separators=(",", ":"))}
 
     @staticmethod
     def from_extra_args(extra_args: Mapping[str, Any] | None) -> EnginePlan | None:
@@ -289,7 +269,7 @@ def _plan(value: Any) -> EnginePlan:
     mixture, switch = value["mixture"], value["switch"]
     return EnginePlan(
         rows=tuple(map(_row, value["rows"])),
-        filters=tuple(Filter(FilterKind(k), int(m), float(v)) for k, m, v in value["filters"]),
+        filters=tuple(map(_filter, value["filters"])),
         mixture=MixtureParameters(**mixture) if mixture is not None else None,
         switch=_switch(switch) if switch is not None else None,
         report_id=_typed(value["report_id"], str, optional=True),
@@ -298,13 +278,18 @@ def _plan(value: Any) -> EnginePlan:
 
 
 def _row(value: Any) -> Row:
-    prompt = value["prompt"]
+    prompt = value["prompt_token_ids"]
     return Row(
         weight=float(value["weight"]),
         adapter=_loaded(value["adapter"]),
         prompt_token_ids=_integers(prompt) if prompt is not None else None,
         model=_typed(value["model"], str, optional=True),
     )
+
+
+def _filter(value: Any) -> Filter:
+    kind = FilterKind(value["kind"])
+    return Filter(kind, _typed(value["member"], int), float(value["value"]))
 
 
 def _switch(value: Any) -> Switch:
@@ -329,12 +314,13 @@ def _typed(value: Any, kind: type, *, optional: bool = False) -> Any:
     return value
 
 
-def _listed(adapter: LoadedAdapter | None) -> list[str | int] | None:
-    return [adapter.name, adapter.id, adapter.path] if adapter else None
-
-
-def _loaded(value: Sequence[Any] | None) -> LoadedAdapter | None:
+def _loaded(value: Any) -> LoadedAdapter | None:
     if value is None:
         return None
-    name, id, path = value
-    return LoadedAdapter(_typed(name, str), _typed(id, int), _typed(path, str))
+    name, path = _typed(value["name"], str), _typed(value["path"], str)
+    return LoadedAdapter(name, _typed(value["id"], int), path)
+
+
+def _as_object(part: Any) -> dict[str, Any]:
+    """Return a dataclass of a plan as a JSON object."""
+    return {field.name: getattr(part, field.name) for field in fields(part)}

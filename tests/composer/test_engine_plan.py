@@ -89,7 +89,21 @@ def test_a_plain_request_has_no_plan(extra_args: dict[str, Any] | None) -> None:
     assert EnginePlan.from_extra_args(extra_args) is None
 
 
-ROW = {"weight": 1.0, "adapter": None, "prompt": None, "model": None}
+ROW = {"weight": 1.0, "adapter": None, "prompt_token_ids": None, "model": None}
+PLAN = {
+    "rows": [ROW],
+    "filters": [],
+    "mixture": None,
+    "switch": None,
+    "report_id": None,
+    "explain": False,
+}
+
+
+def test_the_form_that_the_errors_below_depart_from() -> None:
+    filters = [{"kind": "top_p", "member": 0, "value": 0.5}]
+    plan = EnginePlan.from_extra_args({ENGINE_ARG: json.dumps(PLAN | {"filters": filters})})
+    assert plan == EnginePlan((Row(1.0),), (Filter(FilterKind.TOP_P, 0, 0.5),))
 
 
 @pytest.mark.parametrize(
@@ -101,12 +115,21 @@ ROW = {"weight": 1.0, "adapter": None, "prompt": None, "model": None}
         "null",
         "{}",
         json.dumps({"rows": [ROW]}),
-        json.dumps({"filters": []}),
-        json.dumps({"rows": [{"weight": 1.0}], "filters": []}),
-        json.dumps({"rows": [ROW | {"weight": None}], "filters": []}),
-        json.dumps({"rows": [ROW | {"adapter": ["a", 1]}], "filters": []}),
-        json.dumps({"rows": [ROW], "filters": [1]}),
-        {"rows": [ROW], "filters": []},  # an object instead of its JSON
+        *(json.dumps({k: v for k, v in PLAN.items() if k != missing}) for missing in PLAN),
+        *(
+            json.dumps(PLAN | {"rows": [row]})
+            for row in (
+                {"weight": 1.0},
+                *({k: v for k, v in ROW.items() if k != missing} for missing in ROW),
+                ROW | {"weight": None},
+                ROW | {"adapter": {"name": "a", "id": 1}},
+                ROW | {"adapter": {"name": "a", "id": True, "path": "/a"}},
+                ROW | {"adapter": ["a", 1, "/a"]},
+                ROW | {"prompt_token_ids": [1.0]},
+            )
+        ),
+        json.dumps(PLAN | {"filters": [1]}),
+        PLAN,  # an object instead of its JSON
         3,
     ],
 )
@@ -125,9 +148,18 @@ def test_any_json_is_a_plan_or_a_value_error(value: object) -> None:
         assert plan is None or EnginePlan.from_extra_args(plan.to_extra_args()) == plan
 
 
-@pytest.mark.parametrize("value", [["x", 0, 0.5], ["top_p", 0], ["top_p", 0, "y"]])
-def test_a_wrong_filter_is_an_error(value: list[object]) -> None:
-    text = json.dumps({"rows": [ROW], "filters": [value]})
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"kind": "x", "member": 0, "value": 0.5},
+        {"kind": "top_p", "member": 0},
+        {"kind": "top_p", "member": 0, "value": "y"},
+        {"kind": "top_p", "member": 0.5, "value": 0.5},
+        ["top_p", 0, 0.5],
+    ],
+)
+def test_a_wrong_filter_is_an_error(value: object) -> None:
+    text = json.dumps(PLAN | {"filters": [value]})
     with pytest.raises(ValueError):  # noqa: PT011 (any: the front end never writes this)
         EnginePlan.from_extra_args({ENGINE_ARG: text})
 

@@ -24,7 +24,7 @@ from tests.engine.harness import Job, WatchedEngine
 from tests.support.foreign_plans import JSON_VALUES, mutated_plans
 
 PROMPT = tuple(range(40, 77))
-ROW = {"weight": 1.0, "adapter": None, "prompt": None, "model": None}
+ROW = {"weight": 1.0, "adapter": None, "prompt_token_ids": None, "model": None}
 REST: dict[str, Any] = {
     "filters": [],
     "mixture": None,
@@ -50,14 +50,16 @@ FOREIGN: dict[str, dict[str, Any]] = {
     "a weight beyond float32": plan({"weight": 1e300}),
     "a model that is no name": plan({"model": ["small"]}),
     "an unknown model": plan({"model": "small"}),
-    "an adapter without a number": plan({"adapter": ["a", "b", "/c"]}),
-    "an adapter with the number of none": plan({"adapter": ["a", 0, "/c"]}),
-    "a negative token": plan({"prompt": [5, -1]}),
-    "a token beyond the vocabulary": plan({"prompt": [5, 1024]}),
-    "a large token": plan({"prompt": [2**70]}),
-    "a token that is no number": plan({"prompt": "text"}),
-    "an unknown filter": plan(filters=[["top_q", 0, 0.5]]),
-    "a filter that is not a number": plan(filters=[["top_p", 0, float("nan")]]),
+    "an adapter without a number": plan({"adapter": {"name": "a", "id": "b", "path": "/c"}}),
+    "an adapter with the number of none": plan({"adapter": {"name": "a", "id": 0, "path": "/c"}}),
+    "a negative token": plan({"prompt_token_ids": [5, -1]}),
+    "a token beyond the vocabulary": plan({"prompt_token_ids": [5, 1024]}),
+    "a large token": plan({"prompt_token_ids": [2**70]}),
+    "a token that is no number": plan({"prompt_token_ids": "text"}),
+    "an unknown filter": plan(filters=[{"kind": "top_q", "member": 0, "value": 0.5}]),
+    "a filter that is not a number": plan(
+        filters=[{"kind": "top_p", "member": 0, "value": float("nan")}]
+    ),
     "a mixture without weight": plan({"weight": 0.0}, rows=[ROW | {"weight": 0.0}] * 2, mixture={}),
     "a mixture that is a list": plan(mixture=[1, 2]),
     "a mixture of nothing": plan(mixture={"fixed": "much"}),
