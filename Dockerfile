@@ -22,7 +22,6 @@ COPY LICENSE ./
 COPY composer composer
 COPY adapters adapters
 COPY server server
-COPY clients clients
 
 # The gang scheduler works with vLLM's first model runner.
 ENV VLLM_USE_V2_MODEL_RUNNER=0

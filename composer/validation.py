@@ -20,6 +20,12 @@ T = TypeVar("T")
 # "Input should be a valid number", "List should have at least 1 item after validation, not 0"
 _WORDING = re.compile(r"^(Input|String|List|Tuple) should | after validation, not \d+$")
 
+_WORDS = {
+    **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "be an object"),
+    "tuple_type": "be a valid list",
+}
+"""Types of pydantic errors whose texts name Python's types -> the words of JSON."""
+
 _Path: TypeAlias = tuple[str | int, ...]
 
 
@@ -28,11 +34,14 @@ def validate(
     value: object,
     param: str,
     error_type: type[ComposerError] = CompositionSchemaError,
+    *,
+    shows_values: bool = True,
 ) -> T:
     """Validate `value`, found at `param` in the request, as a pydantic model.
 
     Raises:
-        ComposerError: an `error_type` that names the field, its value and what it should be.
+        ComposerError: an `error_type` that names the field, its value if `shows_values`, and what
+            the value should be.
     """
     read: Callable[[object], T] = (
         model.validate_python if isinstance(model, TypeAdapter) else cast(Any, model).model_validate
@@ -40,7 +49,7 @@ def validate(
     try:
         return read(value)
     except ValidationError as error:
-        where, problem = _explain(error.errors(include_url=False), value, param)
+        where, problem = _explain(error.errors(include_url=False), value, param, shows_values)
         raise error_type(problem, param=where or None) from error
 
 
@@ -61,7 +70,9 @@ def shown(value: object) -> str:
             return f"a {type(value).__name__}"
 
 
-def _explain(details: Sequence[ErrorDetails], value: object, param: str) -> tuple[str, str]:
+def _explain(
+    details: Sequence[ErrorDetails], value: object, param: str, shows_values: bool
+) -> tuple[str, str]:
     """Return the path of the field to report, and the message.
 
     Reported is the first field with an error; of several errors in it, the innermost ones. For a
@@ -72,7 +83,7 @@ def _explain(details: Sequence[ErrorDetails], value: object, param: str) -> tupl
     path = max((p for p, _ in located if p[:1] == field), key=len)
     same = [detail for p, detail in located if p == path]
     where = (param + "".join(map(_step, path))).removeprefix(".")
-    return where, _message(where or "the body", same) + "."
+    return where, _message(where or "the body", same, shows_values) + "."
 
 
 def _path(detail: ErrorDetails, value: object) -> _Path:
@@ -105,7 +116,7 @@ def _step(key: str | int) -> str:
     return f".{key}" if len(key) <= 40 and key.isidentifier() else f"[{quoted(key)}]"
 
 
-def _message(where: str, details: Sequence[ErrorDetails]) -> str:
+def _message(where: str, details: Sequence[ErrorDetails], shows_values: bool) -> str:
     first = details[0]
     match first["type"]:
         case "missing":
@@ -117,5 +128,8 @@ def _message(where: str, details: Sequence[ErrorDetails]) -> str:
         case "value_error":
             return f"{where}: {first['ctx']['error']}"
         case _:
-            wanted = dict.fromkeys(_WORDING.sub("", detail["msg"]) for detail in details)
-            return f"{where} is {shown(first['input'])}; it should {' or '.join(wanted)}"
+            wanted = dict.fromkeys(
+                _WORDS.get(detail["type"]) or _WORDING.sub("", detail["msg"]) for detail in details
+            )
+            subject = f"{where} is {shown(first['input'])}; it" if shows_values else where
+            return f"{subject} should {' or '.join(wanted)}"

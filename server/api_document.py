@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute
 
 from adapters import CONFIG, WEIGHTS
 from composer.errors import ComposerError
+from composer.release import VERSION
 from composer.request import composition_examples, composition_schemas
 from server.errors import is_anthropic, status_of_type
 from server.http.store_position import HEADER as STORE_POSITION
@@ -30,7 +31,6 @@ from server.routes.operations import (
 )
 
 TITLE = "Composer"
-VERSION = "0.2.0"
 
 _JSON = "application/json"
 _REF = "#/components/schemas/"

@@ -55,6 +55,7 @@ def test_every_source_exists_and_travels_to_the_build() -> None:
         assert (ROOT / source).exists(), source
         assert f"!{source}" in ignored, f".dockerignore keeps {source} out of the build"
     assert {"composer", "adapters", "server"} <= set(sources)
+    assert "clients" not in sources, "image.lock has neither typer nor rich"
 
 
 def test_it_is_checked_for_health() -> None:

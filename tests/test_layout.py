@@ -20,9 +20,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "server": ("server", "composer", "adapters"),
     "clients": (
         *("clients", "composer.errors", "composer.gate_training", "composer.recipes"),
-        *("composer.mixtures.routers", "adapters.errors", "adapters.generation"),
-        *("adapters.inspection", "adapters.output", "adapters.store", "adapters.weight_space"),
-        "server.__main__",
+        *("composer.release", "composer.mixtures.routers", "adapters.errors"),
+        *("adapters.generation", "adapters.inspection", "adapters.output", "adapters.store"),
+        *("adapters.weight_space", "server.__main__"),
     ),
     "zoo": ("zoo", "composer.gate_training", "composer.reference.masking"),
     "bench": ("bench", "composer", "adapters", "clients", "server", "zoo"),

@@ -65,7 +65,7 @@ def rollback_target(
             if version.content not in (None, present.content):
                 return version
         raise VersionConflictError(
-            f"{name} never had another content to return to. Publish one instead."
+            f"{name} never had another content to return to. Store another content instead."
         )
     if not 1 <= to <= len(history):
         raise not_found(f"{name} has no version {to}. It has the versions 1 to {len(history)}.")

@@ -22,15 +22,15 @@ def hashed(api_key: str) -> str:
     return f"sha256:{digest}"
 
 
-# API keys are secret and messages are logged, so the messages below do not show the value.
+# API keys are secret and messages are logged, so no message about a policy shows a value.
 
 
 def _check_list(value: object) -> object:
     if value is None or isinstance(value, list | tuple):
         return value
     raise ValueError(
-        f"a {type(value).__name__} is not a list; give a list of API keys or of their hashes "
-        "(sha256:<64 hex digits>), or null for everybody"
+        "it is not a list; give a list of API keys or of their hashes (sha256:<64 hex digits>), or "
+        "null for everybody"
     )
 
 
@@ -82,4 +82,4 @@ class Policy(Fields):
     @classmethod
     def from_json(cls, value: object) -> Policy:
         """Read a JSON object; a missing field allows. Raises `PolicyError`."""
-        return validate(cls, value, "policy", PolicyError)
+        return validate(cls, value, "policy", PolicyError, shows_values=False)

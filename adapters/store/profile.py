@@ -8,7 +8,7 @@ from pydantic import Field, PlainValidator, model_validator
 
 from adapters.errors import ProfileError
 from composer.fields import Fields
-from composer.validation import validate
+from composer.validation import shown, validate
 
 MAX_EXAMPLES = 2000
 MAX_PROFILE_BYTES = 256 * 2**10
@@ -20,7 +20,7 @@ MAX_PROFILE_BYTES = 256 * 2**10
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"a {type(value).__name__} is not a text; give a text")
+        raise ValueError(f"it is {shown(value)}; give a text")
     return value
 
 
@@ -49,9 +49,10 @@ class Profile(Fields):
         texts = (*(self.examples or ()), self.description or "")
         size = sum(len(text.encode(errors="surrogatepass")) for text in texts)
         if size > MAX_PROFILE_BYTES:
-            raise ValueError(
+            raise ProfileError(
                 f"the texts of the profile have {size} bytes; at most {MAX_PROFILE_BYTES} are "
-                "kept. Give fewer or shorter examples: a few hundred short prompts do"
+                "kept. Give fewer or shorter examples: a few hundred short prompts do.",
+                param="examples",
             )
         return self
 

@@ -2,7 +2,8 @@
 
 Reads from stdin `{"kind": "merge", "job": {...}, "destination": FOLDER}` and writes to stdout
 `{"report": {...}, "threads": N}`, or `{"error": {"message", "param", "full"}}`, where `full` says
-whether the disk is full. What libraries print goes to stderr.
+whether the disk is full. What libraries print goes to stderr, as does the traceback of an error
+that no check foresees.
 """
 
 from __future__ import annotations
@@ -10,10 +11,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 from contextlib import redirect_stdout
 from pathlib import Path
-
-from safetensors import SafetensorError
 
 from adapters.disk import FULL
 from adapters.errors import StoreFullError
@@ -30,9 +30,12 @@ def run(text: str) -> dict[str, object]:
     except ComposerError as error:
         full = isinstance(error, StoreFullError)
         return {"error": {"message": error.message, "param": error.param, "full": full}}
-    except (OSError, SafetensorError) as error:  # safetensors wraps the system's errors as text
+    except Exception as error:  # of files that no check foresees; torch's have several lines
+        traceback.print_exc()
+        # safetensors wraps the system's errors as text.
         full = any(os.strerror(code) in str(error) for code in FULL)
-        return {"error": {"message": str(error), "param": None, "full": full}}
+        message = (str(error) or repr(error)).splitlines()[0]
+        return {"error": {"message": message, "param": None, "full": full}}
     return {"report": report.to_json(), "threads": bound_threads()}
 
 

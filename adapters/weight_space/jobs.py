@@ -92,10 +92,21 @@ def compute(job: Job, destination: Path, progress: Progress | None = None) -> Re
 def bound_threads() -> int:
     """Bound the threads of torch and its BLAS in this process, and return their number.
 
-    At most half of the cores: beside an engine that keeps all cores busy, threads that spin
-    while they wait for each other made a merge of one second take 82. A lower OMP_NUM_THREADS
-    holds.
+    At most half of the cores that this process may use: beside an engine that keeps all cores busy,
+    threads that spin while they wait for each other made a merge of one second take 82. A lower
+    OMP_NUM_THREADS holds.
     """
-    threads = min(torch.get_num_threads(), max(1, (os.cpu_count() or 1) // 2))
+    threads = min(torch.get_num_threads(), max(1, usable_cores() // 2))
     torch.set_num_threads(threads)
     return threads
+
+
+def usable_cores(quota_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Return the number of cores that this process may use: its affinity and its cgroup's quota."""
+    linux = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1
+    try:
+        quota, period = quota_file.read_text().split()
+    except OSError:  # cgroup v1, or none
+        return cores
+    return cores if quota == "max" else min(cores, max(1, int(quota) // int(period)))

@@ -65,8 +65,7 @@ def connect_as_administrator(
     if not key:
         raise typer.BadParameter(
             "this command needs a key that may publish: give --admin-key or set "
-            f"{ADMIN_KEY_VARIABLE} or {API_KEY_VARIABLE}",
-            param_hint="--admin-key",
+            f"{ADMIN_KEY_VARIABLE} or {API_KEY_VARIABLE}"
         )
     timeouts = Timeouts(read_s=timeout)
     return Client(_nearest(ctx, "base_url", base_url), api_key=key, timeouts=timeouts)

@@ -1,8 +1,9 @@
 """The command line `composer`.
 
-Exit codes: 0 success; 1 the request was refused (by the server: 4xx); 2 wrong command line, or a
-file that it names cannot be read; 3 the server cannot be reached; 4 the server failed (5xx, or a
-broken stream), or the disk; 130 interrupted.
+Exit codes: 0 success; 1 refused, by the server (4xx) or for what is in the files of work on this
+machine; 2 wrong command line, or a file to send cannot be read; 3 the server cannot be reached; 4
+the server failed (5xx, or a broken stream), or a disk, also for a result that cannot be written;
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Annotated
 
@@ -46,7 +46,9 @@ app = typer.Typer(cls=_Composer, help="Serve composed language models, and ask t
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"composer {version('composer-serve')}")
+        from composer.release import VERSION
+
+        print(f"composer {VERSION}")
         raise typer.Exit
 
 
@@ -88,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int | None = get_command(app).main(words, prog_name="composer", standalone_mode=False)
     except typer.TyperException as error:
-        message = error.format_message().rstrip(".")
+        message = error.format_message().removeprefix("Invalid value: ").rstrip(".")
         if (ctx := getattr(error, "ctx", None)) is not None:
             message += f"; see '{ctx.command_path} --help'"
         return _fail(error.exit_code, message)

@@ -34,7 +34,7 @@ from server.compose.incoming.request_fields import (
     without_composer_fields,
 )
 from server.compose.incoming.sagemaker import INVOCATIONS, read_invocation, redirect
-from server.compose.resolution import Resolution, observed
+from server.compose.resolution import Resolution, record_and_observe
 from server.compose.resolve import Resolver
 from server.compose.response.compare import Comparison, collect_response
 from server.compose.response.response_fields import ResponseFields
@@ -121,7 +121,7 @@ class CompositionMiddleware:
                 await self._forward(_VllmRequest(scope, data, kind, body, cache), receive, send)
             return
         with resolution.lease:
-            resolution = observed(kind, resolution, record_of(scope), self._forces_usage)
+            resolution = record_and_observe(kind, resolution, record_of(scope), self._forces_usage)
             check_expected(scope, composed=resolution.response_fields.composition is not None)
             with rows:
                 await self._answer_resolved(scope, receive, send, kind, body, resolution)
@@ -248,7 +248,7 @@ class _VllmRequest:
 
     def rendered_once(self) -> AbstractContextManager[None]:
         """Return a context in which vLLM uses the prompts that are rendered already."""
-        return nullcontext() if self.cache is None else self.cache.spent()
+        return nullcontext() if self.cache is None else self.cache.active_once()
 
 
 def _original(error: Exception) -> Exception:

@@ -38,7 +38,7 @@ class Resolution:
     render_cache: RenderCache | None = None
 
 
-def observed(
+def record_and_observe(
     kind: Kind | None, resolution: Resolution, record: RequestRecord, forces_usage: bool
 ) -> Resolution:
     """Record what a request composes, and return a resolution that records its tokens as well.

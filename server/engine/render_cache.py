@@ -39,7 +39,7 @@ class RenderCache:
             _active_cache.reset(token)
 
     @contextmanager
-    def spent(self) -> Iterator[None]:
+    def active_once(self) -> Iterator[None]:
         """As `active`; empty the cache at the end, because tasks may outlive the request."""
         try:
             with self.active():

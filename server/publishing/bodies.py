@@ -6,9 +6,10 @@ import json
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
-from adapters import MergeError, Policy, PolicyError, Profile, ProfileError
+from adapters import MergeError, Policy, Profile, ProfileError
 from adapters.store.profile import Description, Examples
 from adapters.weight_space.merge import MERGE_SCHEMA, MergeSpec
 from composer.errors import ComposerError
@@ -20,10 +21,8 @@ from server.publishing.weight_jobs import ExtractBody, PatchBody
 _Body = TypeVar("_Body", bound=BaseModel)
 
 _ERRORS: dict[str, type[ComposerError]] = {
-    "policy": PolicyError,
     "examples": ProfileError,
     "description": ProfileError,
-    "merge": MergeError,
     "extract": MergeError,
     "patch": MergeError,
 }
@@ -32,10 +31,21 @@ _ERRORS: dict[str, type[ComposerError]] = {
 _SOURCES = ("source", "merge", "extract", "patch")
 
 
+def _refuse_null(value: object) -> object:
+    if value is None:
+        raise ValueError("null is not a value of this field; leave the field out")
+    return value
+
+
+_REFUSE_NULL = BeforeValidator(_refuse_null)
+
+
 class UploadFields(Profile):
     """What may accompany the files of an adapter."""
 
-    policy: Policy | None = None
+    policy: Annotated[
+        Policy | None, PlainValidator(Policy.from_json, json_schema_input_type=Policy)
+    ] = None
     """Who may use the adapter; asks for the role `admin`. An alias keeps its policy without it."""
 
     @property
@@ -48,22 +58,18 @@ class Publication(UploadFields):
     """An adapter to publish, from a source or computed: give exactly one of 'source', 'merge',
     'extract' and 'patch'."""
 
-    source: str | None = None
+    source: Annotated[str | SkipJsonSchema[None], _REFUSE_NULL] = None
     """A folder or archive below --adapter-root, or a URL that --adapter-source allows."""
 
-    merge: (
-        Annotated[
-            MergeSpec,
-            PlainValidator(MergeSpec.from_json, json_schema_input_type=MERGE_SCHEMA),
-        ]
-        | None
-    ) = None
+    merge: Annotated[
+        MergeSpec | None, PlainValidator(MergeSpec.from_json, json_schema_input_type=MERGE_SCHEMA)
+    ] = None
     """Merge adapters that are served."""
 
-    extract: ExtractBody | None = None
+    extract: Annotated[ExtractBody | SkipJsonSchema[None], _REFUSE_NULL] = None
     """Extract an adapter from a full fine-tune."""
 
-    patch: PatchBody | None = None
+    patch: Annotated[PatchBody | SkipJsonSchema[None], _REFUSE_NULL] = None
     """Carry an adapter of an earlier version of the base model over to this one."""
 
     @model_validator(mode="after")
@@ -95,7 +101,7 @@ class LoadAdapter(BaseModel):
     lora_path: Annotated[str, Field(min_length=1)]
     """The source, as that of a publication."""
 
-    load_inplace: bool = False
+    load_inplace: bool | None = False
     """Whether to replace an adapter of this name."""
 
     examples: Examples = None

@@ -45,7 +45,7 @@ Fetch = Callable[[Path], Mapping[str, object]]
 
 _FOLLOW_S = 0.5
 """Interval at which a server looks for changes by other servers."""
-_OUT_OF_TOUCH_S = 10.0
+_STALE_AFTER_S = 10.0
 """How long the store may be unreadable before the server reports that it is not ready."""
 
 
@@ -166,7 +166,7 @@ class AdapterService:
     def store_problem(self) -> str | None:
         """Return why aliases may be out of date; None while the store can be read."""
         behind_s = time.monotonic() - self._followed_s
-        if behind_s < _OUT_OF_TOUCH_S:
+        if behind_s < _STALE_AFTER_S:
             return None
         return f"the adapter store could not be read for {behind_s:.0f} s"
 

@@ -8,7 +8,9 @@ adapter.
 from __future__ import annotations
 
 import json
+import logging
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -32,6 +34,8 @@ from adapters.weight_space.merge import MergeSpec
 from composer.errors import EngineFault, quoted
 from composer.fields import Fields, Number
 from server.publishing.publisher import Fetch
+
+logger = logging.getLogger(__name__)
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -91,8 +95,10 @@ class WeightSpace:
 
         def patched(destination: Path) -> Mapping[str, object]:
             with tempfile.TemporaryDirectory(dir=destination) as scratch:
-                origin = fetch(body.source, Path(scratch), self._rules)
-                job = {"adapter": scratch, "to": str(self._base), "scale": body.scale}
+                adapter = Path(scratch, "source")  # errors of the job name the adapter so
+                adapter.mkdir()
+                origin = fetch(body.source, adapter, self._rules)
+                job = {"adapter": str(adapter), "to": str(self._base), "scale": body.scale}
                 report = run_job("patch", job, destination)
             patch = body.model_dump(exclude_unset=True)
             return {"patch": patch, "of": origin, "report": report}
@@ -136,10 +142,13 @@ def run_job(kind: str, job: Mapping[str, Any], destination: Path) -> object:
             text=True,
             check=False,
         )
-        if done.returncode:
+        if done.stderr:
+            logger.warning("The process that computes adapters wrote:\n%s", done.stderr.rstrip())
+        if (status := done.returncode) != 0:
+            end = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
             raise EngineFault(
-                f"the process that computes adapters ended with status {done.returncode}: "
-                f"{done.stderr.strip()[-500:] or 'it was killed, perhaps for want of memory'}"
+                f"the process that computes adapters ended with {end}. Its log is the server's; "
+                "SIGKILL is mostly for want of memory."
             )
         answer = json.loads(done.stdout)
         if (error := answer.get("error")) is not None:

@@ -102,7 +102,7 @@ def make_admin(
     admin = FastAPI(title="Adapters", openapi_url=None, docs_url=None)
     admin.add_exception_handler(ComposerError, answer_error)
     admin.add_exception_handler(OSError, answer_error)
-    admin.add_exception_handler(ClientDisconnect, _answer_nobody)
+    admin.add_exception_handler(ClientDisconnect, _answer_disconnected)
     admin.add_exception_handler(404, _answer_missing)
     admin.add_exception_handler(405, _answer_missing)
     admin.add_exception_handler(400, _answer_unread)
@@ -247,7 +247,7 @@ def _is_admin(scope: Scope) -> bool:
     return path == PREFIX or path.startswith(PREFIX + "/") or path in _VLLM_ROUTES
 
 
-async def _answer_nobody(_: Request, __: Exception) -> Response:
+async def _answer_disconnected(_: Request, __: Exception) -> Response:
     """Answer a client that has disconnected during its upload; nobody reads the answer."""
     return Response(status_code=400)
 

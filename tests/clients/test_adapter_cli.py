@@ -217,6 +217,7 @@ def test_the_key_comes_from_the_option_or_the_environment(
     monkeypatch.delenv("COMPOSER_API_KEY")
     code, out, err = composer("adapters", "show", "polite")
     assert (code, out) == (2, "")
+    assert err.startswith("composer: this command needs a key")
     assert "COMPOSER_ADMIN_KEY" in err
 
 

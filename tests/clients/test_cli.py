@@ -6,14 +6,17 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Mapping
-from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
 from clients.cli.tables import print_table
 from tests.clients.conftest import Composer
 from tests.clients.loopback import WORDS
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_chat_with_a_recipe(composer: Composer) -> None:
@@ -202,7 +205,8 @@ def test_recipes_and_routers(composer: Composer) -> None:
 
 
 def test_version(composer: Composer) -> None:
-    assert composer("--version") == (0, f"composer {version('composer-serve')}\n", "")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert composer("--version") == (0, f"composer {project['version']}\n", "")
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ class ExtractSpec(Fields):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of the adapter's tensors."""
 
-    seed: Annotated[int, Field(strict=True)] = 0
+    seed: Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)] = 0
     """Seed of the randomized decomposition of large modules."""
 
     base_model: str | None = None

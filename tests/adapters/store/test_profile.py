@@ -45,8 +45,9 @@ def test_as_much_as_there_is_room_for() -> None:
     texts = ["ä" * (MAX_PROFILE_BYTES // 4)] * 2
     assert Profile.from_json({"examples": texts}).examples == tuple(texts)
     assert len(Profile.from_json({"examples": ["x"] * MAX_EXAMPLES}).texts) == MAX_EXAMPLES
-    with pytest.raises(ProfileError, match=f"{MAX_PROFILE_BYTES + 1} bytes"):
+    with pytest.raises(ProfileError, match=f"{MAX_PROFILE_BYTES + 1} bytes") as caught:
         Profile.from_json({"examples": texts, "description": "x"})
+    assert caught.value.param == "examples"
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ def test_as_much_as_there_is_room_for() -> None:
             {"examples": ["x"] * (MAX_EXAMPLES + 1)},
             f"list of {MAX_EXAMPLES + 1}; it should have at most {MAX_EXAMPLES} items",
         ),
-        ({"description": ["one"]}, "description: a list is not a text"),
+        ({"description": ["one"]}, "description: it is a list of 1; give a text"),
     ],
 )
 def test_what_is_no_profile(value: object, message: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from adapters.errors import MergeError
 from adapters.inspection.inspect import inspect
-from adapters.weight_space.jobs import ExtractJob, compute, read_job
+from adapters.weight_space.jobs import ExtractJob, compute, read_job, usable_cores
 from tests.adapters.weight_space.merge.samples import distance, products, write
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -66,6 +66,22 @@ def test_the_threads_of_the_process_are_bounded(tmp_path: Path) -> None:
     assert run(request, OMP_NUM_THREADS="1")["threads"] == 1
     # Without the bound torch takes all cores that it is told of.
     assert run(request, OMP_NUM_THREADS=str(2 * cores))["threads"] <= max(1, cores // 2)
+
+
+def test_the_cores_that_a_process_may_use(tmp_path: Path) -> None:
+    before = os.sched_getaffinity(0)
+    none, quota = tmp_path / "none", tmp_path / "cpu.max"
+    assert usable_cores(none) == len(before)
+    quota.write_text("max 100000\n")
+    assert usable_cores(quota) == len(before)
+    for text in ("100000 100000\n", "50000 100000\n", "199999 100000\n"):
+        quota.write_text(text)
+        assert usable_cores(quota) == 1
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert usable_cores(none) == 1
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def test_refusals_come_back_as_json(tmp_path: Path) -> None:

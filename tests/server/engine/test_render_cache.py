@@ -82,7 +82,7 @@ def test_equal_calls_render_once_also_in_tasks(renderer: Counted) -> None:
         with cache.active():
             first = await renderer.texts("ab", "c")
             first[0]["cache_salt"] = "of one caller"
-        with cache.spent():
+        with cache.active_once():
             second = await asyncio.create_task(renderer.texts("ab", "c"))
         return first, second, await renderer.texts("ab", "c")
 
@@ -142,7 +142,7 @@ def test_iterators_are_not_cached(renderer: Counted) -> None:
 def test_a_spent_cache_is_empty_and_requests_share_none(renderer: Counted) -> None:
     async def request(text: str) -> None:
         cache = RenderCache()
-        for context in (cache.active(), cache.spent(), cache.active()):
+        for context in (cache.active(), cache.active_once(), cache.active()):
             with context:
                 await renderer.texts(text)
 

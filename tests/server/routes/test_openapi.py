@@ -26,7 +26,7 @@ from schemathesis.specs.openapi.checks import (
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 from transformers import AutoModelForCausalLM
 
-from server.api_document import VERSION
+from composer.release import VERSION
 from server.compose.incoming.sagemaker import INVOCATIONS
 from server.engine.port import Kind
 from server.http.store_position import HEADER

@@ -35,6 +35,8 @@ def test_round_trip() -> None:
         ({"rank": 2, "bits": "8,3,2"}, "extract.bits", ["not a field", "energy, rank, max_rank"]),
         ({"rank": 2, "dtype": "int8"}, "extract.dtype", ["'int8'", "'bfloat16'"]),
         ({"rank": 2, "sead": 1}, "extract.sead", ["not a field", "did you mean 'seed'?"]),
+        ({"rank": 2, "seed": -1}, "extract.seed", ["is -1", "greater than or equal to 0"]),
+        ({"rank": 2, "seed": 2**63}, "extract.seed", [str(2**63), "less than or equal to"]),
         ([], "extract", ["a list of 0"]),
     ],
 )
