@@ -20,7 +20,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from composer.mixtures.specs import PROMPT_TEMPERATURE
+from composer.mixtures.specs import PROMPT_TEMPERATURE, normalized
 
 _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"  # kana and Han: each character is a word
 _TERM = re.compile(rf"\d+|[{_UNSPACED}]|[^\W\d_{_UNSPACED}]+|[^\w\s]|_")
@@ -81,9 +81,7 @@ class PromptSimilarity:
         distances = dict(zip(self._names, self._distances(text).tolist(), strict=True))
         chosen = {name: distances[name] for name in (self._names if names is None else names)}
         nearest = min(chosen.values())
-        weights = {n: math.exp((nearest - d) / temperature) for n, d in chosen.items()}
-        total = math.fsum(weights.values())
-        return {name: weight / total for name, weight in weights.items()}
+        return normalized({n: math.exp((nearest - d) / temperature) for n, d in chosen.items()})
 
     def _distances(self, text: str) -> npt.NDArray[np.float64]:
         """Return `[experts]` float64: squared distances of a text from the centres, all 0 if no

@@ -1,4 +1,4 @@
-"""`python -m composer.recipes`: the README's table of recipes."""
+"""`python -m composer.recipes`: the table of recipes in docs/choosing-a-method.md."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ from composer.reference.oracle import (
     OracleRow,
     aligned,
     filter_mask,
+    greedy_answer,
     greedy_mismatches,
     mask_tokens,
 )
@@ -154,7 +155,4 @@ def mixed_greedy(
     stop: int | None = None,
 ) -> list[int]:
     """Return the greedy answer, by one full forward pass per token and expert."""
-    answer: list[int] = []
-    while len(answer) < max_tokens and (not answer or answer[-1] != stop):
-        answer.append(int(mixed(oracle, rows, mixture, answer)[0][-1].argmax()))
-    return answer
+    return greedy_answer(lambda a: mixed(oracle, rows, mixture, a)[0], max_tokens, stop)

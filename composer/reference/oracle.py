@@ -144,10 +144,7 @@ class Oracle:
         stop: int | None = None,
     ) -> list[int]:
         """Return the greedy answer, by one full forward pass per token and member."""
-        answer: list[int] = []
-        while len(answer) < max_tokens and (not answer or answer[-1] != stop):
-            answer.append(int(self.composed(rows, filters, answer)[-1].argmax()))
-        return answer
+        return greedy_answer(lambda a: self.composed(rows, filters, a), max_tokens, stop)
 
 
 class Stream:
@@ -170,6 +167,17 @@ class Stream:
             output_hidden_states=True,
         )
         return out.logits[0].float(), out.hidden_states[-1][0].float()
+
+
+def greedy_answer(
+    logits: Callable[[list[int]], torch.Tensor], max_tokens: int, stop: int | None = None
+) -> list[int]:
+    """Return the greedy answer to `logits`, which maps an answer of T tokens to `[T + 1, V]`: the
+    logits before and after each of them. End after the token `stop`."""
+    answer: list[int] = []
+    while len(answer) < max_tokens and (not answer or answer[-1] != stop):
+        answer.append(int(logits(answer)[-1].argmax()))
+    return answer
 
 
 def greedy_mismatches(z: torch.Tensor, answer: Sequence[int]) -> list[Mismatch]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from composer.reference.oracle import Mismatch, Oracle, greedy_mismatches
+from composer.reference.oracle import Mismatch, Oracle, greedy_answer, greedy_mismatches
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,12 +171,12 @@ def triggered_greedy(
     start: int = 0,
 ) -> list[int]:
     """Return the greedy answer with triggers, computed from the beginning for each token."""
-    answer: list[int] = []
-    while len(answer) < max_tokens:
+
+    def logits(answer: list[int]) -> torch.Tensor:
         choices = trigger_choices(len(candidates), triggers, prompt, answer, start)
-        adapters = [candidates[choice] for choice in choices]
-        answer.append(int(oracle.switched(prompt, answer, adapters)[0][-1].argmax()))
-    return answer
+        return oracle.switched(prompt, answer, [candidates[choice] for choice in choices])[0]
+
+    return greedy_answer(logits, max_tokens)
 
 
 def gated_greedy(
@@ -188,9 +188,6 @@ def gated_greedy(
     start: int = 0,
 ) -> list[int]:
     """Return the greedy answer whose candidates a gate chooses."""
-    answer: list[int] = []
-    while len(answer) < max_tokens:
-        answer.append(
-            int(gated(oracle, prompt, answer, candidates, gate, start).logits[-1].argmax())
-        )
-    return answer
+    return greedy_answer(
+        lambda a: gated(oracle, prompt, a, candidates, gate, start).logits, max_tokens
+    )

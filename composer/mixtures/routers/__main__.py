@@ -1,4 +1,4 @@
-"""`python -m composer.mixtures.routers`: the README's table of routers."""
+"""`python -m composer.mixtures.routers`: the table of routers in docs/routing.md."""
 
 from __future__ import annotations
 
