@@ -15,7 +15,7 @@ from composer.recipes import RECIPES
 from server import server_options
 from server.auth.access_control import ALLOWED, KEYLESS
 from server.auth.keys import Role
-from server.compose.incoming.bounds_table import bounds_table
+from tests.support.bounds_table import bounds_table
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = (

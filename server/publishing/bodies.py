@@ -40,8 +40,15 @@ def _refuse_null(value: object) -> object:
 _REFUSE_NULL = BeforeValidator(_refuse_null)
 
 
+def _drop_null_defaults(schema: dict[str, Any]) -> None:
+    for name in ("policy", *_SOURCES):
+        schema["properties"].get(name, {}).pop("default", None)
+
+
 class UploadFields(Profile):
     """What may accompany the files of an adapter."""
+
+    model_config = ConfigDict(json_schema_extra=_drop_null_defaults)
 
     policy: Annotated[
         Policy | None, PlainValidator(Policy.from_json, json_schema_input_type=Policy)

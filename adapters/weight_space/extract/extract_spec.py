@@ -6,9 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from adapters.errors import MergeError
 from composer.fields import Fields, Flag
-from composer.validation import validate
 
 MAX_RANK = 512
 """Largest rank that vLLM serves (`MaxLoRARanks` in vllm/config/lora.py)."""
@@ -46,8 +44,3 @@ class ExtractSpec(Fields):
         if (self.energy is None) == (self.rank is None):
             raise ValueError("give either 'energy' or 'rank'")
         return self
-
-    @classmethod
-    def from_json(cls, value: object) -> ExtractSpec:
-        """Read a JSON object. Raises `MergeError`."""
-        return validate(cls, value, "extract", MergeError)

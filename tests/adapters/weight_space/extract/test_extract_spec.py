@@ -8,6 +8,7 @@ import pytest
 
 from adapters.errors import MergeError
 from adapters.weight_space.extract import ExtractSpec
+from composer.validation import validate
 
 
 def test_round_trip() -> None:
@@ -16,7 +17,8 @@ def test_round_trip() -> None:
         ExtractSpec(energy=0.95, max_rank=64, ignore_other_changes=True, dtype="bfloat16"),
         ExtractSpec(rank=4, seed=7, base_model="a/b"),
     ):
-        assert ExtractSpec.from_json(spec.model_dump(mode="json")) == spec
+        value = spec.model_dump(mode="json")
+        assert validate(ExtractSpec, value, "extract", MergeError) == spec
 
 
 @pytest.mark.parametrize(
@@ -42,7 +44,7 @@ def test_round_trip() -> None:
 )
 def test_refusals_name_the_value_and_the_remedy(value: Any, param: str, words: list[str]) -> None:
     with pytest.raises(MergeError) as caught:
-        ExtractSpec.from_json(value)
+        validate(ExtractSpec, value, "extract", MergeError)
     assert caught.value.param == param
     for word in (param, *words):
         assert word in caught.value.message

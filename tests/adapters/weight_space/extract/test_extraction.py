@@ -148,7 +148,7 @@ def test_the_same_seed_the_same_adapter(tmp_path: Path, small: FineTune) -> None
 def test_errors_are_those_of_the_numbers_stored(
     tmp_path: Path, small: FineTune, dtype: str
 ) -> None:
-    spec = ExtractSpec.from_json({"rank": 24, "dtype": dtype})
+    spec = ExtractSpec.model_validate({"rank": 24, "dtype": dtype})
     report = extract(spec, small.base, small.tuned, tmp_path / "out")
     error = distance(products(tmp_path / "out"), deltas(small.base, small.tuned))
     assert report.error == pytest.approx(error, rel=1e-3)

@@ -1,4 +1,4 @@
-"""The table of request bounds in docs/operating.md."""
+"""The table of request bounds in docs/operating.md, from the constants of the server."""
 
 from __future__ import annotations
 
