@@ -44,7 +44,7 @@ def test_proxy_tuning_brings_the_base_towards_the_ceiling(exam: Exam) -> None:
     assert mean(gap.proxy) > mean(gap.expert)
     assert 0.5 < mean(proxy_tuning.mean_closed(gaps)) < 1.5
     by_alpha = {alpha: [0.5] * len(CASES) for alpha in proxy_tuning.ALPHAS}
-    report = proxy_tuning.report(proxy_tuning.Found(gaps, gaps, {chat: gap.proxy}, by_alpha))
+    report = proxy_tuning.report(proxy_tuning.Results(gaps, gaps, {chat: gap.proxy}, by_alpha))
     assert "| `base + (small:school.chat - small:school)` | chat |" in report.text
     check(report)
 
@@ -75,7 +75,7 @@ def test_up_scaling_knows_and_behaves(exam: Exam, monkeypatch: pytest.MonkeyPatc
     assert mean(up.helpfulness) > 0.8
     traded = eft.trade(exam, FEW)
     assert mean(traded["polite"][1.0]) > mean(traded["polite"][0.0])
-    whole = eft.Found({tune.name: found for tune in eft.TUNES}, traded)
+    whole = eft.Results({tune.name: found for tune in eft.TUNES}, traded)
     assert 0 <= whole.shortfall("manners") < 0.3
     check(eft.report(whole))
 
