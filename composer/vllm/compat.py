@@ -167,6 +167,14 @@ class AsyncModelRunnerOutput:
 class OutputProcessor:
     lora_states
 """,
+    "v1/metrics/loggers.py": """
+# The server keeps only the latest series of vllm:lora_requests_info, whose labels are the names of
+# all adapters that run and wait. (server/engine/vllm/lora_gauge.py)
+class StatLoggerManager:
+    stat_loggers
+class PrometheusStatLogger:
+    gauge_lora_info
+""",
     "renderers/base.py": """
 # The server wraps both: they look into the cache of the request first, so that vLLM's route does
 # not render again what the front end has rendered. (server/engine/render_cache.py)

@@ -42,6 +42,7 @@ from composer.vllm.options import engine_options
 from composer.vllm.progress import stage
 from server.engine.http_protocol import BoundedHttpProtocol
 from server.engine.port import Capacity
+from server.engine.vllm.lora_gauge import bound_lora_gauge
 from server.engine.vllm.vllm_engine import VllmEngine
 from server.engine.vllm_args import (
     Needs,
@@ -133,6 +134,7 @@ async def _serve(
             await init_app_state(client, app.state, args, tasks)
             # vLLM's front end would report the engine's names of adapters, without companions.
             client.output_processor.lora_states = LoRARequestStates(log_stats=False)
+            bound_lora_gauge(client)
             names = tuple(args.served_model_name)
             engine = VllmEngine(app, client, names, await _capacities(client))
             server = _http_server(await assemble(engine), args)
