@@ -99,6 +99,14 @@ def seconds(text: str) -> float:
     return value
 
 
+def port_number(text: str) -> int:
+    """Parse a TCP port; 0 stands for any free one."""
+    value = int(text)
+    if not 0 <= value <= 65535:
+        raise argparse.ArgumentTypeError(f"{value} is not from 0 to 65535")
+    return value
+
+
 def positive_integer(text: str) -> int:
     """Parse a whole number of at least 1."""
     value = int(text)

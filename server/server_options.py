@@ -13,6 +13,7 @@ from server.auth.access_control import MetricsAccess
 from server.option_values import (
     auxiliary_model,
     default_router,
+    port_number,
     positive_integer,
     positive_number,
     seconds,
@@ -167,7 +168,7 @@ def option_parser() -> argparse.ArgumentParser:
         "than a billion parameters, otherwise 4096)",
     )
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    add("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
+    add("--port", type=port_number, default=8000, help="port to listen on (default: %(default)s)")
     add(
         "--max-compositions-per-key",
         type=positive_integer,

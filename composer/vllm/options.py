@@ -18,10 +18,20 @@ PATIENCE_KEY = "composer_gang_patience_s"
 DEFAULT_GANG_PATIENCE_S = 3.0
 """How long requests that fit may pass a waiting gang, counted from when it first did not fit."""
 
+_V2_RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
+
 
 def prepare_environment() -> None:
-    """Select the model runner that composition supports. Call this before vLLM is imported."""
-    os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
+    """Select the model runner that composition supports. Call this before vLLM is imported.
+
+    Raises:
+        ValueError: the environment selects the other one.
+    """
+    if os.environ.setdefault(_V2_RUNNER, "0") not in ("", "0"):
+        raise ValueError(
+            f"{_V2_RUNNER} is set to {os.environ[_V2_RUNNER]}: composition needs vLLM's V1 model "
+            "runner. Unset the variable."
+        )
 
 
 def engine_options(

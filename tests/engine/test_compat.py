@@ -21,6 +21,7 @@ from composer.reference.oracle import Oracle
 from composer.vllm.compat import SEAMS, SUPPORTED, check_engine
 from composer.vllm.execute.v1_view import CompositionProcessor
 from composer.vllm.execute.worker import ComposerWorker
+from composer.vllm.options import prepare_environment
 from composer.vllm.schedule.gang_scheduler import SyncGangScheduler
 from composer.vllm.schedule.kv_pools import RoutedKVCache
 from composer.vllm.workarounds.cpu_lora import AdapterwisePunica
@@ -176,6 +177,14 @@ def test_settings_that_break_gangs_are_refused_at_start(
     config = EngineArgs(model=str(zoo_base), **options).create_engine_config()
     with pytest.raises(ValueError, match=message):
         check_engine(config)
+
+
+def test_the_other_model_runner_is_refused_before_anything_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "1")
+    with pytest.raises(ValueError, match=r"VLLM_USE_V2_MODEL_RUNNER is set to 1.*Unset"):
+        prepare_environment()
 
 
 def test_a_row_of_the_engine_is_a_request_of_vllm(roomy: WatchedEngine) -> None:

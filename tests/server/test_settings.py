@@ -100,6 +100,7 @@ def test_ours_are_read_and_the_rest_is_left_to_vllm() -> None:
         ["--model", "m", "--gang-patience", "-1"],
         ["--model", "m", "--gang-patience", "inf"],
         ["--model", "m", "--port", "http"],
+        ["--model", "m", "--port", "65536"],
         ["--model", "m", "--admin-key-file", "/nowhere"],
         ["--model", "m", "--max-adapter-mib", "0"],
     ],
