@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import shutil
 import subprocess
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -104,7 +105,12 @@ def render(records: Iterable[Record]) -> str:
 
 
 def _commit() -> str:
-    """Return the current commit, with `-dirty` if files other than the records were changed."""
+    """Return the current commit, with `-dirty` if files other than the records were changed.
+
+    "not recorded" without git, and outside a repository.
+    """
+    if shutil.which("git") is None or not (FOLDER.parent / ".git").exists():
+        return "not recorded"
     git = ("git", "-C", str(FOLDER))
     commit = subprocess.check_output([*git, "rev-parse", "--short", "HEAD"], text=True).strip()
     others = (":/", ":(exclude)results/claims.jsonl", ":(exclude)RESULTS.md")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import re
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -116,7 +117,9 @@ def test_a_record_names_the_machine_and_the_commit(
     failed, passed = results.read(results.RECORDS)
     assert (failed.holds, passed.holds) == (False, True)
     assert passed.machine.cores >= 1
-    assert re.fullmatch(r"[0-9a-f]{7,}(-dirty)?", passed.commit)
+    in_repository = shutil.which("git") and (ROOT / ".git").exists()
+    commit = r"[0-9a-f]{7,}(-dirty)?" if in_repository else "not recorded"
+    assert re.fullmatch(commit, passed.commit)
     shown = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
     assert f"| `{CLAIMS[0].name}` | 0 | <= 0 | yes | {passed.date} |" in shown
     assert str(passed.machine) in shown
