@@ -135,7 +135,7 @@ class CompletionAlone(Wire):
 
     @property
     def text(self) -> str:
-        """Return the text of the first choice, empty if there is none."""
+        """Return the text of the first choice; empty without choices."""
         return self.choices[0].text if self.choices else ""
 
 

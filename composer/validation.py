@@ -128,8 +128,8 @@ def _message(where: str, details: Sequence[ErrorDetails], shows_values: bool) ->
         case "value_error":
             return f"{where}: {first['ctx']['error']}"
         case _:
-            wanted = dict.fromkeys(
+            expected = dict.fromkeys(
                 _WORDS.get(detail["type"]) or _WORDING.sub("", detail["msg"]) for detail in details
             )
             subject = f"{where} is {shown(first['input'])}; it" if shows_values else where
-            return f"{subject} should {' or '.join(wanted)}"
+            return f"{subject} should {' or '.join(expected)}"

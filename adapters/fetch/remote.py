@@ -166,7 +166,7 @@ def remote_errors(source: str) -> Iterator[None]:
 
 
 def _status(error: Exception) -> int:
-    """Return the HTTP status in an exception of aiohttp or the hub's client; 0 if there is none."""
+    """Return the HTTP status of an error of aiohttp or the hub's client; 0 if it has none."""
     response = getattr(error, "response", None)
     for owner, name in ((error, "status"), (response, "status_code")):
         status = getattr(owner, name, None)

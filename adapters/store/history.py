@@ -43,9 +43,9 @@ def check_expected(
     if expected is None or expected == number:
         return
     present = f"at version {number}" if number else "not there"
-    wanted = f"at version {expected}" if expected else "to be new"
+    requirement = f"at version {expected}" if expected else "to be new"
     raise VersionConflictError(
-        f"{what} is {present}, but was expected {wanted}. Read it again, and decide anew."
+        f"{what} is {present}, but was expected {requirement}. Read it again, and decide anew."
     )
 
 

@@ -20,7 +20,7 @@ EXACT_SIZE = 512
 """Matrices whose smaller side is at most this are decomposed exactly."""
 
 OVERSAMPLING = 16
-"""Directions searched beyond the wanted rank (Halko et al. 2011, section 4.2: 5 or 10 suffice if
+"""Directions searched beyond the target rank (Halko et al. 2011, section 4.2: 5 or 10 suffice if
 singular values decay fast; those of weight deltas decay slowly)."""
 
 TOLERANCE = 1e-5
@@ -89,7 +89,7 @@ def truncate_dense(
     Exact if the smaller side is at most `EXACT_SIZE` or less than twice the searched rank; else
     randomized subspace iteration: Halko, Martinsson and Tropp 2011, "Finding Structure with
     Randomness", algorithm 4.4, which ends when a round adds less than `TOLERANCE` of the energy
-    instead of after a fixed number of rounds. For a wanted energy, the searched rank doubles until
+    instead of after a fixed number of rounds. For a given energy, the target rank doubles until
     the subspace holds it. The result is the exact projection onto the subspace, so its energy is
     correct to 1e-6; only the optimality of the subspace is approximate. Equal seeds give equal
     results.
@@ -119,23 +119,23 @@ class _Search:
         """Return None if an exact decomposition is not more expensive."""
         full, width = min(self.matrix.shape), self.matrix.shape[1]
         max_rank = min(rank or full, full)
-        wanted = max_rank if energy is None else min(max_rank, _FIRST_RANK)
+        target_rank = max_rank if energy is None else min(max_rank, _FIRST_RANK)
         generator = torch.Generator().manual_seed(seed)
         right = torch.zeros(width, 0)
-        while (size := wanted + OVERSAMPLING) <= full // 2:
+        while (size := target_rank + OVERSAMPLING) <= full // 2:
             # A larger search starts from the directions of the smaller one.
             fresh = torch.randn(width, size - right.shape[1], generator=generator)
-            left, right = self.iterate(torch.cat([right, fresh], 1), wanted)
+            left, right = self.iterate(torch.cat([right, fresh], 1), target_rank)
             energies, vectors = _decompose(right)
             # In float32 the last millionth cannot be told from rounding.
             enough = ((energy or 1.0) - _FLOAT32_ENERGY) * self.total
-            if wanted == max_rank or float(energies[:wanted].sum()) >= enough:
-                r = _cut(energies[:wanted], self.total, rank, energy)
+            if target_rank == max_rank or float(energies[:target_rank].sum()) >= enough:
+                r = _cut(energies[:target_rank], self.total, rank, energy)
                 return self.factors(left, right, energies[:r], vectors[:, :r])
-            wanted = min(2 * wanted, max_rank)
+            target_rank = min(2 * target_rank, max_rank)
         return None
 
-    def iterate(self, right: Tensor, wanted: int) -> tuple[Tensor, Tensor]:
+    def iterate(self, right: Tensor, target_rank: int) -> tuple[Tensor, Tensor]:
         """Turn the subspace of `right` [in, k] towards the leading singular vectors.
 
         Return left [out, k], an orthonormal basis, and right = matrix.T @ left [in, k].
@@ -144,7 +144,7 @@ class _Search:
         for _ in range(_ROUNDS):
             left = torch.linalg.qr(self.matrix @ right).Q
             right = self.matrix.T @ left
-            energy = float(_decompose(right)[0][:wanted].sum())
+            energy = float(_decompose(right)[0][:target_rank].sum())
             if energy - before <= TOLERANCE * self.total:
                 break
             before = energy

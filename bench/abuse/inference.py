@@ -220,12 +220,12 @@ def constraints() -> Iterator[Attack]:
         "no choice": {"choice": []},
         "a regex of repeats": {"regex": "((a{1,1000}){1,1000}){1,1000}"},
         "a regex of 300 kB": {"regex": "(ab|cd)?" * 40_000},
-        "a regex that is none": {"regex": "((("},
+        "an invalid regex": {"regex": "((("},
         "a grammar of 500 kB": {"grammar": "root ::= " + " | ".join(['"ab"'] * 100_000)},
         "a grammar that is left recursive": {"grammar": "root ::= root root"},
-        "a grammar that is none": {"grammar": "nothing"},
+        "an invalid grammar": {"grammar": "nothing"},
         "two constraints": {"regex": "a", "choice": ["a"]},
-        "a structural tag that is none": {"structural_tag": "{"},
+        "an invalid structural tag": {"structural_tag": "{"},
     }.items():
         yield Attack(f"constraint: {name}", COMPLETIONS, completion(structured_outputs=options))
 

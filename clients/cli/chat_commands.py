@@ -80,7 +80,7 @@ def chat(
         ),
     ] = None,
 ) -> None:
-    """Ask one question, or hold a conversation if there is none."""
+    """Ask the question that is given, or hold a conversation without one."""
     from clients import calls
 
     at_most_one({"--stream": stream, "--compare": compare})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+
+from bench.machine.server import free_port, stop
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 READY_S = 600
@@ -78,9 +79,7 @@ def serving(
 
     `module` is what `python -m` runs.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", module, "--port", str(port), *arguments]
     with log.open("wb") as out:
         process = subprocess.Popen(
@@ -92,12 +91,7 @@ def serving(
             _await_health(server, process)
             yield server
     finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        stop(process)
 
 
 def refused(*arguments: str, environment: Mapping[str, str] | None = None) -> str:

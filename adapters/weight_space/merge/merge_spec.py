@@ -80,9 +80,9 @@ def _check_members(method: Method, members: Sequence[MergeMember]) -> None:
             )
     count = sum(member.weight != 0 for member in members)
     if count < method.least or (method.most is not None and count > method.most):
-        wanted = f"{'exactly' if method.least == method.most else 'at least'} {method.least}"
+        allowed = f"{'exactly' if method.least == method.most else 'at least'} {method.least}"
         raise MergeError(
             f"merge.adapters has {count} adapters with a weight other than 0; '{method.name}' "
-            f"merges {wanted}.",
+            f"merges {allowed}.",
             param="merge.adapters",
         )

@@ -3,7 +3,7 @@
     d = sum_k w_k s_k B_k A_k = [w_1 s_1 B_1, w_2 s_2 B_2, ...] @ [A_1; A_2; ...]
 
 The right-hand side is an adapter already, whose rank is the sum of the ranks: that is `sum`, called
-"cat" in PEFT. `svd` truncates it to the wanted rank, which is the best approximation of that rank
+"cat" in PEFT. `svd` truncates it to the given rank, which is the best approximation of that rank
 (Eckart and Young 1936), computed from the factors without a dense delta. PEFT's "linear" sums A and
 B separately, which adds cross terms B_1 A_2; no method here does that.
 """

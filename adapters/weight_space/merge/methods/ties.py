@@ -14,7 +14,7 @@ a count rounded to the nearest (the authors' code keeps one more), and equal mag
 together.
 
 The result is dense and nowhere near a low rank; the adapter holds its best approximation of the
-rank wanted, and the report says how much of its energy that is.
+rank given, and the report says how much of its energy that is.
 """
 
 from __future__ import annotations

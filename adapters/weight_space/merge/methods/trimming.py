@@ -27,14 +27,14 @@ def thresholds(inputs: Inputs, blocks: Blocks, density: float, step: Step) -> li
     """
     if density == 1:
         return [0.0] * len(inputs)
-    wanted = [max(1, round(density * inputs.size(k))) for k in range(len(inputs))]
+    kept = [max(1, round(density * inputs.size(k))) for k in range(len(inputs))]
     counts = torch.zeros(len(inputs), _HIGH, dtype=torch.int64)
     for module in inputs.modules:
         for _, values in blocks(module):
             for k, value in values.items():
                 counts[k] += torch.bincount(_bits(value) >> 16, minlength=_HIGH)
         step(module)
-    upper = [_place(counts[k], wanted[k]) for k in range(len(inputs))]
+    upper = [_place(counts[k], kept[k]) for k in range(len(inputs))]
     counts = torch.zeros(len(inputs), _LOW, dtype=torch.int64)
     for module in inputs.modules:
         for _, values in blocks(module):
@@ -58,8 +58,11 @@ def _bits(value: Tensor) -> Tensor:
     return value.abs().flatten().view(torch.int32)
 
 
-def _place(counts: Tensor, wanted: int) -> tuple[int, int]:
-    """Return the largest digit that `wanted` values reach, and how many are wanted within it."""
+def _place(counts: Tensor, rank: int) -> tuple[int, int]:
+    """Return the digit of the `rank`-th largest value, and the rank of the value within it.
+
+    counts: `[D]` int64, the number of values with each digit.
+    """
     reaching = counts.flip(0).cumsum(0).flip(0)  # values with this digit or a larger one
-    digit = int((reaching >= wanted).nonzero().max())
-    return digit, wanted - int(reaching[digit] - counts[digit])
+    digit = int((reaching >= rank).nonzero().max())
+    return digit, rank - int(reaching[digit] - counts[digit])
