@@ -27,6 +27,7 @@ from server.logs import choose_levels, configure_logging, end_quiet_start
 from server.settings import Settings
 from server.startup.auxiliary_models import find_auxiliaries
 from server.startup.base_model import find_folder
+from server.startup.model_folder import check_model, lacks_chat_template
 from server.startup.seed_store import publish_seeds, read_examples
 
 logger = logging.getLogger("server")
@@ -87,6 +88,12 @@ def _serve(settings: Settings, lifecycle: Lifecycle) -> None:
     start = time.monotonic()
     logger.info("looking at the base model %s", settings.model)
     folder = find_folder(settings.model, settings.vllm_flags)
+    check_model(folder, settings.vllm_flags)
+    if lacks_chat_template(folder, settings.vllm_flags):
+        logger.warning(
+            "the model has no chat template: chat completions are refused, completions are not; "
+            "give one with --chat-template FILE"
+        )
     shapes = ModelShapes.read(folder)
     auxiliaries = find_auxiliaries(settings.auxiliaries, folder, settings.vllm_flags)
     profiles = _read_profiles(settings)

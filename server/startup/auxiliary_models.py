@@ -10,6 +10,7 @@ from typing import Any
 from adapters import ALIAS, ModelShapes
 from composer.fields import BASE
 from server.startup.base_model import find_folder
+from server.startup.model_folder import check_model
 
 _SHOWN = 5
 _SAMPLES = (
@@ -74,6 +75,7 @@ def find_auxiliaries(
     models = []
     for option in options:
         folder = find_folder(option.path, vllm_flags)
+        check_model(folder, vllm_flags)
         theirs = AutoTokenizer.from_pretrained(folder)
         check_tokens(ours, theirs, option.name)
         template = theirs.chat_template if theirs.chat_template != ours.chat_template else None
