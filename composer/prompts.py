@@ -57,7 +57,8 @@ class TokensPrompt:
 
 @dataclass(frozen=True, slots=True)
 class WithoutText:
-    """The request's prompt or messages with every occurrence of `text` removed.
+    """The request's prompt or messages with every occurrence of `text` removed, and the blank after
+    each: white space that would otherwise begin what follows.
 
     The unconditional member of context-aware decoding. A request without the text is a client's
     error, because the two members would be equal.

@@ -2,8 +2,9 @@
 
     pi_k ~ exp(-|h(x) - c_k|^2 / temperature)
 
-as in Gururangan et al. 2023, section 2.3, and `downstream_tasks/estimate_cluster.py` of
-kernelmachine/cbtm. `h(x)` is the TF-IDF vector of a text, scaled to length one; `c_k` is the mean
+as in Gururangan et al. 2023, section 2.3. Their released code differs: it squares a distance that
+is a square already, at temperature 1 (`downstream_tasks/estimate_cluster.py` of
+kernelmachine/cbtm). `h(x)` is the TF-IDF vector of a text, scaled to length one; `c_k` is the mean
 of the vectors of the expert's examples, where the paper's centres come from clustering. The paper's
 vectorizer counts words of two letters or more, ignores common English words and projects to 100
 dimensions, which suits web pages. Prompts are short, so here every word and every punctuation mark

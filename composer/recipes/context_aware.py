@@ -1,7 +1,8 @@
 """Context-aware decoding: trust the prompt over what the model has memorised.
 
 `(1 + alpha)*logit(y | context, query) - alpha*logit(y | query)` (Shi et al. 2023, equation 3). The
-request's prompt contains the context; the second member reads the prompt without it.
+request's prompt contains the context; the second member reads the prompt without it and without the
+blank that followed it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class ContextAware(Fields):
     """The model that reads both prompts."""
 
     context: Annotated[str, Field(min_length=1)]
-    """Part of the prompt to trust, verbatim."""
+    """Part of the prompt to trust, verbatim. White space after it goes with it."""
 
     alpha: Annotated[Number, Field(ge=0)] = 0.5
     """Strength; 0 is the model alone."""

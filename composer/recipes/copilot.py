@@ -2,8 +2,9 @@
 
 `base + weight*copilot`. In Zou et al. 2025 the copilot learns what the base (their pilot) gets
 wrong while the pilot is fine-tuned, and its output is added to the pilot's with a weight lambda.
+They add to probabilities, `softmax(pilot) + lambda*f`; here, as in every sum, logits are added.
 Their copilot reads the pilot's hidden states; here it is a separate model, which reads only the
-tokens and must have been trained to be added to the base.
+tokens and must have been trained to be added to the logits of the base.
 """
 
 from __future__ import annotations

@@ -94,7 +94,11 @@ def _with_messages(kind: Kind, body: Body, pairs: tuple[tuple[str, str], ...]) -
 
 
 def _without(kind: Kind, body: Body, prompt: WithoutText) -> Body:
-    """Return the request with every occurrence of the prompt's text removed."""
+    """Return the request without the prompt's text, wherever it occurs, and the blank after it.
+
+    In Shi et al.'s input (xhan77/context-aware-decoding) the context is followed by a blank and the
+    query, and the query alone begins without one.
+    """
     text = prompt.text
     shown = "of the composition" if prompt.private else quoted(text)
     if kind is Kind.CHAT:
@@ -122,10 +126,13 @@ def _without(kind: Kind, body: Body, prompt: WithoutText) -> Body:
 
 def _remove_text(content: Any, text: str) -> Any:
     if isinstance(content, str):
-        return content.replace(text, "")
+        first, *others = content.split(text)
+        kept = "".join([first, *(other.lstrip() for other in others)])
+        # A text at the end has no blank after it, only one before.
+        return kept.rstrip() if others and not others[-1].strip() else kept
     if isinstance(content, list):
         return [
-            {**part, "text": part["text"].replace(text, "")}
+            {**part, "text": _remove_text(part["text"], text)}
             if isinstance(part, dict) and isinstance(part.get("text"), str)
             else part
             for part in content

@@ -9,6 +9,7 @@ from typing import Any, get_args
 import pytest
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
+from composer.errors import CompositionSchemaError
 from composer.filters import Filter, FilterKind
 from composer.mixtures.routers import ROUTERS
 from composer.mixtures.specs import FixedPrior, MixturePlan, WeightedMixtureSpec
@@ -129,6 +130,21 @@ def test_contrastive() -> None:
     assert composed(result) == pytest.approx(expected)
     judge = result.members.index(Member("big"))
     assert result.filters == (Filter(FilterKind.PLAUSIBILITY, judge, 0.2),)
+
+
+@pytest.mark.parametrize(("temperature", "weight"), [(0.5, 2.0), (1.0, 1.0), (2.0, 0.5)])
+def test_contrastive_as_by_li_et_al(temperature: float, weight: float) -> None:
+    """Li et al. 2022, section 3: s_e - s_a/tau; `--student_temperature` of their code is tau."""
+    result = plan("contrastive", expert="big", amateur="small", amateur_temperature=temperature)
+    expected = [e - weight * a for e, a in by_token("big", "small")]
+    assert composed(result) == pytest.approx(expected)
+    judge = result.members.index(Member("big"))
+    assert result.filters == (Filter(FilterKind.PLAUSIBILITY, judge, 0.1),)
+
+
+def test_contrastive_has_one_form_at_a_time() -> None:
+    with pytest.raises(CompositionSchemaError, match=r"'beta' \(0\.5\) and 'amateur_temp.* leave"):
+        plan("contrastive", amateur="small", beta=0.5, amateur_temperature=0.5)
 
 
 @pytest.mark.parametrize(

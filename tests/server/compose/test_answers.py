@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import httpx
@@ -42,6 +43,13 @@ def ok(response: httpx.Response) -> dict[str, Any]:
 def text_of(answer: dict[str, Any]) -> str:
     choice = answer["choices"][0]
     return str(choice["message"]["content"] if "message" in choice else choice["text"])
+
+
+def logprobs_of(answer: dict[str, Any]) -> list[float]:
+    logprobs = answer["choices"][0]["logprobs"]
+    if "content" in logprobs:
+        return [token["logprob"] for token in logprobs["content"]]
+    return list(logprobs["token_logprobs"])
 
 
 def chunks_of(response: httpx.Response) -> list[dict[str, Any]]:
@@ -236,21 +244,25 @@ def test_guidance_without_a_negative_prompt_reads_the_last_token(server: LiveSer
     assert answers[0]["composition"]["plan"]["members"][1]["prompt"] == "last token"
 
 
+@pytest.mark.parametrize("request_text", ["{} What is the sky?", "{}\n\nWhat is the sky?"])
 @pytest.mark.parametrize("route", ["chat", "complete"])
-def test_context_aware_decoding_removes_the_context(server: LiveServer, route: str) -> None:
-    context = "The sky is green. "
-    question = "What is the sky?"
+def test_context_aware_decoding_removes_the_context(
+    server: LiveServer, route: str, request_text: str
+) -> None:
+    """Without the context the question stands as in the authors' input, with no blank before it."""
+    context = "The sky is green."
+    text, question = request_text.format(context), "What is the sky?"
     recipe = {"recipe": "context_aware", "context": context, "alpha": 0.5}
-    ask = getattr(server, route)
-    guided = ok(ask("base", context + question, composition=recipe))
+    ask = partial(getattr(server, route), "base", text, logprobs=route == "chat" or 1)
+    guided = ok(ask(composition=recipe))
     without: dict[str, Any] = {"prompt": question}
     if route == "chat":
         without = {"messages": [{"role": "user", "content": question}]}
     spelled = {
         "members": [{"model": "base", "weight": 1.5}, {"model": "base", "weight": -0.5} | without]
     }
-    expected = ok(ask("base", context + question, composition=spelled))
-    assert text_of(guided) == text_of(expected)
+    expected = ok(ask(composition=spelled))
+    assert logprobs_of(guided) == pytest.approx(logprobs_of(expected), abs=1e-4)
 
 
 def test_filters(server: LiveServer) -> None:

@@ -10,7 +10,8 @@ scaled, as the paper scales merged task vectors.
 l is the first number in a module's name (`model.layers.3.mlp.up_proj`). L is the length of the
 numbered stack (`model.layers`): `layers`, or by default one more than the highest number that an
 adapter changes; give `layers` if the adapters leave out the last layers. A stack of one layer is
-scaled by a. The output head comes after the last layer and is scaled by a + b.
+scaled by a, and so is what lies outside the numbered layers, such as the output head
+(`LiNeS_scaling` in src/eval/eval.py of wang-kee/LiNeS).
 """
 
 from __future__ import annotations
@@ -32,24 +33,18 @@ from adapters.weight_space.merge.method import (
 )
 
 _LAYER = re.compile(r"(?P<stack>.*?)\.(?P<layer>\d+)(?:\..*)?")
-_HEADS = frozenset({"lm_head", "score", "classifier"})
 
 
 def depths(modules: Iterable[str], layers: int | None) -> dict[str, float]:
-    """Return module -> l / (L - 1): 0 in the first layer, 1 in the last and in the output head.
+    """Return module -> l / (L - 1): 0 in the first layer and outside the layers, 1 in the last.
 
     Raises:
-        MergeError: a module is not in a numbered layer, or its number is not below `layers`.
+        MergeError: the number of a module's layer is not below `layers`.
     """
     places: dict[str, tuple[str, int]] = {}
     for module in modules:
         if match := _LAYER.fullmatch(module):
             places[module] = (match["stack"], int(match["layer"]))
-        elif module.rpartition(".")[2] not in _HEADS:
-            raise MergeError(
-                f"{module} is not in a numbered layer, so 'lines' has no scale for it; "
-                "merge adapters of numbered layers, or use 'sum'"
-            )
     highest: dict[str, int] = {}
     for module, (stack, layer) in places.items():
         highest[stack] = max(layer, highest.get(stack, 0))
@@ -61,7 +56,7 @@ def depths(modules: Iterable[str], layers: int | None) -> dict[str, float]:
             )
     last = {stack: (layers or top + 1) - 1 for stack, top in highest.items()}
     depth = {module: n / max(last[stack], 1) for module, (stack, n) in places.items()}
-    return {module: depth.get(module, 1.0) for module in modules}
+    return {module: depth.get(module, 0.0) for module in modules}
 
 
 def prepare(inputs: Inputs, values: Values, step: Step) -> Combine:
@@ -80,10 +75,10 @@ METHOD = Method(
     title="LiNeS",
     citation='Wang et al. 2024, "LiNeS: Post-training Layer Scaling Prevents Forgetting and '
     'Enhances Model Merging", arXiv:2410.17146',
-    formula="(a + b*l/(L-1)) * sum_k w_k*d_k in layer l of L",
+    formula="(a + b*l/(L-1)) * sum_k w_k*d_k in layer l of L, a elsewhere",
     prepare=prepare,
     parameters=(
-        Parameter("a", "scale of the first layer", required=True),
+        Parameter("a", "scale of the first layer, and outside the layers", required=True),
         Parameter("b", "extra scale of the last layer (last = a + b)", required=True),
         Parameter(
             "layers",

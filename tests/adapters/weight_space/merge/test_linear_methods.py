@@ -115,24 +115,25 @@ def test_wise_ft(tmp_path: Path, folders: list[Path]) -> None:
 def test_lines(tmp_path: Path, folders: list[Path]) -> None:
     found, _ = run(tmp_path / "m", "lines", folders, [1.0, 2.0, -1.0], a=0.2, b=0.6, layers=5)
     target = summed(folders, [1.0, 2.0, -1.0])
-    scales = {Q: 0.2, UP: 0.2 + 0.6 * 1 / 4, HEAD: 0.8}
+    scales = {Q: 0.2, UP: 0.2 + 0.6 * 1 / 4, HEAD: 0.2}
     assert distance(found, {m: scales[m] * d for m, d in target.items()}) < EXACT
 
 
 def test_depths() -> None:
-    modules = ["h.0.a", "h.1.a", "h.3.a.7.b", "lm_head", "vision.x.1.q", "vision.x.0.q"]
+    """As `LiNeS_scaling` of wang-kee/LiNeS: layers by their number, everything else by alpha."""
+    layers = ["h.0.a", "h.1.a", "h.3.a.7.b", "vision.x.1.q", "vision.x.0.q"]
+    modules = [*layers, "lm_head", "connector.fc"]
     assert depths(modules, None) == {
         "h.0.a": 0,
         "h.1.a": 1 / 3,
         "h.3.a.7.b": 1,
-        "lm_head": 1,
+        "lm_head": 0,
+        "connector.fc": 0,
         "vision.x.0.q": 0,
         "vision.x.1.q": 1,
     }
     assert depths(["h.2.a"], 5) == {"h.2.a": 0.5}
     assert depths(["h.0.a"], None) == {"h.0.a": 0}
-    with pytest.raises(MergeError, match=r"connector\.fc is not in a numbered layer"):
-        depths(["connector.fc"], None)
     with pytest.raises(MergeError, match=r"h\.3\.a\.7\.b is in layer 3, but layers is 3"):
         depths(modules, 3)
 
