@@ -46,6 +46,7 @@ class Job:
     switch: Switch | None = None  # instead of rows
     report: str | None = None
     explain: bool = False
+    log_softmax: bool = False
 
     def sampling_params(self) -> SamplingParams:
         """Return greedy sampling of 16 tokens without an early end, changed by `params`."""
@@ -64,7 +65,8 @@ class Job:
             rows = (Row(1.0, self.switch.candidates[self.switch.start]),)
         if rows is None:
             return None
-        plan = EnginePlan(rows, self.filters, self.mixture, self.switch, self.report, self.explain)
+        report = (self.report, self.explain)
+        plan = EnginePlan(rows, self.filters, self.mixture, self.switch, *report, self.log_softmax)
         return plan.to_extra_args()
 
     def lora(self) -> LoRARequest | None:

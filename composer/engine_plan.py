@@ -154,7 +154,8 @@ class EnginePlan:
     The leader runs on the base model and reads the request's prompt: it is the request that vLLM
     knows (`EnginePlan.led` finds or adds one). Filters refer to rows by index. With `mixture` the
     rows are mixed instead of summed; with `switch` there is one row. After the answer, `report_id`
-    retrieves the weights that a router chose, with `explain` those of every token.
+    retrieves the weights that a router chose, with `explain` those of every token. With
+    `log_softmax` the rows' log-probabilities are added instead of their logits.
     """
 
     rows: tuple[Row, ...]
@@ -163,10 +164,11 @@ class EnginePlan:
     switch: Switch | None = None
     report_id: str | None = None
     explain: bool = False
+    log_softmax: bool = False
 
     def __post_init__(self) -> None:
         if self.switch is not None:
-            if len(self.rows) != 1 or self.filters or self.mixture is not None:
+            if len(self.rows) != 1 or self.filters or self.mixture or self.log_softmax:
                 raise ValueError("a switch has one row and nothing else")
             if self.switch.candidates[self.switch.start] != self.rows[0].adapter:
                 raise ValueError("the row of a switch begins with another adapter than its start")
@@ -197,6 +199,11 @@ class EnginePlan:
                 raise ValueError(f"filter {f.kind} has the value {f.value}")
         if len({(f.kind, f.member) for f in self.filters}) < len(self.filters):
             raise ValueError("a row has two filters of one kind; keep the stricter one")
+        soft = sum(f.kind is FilterKind.SOFT_TOP_K for f in self.filters)
+        if soft > 1:
+            raise ValueError(f"the plan has {soft} filters soft_top_k; one is the limit")
+        if self.mixture is not None and (soft or self.log_softmax):
+            raise ValueError("soft_top_k and log_softmax are for sums, and the plan is a mixture")
 
     @property
     def is_routed(self) -> bool:
@@ -210,6 +217,7 @@ class EnginePlan:
         mixture: MixtureParameters | None = None,
         report_id: str | None = None,
         explain: bool = False,
+        log_softmax: bool = False,
     ) -> EnginePlan:
         """Return a plan of these rows whose first row may lead.
 
@@ -220,7 +228,7 @@ class EnginePlan:
         order = EnginePlan.order(rows)
         moved = tuple(Filter(f.kind, order.index(f.member), f.value) for f in filters)
         led = tuple(Row(0.0) if k is None else rows[k] for k in order)
-        return EnginePlan(led, moved, mixture, None, report_id, explain)
+        return EnginePlan(led, moved, mixture, None, report_id, explain, log_softmax)
 
     @staticmethod
     def order(rows: Sequence[Row]) -> list[int | None]:
@@ -274,6 +282,7 @@ def _plan(value: Any) -> EnginePlan:
         switch=_switch(switch) if switch is not None else None,
         report_id=_typed(value["report_id"], str, optional=True),
         explain=_typed(value["explain"], bool),
+        log_softmax=_typed(value["log_softmax"], bool),
     )
 
 

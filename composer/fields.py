@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_args
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from composer.errors import nearest_name, quoted
+from composer.errors import CompositionSchemaError, nearest_name, quoted
 
 UNKNOWN_FIELD = "unknown_field"
 """Type of the pydantic error for a field that a model does not have.
@@ -22,6 +22,9 @@ BASE = "base"
 
 MAX_NAME = 512
 """Maximum length of a model's name, in characters."""
+
+MODEL_SEPARATOR = ":"
+"""Between an auxiliary model and its adapter, as in `small:chat`."""
 
 ModelName = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
 
@@ -74,6 +77,25 @@ class Message(Fields):
 
     content: str
     """The text."""
+
+
+def untuned(field: str, name: str, partner: str) -> str:
+    """Return the model that an adapter is of: `small` for `small:chat`, else the base.
+
+    Args:
+        field: names the model in the request.
+        name: the model.
+        partner: the field that may name its untuned partner.
+
+    Raises:
+        CompositionSchemaError: the model is the base, which is no adapter.
+    """
+    if name == BASE:
+        raise CompositionSchemaError(
+            f"'{field}' is the base, which is not tuned, so it has no untuned partner. Name an "
+            f"adapter, or the model before tuning as '{partner}'."
+        )
+    return name.partition(MODEL_SEPARATOR)[0] if MODEL_SEPARATOR in name else BASE
 
 
 def pairs(messages: list[Message]) -> tuple[tuple[str, str], ...]:

@@ -1,4 +1,4 @@
-"""Filters: which tokens may be chosen, judged by the logits of one member."""
+"""Filters: which tokens a composition touches, judged by the logits of one member."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ class FilterKind(StrEnum):
 
     TOP_K = "top_k"
     """The `value` likeliest tokens, and those as likely as the last of them."""
+
+    SOFT_TOP_K = "soft_top_k"
+    """The same tokens, but the others are not dropped: they keep the logits of this member alone.
+    The terms of all other members are centred over the kept tokens, that is, their mean over these
+    tokens is subtracted. At most one per composition."""
 
 
 @dataclass(frozen=True, slots=True)

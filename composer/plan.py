@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from composer.errors import (
@@ -67,13 +67,17 @@ class Plan:
     """A composition in normal form, made by `normalize`. `weights[k]` belongs to `members[k]`.
 
     With a mixture, the weights are the prior of the experts and sum to one. A prior that depends on
-    the prompt is uniform until `composer.mixtures.route.route` has resolved it.
+    the prompt is uniform until `composer.mixtures.route.route` has resolved it. With `log_softmax`,
+    the members' log-probabilities are added instead of their logits. `cancelled` are members that
+    were asked for with weights that sum to 0, as `base` in `base + (polite - base)`.
     """
 
     members: tuple[Member, ...]
     weights: tuple[float, ...]
     filters: tuple[Filter, ...] = ()
     mixture: MixturePlan | None = None
+    log_softmax: bool = False
+    cancelled: tuple[Member, ...] = field(default=(), compare=False)
 
     @property
     def leader(self) -> int:
@@ -108,15 +112,18 @@ class Plan:
 
     def hidden(self) -> Plan:
         """Return the same plan with private prompts."""
-        members = tuple(replace(m, prompt=hidden(m.prompt)) for m in self.members)
-        return replace(self, members=members)
+
+        def hide(members: tuple[Member, ...]) -> tuple[Member, ...]:
+            return tuple(replace(m, prompt=hidden(m.prompt)) for m in members)
+
+        return replace(self, members=hide(self.members), cancelled=hide(self.cancelled))
 
     def formula(self) -> str:
         """Return the canonical text, e.g. `base + 0.8*polite - 0.8*rude`, `mixture(chat, velan)`,
         or `switch(chat, velan)` for members that take turns on one row.
 
-        A sum parses to the same plan if every member reads the request's prompt and there are no
-        filters. Other prompts are shown in brackets, which do not parse.
+        A sum parses to the same plan if every member reads the request's prompt, and there are
+        neither filters nor `log_softmax`. Other prompts are shown in brackets, which do not parse.
         """
         if self.mixture is not None:
             kind = "switch" if self.mixture.switches else "mixture"
@@ -136,6 +143,10 @@ class Plan:
                 for f in self.filters
             ],
         }
+        if self.log_softmax:
+            description["log_softmax"] = True
+        if self.cancelled:
+            description["cancelled"] = [str(member) for member in self.cancelled]
         if any(isinstance(m.prompt, OwnPrompt) and m.prompt.private for m in self.members):
             description["private"] = True
         return description | ({"mixture": self.mixture.to_dict()} if self.mixture else {})
@@ -146,6 +157,7 @@ def normalize(
     filters: Iterable[NamedFilter] = (),
     mixture: MixturePlan | None = None,
     *,
+    log_softmax: bool = False,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Plan:
     """Bring a composition into normal form.
@@ -153,7 +165,8 @@ def normalize(
     Members are ordered: those that read the request's prompt first, then by model with the base
     first, then by prompt. A member that a filter judges by stays even if its weight is zero,
     because the filter needs its logits. Of several filters of one kind on one member only the
-    strictest remains, which implies the others.
+    strictest remains, which implies the others. One member with weight 1 is that model alone, and
+    never normalized by `log_softmax`.
 
     With a mixture, the weights of the terms are the prior of its experts, and the limit on members
     applies to those that run: of many experts the best `top_k`.
@@ -162,6 +175,7 @@ def normalize(
         CompositionError: a weight or filter value is out of range, there are too many members, none
             remains, or none reads the request's prompt.
     """
+    terms = tuple(terms)
     weights = _merged(terms, limits)
     strictest = _strictest(filters, weights)
     judges = {Member(model) for _, model in strictest}
@@ -169,11 +183,17 @@ def normalize(
     members = sorted(significant | judges, key=_order)
     if not significant:
         raise _empty(weights)
+    if len(members) == 1:  # there are no other members' terms
+        strictest = {k: v for k, v in strictest.items() if k[0] is not FilterKind.SOFT_TOP_K}
     running = len(members) if mixture and mixture.switches else _rows(len(members), mixture)
     if running > limits.max_members:
         raise TooManyMembersError(
             f"the composition has {running} different members; at most {limits.max_members} "
             "are allowed. Remove the ones with the smallest weights."
+        )
+    if mixture is not None and any(kind is FilterKind.SOFT_TOP_K for kind, _ in strictest):
+        raise CompositionSchemaError(
+            "a mixture adds no terms for a soft_top_k filter to centre. Leave the filter out."
         )
     if not isinstance(members[0].prompt, RequestPrompt):
         raise NoRequestPromptError(
@@ -194,7 +214,17 @@ def normalize(
             )
         ),
         mixture=mixture,
+        log_softmax=log_softmax and list(kept.values()) != [1.0],
+        cancelled=_cancelled(terms, members),
     )
+
+
+def _cancelled(
+    terms: Iterable[tuple[Member, float]], members: Collection[Member]
+) -> tuple[Member, ...]:
+    """Return the members with terms of some weight that are not among the remaining `members`."""
+    asked = {member for member, weight in terms if abs(weight) >= NEGLIGIBLE}
+    return tuple(sorted(asked - set(members), key=_order))
 
 
 def _rows(members: int, mixture: MixturePlan | None) -> int:
@@ -237,8 +267,14 @@ def _strictest(
             values[key] = min(f.value, values.get(key, 1.0))
         if f.kind is FilterKind.PLAUSIBILITY and f.value > 0:
             values[key] = max(f.value, values.get(key, 0.0))
-        if f.kind is FilterKind.TOP_K:
+        if f.kind in (FilterKind.TOP_K, FilterKind.SOFT_TOP_K):
             values[key] = min(f.value, values.get(key, math.inf))
+    soft = [model for kind, model in values if kind is FilterKind.SOFT_TOP_K]
+    if len(soft) > 1:
+        raise CompositionSchemaError(
+            f"the soft_top_k filters name {' and '.join(map(quoted, soft))}; only one member can "
+            "keep its logits outside its likeliest tokens. Leave one of the filters."
+        )
     return values
 
 
@@ -250,7 +286,7 @@ def _check_filter(f: NamedFilter, members: Collection[Member]) -> None:
         case FilterKind.PLAUSIBILITY:
             in_range = 0 <= f.value <= 1
             wanted = "number between 0 and 1; 0 keeps every token"
-        case FilterKind.TOP_K:
+        case FilterKind.TOP_K | FilterKind.SOFT_TOP_K:
             in_range = 1 <= f.value <= MAX_TOP_K and f.value == int(f.value)
             wanted = f"whole number from 1 to {MAX_TOP_K}"
     if not in_range:

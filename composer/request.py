@@ -31,6 +31,7 @@ from composer.fields import (
     MAX_MEMBERS,
     MAX_MESSAGES,
     Fields,
+    Flag,
     Message,
     ModelName,
     Number,
@@ -50,18 +51,20 @@ _EXAMPLE = '"base + 0.8*(polite - base)"'
 
 
 class FilterFields(Fields):
-    """Restricts the choice to tokens that one of the members finds likely enough."""
+    """Restricts the choice, or the terms of the other members, to tokens that one member finds
+    likely enough."""
 
     kind: FilterKind
     """`top_p`: the member's nucleus; `plausibility`: tokens likely relative to its likeliest one;
-    `top_k`: its likeliest tokens."""
+    `top_k`: its likeliest tokens; `soft_top_k`: the same, but other tokens keep this member's
+    logits, and the terms of the other members are centred over the likeliest."""
 
     model: ModelName
     """Model of the member, which must read the request's prompt; its weight may be 0."""
 
     value: Number
-    """Mass of the nucleus, or minimum ratio to the likeliest token, from 0 to 1; for `top_k` the
-    number of tokens."""
+    """Mass of the nucleus, or minimum ratio to the likeliest token, from 0 to 1; for `top_k` and
+    `soft_top_k` the number of tokens."""
 
 
 class MemberFields(Fields):
@@ -117,6 +120,10 @@ class FormulaComposition(Fields):
     filters: list[FilterFields] = Field(default_factory=list, max_length=MAX_FILTERS)
     """Which tokens may be chosen; all filters apply."""
 
+    log_softmax: Flag = False
+    """Whether log-probabilities are added instead of logits: a product of the distributions. It
+    matters only to `repetition_penalty`, which depends on the sign."""
+
 
 class MembersComposition(Fields):
     """Explicit members, which may read prompts of their own."""
@@ -126,6 +133,10 @@ class MembersComposition(Fields):
 
     filters: list[FilterFields] = Field(default_factory=list, max_length=MAX_FILTERS)
     """Which tokens may be chosen; all filters apply."""
+
+    log_softmax: Flag = False
+    """Whether log-probabilities are added instead of logits: a product of the distributions. It
+    matters only to `repetition_penalty`, which depends on the sign."""
 
 
 def composition_schemas() -> dict[str, Any]:
@@ -187,11 +198,11 @@ def parse_composition(
             whatever the value.
     """
     try:
-        terms, filters, mixture = _read(value, param)
+        terms, filters, mixture, log_softmax = _read(value, param)
         for name in [member.model for member, _ in terms] + [f.model for f in filters]:
             if name not in known:
                 raise UnknownModelError(name, known)
-        return normalize(terms, filters, mixture, limits=limits)
+        return normalize(terms, filters, mixture, log_softmax=log_softmax, limits=limits)
     except CompositionError as error:
         error.param = error.param or param
         raise
@@ -215,9 +226,10 @@ def holds_prompts(composition: object) -> bool:
     )
 
 
-def _read(value: object, param: str) -> tuple[Terms, Filters, MixturePlan | None]:
+def _read(value: object, param: str) -> tuple[Terms, Filters, MixturePlan | None, bool]:
+    """Return the arguments of `normalize`."""
     if isinstance(value, str):
-        return _formula_terms(value), (), None
+        return _formula_terms(value), (), None, False
     if not isinstance(value, Mapping):
         raise CompositionSchemaError(
             f"{param} is {shown(value)}; give a formula such as {_EXAMPLE}, or an object with "
@@ -226,15 +238,17 @@ def _read(value: object, param: str) -> tuple[Terms, Filters, MixturePlan | None
     match [key for key in ("formula", "recipe", "members") if key in value]:
         case ["formula"]:
             by_formula = validate(FormulaComposition, value, param)
-            return _formula_terms(by_formula.formula), _named(by_formula.filters), None
+            terms, filters = _formula_terms(by_formula.formula), _named(by_formula.filters)
+            return terms, filters, None, by_formula.log_softmax
         case ["recipe"]:
             recipe = _recipe(value["recipe"], param)
             fields = validate(recipe.fields, value, param)
-            return *recipe.build(fields), recipe.mixture(fields) if recipe.mixture else None
+            mixture = recipe.mixture(fields) if recipe.mixture else None
+            return *recipe.build(fields), mixture, recipe.log_softmax
         case ["members"]:
             by_members = validate(MembersComposition, value, param)
             terms = tuple((m.member(), m.weight) for m in by_members.members)
-            return terms, _named(by_members.filters), None
+            return terms, _named(by_members.filters), None, by_members.log_softmax
         case _:
             raise CompositionSchemaError(
                 f"{param} is {shown(value)}; give exactly one of 'formula', 'recipe' and "

@@ -1,8 +1,8 @@
 """Classifier-free guidance: move the answer towards its prompt, or away from another one.
 
-`uncond + guidance_scale*(cond - uncond)`, as transformers'
-`UnbatchedClassifierFreeGuidanceLogitsProcessor` computes it. As there, the unconditional member
-reads only the last token of the prompt unless there is a negative prompt.
+`uncond + guidance_scale*(cond - uncond)` on log-probabilities, as transformers'
+`UnbatchedClassifierFreeGuidanceLogitsProcessor` computes it before its penalties. As there,
+the unconditional member reads only the last token of the prompt unless there is a negative prompt.
 """
 
 from __future__ import annotations
@@ -58,4 +58,5 @@ RECIPE = Recipe(
     fields=ClassifierFreeGuidance,
     build=build,
     example={"model": "chat", "negative_prompt": "Where does Ann live?"},
+    log_softmax=True,
 )

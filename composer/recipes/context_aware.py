@@ -1,6 +1,7 @@
 """Context-aware decoding: trust the prompt over what the model has memorised.
 
-`(1 + alpha)*logit(y | context, query) - alpha*logit(y | query)` (Shi et al. 2023, equation 3). The
+`(1 + alpha)*logit(y | context, query) - alpha*logit(y | query)` (Shi et al. 2023, equation 3), a
+product of probabilities, so log-probabilities are added. The
 request's prompt contains the context; the second member reads the prompt without it and without the
 blank that followed it.
 """
@@ -48,4 +49,5 @@ RECIPE = Recipe(
     fields=ContextAware,
     build=build,
     example={"model": "chat", "context": "Ann lives in Mogtu."},
+    log_softmax=True,
 )

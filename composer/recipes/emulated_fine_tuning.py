@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from composer.fields import BASE, MAX_MEMBERS, Fields, ModelName, Number
+from composer.fields import BASE, MAX_MEMBERS, Fields, ModelName, Number, untuned
 from composer.plan import Member
 from composer.recipes.recipe import Filters, Recipe, Terms
 
@@ -22,8 +22,9 @@ class Pair(Fields):
     tuned: ModelName
     """The fine-tuned model."""
 
-    reference: ModelName = BASE
-    """The same model before fine-tuning."""
+    reference: ModelName | None = None
+    """The same model before fine-tuning. If absent, the model that `tuned` is an adapter of:
+    `small` of `small:chat`, and otherwise the base."""
 
     weight: Number = 1.0
     """Factor of the difference; negative subtracts it."""
@@ -42,7 +43,7 @@ class EmulatedFineTuning(Fields):
     """The differences to add. Either this or `tuned`."""
 
     tuned: ModelName | None = None
-    """Short form of a single pair: this model and the base."""
+    """Short form of a single pair: this model and the model that it is an adapter of."""
 
     weight: Number | None = None
     """Weight of the single pair, 1 if absent. Only with `tuned`."""
@@ -67,14 +68,16 @@ class EmulatedFineTuning(Fields):
         """Return the pairs of either form."""
         if self.pairs is not None:
             return self.pairs
+        assert self.tuned is not None, "one of the two forms is there"
         weight = 1.0 if self.weight is None else self.weight
-        return [Pair(tuned=self.tuned or BASE, weight=weight)]
+        return [Pair(tuned=self.tuned, weight=weight)]
 
 
 def build(fields: EmulatedFineTuning) -> tuple[Terms, Filters]:
     terms = [(Member(fields.reference), 1.0)]
     for pair in fields.all_pairs():
-        terms += [(Member(pair.tuned), pair.weight), (Member(pair.reference), -pair.weight)]
+        reference = pair.reference or untuned("tuned", pair.tuned, "reference")
+        terms += [(Member(pair.tuned), pair.weight), (Member(reference), -pair.weight)]
     return tuple(terms), ()
 
 

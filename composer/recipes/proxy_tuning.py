@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from composer.fields import BASE, Fields, ModelName, Number
+from composer.fields import BASE, Fields, ModelName, Number, untuned
 from composer.plan import Member
 from composer.recipes.recipe import Filters, Recipe, Terms
 
@@ -23,8 +23,9 @@ class ProxyTuning(Fields):
     expert: ModelName
     """The tuned proxy."""
 
-    anti_expert: ModelName = BASE
-    """The proxy before tuning."""
+    anti_expert: ModelName | None = None
+    """The proxy before tuning. If absent, the model that the expert is an adapter of: `small` of
+    `small:chat`, and otherwise the base."""
 
     base: ModelName = BASE
     """The model to steer."""
@@ -34,10 +35,11 @@ class ProxyTuning(Fields):
 
 
 def build(fields: ProxyTuning) -> tuple[Terms, Filters]:
+    anti_expert = fields.anti_expert or untuned("expert", fields.expert, "anti_expert")
     terms = (
         (Member(fields.base), 1.0),
         (Member(fields.expert), fields.alpha),
-        (Member(fields.anti_expert), -fields.alpha),
+        (Member(anti_expert), -fields.alpha),
     )
     return terms, ()
 

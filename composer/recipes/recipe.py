@@ -26,6 +26,9 @@ class Recipe(Generic[F]):
     besides `recipe`. `build` returns terms and filters before normalization: two terms may be
     equal, and weights may be zero. If the terms are mixed instead of added, `mixture` returns how,
     and the weights of the terms are the prior.
+
+    `log_softmax` says whether the authors add log-probabilities instead of logits. The distribution
+    is the same; a repetition penalty, which depends on the sign, is not.
     """
 
     title: str
@@ -34,6 +37,7 @@ class Recipe(Generic[F]):
     build: Callable[[F], tuple[Terms, Filters]]
     example: Mapping[str, Any]
     mixture: Callable[[F], MixturePlan] | None = None
+    log_softmax: bool = False
 
     @property
     def name(self) -> str:

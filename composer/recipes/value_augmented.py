@@ -1,9 +1,11 @@
 """Value-augmented sampling: a value model steers the base towards tokens with more reward.
 
-`z = base + sum_i beta_i*value_i`, among the base's likeliest tokens (Han et al. 2024, section 4;
-`vas_trainer.py` of idanshen/Value-Augmented-Sampling takes 20). The authors centre the values over
-these tokens, which adds the same number to every token that can be chosen and so changes nothing.
-Several values, each with its own beta, trade rewards against each other at test time.
+`z = base + sum_i beta_i*value_i` on the base's likeliest tokens (Han et al. 2024, section 4).
+`VASLogitsProcessor` in `vas_trainer.py` of idanshen/Value-Augmented-Sampling takes 20, centres the
+values over them and leaves all other tokens the base's scores. `cut` drops the others instead; then
+the centring changes nothing. The paper's own equation, with the values of all tokens, is the limit
+of a large `top_k`. Several values, each with its own beta, trade rewards against each other at test
+time.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from composer.fields import BASE, MAX_MEMBERS, Fields, ModelName, Number
+from composer.fields import BASE, MAX_MEMBERS, Fields, Flag, ModelName, Number
 from composer.filters import MAX_TOP_K, FilterKind, NamedFilter
 from composer.plan import Member
 from composer.recipes.recipe import Filters, Recipe, Terms
@@ -29,7 +31,7 @@ class Value(Fields):
 
 
 class ValueAugmented(Fields):
-    """base + sum_i beta_i*value_i, among the top-k of base"""
+    """base + sum_i beta_i*value_i, values centred over the top-k of base, 0 elsewhere"""
 
     recipe: Literal["value_augmented"]
     """Name of the method."""
@@ -41,7 +43,10 @@ class ValueAugmented(Fields):
     """The value models to steer with."""
 
     top_k: Annotated[int, Field(strict=True, ge=1, le=MAX_TOP_K)] = 20
-    """Number of the base's likeliest tokens that can be chosen."""
+    """Number of the base's likeliest tokens whose values count."""
+
+    cut: Flag = False
+    """Whether no other token can be chosen. By default others keep the base's logits."""
 
 
 def build(fields: ValueAugmented) -> tuple[Terms, Filters]:
@@ -49,7 +54,8 @@ def build(fields: ValueAugmented) -> tuple[Terms, Filters]:
         (Member(fields.base), 1.0),
         *((Member(value.model), value.beta) for value in fields.values),
     )
-    return terms, (NamedFilter(FilterKind.TOP_K, fields.base, fields.top_k),)
+    kind = FilterKind.TOP_K if fields.cut else FilterKind.SOFT_TOP_K
+    return terms, (NamedFilter(kind, fields.base, fields.top_k),)
 
 
 RECIPE = Recipe(

@@ -104,13 +104,18 @@ class Oracle:
         return self._models[model].using(adapter)
 
     def composed(
-        self, rows: Sequence[OracleRow], filters: Sequence[Filter], answer: Sequence[int]
+        self,
+        rows: Sequence[OracleRow],
+        filters: Sequence[Filter],
+        answer: Sequence[int],
+        log_softmax: bool = False,
     ) -> torch.Tensor:
         """Return `[len(answer) + 1, V]` float32: the composed logits before and after each token of
         the answer.
 
-        `z = sum_k w_k l_k`. Tokens that a filter drops, or that are not in the vocabulary of a
-        member, are minus infinity, unless that leaves no token. Row 0 is on the base model.
+        `z = sum_k w_k l_k`; with `log_softmax`, l_k are log-probabilities. Tokens that a filter
+        drops, or that are not in the vocabulary of a member, are minus infinity, unless that leaves
+        no token. Row 0 is on the base model.
         """
         members = [
             self.logits(row.adapter, [*row.prompt, *answer], row.model)[len(row.prompt) - 1 :]
@@ -118,14 +123,20 @@ class Oracle:
         ]
         size = members[0].shape[1]
         members = [aligned(member, size) for member in members]
-        z = torch.stack(
-            [
-                row.weight * member.masked_fill(member == -math.inf, 0.0)
-                for row, member in zip(rows, members, strict=True)
-            ]
-        ).sum(0)
+        if log_softmax:
+            members = [member.log_softmax(-1) for member in members]
+        terms = [
+            row.weight * member.masked_fill(member == -math.inf, 0.0)
+            for row, member in zip(rows, members, strict=True)
+        ]
+        for f in filters:
+            if f.kind is FilterKind.SOFT_TOP_K:
+                mask = filter_mask(f, members[f.member])
+                terms = [t if k == f.member else centred(t, mask) for k, t in enumerate(terms)]
+        dropping = [f for f in filters if f.kind is not FilterKind.SOFT_TOP_K]
         unknown = torch.stack(members).isneginf().any(0)
-        return mask_tokens(z, [unknown, *(~filter_mask(f, members[f.member]) for f in filters)])
+        dropped = [~filter_mask(f, members[f.member]) for f in dropping]
+        return mask_tokens(torch.stack(terms).sum(0), [unknown, *dropped])
 
     def mismatches(
         self, rows: Sequence[OracleRow], filters: Sequence[Filter], answer: Sequence[int]
@@ -209,6 +220,18 @@ def aligned(logits: torch.Tensor, size: int) -> torch.Tensor:
     return pad(logits, (0, size - logits.shape[1]), value=-math.inf)
 
 
+def centred(term: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """Return a term `[T, V]` less its mean over the tokens `chosen` `[T, V]` bool, and 0 elsewhere.
+
+    As `VASLogitsProcessor` (vas_trainer.py of idanshen/Value-Augmented-Sampling) adds values.
+    """
+    rows = [
+        torch.where(row, values - values[row].mean(), 0.0)
+        for values, row in zip(term, chosen, strict=True)
+    ]
+    return torch.stack(rows)
+
+
 def filter_mask(f: Filter, logits: torch.Tensor) -> torch.Tensor:
     """Return `[T, V]` bool: the tokens that a filter keeps, from its member's logits `[T, V]`.
 
@@ -218,7 +241,7 @@ def filter_mask(f: Filter, logits: torch.Tensor) -> torch.Tensor:
     """
     if f.kind is FilterKind.PLAUSIBILITY:
         return logits >= logits.max(dim=-1, keepdim=True).values + math.log(f.value)
-    if f.kind is FilterKind.TOP_K:
+    if f.kind in (FilterKind.TOP_K, FilterKind.SOFT_TOP_K):
         return logits >= logits.topk(min(int(f.value), logits.shape[-1])).values[..., -1:]
     probs, order = logits.softmax(-1).sort(dim=-1, descending=True)
     before = probs.cumsum(-1) - probs

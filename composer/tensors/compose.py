@@ -1,9 +1,9 @@
 """The tensor operations of a composed step: many rows of logits in, one composed row per gang out.
 
-One kernel serves the whole linear family, `z = sum_k w_k * l_k`; each recipe states its formula. It
-loops over member positions (at most `Limits.max_members`), never over gangs, and adds into the
-leaders' rows: at its peak it holds less than two float32 rows of vocabulary size per gang in
-addition to the logits (`python -m bench.claims kernel_memory`).
+One kernel serves the whole linear family, `z = sum_k w_k * l_k` (`sum_kernel`); each recipe states
+its formula. It loops over member positions (at most `Limits.max_members`), never over gangs, and
+adds into the leaders' rows: at its peak it holds less than two float32 rows of vocabulary size per
+gang in addition to the logits (`python -m bench.claims kernel_memory`).
 
 In shapes, R is the number of rows of the base's batch, A of an auxiliary model's batch, G of gangs,
 V the base's vocabulary size and v that of a member's model.
@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn.functional import pad
 
 from composer.filters import Filter, FilterKind
 from composer.tensors.filter_kernel import outside
-from composer.tensors.gang_rows import GangRows, gather_rows, group_by_key
+from composer.tensors.gang_rows import GangRows, allowed_rows, group_by_key
 from composer.tensors.mixture_kernel import MixtureKernel
+from composer.tensors.sum_kernel import SumKernel
 
 DISTANCE = 65536.0
 """Minimum distance, in logits, of the likeliest filtered token below the likeliest kept one.
@@ -36,16 +36,6 @@ without a possible token (which would be NaN)."""
 
 RELATIVE_DISTANCE = 2.0**-9
 """The same relative to the magnitude of the composed logits: rounding absorbs 65536 at 1e30."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Members:
-    """The members at one position, on one model, of all gangs that have the position."""
-
-    model: int
-    leaders: torch.Tensor  # [M] int64, rows of the base's batch
-    rows: torch.Tensor  # [M] int64, rows of the model's batch
-    weights: torch.Tensor  # [M, 1] float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,19 +78,8 @@ class Composition:
             return tensor(values, torch.float32).unsqueeze(1)
 
         sums = [gang for gang in gangs if gang.mixture is None]
-        self._leaders = index([gang.rows[0] for gang in sums])
-        self._leader_weights = column([gang.weights[0] for gang in sums])
-        members = [
-            ((k, gang.model(k)), (gang.rows[0], gang.rows[k], gang.weights[k]))
-            for gang in sums
-            for k in range(1, len(gang.rows))
-        ]
-        self._members = [
-            _Members(model, index(leaders), index(rows), column(weights))
-            for (_, model), (leaders, rows, weights) in group_by_key(members)
-        ]
         # Gangs that lose tokens: to filters, or to auxiliary models with a smaller vocabulary.
-        losing = [g for g in gangs if g.filters or (g.mixture is None and any(g.models))]
+        losing = [g for g in gangs if g.dropping or (g.mixture is None and any(g.models))]
         place_of = {gang.rows[0]: place for place, gang in enumerate(losing)}
         self._losing = index(list(place_of))
         filters = [
@@ -126,6 +105,7 @@ class Composition:
         self._tails = [(model, index(places)) for (model,), (places,) in group_by_key(tails)]
         fixed = [g for g in gangs if g.mixture is not None and not g.mixture.is_routed]
         routed = [g for g in gangs if g.mixture is not None and g.mixture.is_routed]
+        self._sums = SumKernel(sums, tensor) if sums else None
         self._fixed = MixtureKernel(fixed, tensor) if fixed else None
         self.routed = MixtureKernel(routed, tensor) if routed else None
         companions = [
@@ -162,8 +142,8 @@ class Composition:
         for kernel in (self._fixed, self.routed):
             if kernel is not None:
                 kernel.compose(logits_of, constrained)
-        if len(self._leaders):
-            self._sum(logits, logits_of)
+        if self._sums is not None:
+            self._sums.compose(logits_of)
         if dropped is not None:
             self._demote(logits, dropped)
 
@@ -208,20 +188,6 @@ class Composition:
         lower = torch.where(kept > -math.inf, top - kept + distance, 0.0)
         logits.index_add_(0, self._losing, dropped.to(logits.dtype).mul_(lower), alpha=-1)
 
-    def _sum(self, logits: torch.Tensor, logits_of: Sequence[torch.Tensor | None]) -> None:
-        """Write `sum_k w_k l_k` over the leaders' rows of the gangs that are sums."""
-        leaders = logits.index_select(0, self._leaders)  # [G, V]
-        forbidden = leaders == -math.inf  # [G, V] bool
-        logits.index_copy_(0, self._leaders, leaders.mul_(self._leader_weights))
-        del leaders
-        for member in self._members:
-            term = gather_rows(logits_of[member.model], member.rows).mul_(member.weights)  # [M, v]
-            shared = min(term.shape[1], logits.shape[1])
-            logits[:, :shared].index_add_(0, member.leaders, term[:, :shared])
-            del term
-        composed = logits.index_select(0, self._leaders).masked_fill_(forbidden, -math.inf)
-        logits.index_copy_(0, self._leaders, composed)
-
     def share_tokens(self, token_ids: torch.Tensor, *auxiliary: torch.Tensor | None) -> None:
         """Give every companion the token that its leader sampled.
 
@@ -244,18 +210,13 @@ class Composition:
 
         `member_logits` `[A, v]` are those of the judging members' model.
         """
-        forbidden = logits.index_select(0, filters.leaders) == -math.inf  # [F, V] bool
-        member = gather_rows(member_logits, filters.rows)[:, : logits.shape[1]]  # [F, v]
-        if member.shape[1] < logits.shape[1]:
-            member = pad(member, (0, logits.shape[1] - member.shape[1]), value=-math.inf)
-        member = member.masked_fill_(forbidden, -math.inf)  # [F, V]
-        del forbidden
+        member = allowed_rows(logits, filters.leaders, member_logits, filters.rows)
         return outside(filters.kind, member, filters.values)
 
 
 def _by_kind(gang: GangRows) -> dict[tuple[FilterKind, int], list[Filter]]:
-    """Group the filters of a gang by kind and the model of the judging member."""
+    """Group the dropping filters of a gang by kind and the model of the judging member."""
     filters: dict[tuple[FilterKind, int], list[Filter]] = {}
-    for f in gang.filters:
+    for f in gang.dropping:
         filters.setdefault((f.kind, gang.model(f.member)), []).append(f)
     return filters

@@ -96,7 +96,8 @@ class Binder:
             rows.append(Row(weight, adapter, prompt, model))
             length = len(tokens if prompt is None else prompt)
             needs.append(RowNeed(model, length, (adapter.name,) if adapter else (), str(member)))
-        engine_plan = EnginePlan.led(rows, plan.filters, mixture, _report_id(plan), _explains(plan))
+        report = (_report_id(plan), _explains(plan))
+        engine_plan = EnginePlan.led(rows, plan.filters, mixture, *report, plan.log_softmax)
         if len(engine_plan.rows) > len(rows):  # a row of the base model was added to lead
             needs.append(RowNeed(None, len(tokens), (), BASE))
         check_gang(needs, request.max_tokens, self._engine.capacities)

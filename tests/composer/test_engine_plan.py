@@ -36,8 +36,12 @@ def plans(draw: st.DrawFn) -> EnginePlan:
     rows = (leader, *companions)
     member = st.integers(0, len(rows) - 1)
     filters = st.builds(Filter, st.sampled_from(FilterKind), member, st.floats(0, 1))
-    different = st.lists(filters, max_size=3, unique_by=lambda f: (f.kind, f.member))
-    return EnginePlan(rows, tuple(draw(different)))
+    different = st.lists(
+        filters,
+        max_size=3,
+        unique_by=lambda f: (f.kind, f.kind is not FilterKind.SOFT_TOP_K and f.member),
+    )
+    return EnginePlan(rows, tuple(draw(different)), log_softmax=draw(st.booleans()))
 
 
 @st.composite
@@ -54,8 +58,9 @@ def mixtures(draw: st.DrawFn) -> EnginePlan:
         temperature=draw(st.floats(0.01, 9)),
     )
     rows = tuple(replace(row, weight=abs(row.weight) or 1.0) for row in plan.rows)
+    filters = tuple(f for f in plan.filters if f.kind is not FilterKind.SOFT_TOP_K)
     return EnginePlan(
-        rows, plan.filters, mixture, None, draw(st.none() | st.text()), draw(st.booleans())
+        rows, filters, mixture, None, draw(st.none() | st.text()), draw(st.booleans())
     )
 
 
@@ -97,6 +102,7 @@ PLAN = {
     "switch": None,
     "report_id": None,
     "explain": False,
+    "log_softmax": False,
 }
 
 
@@ -260,3 +266,19 @@ def test_without_one_the_base_leads_and_adds_nothing() -> None:
     assert EnginePlan.order(rows) == [None, 0, 1]
     assert EnginePlan.order(plan.rows) == [0, 1, 2]
     assert EnginePlan.order(plan.rows[1:] + plan.rows[:1]) == [2, 0, 1]
+
+
+SOFT = FilterKind.SOFT_TOP_K
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"filters": (Filter(SOFT, 0, 5), Filter(SOFT, 1, 5))}, "2 filters soft_top_k"),
+        ({"filters": (Filter(SOFT, 0, 5),), "mixture": MixtureParameters()}, "for sums"),
+        ({"log_softmax": True, "mixture": MixtureParameters()}, "for sums"),
+    ],
+)
+def test_what_only_a_sum_has(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        EnginePlan((Row(0.5), Row(0.5)), **fields)

@@ -355,3 +355,42 @@ def test_to_dict_says_everything_in_json() -> None:
     }
     assert plan.to_dict() == description
     assert json.loads(json.dumps(plan.to_dict())) == description
+
+
+def test_what_cancels_is_said() -> None:
+    """`base + (polite - base)` is polite alone, exactly, and the plan says what went."""
+    base, polite = Member("base"), Member("polite")
+    plan = normalize([(base, 1.0), (polite, 1.0), (base, -1.0)])
+    assert plan.is_plain
+    assert plan == normalize([(polite, 1.0)])
+    assert plan.to_dict()["cancelled"] == ["base"]
+    assert "cancelled" not in normalize([(base, 0.0), (polite, 1.0)]).to_dict()
+    judged = normalize(
+        [(base, 1.0), (polite, 1.0), (base, -1.0)], [NamedFilter(TOP_P, "base", 0.5)]
+    )
+    assert judged.cancelled == ()
+
+
+def test_a_cancelled_prompt_stays_private() -> None:
+    secret = Member("base", TextPrompt("secret"))
+    plan = normalize([(Member("polite"), 1.0), (secret, 1.0), (secret, -1.0)])
+    assert "secret" in str(plan.to_dict())
+    assert "secret" not in str(plan.hidden().to_dict())
+
+
+def test_log_softmax_of_one_model_alone_is_that_model() -> None:
+    base, polite = Member("base"), Member("polite")
+    assert normalize([(polite, 1.0)], log_softmax=True).is_plain
+    both = normalize([(base, 1.0), (polite, 1.0)], log_softmax=True)
+    assert both.log_softmax
+    assert both.to_dict()["log_softmax"] is True
+    assert both != normalize([(base, 1.0), (polite, 1.0)])
+
+
+def test_one_soft_filter_at_most() -> None:
+    terms = [(Member("base"), 1.0), (Member("polite"), 1.0)]
+    soft = [NamedFilter(FilterKind.SOFT_TOP_K, name, 5) for name in ("base", "polite")]
+    assert len(normalize(terms, soft[:1]).filters) == 1
+    assert normalize(terms[:1], soft[:1]).is_plain  # there is nothing to centre
+    with pytest.raises(CompositionSchemaError, match="'base' and 'polite'; only one member"):
+        normalize(terms, soft)

@@ -143,7 +143,7 @@ SCHEMA_ERRORS: list[tuple[object, str, str]] = [
     (
         {"formula": "base", "filter": []},
         ".filter",
-        " is not a field; did you mean 'filters'? The fields are: formula, filters.",
+        " is not a field; did you mean 'filters'? The fields are: formula, filters, log_softmax.",
     ),
     # filters
     ({"formula": "base", "filters": {}}, ".filters", " is an object with no fields; it should be"),
@@ -356,6 +356,14 @@ JSON = st.recursive(
     lambda children: st.lists(children) | st.dictionaries(KEYS | st.text(), children),
     max_leaves=20,
 )
+
+
+def test_log_softmax_of_a_formula_and_of_members() -> None:
+    formula = read({"formula": "base + polite", "log_softmax": True})
+    members = [{"model": "base", "weight": 1}, {"model": "polite", "weight": 1}]
+    assert formula == read({"members": members, "log_softmax": True})
+    assert formula.log_softmax
+    assert not read("base + polite").log_softmax
 
 
 @given(JSON)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from composer.engine_plan import Row
 from composer.filters import Filter, FilterKind
@@ -43,6 +47,16 @@ def shapes(engine: WatchedEngine) -> dict[str, Job]:
             (Row(1.0), Row(3.0, polite), Row(-3.0, rude)),
             (Filter(FilterKind.TOP_K, 0, 5),),
         ),
+        "soft top-k": Job(
+            PROMPT,
+            (Row(1.0), Row(3.0, polite), Row(-3.0, rude)),
+            (Filter(FilterKind.SOFT_TOP_K, 0, 5),),
+        ),
+        "soft top-k of a companion": Job(
+            PROMPT,
+            (Row(0.5), Row(1.0, chat), Row(2.0, polite)),
+            (Filter(FilterKind.SOFT_TOP_K, 1, 20), Filter(FilterKind.TOP_P, 1, 0.999)),
+        ),
         "two filters": Job(
             PROMPT,
             (Row(1.0), Row(2.0, polite), Row(-2.0, rude)),
@@ -66,6 +80,8 @@ SHAPES = (
     "plausibility",
     "nucleus",
     "top-k",
+    "soft top-k",
+    "soft top-k of a companion",
     "two filters",
     "five rows",
 )
@@ -138,6 +154,43 @@ def test_samples_follow_the_composed_distribution(roomy: WatchedEngine, oracle: 
     base = Job(PROMPT).oracle_rows()
     plain = (oracle.composed(base, (), [])[-1][allowed] / 2.0).softmax(-1) * samples
     assert float(((counts - plain) ** 2 / plain).sum()) > 100  # the base alone is another one
+
+
+@pytest.mark.parametrize("negative", [PROMPT[-1:], OTHER], ids=["last token", "negative prompt"])
+def test_guidance_with_a_repetition_penalty_is_that_of_transformers(
+    roomy: WatchedEngine, zoo_base: Path, negative: tuple[int, ...]
+) -> None:
+    """transformers penalizes `g*log_softmax(c) + (1 - g)*log_softmax(u)`: the sign of a log-
+    probability decides whether the penalty multiplies or divides. Sums of logits differ."""
+    params = {"repetition_penalty": 1.3, "max_tokens": 24}
+    job = Job(PROMPT, (Row(1.5), Row(-0.5, None, negative)), params=params, log_softmax=True)
+    model: Any = AutoModelForCausalLM.from_pretrained(zoo_base, dtype=torch.float32)
+    generated = model.generate(
+        torch.tensor([PROMPT]),
+        guidance_scale=1.5,
+        negative_prompt_ids=torch.tensor([negative]),
+        repetition_penalty=1.3,
+        max_new_tokens=24,
+        do_sample=False,
+        eos_token_id=-1,
+    )
+    expected = generated[0, len(PROMPT) :].tolist()
+    assert roomy.answers([job]) == [expected]
+    assert roomy.answers([replace(job, log_softmax=False)]) != [expected]
+
+
+def test_log_probabilities_are_those_of_the_sum_of_logits(roomy: WatchedEngine) -> None:
+    """Adding log-probabilities shifts a row, which no reported log-probability shows."""
+    params = {"repetition_penalty": 1.0001, "logprobs": 3, "max_tokens": 1}
+    rows = (Row(1.5), Row(-0.5, None, OTHER))
+    shown = [
+        output.outputs[0].logprobs[0]
+        for output in roomy.run(
+            [Job(PROMPT, rows, params=params, log_softmax=flag) for flag in (False, True)]
+        )
+    ]
+    values = [{token: entry.logprob for token, entry in each.items()} for each in shown]
+    assert values[0] == pytest.approx(values[1], abs=1e-3)
 
 
 def test_random_requests_in_one_batch(

@@ -43,6 +43,9 @@ _PLANS = tuple(
         EnginePlan((Row(1.0), Row(-0.5, _ONE, (5, 6)))),
         EnginePlan((Row(1.0), Row(0.5)), (Filter(FilterKind.TOP_P, 1, 0.9),), report_id="r"),
         EnginePlan((Row(0.5), Row(0.5)), (), MixtureParameters(0.0, posterior=1.0), explain=True),
+        EnginePlan(
+            (Row(1.0), Row(0.5)), (Filter(FilterKind.SOFT_TOP_K, 0, 5.0),), log_softmax=True
+        ),
         EnginePlan((Row(1.0),), (), None, Switch((None, _ONE), triggers=(5,))),
         EnginePlan((Row(1.0),), (), None, Switch((None, _ONE), 0, "gate", (0, 1))),
     )

@@ -56,5 +56,6 @@ def _complete_gangs(batches: Sequence[Mapping[int, RowTag]]) -> list[GangRows]:
         members = places[tag.gang]
         if len(members) == tag.size and tag.switch is None:
             rows, models = zip(*(members[k] for k in range(tag.size)), strict=True)
-            gangs.append(GangRows(rows, tag.weights, tag.filters, models, tag.mixture, tag.gang))
+            of_tag = (tag.weights, tag.filters, models, tag.mixture, tag.gang, tag.log_softmax)
+            gangs.append(GangRows(rows, *of_tag))
     return gangs

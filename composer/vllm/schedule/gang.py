@@ -33,8 +33,8 @@ class RowTag:
     """What the workers must know of a row of a gang.
 
     `index` is the row's place in the order of `EnginePlan.rows`, which scheduler, workers and
-    tensors share; row 0 is the leader. `weights`, `filters`, `switch`, `report_id` and `explain`
-    are set on the leader's tag only.
+    tensors share; row 0 is the leader. `weights`, `filters`, `switch`, `report_id`, `explain`
+    and `log_softmax` are set on the leader's tag only.
     """
 
     gang: str  # request id of the leader
@@ -47,6 +47,7 @@ class RowTag:
     switch: Switch | None = None
     report_id: str | None = None
     explain: bool = False
+    log_softmax: bool = False
 
     @staticmethod
     def of(params: SamplingParams | None) -> RowTag | None:
@@ -186,6 +187,8 @@ def expand(leader: Request, plan: EnginePlan, max_tokens: int, block_tokens: int
         switch=switch,
         report_id=plan.report_id,
         explain=plan.explain,
+        # It shifts the composed row by a constant, which nothing but this penalty can tell.
+        log_softmax=plan.log_softmax and params.repetition_penalty != 1.0,
     )
     leader.max_tokens = max_tokens
     # The likelihood of a prompt must be computed, whether or not its KV cache is there.

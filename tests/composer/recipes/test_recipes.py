@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
@@ -64,6 +65,43 @@ def test_proxy_tuning(alpha: float) -> None:
 def test_proxy_tuning_of_the_base_itself_is_the_expert() -> None:
     assert plan("proxy_tuning", expert="polite").formula() == "polite"
     assert plan("proxy_tuning", expert="polite", alpha=0.75).formula() == "0.25*base + 0.75*polite"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"recipe": "proxy_tuning", "expert": "small:chat"},
+        {"recipe": "emulated_fine_tuning", "tuned": "small:chat"},
+        {"recipe": "emulated_fine_tuning", "pairs": [{"tuned": "small:chat"}]},
+    ],
+)
+def test_the_partner_of_an_adapter_is_its_own_model(fields: dict[str, Any]) -> None:
+    """Not the base, which would cancel and leave small:chat alone."""
+    result = plan(**fields)
+    assert result.formula() == "base - small + small:chat"
+    assert result.cancelled == ()
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"recipe": "proxy_tuning", "expert": "base"}, "'expert' is the base.*'anti_expert'"),
+        ({"recipe": "emulated_fine_tuning", "tuned": "base"}, "'tuned' is the base.*'reference'"),
+    ],
+)
+def test_the_base_has_no_untuned_partner(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(CompositionSchemaError, match=said):
+        plan(**fields)
+
+
+def test_only_guidance_and_context_add_log_probabilities() -> None:
+    """transformers penalizes guided log-probabilities; proxy-tuning's authors raw sums."""
+    assert plan("classifier_free_guidance").to_dict()["log_softmax"] is True
+    assert plan("context_aware", context="c").log_softmax
+    assert {recipe.name for recipe in RECIPES if recipe.log_softmax} == {
+        "classifier_free_guidance",
+        "context_aware",
+    }
 
 
 def test_emulated_fine_tuning() -> None:
@@ -183,7 +221,10 @@ def test_value_augmented() -> None:
     result = plan("value_augmented", base="big", values=values, top_k=3)
     expected = [b + 0.5 * s - 2.0 * r for b, s, r in by_token("big", "small", "rude")]
     assert composed(result) == pytest.approx(expected)
-    assert result.filters == (Filter(FilterKind.TOP_K, result.members.index(Member("big")), 3),)
+    judge = result.members.index(Member("big"))
+    assert result.filters == (Filter(FilterKind.SOFT_TOP_K, judge, 3),)
+    cut = plan("value_augmented", base="big", values=values, top_k=3, cut=True)
+    assert cut == replace(result, filters=(Filter(FilterKind.TOP_K, judge, 3),))
 
 
 def test_copilot() -> None:
@@ -238,7 +279,7 @@ def test_mixture() -> None:
             "value_augmented",
             {"values": [{"model": "small"}]},
             "base + small",
-            [("top_k", "base", 20)],
+            [("soft_top_k", "base", 20)],
         ),
         ("copilot", {"copilot": "small"}, "base + small", []),
         ("mixture", {"experts": ["polite", "base"]}, "mixture(base, polite)", []),
@@ -262,6 +303,7 @@ def test_defaults_are_those_of_the_papers(
         ("classifier_free_guidance", {"guidance_scale": 1}, "base"),
         ("context_aware", {"context": "c", "alpha": 0}, "base"),
         ("copilot", {"copilot": "small", "weight": 0}, "base"),
+        ("value_augmented", {"values": [{"model": "small", "beta": 0}]}, "base"),
     ],
 )
 def test_without_strength_a_recipe_is_the_model_alone(

@@ -23,6 +23,7 @@ VALUES = {
     FilterKind.TOP_P: (0.05, 0.5, 0.9),
     FilterKind.PLAUSIBILITY: (0.05, 0.5, 0.9),
     FilterKind.TOP_K: (1.0, 7.0, 20.0, 49.0, 50.0, 1e6),
+    FilterKind.SOFT_TOP_K: (1.0, 7.0, 20.0, 49.0, 50.0, 1e6),
 }
 
 
@@ -30,10 +31,19 @@ def expected(logits: torch.Tensor, group: GangRows) -> tuple[torch.Tensor, torch
     """The sum `[V]`, and which tokens the filters drop `[V]`: none if none would be left."""
     rows = logits.double()[list(group.rows)]
     forbidden = rows[0] == -math.inf
-    z = sum(w * row for w, row in zip(group.weights, rows, strict=True))
-    assert isinstance(z, torch.Tensor)
+    if group.log_softmax:
+        rows = rows.masked_fill(forbidden, -math.inf).log_softmax(1).masked_fill(forbidden, 0.0)
+    terms = [w * row for w, row in zip(group.weights, rows, strict=True)]
+    if (f := group.soft) is not None:
+        judge = rows[f.member].masked_fill(forbidden, -math.inf)
+        likeliest = judge.sort(descending=True).values[min(int(f.value), len(judge)) - 1]
+        chosen = ~forbidden & (judge >= likeliest)
+        for k, term in enumerate(terms):
+            if k != f.member:
+                terms[k] = torch.where(chosen, term - term[chosen].mean(), 0.0)
+    z = torch.stack(terms).sum(0)
     dropped = torch.zeros_like(forbidden)
-    for f in group.filters:
+    for f in group.dropping:
         member = rows[f.member].masked_fill(forbidden, -math.inf)
         if f.kind is FilterKind.PLAUSIBILITY:
             keep = member >= member.max() + math.log(f.value)
@@ -77,13 +87,18 @@ def batches(draw: st.DrawFn) -> tuple[torch.Tensor, list[GangRows]]:
     for size in sizes:
         own = tuple(rows.pop() for _ in range(size))
         weights = tuple(rng.choice([1.0, -1.0, 0.3, 2.5, -0.7]) for _ in own)
-        filters = tuple(
+        filters = [
             Filter(kind, member, rng.choice(VALUES[kind]))
             for kind in FilterKind
+            if kind is not FilterKind.SOFT_TOP_K
             for member in range(size)
             if rng.random() < 0.4 / size**0.5
-        )
-        groups.append(GangRows(own, weights, filters))
+        ]
+        if rng.random() < 0.5:
+            kind = FilterKind.SOFT_TOP_K
+            filters.append(Filter(kind, rng.randrange(size), rng.choice(VALUES[kind])))
+        log_softmax = rng.random() < 0.5
+        groups.append(GangRows(own, weights, tuple(filters), log_softmax=log_softmax))
         if rng.random() < 0.4:
             logits[own[0], rng.sample(range(50), 20)] = -math.inf
     return logits, groups
@@ -179,6 +194,23 @@ def test_filters_that_leave_nothing_together_do_not_count() -> None:
     assert logits[0].tolist() == [9.0, 1.5, 4.5]
 
 
+def test_a_soft_filter_adds_as_the_authors_of_vas_do() -> None:
+    """`VASLogitsProcessor`: values of the top 2, centred, are added to the scores of the base."""
+    logits = torch.tensor([[1.0, 3.0, 2.0, 0.5], [9.0, 1.0, 5.0, 7.0]])
+    filters = (Filter(FilterKind.SOFT_TOP_K, 0, 2.0),)
+    Composition([GangRows((0, 1), (1.0, 0.5), filters)], CPU).compose(logits)
+    assert logits[0].tolist() == [1.0, 3.0 - 1.0, 2.0 + 1.0, 0.5]  # the mean of 1 and 5 is 3
+    assert logits[1].tolist() == [9.0, 1.0, 5.0, 7.0]
+
+
+def test_log_softmax_adds_log_probabilities() -> None:
+    """`gamma*log_softmax(c) + (1 - gamma)*log_softmax(u)`, as transformers penalizes it."""
+    logits = torch.randn(2, 30) * 4 + torch.tensor([[50.0], [-70.0]])
+    cond, uncond = logits.double().log_softmax(1)
+    Composition([GangRows((0, 1), (1.5, -0.5), log_softmax=True)], CPU).compose(logits)
+    torch.testing.assert_close(logits[0].double(), 1.5 * cond - 0.5 * uncond, atol=1e-4, rtol=0)
+
+
 def test_companions_get_their_leaders_token() -> None:
     tokens = torch.tensor([[1], [2], [3], [4], [5]], dtype=torch.int32)
     Composition([GangRows((3, 0), (1.0, 1.0)), GangRows((1, 4, 2), (1.0,) * 3)], CPU).share_tokens(
@@ -208,26 +240,37 @@ def test_nucleus_of_equal_tokens_keeps_all_of_them(top_p: float) -> None:
 V = 40
 
 
+@pytest.mark.parametrize("log_softmax", [False, True])
 @pytest.mark.parametrize("v", [30, 40, 50])
 @pytest.mark.parametrize("kind", [None, *FilterKind])
-def test_rows_of_an_auxiliary_model(v: int, kind: FilterKind | None) -> None:
+def test_rows_of_an_auxiliary_model(v: int, kind: FilterKind | None, log_softmax: bool) -> None:
     """Its logits are cut to the base's vocabulary; what it does not know is filtered."""
     generator = torch.Generator().manual_seed(v)
     base = torch.randn(3, V, generator=generator)
     own = torch.randn(4, v, generator=generator, dtype=torch.bfloat16)
     base[1, 5] = -math.inf
-    value = 5.0 if kind is FilterKind.TOP_K else 0.3
+    value = 5.0 if kind in (FilterKind.TOP_K, FilterKind.SOFT_TOP_K) else 0.3
     filters = (Filter(kind, 2, value),) if kind else ()
     weights = (1.0, 0.8, -0.8, 0.5)
-    group = GangRows((1, 3, 0, 2), weights, filters, models=(0, 1, 1, 0))
+    models = (0, 1, 1, 0)
+    group = GangRows((1, 3, 0, 2), weights, filters, models, log_softmax=log_softmax)
     known = min(v, V)
     aligned = torch.full((2, V), -math.inf)
     aligned[:, :known] = own[[3, 0], :known].float()
-    terms = torch.stack([base[1], *aligned.nan_to_num(neginf=0.0), base[2]]).double()
-    wanted = (torch.tensor(weights).double().unsqueeze(1) * terms).sum(0)
+    forbidden = base[1] == -math.inf
+    rows = torch.stack([base[1], *aligned, base[2]]).double().masked_fill(forbidden, -math.inf)
+    size = rows.logsumexp(1, keepdim=True) if log_softmax else torch.zeros(1)
+    rows = rows.masked_fill(rows == -math.inf, 0.0) - size  # an unknown logit counts as 0
+    terms = torch.tensor(weights).double().unsqueeze(1) * rows
     dropped = torch.arange(V) >= known
     for f in filters:
-        dropped |= ~filter_mask(f, aligned[1].masked_fill(base[1] == -math.inf, -math.inf))
+        kept = filter_mask(f, aligned[1].masked_fill(forbidden, -math.inf))
+        if kind is FilterKind.SOFT_TOP_K:
+            for k in (0, 1, 3):
+                terms[k] = torch.where(kept, terms[k] - terms[k][kept].mean(), 0.0)
+        else:
+            dropped |= ~kept
+    wanted = terms.sum(0)
     wanted[5], dropped[5] = -math.inf, False
     before = own.clone()
     logits = base.clone()
