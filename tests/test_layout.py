@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 ROOT = Path(__file__).resolve().parent.parent
 PRODUCT = ("composer", "adapters", "server", "clients")
-PACKAGES = (*PRODUCT, "zoo", "bench", "scripts")
+PACKAGES = (*PRODUCT, "zoo", "experts", "bench", "scripts")
 
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "composer": ("composer",),
@@ -25,7 +25,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("adapters.weight_space", "server.__main__"),
     ),
     "zoo": ("zoo", "composer.gate_training", "composer.reference.masking"),
-    "bench": ("bench", "composer", "adapters", "clients", "server", "zoo"),
+    "experts": ("experts",),
+    "bench": ("bench", "composer", "adapters", "clients", "server", "zoo", "experts"),
     "scripts": ("scripts",),
 }
 """Package -> what it may import of ours; a name stands for everything below it."""
