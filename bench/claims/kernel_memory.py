@@ -22,6 +22,7 @@ FILTERS: dict[str, tuple[Filter, ...]] = {
     "top-p": (Filter(FilterKind.TOP_P, 0, 0.9),),
     "plausibility": (Filter(FilterKind.PLAUSIBILITY, 1, 0.1),),
     "top-k": (Filter(FilterKind.TOP_K, 0, 20),),
+    "soft top-k": (Filter(FilterKind.SOFT_TOP_K, 0, 20),),
     "both": (Filter(FilterKind.TOP_P, 0, 0.9), Filter(FilterKind.PLAUSIBILITY, 1, 0.1)),
 }
 

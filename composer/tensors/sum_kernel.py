@@ -19,10 +19,10 @@ from composer.tensors.gang_rows import GangRows, allowed_rows, gather_rows, grou
 
 @dataclass(frozen=True, slots=True)
 class _Soft:
-    """The terms of a tensor `[M, v]` that a soft filter centres: all but those of its judge."""
+    """The soft filters of terms `[M, v]`; a term of the judge, or of no filter's gang, has none."""
 
-    terms: torch.Tensor  # [m] int64, indices into [M]
-    filters: torch.Tensor  # [m] int64, indices into [S]
+    filters: torch.Tensor  # [M] int64, indices into [S]; S for none
+    centred: torch.Tensor  # [M, 1] bool, whether a term has a filter
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +74,15 @@ class SumKernel:
             ]
 
         def centred(owners: Sequence[GangRows], k: int) -> _Soft | None:
-            """Return which of the terms at position `k` of some gangs a filter centres."""
+            """Return the soft filters of the terms at position `k`; None if no term has one."""
+            has = [(f := gang.soft) is not None and f.member != k for gang in owners]
+            if not any(has):
+                return None
             places = [
-                (term, soft_place[gang.rows[0]])
-                for term, gang in enumerate(owners)
-                if (f := gang.soft) is not None and f.member != k
+                soft_place[gang.rows[0]] if it_has else len(soft)
+                for gang, it_has in zip(owners, has, strict=True)
             ]
-            return _Soft(*map(index, zip(*places, strict=True))) if places else None
+            return _Soft(index(places), tensor(has, torch.bool).unsqueeze(1))
 
         soft = [(gang, f) for gang in gangs if (f := gang.soft) is not None]
         soft_place = {gang.rows[0]: place for place, (gang, _) in enumerate(soft)}
@@ -117,16 +119,16 @@ class SumKernel:
         logits = logits_of[0]
         assert logits is not None
         # Both read the members' own rows, so they come before any row changes.
-        kept = self._kept(logits, logits_of) if self._judges else None
+        spared = self._spared(logits, logits_of) if self._judges else None
         shifts = [(m.leaders, self._shift(m, logits, logits_of)) for m in self._normalized]
         leaders = logits.index_select(0, self._leaders)  # [G, V]
         forbidden = leaders == -math.inf  # [G, V] bool
-        leaders = _centre(leaders.mul_(self._leader_weights), self._leader_soft, kept)
+        leaders = _centre(leaders.mul_(self._leader_weights), self._leader_soft, spared)
         logits.index_copy_(0, self._leaders, leaders)
         del leaders
         for member in self._members:
             term = gather_rows(logits_of[member.model], member.rows).mul_(member.weights)  # [M, v]
-            term = _centre(term[:, : logits.shape[1]], member.soft, kept)
+            term = _centre(term[:, : logits.shape[1]], member.soft, spared)
             logits[:, : term.shape[1]].index_add_(0, member.leaders, term)
             del term
         for rows, shift in shifts:
@@ -134,16 +136,21 @@ class SumKernel:
         composed = logits.index_select(0, self._leaders).masked_fill_(forbidden, -math.inf)
         logits.index_copy_(0, self._leaders, composed)
 
-    def _kept(self, logits: torch.Tensor, logits_of: Sequence[torch.Tensor | None]) -> torch.Tensor:
-        """Return `[S, V]` bool: the allowed tokens that each soft filter keeps."""
-        kept = torch.zeros(
-            self._soft_count, logits.shape[1], dtype=torch.bool, device=logits.device
+    def _spared(
+        self, logits: torch.Tensor, logits_of: Sequence[torch.Tensor | None]
+    ) -> torch.Tensor:
+        """Return `[S + 1, V]` bool: the tokens at which each soft filter leaves the judge alone.
+
+        Forbidden tokens are among them. The last row, of no filter, has none.
+        """
+        spared = torch.zeros(
+            self._soft_count + 1, logits.shape[1], dtype=torch.bool, device=logits.device
         )
         for j in self._judges:
             judge = allowed_rows(logits, j.leaders, logits_of[j.model], j.rows)
-            mask = outside_top(judge, j.values).logical_not_().logical_and_(judge > -math.inf)
-            kept.index_copy_(0, j.filters, mask)
-        return kept
+            forbidden = judge == -math.inf
+            spared.index_copy_(0, j.filters, outside_top(judge, j.values).logical_or_(forbidden))
+        return spared
 
     @staticmethod
     def _shift(
@@ -158,16 +165,17 @@ class SumKernel:
         return size.mul_(-member.weights)
 
 
-def _centre(terms: torch.Tensor, soft: _Soft | None, kept: torch.Tensor | None) -> torch.Tensor:
-    """Centre terms `[M, v]` over the tokens `kept` `[S, V]` bool, and make them 0 elsewhere.
+def _centre(terms: torch.Tensor, soft: _Soft | None, spared: torch.Tensor | None) -> torch.Tensor:
+    """Centre terms `[M, v]` over the tokens that are not `spared` `[S + 1, V]` bool, where they
+    become 0. Change and return `terms`.
 
-    Tokens beyond the vocabulary of a member count as 0 in the mean. Changes `terms`.
+    Tokens beyond the vocabulary of a member count as 0 in the mean.
     """
-    if soft is None or kept is None:
+    if soft is None or spared is None:
         return terms
-    mask = kept.index_select(0, soft.filters)  # [m, V] bool
-    count = mask.sum(1, keepdim=True).clamp_(min=1)
+    mask = spared.index_select(0, soft.filters)  # [M, V] bool
+    count = (mask.shape[1] - mask.sum(1, keepdim=True)).clamp_(min=1)
     mask = mask[:, : terms.shape[1]]
-    chosen = terms.index_select(0, soft.terms).masked_fill_(~mask, 0.0)  # [m, v]
-    mean = chosen.sum(1, keepdim=True) / count  # [m, 1]
-    return terms.index_copy_(0, soft.terms, chosen.sub_(mean * mask))
+    mean = terms.masked_fill_(mask, 0.0).sum(1, keepdim=True) / count  # [M, 1]
+    # Terms without a filter may have forbidden tokens, and so a mean that is not finite.
+    return terms.sub_(torch.where(soft.centred, mean, 0.0)).masked_fill_(mask, 0.0)
