@@ -1,11 +1,12 @@
 """Value-augmented sampling: reward by beta, compared with best-of-N.
 
-The recipe `value_augmented`: `chat + beta*value` among the 20 tokens that `chat` finds likeliest,
+The recipe `value_augmented`: `chat + beta*value` on the 20 tokens that `chat` finds likeliest,
 sampled at temperature 1 (Han et al. 2024, "Value Augmented Sampling for Language Model Alignment
-and Personalization", arXiv:2405.06639, section 4). The reward is 1 for a polite answer, -1 for a
-rude one and 0 for a plain one; `value`, which is `small:value` divided by its unit, was trained
-on answers of `chat` to training questions. Best of N samples N answers of `chat` and keeps the one
-with the highest true reward.
+and Personalization", arXiv:2405.06639, section 4). As in the authors' code, the values are centred
+and the other tokens keep the logits of `chat`; `cut` drops the others instead. The reward is 1 for
+a polite answer, -1 for a rude one and 0 for a plain one; `value`, which is `small:value` divided by
+its unit, was trained on answers of `chat` to training questions. Best of N samples N answers of
+`chat` and keeps the one with the highest true reward.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class Results:
     """Measurements by beta and by N."""
 
     by_beta: Mapping[float, Point]
+    cut: Mapping[float, Point]  # by beta, of those that are not 0
     by_n: Mapping[int, Point]
     cost: float  # of a token, relative to `chat` alone
 
@@ -51,23 +53,29 @@ class Results:
 def measure(exam: Exam, count: int = QUESTIONS) -> Results:
     """Measure everything that README.md reports on value-augmented sampling."""
     by_beta = {beta: _point([_pairs(exam, beta, s, count) for s in SEEDS]) for beta in BETAS}
+    cut = {
+        beta: _point([_pairs(exam, beta, s, count, cut=True) for s in SEEDS])
+        for beta in BETAS
+        if beta
+    }
     drawn = [_drawn(exam, seed, count) for seed in SEEDS]
     by_n = {n: _point([[_best(pairs[:n]) for pairs in seed] for seed in drawn]) for n in NS}
-    return Results(by_beta, by_n, _cost(exam, TIMED, count) / _cost(exam, 0.0, count))
+    return Results(by_beta, cut, by_n, _cost(exam, TIMED, count) / _cost(exam, 0.0, count))
 
 
-def _sitting(beta: float, examples: Sequence[Example], seed: int) -> Sitting:
+def _sitting(beta: float, examples: Sequence[Example], seed: int, *, cut: bool = False) -> Sitting:
     if not beta:
         return Sitting("chat", (("chat", 1.0),), examples, temperature=1.0, seed=seed)
     value = Value(model="small:value", beta=beta / UNIT)
-    terms, filters = build(ValueAugmented(recipe="value_augmented", base="chat", values=[value]))
+    fields = ValueAugmented(recipe="value_augmented", base="chat", values=[value], cut=cut)
+    terms, filters = build(fields)
     solver = tuple((member.model, weight) for member, weight in terms)
     return Sitting("chat", solver, examples, filters, temperature=1.0, seed=seed)
 
 
-def _pairs(exam: Exam, beta: float, seed: int, count: int) -> Pairs:
+def _pairs(exam: Exam, beta: float, seed: int, count: int, *, cut: bool = False) -> Pairs:
     questions = apart("chat", seed, count)
-    [answers] = exam.sit([_sitting(beta, questions, seed)])
+    [answers] = exam.sit([_sitting(beta, questions, seed, cut=cut)])
     return list(zip(questions, answers, strict=True))
 
 
@@ -113,8 +121,9 @@ def _sit_into(answers: list[Answer], exam: Exam, sitting: Sitting) -> None:
 def report(results: Results) -> Report:
     """Return the section of README.md."""
     rows = [
-        [f"beta {beta:g}", figure(point.reward, 2), cell(point.true), f"{results.cost:.1f}"]
-        for beta, point in results.by_beta.items()
+        [f"beta {beta:g}{how}", figure(point.reward, 2), cell(point.true), f"{results.cost:.1f}"]
+        for how, points in (("", results.by_beta), (", cut", results.cut))
+        for beta, point in points.items()
         if beta
     ]
     for n, point in results.by_n.items():
@@ -122,12 +131,10 @@ def report(results: Results) -> Report:
         rows.append([name, figure(point.reward, 2), cell(point.true), str(n)])
     head = ["sampling", "reward", "true, %", "cost, `chat` alone = 1"]
     lines = [
-        Line(
-            "value-augmented, five seeds",
-            [(beta, point.reward) for beta, point in results.by_beta.items()],
-        )
+        Line(name, [(beta, point.reward) for beta, point in points.items()])
+        for name, points in (("value-augmented, five seeds", results.by_beta), ("cut", results.cut))
     ]
     levels = [Level(f"best of {n}", mean(p.reward)) for n, p in results.by_n.items() if n > 1]
-    title = "chat + beta*value, among the 20 likeliest tokens of chat"
+    title = "chat + beta*value, on the 20 likeliest tokens of chat"
     picture = chart(title, ("beta", "mean reward"), lines, top=1.05, levels=levels)
     return Report(table(head, rows), {"value_augmented": picture})

@@ -102,6 +102,7 @@ def test_a_value_brings_reward(exam: Exam, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(value_augmented, "NS", (1, 2))
     found = value_augmented.measure(exam, FEW)
     assert mean(found.by_beta[12.0].reward) > mean(found.by_beta[0.0].reward) + 0.3
+    assert mean(found.cut[12.0].reward) > mean(found.by_beta[0.0].reward) + 0.3
     assert mean(found.by_n[2].reward) >= mean(found.by_n[1].reward)
     assert found.cost > 1
     check(value_augmented.report(found))
