@@ -68,6 +68,8 @@ class Registry:
         # One number per name for the life of the process: the engine identifies the adapters of a
         # batch by either.
         self._numbers: dict[str, int] = {}
+        self.changes = 0
+        """How often what an alias stands for has changed, so that callers know when to look."""
 
     # ---- what is served
 
@@ -129,6 +131,7 @@ class Registry:
         self._versions[alias] = version
         before = self._served.get(alias)
         self._served[alias] = Served(generation, policy, version, profile)
+        self.changes += 1
         if before is not None:
             self._let_go(before.generation)
         return True
@@ -139,6 +142,7 @@ class Registry:
             return False
         self._versions[alias] = version
         before = self._served.pop(alias, None)
+        self.changes += 1
         if before is not None:
             self._let_go(before.generation)
         return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 
 class Wire(BaseModel):
@@ -37,10 +37,13 @@ class RoutingInfo(RoutedAnswer):
 
     answers: each answer, if there are several.
     missing: experts that a gate knows and the server no longer has.
+    familiarity: how like the examples of each expert the prompt is, if the base answers prompts
+        that are like none: from 0 for nothing in common to about 1 for one of them.
     """
 
     answers: tuple[RoutedAnswer, ...] = ()
     missing: tuple[str, ...] = ()
+    familiarity: dict[str, float] = Field(default_factory=dict)
 
 
 class CompositionInfo(Wire):

@@ -15,7 +15,7 @@ from composer.plan import Limits
 from composer.request import parse_composition
 from server.startup.auxiliary_models import AuxiliaryOption
 
-MIXTURE_OPTIONS = ("top_k", "explain")
+MIXTURE_OPTIONS = ("top_k", "explain", "none")
 """Fields of a mixture that the default router may have besides its own."""
 
 _MIN_KEY_CHARACTERS = 16
@@ -63,7 +63,10 @@ def auxiliary_model(text: str) -> AuxiliaryOption:
 
 
 def default_router(text: str) -> Mapping[str, object]:
-    """Parse the value of `--default-router`: a router, with `top_k` and `explain` of a mixture."""
+    """Parse the value of `--default-router`: a router, with other fields of a mixture.
+
+    `none` is true unless the value says otherwise, if the router compares examples.
+    """
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -77,9 +80,11 @@ def default_router(text: str) -> Mapping[str, object]:
     composition = {"recipe": "mixture", "experts": experts, "router": router, **options}
     try:
         limits = Limits(max_members=MAX_EXPERTS)
-        parse_composition(composition, known=experts, limits=limits, param="the mixture")
+        plan = parse_composition(composition, known=experts, limits=limits, param="the mixture")
     except CompositionError as error:
         raise argparse.ArgumentTypeError(error.message) from None
+    if plan.mixture is not None and plan.mixture.reads_text:
+        options.setdefault("none", True)
     return {**router, **options}
 
 

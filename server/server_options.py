@@ -21,8 +21,9 @@ from server.option_values import (
 
 MIB = 2**20
 
-DEFAULT_ROUTER: Mapping[str, object] = {"kind": "prompt", "top_k": 1}
-"""The router of `auto`: the one adapter whose examples are most similar to the prompt."""
+DEFAULT_ROUTER: Mapping[str, object] = {"kind": "prompt", "top_k": 1, "none": True}
+"""The router of `auto`: the one adapter whose examples are most similar to the prompt, or the base
+if the prompt is like none of them."""
 
 _SIMILARITY = 0.8
 """From this ratio on, an unknown option counts as a misspelt one of ours. No option of vLLM is so
@@ -84,8 +85,9 @@ def option_parser() -> argparse.ArgumentParser:
         type=default_router,
         default=DEFAULT_ROUTER,
         metavar="JSON",
-        help="router of the model 'auto', with 'top_k', the largest number of experts that run "
-        f"(default: {json.dumps(DEFAULT_ROUTER)})",
+        help="router of the model 'auto', with 'top_k', the largest number of experts that run, "
+        "and 'none', whether the base answers prompts that are like no adapter's examples, or "
+        f"below which familiarity, from 0 to 1 (default: {json.dumps(DEFAULT_ROUTER)})",
     )
     add(
         "--adapter-store",

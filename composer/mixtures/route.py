@@ -8,12 +8,13 @@ from typing import Protocol
 
 from composer.engine_plan import MixtureParameters
 from composer.errors import UnsupportedError, quoted
+from composer.fields import BASE
 from composer.mixtures.specs import PromptPrior, WeightedMixtureSpec, normalized
-from composer.plan import NEGLIGIBLE, Plan
+from composer.plan import NEGLIGIBLE, Member, Plan
 
 
 class Weigher(Protocol):
-    """Weighs experts by a text, as `composer.mixtures.tfidf.PromptSimilarity` does."""
+    """Weighs experts by a text, as `composer.mixtures.similarity.Similarity` does."""
 
     @property
     def names(self) -> Collection[str]:
@@ -24,12 +25,17 @@ class Weigher(Protocol):
     ) -> dict[str, float]:
         """Return weights that sum to one, of all experts or of `names`."""
 
+    def familiarity(self, text: str, names: Collection[str]) -> dict[str, float]:
+        """Return how like the examples of each expert a text is; 1 is like one of them."""
+
 
 def route(plan: Plan, text: str, weigher: Weigher | None) -> Plan:
     """Return the plan for one request, whose weights are the prior that the engine starts from.
 
     Of a mixture with `top_k` only that many members remain, those with the largest prior, the first
-    of equal ones. Experts with a prior of 0 are removed, too. Other plans are returned unchanged.
+    of equal ones. Experts with a prior of 0 are removed, too. If the mixture has `none` and the
+    text is familiar to none of the remaining experts, the base alone takes their place. Other plans
+    are returned unchanged.
 
     Args:
         plan: in normal form.
@@ -49,12 +55,13 @@ def route(plan: Plan, text: str, weigher: Weigher | None) -> Plan:
     weights = [prior[member.model] for member in plan.members]
     best = sorted(range(len(weights)), key=lambda k: -weights[k])[: mixture.top_k]
     kept = normalized({k: weights[k] for k in sorted(best) if weights[k] >= NEGLIGIBLE})
-    return replace(
-        plan,
-        members=tuple(plan.members[k] for k in kept),
-        weights=tuple(kept.values()),
-        mixture=routed,
-    )
+    members = tuple(plan.members[k] for k in kept)
+    if mixture.none is not None and weigher is not None:
+        familiarity = weigher.familiarity(text, [member.model for member in members])
+        routed = replace(routed, familiarity=tuple(familiarity.items()))
+        if max(familiarity.values()) < mixture.none:
+            return replace(plan, members=(Member(BASE),), weights=(1.0,), mixture=routed)
+    return replace(plan, members=members, weights=tuple(kept.values()), mixture=routed)
 
 
 def engine_mixture(plan: Plan) -> MixtureParameters:
@@ -77,11 +84,11 @@ def _prior(
     if not temperatures:
         return spec.resolved(experts, {})
     known = weigher.names if weigher is not None else ()
-    for name in experts:
-        if weigher is None or name not in known:
-            raise UnsupportedError(
-                f"the prompt router knows no examples of {quoted(name)}. Register the adapter with "
-                "'examples' or a 'description', leave it out of the experts, or use another router."
-            )
-    assert weigher is not None  # every expert is known, and there is at least one
+    unknown = next((name for name in experts if name not in known), None)
+    if weigher is None or unknown is not None:
+        raise UnsupportedError(
+            f"the prompt router knows no examples of {quoted(unknown or '')}. Register the "
+            "adapter with 'examples' or a 'description', leave it out of the experts, or use "
+            "another router."
+        )
     return spec.resolved(experts, {t: weigher.weights(text, t, experts) for t in temperatures})

@@ -20,6 +20,10 @@ _K = TypeVar("_K")
 PROMPT_TEMPERATURE = 0.1
 """Default temperature of the prompt router (c-BTM, Gururangan et al. 2023, section 3)."""
 
+NONE_BELOW = 0.45
+"""Default familiarity below which the base answers (`composer.mixtures.similarity`): measured by
+the claim `auto_none`, see docs/routing.md."""
+
 
 @dataclass(frozen=True, slots=True)
 class FixedPrior:
@@ -71,6 +75,8 @@ class WeightedMixtureSpec:
             experts: their names.
             similarities: weights by expert for the temperature of each `PromptPrior`.
         """
+        if len(self.prior) == 1 and isinstance(term := self.prior[0][0], PromptPrior):
+            return dict(similarities[term.temperature])  # fast, for a thousand experts
         terms: dict[str, list[float]] = {name: [] for name in experts}
         for term, share in self.prior:
             weights = (
@@ -160,14 +166,20 @@ Router: TypeAlias = WeightedMixtureSpec | GateSpec | HandoverSpec
 class MixturePlan:
     """How the members of a plan are mixed.
 
+    `none`: the base answers instead, if the prompt is less familiar than that to every expert that
+    would run; None to never ask.
+
     `routed`: the prior is resolved and only the best `top_k` members remain
-    (`composer.mixtures.route.route`).
+    (`composer.mixtures.route.route`), or the base alone. `familiarity`: then, if `none` asks for
+    it, how familiar the prompt is to those experts.
     """
 
     router: Router = field(default_factory=WeightedMixtureSpec)
     top_k: int | None = None
     explain: bool = False
+    none: float | None = None
     routed: bool = False
+    familiarity: tuple[tuple[str, float], ...] = ()
 
     @property
     def switches(self) -> bool:
@@ -181,7 +193,8 @@ class MixturePlan:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the description in responses, JSON-able."""
-        return {"router": self.router.to_dict(), "top_k": self.top_k}
+        none = False if self.none is None else self.none
+        return {"router": self.router.to_dict(), "top_k": self.top_k, "none": none}
 
 
 def normalized(weights: Mapping[_K, float]) -> dict[_K, float]:

@@ -1,27 +1,31 @@
-"""Similarity of a text to each expert's examples: the prompt router of c-BTM.
+"""TF-IDF vectors of prompts: the prompt router of c-BTM.
 
-    pi_k ~ exp(-|h(x) - c_k|^2 / temperature)
+The paper's vectorizer counts words of two letters or more, ignores common English words and
+projects to 100 dimensions, which suits web pages. Prompts are short, so here every word and every
+punctuation mark counts, without projection.
 
-as in Gururangan et al. 2023, section 2.3. Their released code differs: it squares a distance that
-is a square already, at temperature 1 (`downstream_tasks/estimate_cluster.py` of
-kernelmachine/cbtm). `h(x)` is the TF-IDF vector of a text, scaled to length one; `c_k` is the mean
-of the vectors of the expert's examples, where the paper's centres come from clustering. The paper's
-vectorizer counts words of two letters or more, ignores common English words and projects to 100
-dimensions, which suits web pages. Prompts are short, so here every word and every punctuation mark
-counts, without projection.
+Words that no example has are left out of `h(x)`, as scikit-learn's `TfidfVectorizer` does: they say
+nothing about which expert is nearest. They do say that a text is foreign, so cosines count them, as
+words of a single example. An example that is compared with the others is read as if it were not
+among them: words that only it has are then unknown.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from composer.mixtures.specs import PROMPT_TEMPERATURE, normalized
+from composer.mixtures.similarity import MAX_PROBES, Floats, Similarity, own_similarity
+
+Ints = npt.NDArray[np.int64]
+Counted = dict[tuple[str, ...], tuple[Counter[str], ...]]
+"""The terms of an expert's texts, by the texts."""
 
 _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"  # kana and Han: each character is a word
 _TERM = re.compile(rf"\d+|[{_UNSPACED}]|[^\W\d_{_UNSPACED}]+|[^\w\s]|_")
@@ -29,90 +33,159 @@ _NUMBER = "0"
 """Replaces every number, as in the paper's vectorizer."""
 
 
-class PromptSimilarity:
-    """Weighs experts by their examples. Immutable and deterministic."""
-
-    def __init__(self, examples: Mapping[str, Sequence[str]]) -> None:
-        """`examples`: texts by expert. Ignore experts without a non-empty text."""
-        counted = {
-            name: [terms(text) for text in texts]
-            for name, texts in sorted(examples.items())
-            if any(map(terms, texts))
-        }
-        self._names = tuple(counted)
-        documents = [document for texts in counted.values() for document in texts]
-        frequency = Counter(term for document in documents for term in document)
-        # Smoothed as in scikit-learn's TfidfVectorizer: as if one more text contained every term.
-        self._idf = {
-            term: math.log((1 + len(documents)) / (1 + count)) + 1
-            for term, count in frequency.items()
-        }
-        squares = []
-        postings: dict[str, list[tuple[int, float]]] = {term: [] for term in self._idf}
-        for k, texts in enumerate(counted.values()):
-            centre = self._centre(texts)
-            squares.append(math.fsum(value * value for value in centre.values()))
-            for term, value in centre.items():
-                postings[term].append((k, value))
-        self._squares = np.array(squares)  # [experts], |c_k|^2
-        # By term, because a text contains few of all terms: indices of experts, and their values.
-        self._centres = {
-            term: (np.array([k for k, _ in having]), np.array([value for _, value in having]))
-            for term, having in postings.items()
-        }
-
-    @property
-    def names(self) -> frozenset[str]:
-        """The experts that have examples."""
-        return frozenset(self._names)
-
-    def weights(
-        self,
-        text: str,
-        temperature: float = PROMPT_TEMPERATURE,
-        names: Collection[str] | None = None,
-    ) -> dict[str, float]:
-        """Return weights of all experts, or of `names`, that sum to one.
-
-        The weights are equal if the text shares no term with any example.
-
-        Raises:
-            KeyError: one of `names` has no examples.
-        """
-        distances = dict(zip(self._names, self._distances(text).tolist(), strict=True))
-        chosen = {name: distances[name] for name in (self._names if names is None else names)}
-        nearest = min(chosen.values())
-        return normalized({n: math.exp((nearest - d) / temperature) for n, d in chosen.items()})
-
-    def _distances(self, text: str) -> npt.NDArray[np.float64]:
-        """Return `[experts]` float64: squared distances of a text from the centres, all 0 if no
-        term of the text occurs in an example."""
-        vector = self._vector(terms(text))
-        if not vector:
-            return np.zeros(len(self._names))
-        products = np.zeros(len(self._names))
-        for term, value in vector.items():
-            experts, values = self._centres[term]
-            products[experts] += value * values
-        distances: npt.NDArray[np.float64] = 1 - 2 * products + self._squares
-        return distances
-
-    def _centre(self, texts: Sequence[Counter[str]]) -> dict[str, float]:
-        """Return the mean of the vectors of some texts, by term."""
-        sums: defaultdict[str, float] = defaultdict(float)
-        for text in texts:
-            for term, value in self._vector(text).items():
-                sums[term] += value / len(texts)
-        return sums
-
-    def _vector(self, text: Counter[str]) -> dict[str, float]:
-        """Return the TF-IDF vector of a text, by term, of length one; empty if no term is known."""
-        vector = {t: count * self._idf[t] for t, count in text.items() if t in self._idf}
-        length = math.hypot(*vector.values())
-        return {term: value / length for term, value in vector.items()}
-
-
 def terms(text: str) -> Counter[str]:
     """Count the terms of a text: words in lower case, marks, and all numbers as one term."""
     matches = _TERM.findall(text.lower())
     return Counter(_NUMBER if term[0].isdecimal() else term for term in matches)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entries:
+    """Sparse vectors: `values[e]` is the component `terms[e]` of the vector `owners[e]`."""
+
+    owners: Ints
+    terms: Ints
+    values: Floats
+
+    def of_length_one(self, count: int, unknown: Floats | float = 0.0) -> _Entries:
+        """Scale `count` vectors; `unknown` is what else their squared lengths contain."""
+        squares = _sums(self.owners, self.values**2, count) + unknown
+        lengths = np.sqrt(np.where(squares > 0, squares, 1.0))
+        return _Entries(self.owners, self.terms, self.values / lengths[self.owners])
+
+    def __getitem__(self, entries: slice) -> _Entries:
+        return _Entries(self.owners[entries], self.terms[entries], self.values[entries])
+
+
+def _sums(keys: npt.NDArray[np.integer], values: Floats, count: int) -> Floats:
+    """Return `[count]`: the sum of the values with each key."""
+    return np.bincount(keys, values, count).astype(np.float64, copy=False)
+
+
+class PromptSimilarity(Similarity):
+    """Similarity by TF-IDF."""
+
+    def __init__(
+        self, examples: Mapping[str, Sequence[str]], before: PromptSimilarity | None = None
+    ) -> None:
+        """Index examples.
+
+        Args:
+            examples: texts by expert. Experts without a non-empty text are ignored.
+            before: an index whose counts of the same texts are used again.
+        """
+        known: Counted = before._counted if before is not None else {}
+        self._counted: Counted = {
+            texts: known.get(texts) or tuple(map(terms, texts))
+            for texts in map(tuple, examples.values())
+        }
+        documents = {
+            name: counted
+            for name, texts in sorted(examples.items())
+            if any(counted := self._counted[tuple(texts)])
+        }
+        sizes = np.array([len(counted) for counted in documents.values()], dtype=np.int64)
+        self._starts: Ints = np.concatenate(([0], np.cumsum(sizes)))  # of documents, by expert
+        total = int(self._starts[-1])
+        self._vocabulary: dict[str, int] = {}
+        counts = self._read(document for counted in documents.values() for document in counted)
+        frequency = np.bincount(counts.terms, minlength=len(self._vocabulary))
+        # Smoothed as in scikit-learn's TfidfVectorizer: as if one more text contained every term.
+        self._idf: Floats = np.log((1 + total) / (1 + frequency)) + 1
+        self._unknown_idf = math.log((1 + total) / 2) + 1
+        values = counts.values * self._idf[counts.terms]
+        self._vectors = replace(counts, values=values).of_length_one(total)
+        self._entries: Ints = np.searchsorted(counts.owners, self._starts)  # by expert
+        self._squares, self._centres, self._postings = self._index_centres(sizes)
+        alone = self._left_out(counts, frequency, total)
+        own = [self._own_similarity(alone, k) for k in range(len(documents))]
+        super().__init__(list(documents), np.array(own, dtype=np.float64))
+
+    # ---- queries
+
+    def distances(self, text: str) -> Floats:
+        vector, _ = self._vector(text)
+        products = np.zeros(len(self._squares))
+        if not vector:
+            return products
+        for term, value in vector.items():
+            having = slice(self._postings[term], self._postings[term + 1])
+            products[self._centres.owners[having]] += value * self._centres.values[having]
+        return 1 - 2 * products + self._squares
+
+    def similarities(self, text: str, expert: int) -> Floats:
+        vector, known = self._vector(text)
+        dense = np.zeros(len(self._vocabulary))
+        dense[list(vector)] = list(vector.values())
+        examples = self._vectors[slice(self._entries[expert], self._entries[expert + 1])]
+        first, end = self._starts[expert], self._starts[expert + 1]
+        products = dense[examples.terms] * examples.values * known
+        return _sums(examples.owners - first, products, int(end - first))
+
+    def _vector(self, text: str) -> tuple[dict[int, float], float]:
+        """Return the vector of a text by term, of length one, without terms that no example has.
+
+        The second value is the length that it would have had, had those terms been left in.
+        """
+        counted = terms(text)
+        known = {
+            term: count * float(self._idf[term])
+            for word, count in counted.items()
+            if (term := self._vocabulary.get(word)) is not None
+        }
+        unknown = [
+            n * self._unknown_idf for word, n in counted.items() if word not in self._vocabulary
+        ]
+        length = math.hypot(*known.values())
+        vector = {term: value / length for term, value in known.items()}
+        return vector, length / math.hypot(length, *unknown) if known else 0.0
+
+    # ---- the index
+
+    def _read(self, documents: Iterable[Counter[str]]) -> _Entries:
+        """Return the counts of documents, and add their terms to the vocabulary."""
+        owners, ids, counts = [], [], []
+        for n, document in enumerate(documents):
+            for word, count in document.items():
+                owners.append(n)
+                ids.append(self._vocabulary.setdefault(word, len(self._vocabulary)))
+                counts.append(count)
+        return _Entries(
+            np.array(owners, dtype=np.int64),
+            np.array(ids, dtype=np.int64),
+            np.array(counts, dtype=np.float64),
+        )
+
+    def _index_centres(self, sizes: Ints) -> tuple[Floats, _Entries, Ints]:
+        """Return `|c_k|^2` `[experts]`, the centres sorted by term, and where each term begins."""
+        expert_of = np.repeat(np.arange(len(sizes)), sizes)
+        experts = expert_of[self._vectors.owners]
+        keys = self._vectors.terms * max(len(sizes), 1) + experts
+        centres, inverse = np.unique(keys, return_inverse=True)
+        values = _sums(inverse, self._vectors.values / sizes[experts], len(centres))
+        words, owners = np.divmod(centres, max(len(sizes), 1))
+        squares = _sums(owners, values**2, len(sizes))
+        starts = np.searchsorted(words, np.arange(len(self._vocabulary) + 1))
+        return squares, _Entries(owners, words, values), starts
+
+    def _left_out(self, counts: _Entries, frequency: Ints, total: int) -> _Entries:
+        """Return the vector of each document as if it were not among the examples."""
+        others = frequency[counts.terms] - 1
+        values = counts.values * np.where(
+            others > 0, np.log(total / (1 + others)) + 1, math.log(total / 2) + 1 if total else 0.0
+        )
+        unknown = _sums(counts.owners, np.where(others > 0, 0.0, values**2), total)
+        known = np.where(others > 0, values, 0.0)
+        return _Entries(counts.owners, counts.terms, known).of_length_one(total, unknown)
+
+    def _own_similarity(self, alone: _Entries, expert: int) -> float:
+        """Return how similar the examples of an expert are to its other examples."""
+        entries = slice(self._entries[expert], self._entries[expert + 1])
+        first, end = int(self._starts[expert]), int(self._starts[expert + 1])
+        words, columns = np.unique(self._vectors.terms[entries], return_inverse=True)
+        dense = np.zeros((2, end - first, len(words)))
+        rows = self._vectors.owners[entries] - first
+        dense[0, rows, columns] = self._vectors.values[entries]
+        dense[1, rows, columns] = alone.values[entries]
+        probes = np.linspace(0, end - first - 1, min(end - first, MAX_PROBES), dtype=np.int64)
+        return own_similarity(dense[1, probes] @ dense[0].T, probes)

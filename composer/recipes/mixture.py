@@ -14,11 +14,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from composer.errors import CompositionSchemaError, quoted
-from composer.fields import MAX_EXPERTS, Fields, Flag, ModelName, constant
+from composer.fields import MAX_EXPERTS, Fields, Flag, ModelName, Number, constant
 from composer.formula import format_number
 from composer.mixtures.routers.fixed import FixedRouter, fixed_prior
 from composer.mixtures.routers.union import AnyRouter, router_of
 from composer.mixtures.specs import (
+    NONE_BELOW,
     UNIFORM,
     HandoverSpec,
     MixturePlan,
@@ -28,6 +29,7 @@ from composer.mixtures.specs import (
 )
 from composer.plan import NEGLIGIBLE, Member
 from composer.recipes.recipe import Filters, Recipe, Terms
+from composer.validation import shown
 
 
 class Mixture(Fields):
@@ -48,6 +50,11 @@ class Mixture(Fields):
     explain: Flag = False
     """Whether the response includes the weights of every token."""
 
+    none: Flag | Annotated[Number, Field(gt=0, le=1)] = False
+    """Whether the base answers instead, if the prompt is like no expert's examples; needs a router
+    that compares them. A number is the threshold: 1 demands as much similarity as the examples have
+    to each other; true stands for 0.45."""
+
 
 def build(fields: Mixture) -> tuple[Terms, Filters]:
     """Return the experts with their prior, uniform if it depends on the prompt."""
@@ -57,7 +64,8 @@ def build(fields: Mixture) -> tuple[Terms, Filters]:
 
 def mixture(fields: Mixture) -> MixturePlan:
     router, _ = _read(fields)
-    return MixturePlan(router, fields.top_k, fields.explain)
+    none = NONE_BELOW if fields.none is True else fields.none or None
+    return MixturePlan(router, fields.top_k, fields.explain, none)
 
 
 def _read(fields: Mixture) -> tuple[Router, dict[str, float]]:
@@ -74,6 +82,7 @@ def _read(fields: Mixture) -> tuple[Router, dict[str, float]]:
             f"the expert {quoted(repeated)} is listed twice. List every expert once; the router "
             "determines its weight."
         )
+    _check_none(fields, router)
     prior = dict.fromkeys(experts, 1 / len(experts))
     if not isinstance(router, WeightedMixtureSpec):
         if fields.top_k is not None:
@@ -92,6 +101,15 @@ def _read(fields: Mixture) -> tuple[Router, dict[str, float]]:
             router = replace(router, prior=((fixed_prior(prior), 1.0),))
     _check_floor(router, min(len(prior), fields.top_k or len(prior)))
     return router, prior
+
+
+def _check_none(fields: Mixture, router: Router) -> None:
+    if fields.none and not (isinstance(router, WeightedMixtureSpec) and router.reads_text):
+        raise CompositionSchemaError(
+            f"none is {shown(fields.none)}, but the {constant(type(fields.router), 'kind')} router "
+            'does not compare the prompt with examples. Leave none out, use the router "prompt", '
+            'or give the router the prior "prompt".'
+        )
 
 
 def _check_top_k(top_k: int | None, router: WeightedMixtureSpec, count: int) -> None:

@@ -27,6 +27,9 @@ from server.engine.port import Engine, Kind
 
 _FORMULA_CHARACTERS = frozenset(" +*()'")  # names may contain "-" and "/"
 
+_MAX_AUTO_PLANS = 64
+"""Plans of the default router that are kept, one for each set of permissions."""
+
 _ENGINE_NAME = re.compile(r"[^@]+@[0-9a-f]{12}")
 """The engine's name of an adapter generation. Clients name aliases, because these have policies."""
 
@@ -52,6 +55,7 @@ class Catalogue:
         self.access = access
         self.routing = routing
         self._limits = limits
+        self._auto_plans: dict[tuple[frozenset[str] | None, str | None], tuple[int, Plan]] = {}
 
     # ---- plans
 
@@ -76,13 +80,24 @@ class Catalogue:
         if (stored := self._store.find(model)) is not None:
             return self.stored_plan(stored, key, param="model")
         if model == AUTO:
-            return self.parse(self.routing.auto(key), param="model")
+            return self._auto_plan(key)
         try:
             return self.parse(model, param="model", key=key)
         except (FormulaSyntaxError, UnknownModelError):
             if _FORMULA_CHARACTERS.isdisjoint(model):  # a name, not a formula
                 self._refuse_unknown(model, key)
             raise
+
+    def _auto_plan(self, key: Key) -> Plan:
+        """Return the plan of the default router, parsed again only after adapters have changed."""
+        changes, permissions = self.routing.changes, (key.models, key.secret)
+        parsed = self._auto_plans.get(permissions)
+        if parsed is None or parsed[0] != changes:
+            if len(self._auto_plans) >= _MAX_AUTO_PLANS:
+                self._auto_plans.clear()
+            parsed = changes, self.parse(self.routing.auto(key), param="model")
+            self._auto_plans[permissions] = parsed
+        return parsed[1]
 
     def allowed_plan(self, model: str, key: Key) -> Plan:
         """Return `plan_of(model, key)` if the policies of its adapters allow the key to use it.

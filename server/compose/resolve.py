@@ -27,6 +27,7 @@ from server.compose.incoming.request_fields import (
 )
 from server.compose.resolution import Resolution
 from server.compose.response.response_fields import ResponseFields, RoutingField
+from server.compose.routing.auto import AUTO
 from server.compose.routing.router_report import RouterReport
 from server.engine.port import Body, Engine, Kind
 
@@ -127,7 +128,9 @@ class Resolver:
             body = _unstored(body)
         settled, missing = await self._settle(kind, body, plan, key)
         compared = await self._compared_models(kind, body, plan) if wants_compare(body) else ()
-        self._access.check_plan(plan, key, missing)
+        _check_base(plan, settled, key)
+        # `auto` has left out what the key may not use: check what it chose, not all it chose from.
+        self._access.check_plan(settled if model == AUTO else plan, key, missing)
         lease = await self._access.lease({member.model for member in settled.members})
         try:
             vllm_body, bound = await self._bind(kind, body, settled, lease.generations)
@@ -197,7 +200,8 @@ class Resolver:
             return None
         models: tuple[str | None, ...] = tuple(member.model for member in plan.members)
         prior = {m.model: w for m, w in zip(plan.members, plan.weights, strict=True)}
-        report = RouterReport(self._engine, models, prior, missing=missing)
+        familiarity = dict(plan.mixture.familiarity)
+        report = RouterReport(self._engine, models, prior, missing=missing, familiarity=familiarity)
         if bound is not None:
             report = replace(
                 report,
@@ -210,6 +214,18 @@ class Resolver:
     @property
     def _base(self) -> str:
         return self._engine.base_names[0]
+
+
+def _check_base(plan: Plan, settled: Plan, key: Key) -> None:
+    """Raise `UnsupportedError` if the base answers instead of experts, and not for this key."""
+    chosen = BASE in settled.candidates and BASE not in plan.candidates
+    if chosen and not key.may_use(BASE):
+        raise UnsupportedError(
+            f"the prompt is like no expert's examples, and '{BASE}', which answers such prompts, "
+            "is not open to this API key. Ask an adapter by its name, or ask the operator for "
+            f"access to '{BASE}'.",
+            param="model",
+        )
 
 
 def _refuse_compare(kind: Kind | None, body: Body) -> None:

@@ -94,6 +94,8 @@ def test_ours_are_read_and_the_rest_is_left_to_vllm() -> None:
         ["--model", "m", "--default-router", '{"kind": "magic"}'],
         ["--model", "m", "--default-router", '{"kind": "prompt", "temperature": 0}'],
         ["--model", "m", "--default-router", '{"kind": "prompt", "top_k": 0}'],
+        ["--model", "m", "--default-router", '{"kind": "prompt", "none": 2}'],
+        ["--model", "m", "--default-router", '{"kind": "gate", "none": true}'],
         ["--model", "m", "--default-router", '{"kind": "posterior", "top_k": 1000000}'],
         ["--model", "m", "--max-members", "0"],
         ["--model", "m", "--max-weight", "nan"],
@@ -138,7 +140,9 @@ def test_a_misspelt_option_fails_with_a_suggestion(
     ("text", "router"),
     [
         ('"posterior"', {"kind": "posterior"}),
-        ('{"kind": "prompt", "top_k": 3}', {"kind": "prompt", "top_k": 3}),
+        ('{"kind": "prompt", "top_k": 3}', {"kind": "prompt", "top_k": 3, "none": True}),
+        ('{"kind": "prompt", "none": false}', {"kind": "prompt", "none": False}),
+        ('{"kind": "prompt", "none": 0.3}', {"kind": "prompt", "none": 0.3}),
         ('{"kind": "gate", "explain": true}', {"kind": "gate", "explain": True}),
     ],
 )
@@ -146,7 +150,7 @@ def test_the_router_of_auto(text: str, router: object) -> None:
     settings = Settings.from_arguments(["--model", "m", "--default-router", text])
     assert settings.default_router == router
     given = Settings.from_arguments(["--model", "m", "--router", "a=x,b=y", "--examples", "c=z"])
-    assert given.default_router == {"kind": "prompt", "top_k": 1}
+    assert given.default_router == {"kind": "prompt", "top_k": 1, "none": True}
     assert given.routers == (("a", Path("x")), ("b", Path("y")))
     assert given.examples == (("c", Path("z")),)
 

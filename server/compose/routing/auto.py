@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -51,9 +52,16 @@ class Routing:
         self._engine = engine
         self._registry = registry
         self._model_examples = {name: p.texts for name, p in profiles.items() if p.texts}
+        self._examples_at: tuple[int, dict[str, Sequence[str]]] = (-1, {})
         self._similarity: tuple[dict[str, Sequence[str]], PromptSimilarity] | None = None
+        self._building = asyncio.Lock()
 
     # ---- auto
+
+    @property
+    def changes(self) -> int:
+        """How often the adapters to choose from have changed."""
+        return self._registry.changes
 
     @property
     def serves_auto(self) -> bool:
@@ -137,27 +145,40 @@ class Routing:
         return max(router.experts, key=lambda name: weights[name])
 
     def limit_experts(self, plan: Plan, max_experts: int) -> Plan:
-        """Return a plan that runs at most `max_experts`, if it is a weighted mixture."""
+        """Return a plan that runs at most `max_experts`, if it is a weighted mixture, and never the
+        base in their place."""
         mixture = plan.mixture
         if mixture is None or not isinstance(mixture.router, WeightedMixtureSpec):
             return plan
-        return replace(plan, mixture=replace(mixture, top_k=min(max_experts, len(plan.members))))
+        top_k = min(max_experts, len(plan.members))
+        return replace(plan, mixture=replace(mixture, top_k=top_k, none=None))
 
     # ---- examples and adapters
 
     async def _prompt_similarity(self) -> PromptSimilarity:
         """Return the tf-idf index of all examples; build it in a thread if examples changed."""
         examples = self._examples()
-        if self._similarity is None or self._similarity[0] != examples:
-            self._similarity = examples, await run_in_threadpool(PromptSimilarity, examples)
-        return self._similarity[1]
+        if self._similarity is not None and self._similarity[0] is examples:
+            return self._similarity[1]
+        async with self._building:  # once, however many requests wait for it
+            examples = self._examples()
+            before, index = self._similarity or ({}, None)
+            if index is None or before != examples:
+                index = await run_in_threadpool(PromptSimilarity, examples, index)
+            self._similarity = examples, index
+            return index
 
     def _examples(self) -> dict[str, Sequence[str]]:
-        examples: dict[str, Sequence[str]] = dict(self._model_examples)
+        """Return the examples by name; the same object until an adapter changes."""
+        changes, examples = self._examples_at
+        if changes == self._registry.changes:
+            return examples
+        examples = dict(self._model_examples)
         for alias in self._registry.names():
             served = self._registry.get(alias)
             if served is not None and served.profile.texts:
                 examples[alias] = served.profile.texts
+        self._examples_at = self._registry.changes, examples
         return examples
 
     def _digests(self) -> dict[str, str | None]:

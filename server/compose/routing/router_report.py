@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from server.engine.port import Engine, RoutingTrace
@@ -23,6 +23,8 @@ class RouterReport:
     report_id: the id under which the engine keeps the traces; None if it routes nothing.
     explain: whether to report every token.
     missing: requested experts that are not served any more.
+    familiarity: of the prompt to the examples of the experts that were to run, if the base could
+        have taken their place.
     """
 
     engine: Engine
@@ -31,6 +33,7 @@ class RouterReport:
     report_id: str | None = None
     explain: bool = False
     missing: tuple[str, ...] = ()
+    familiarity: Mapping[str, float] = field(default_factory=dict)
 
     async def routing_field(self, answer_tokens: int | None) -> dict[str, Any]:
         """Return the mean weights of all answers, and those of each if there are several.
@@ -46,6 +49,8 @@ class RouterReport:
             report = answers[0]
         elif answers:
             report = {"weights": self._mean(traces), "answers": answers}
+        if self.familiarity:
+            report |= {"familiarity": _rounded(self.familiarity)}
         return report | ({"missing": list(self.missing)} if self.missing else {})
 
     def _answer(self, trace: RoutingTrace) -> dict[str, Any]:

@@ -134,6 +134,7 @@ def test_the_plan_of_a_mixture() -> None:
         "mixture": {
             "router": {"kind": "fixed", "weights": {"base": 0.25, "chat": 0.625, "velan": 0.125}},
             "top_k": None,
+            "none": False,
         },
     }
 
@@ -145,7 +146,15 @@ def test_what_the_prompt_decides_weighs_the_same_until_then() -> None:
     assert plan.to_dict()["mixture"] == {
         "router": {"kind": "prompt", "temperature": 0.1},
         "top_k": 2,
+        "none": False,
     }
+
+
+def test_when_the_base_answers_instead() -> None:
+    for asked, shown in ((True, 0.45), (0.7, 0.7), (1, 1), (False, False)):
+        plan = read("prompt", top_k=1, none=asked)
+        assert plan.to_dict()["mixture"]["none"] == shown
+    assert read("prompt", none=False) == read("prompt")
 
 
 def test_experts_without_weight_do_not_run() -> None:

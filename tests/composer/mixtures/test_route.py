@@ -133,6 +133,45 @@ def test_the_best_one_is_a_plain_request() -> None:
     assert cold.is_plain  # the others have no weight left
 
 
+def test_the_base_answers_what_no_expert_knows() -> None:
+    none = plan("prompt", top_k=1, none=0.5)
+    routed = route(none, "Zebras yawn", ROUTER)
+    assert prior_of(routed) == {"base": 1.0}
+    assert routed.is_plain
+    assert routed.mixture is not None
+    assert routed.mixture.familiarity == (("letters", 0.0),)
+    assert route(routed, SUM, None) is routed
+    familiar = route(none, SUM, ROUTER)
+    assert prior_of(familiar) == {"sums": 1.0}
+    assert familiar.mixture is not None
+    assert familiar.mixture.familiarity == tuple(ROUTER.familiarity(SUM, ["sums"]).items())
+    # Without `none`, somebody has to answer.
+    assert prior_of(route(plan("prompt", top_k=1), "Zebras yawn", ROUTER)) == {"letters": 1.0}
+
+
+def test_the_threshold_of_the_request_counts() -> None:
+    text = "What is love + 8, dear friend of mine?"
+    [(name, familiarity)] = ROUTER.familiarity(text, ["sums"]).items()
+    assert 0 < familiarity < 1
+    for router in ("prompt", {"kind": "posterior", "prior": "prompt"}):
+        below, above = familiarity * 0.99, familiarity * 1.01
+        assert prior_of(route(plan(router, top_k=1, none=below), text, ROUTER)) == {name: 1.0}
+        assert prior_of(route(plan(router, top_k=1, none=above), text, ROUTER)) == {"base": 1.0}
+
+
+def test_one_familiar_expert_of_those_that_run_is_enough() -> None:
+    voters: list[Any] = [{"router": "prompt"}]
+    voters += [{"router": fixed(letters=1, people=0, sums=0), "weight": 9}]
+    fond_of_letters = {"kind": "vote", "routers": voters}
+    routed = route(plan(fond_of_letters, top_k=2, none=0.9), SUM, ROUTER)
+    assert max(prior_of(routed), key=prior_of(routed).__getitem__) == "letters"
+    assert routed.mixture is not None
+    known = dict(routed.mixture.familiarity)
+    assert known["letters"] < 0.9 <= known["sums"]
+    alone = route(plan(fond_of_letters, top_k=1, none=0.9), SUM, ROUTER)
+    assert prior_of(alone) == {"base": 1.0}
+
+
 def test_many_experts_of_which_few_run() -> None:
     names = [f"expert{n}" for n in range(1000)]
     words = ["".join(letters) for letters in itertools.product("abcdefghij", repeat=3)]

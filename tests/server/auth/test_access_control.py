@@ -13,8 +13,9 @@ import pytest
 
 from server.auth.access_control import KEYLESS
 from tests.support.live_server import LiveServer, serving
+from zoo.prompts import EXAMPLES
 
-NAMES = ("alice", "bob", "root", "slow", "narrow", "carol")
+NAMES = ("alice", "bob", "root", "slow", "narrow", "carol", "dave")
 MESSAGES = [{"role": "user", "content": "Where does Kuti Supiv live?"}]
 GENERATING: list[tuple[str, dict[str, Any]]] = [
     ("/v1/chat/completions", {"messages": MESSAGES, "max_tokens": 3}),
@@ -60,6 +61,7 @@ def key_file(folder: Path) -> Path:
                 table("slow", "requests_per_minute = 3"),
                 table("narrow", "rows = 2"),
                 table("carol", 'roles = ["use", "compose"]', 'models = ["base", "chat"]'),
+                table("dave", 'models = ["auto", "chat"]'),
             ]
         )
     )
@@ -96,6 +98,7 @@ def guarded(
         *("--model", str(zoo_base), "--adapters", served, "--keys", str(key_file(folder))),
         *("--expose", "/version", "--max-model-len", "512", "--max-num-seqs", "16"),
         *("--adapter-root", str(zoo_adapters["polite"].parent)),
+        *("--examples", f"chat={EXAMPLES['chat']}"),
     ]
     environment = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": "1"}
     with serving(arguments, folder / "log.txt", environment) as live:
@@ -176,7 +179,7 @@ def test_lists_show_a_key_its_models(guarded: Guarded) -> None:
     def listed(name: str) -> set[str]:
         return {one["id"] for one in guarded[name].get("/v1/models").json()["data"]}
 
-    assert listed("alice") == {"base", "chat", "warm", *listed("bob")} - {"polite", "rude"}
+    assert listed("alice") == {"base", "chat", "warm", *listed("bob")} - {"polite", "rude", "auto"}
     assert listed("bob") >= {"base", "chat", "polite", "rude", "warm"}
     assert guarded["alice"].get("/metrics").status_code == 403
     for path in ("/metricsx", "/metrics/", "/metrics/x"):
@@ -247,3 +250,15 @@ def test_rows_at_once(guarded: Guarded) -> None:
         assert f"takes {rows} rows" in message_of(answer, path, 400), "waiting would not help"
     assert guarded["narrow"].post(path, json=body | {"model": "base + chat"}).status_code == 200
     assert guarded["narrow"].post(path, json=body | {"model": "base + chat"}).status_code == 200
+
+
+def test_auto_gives_no_key_the_base_that_may_not_use_it(guarded: Guarded) -> None:
+    def ask(name: str, question: str) -> httpx.Response:
+        body = {"model": "auto", "messages": [{"role": "user", "content": question}]}
+        return guarded[name].post("/v1/chat/completions", json=body | {"max_tokens": 2})
+
+    known, foreign = "Where does Kuti Supiv live?", "Zebras yawn"
+    for name, question in (("dave", known), ("bob", known), ("bob", foreign)):
+        assert ask(name, question).status_code == 200
+    message = message_of(ask("dave", foreign), "/v1/chat/completions", 400)
+    assert "like no expert's examples, and 'base'" in message

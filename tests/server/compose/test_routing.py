@@ -80,7 +80,7 @@ def test_a_conversation_is_routed_by_its_last_question(server: LiveServer) -> No
 def test_completions_are_routed_by_their_prompt(server: LiveServer, as_tokens: bool) -> None:
     prompt = server.tokens(SUM) if as_tokens else [SUM]
     answer = answered(server.complete("auto", prompt))
-    assert answer["composition"]["routing"] == {"weights": {"arithmetic": 1.0}}
+    assert answer["composition"]["routing"]["weights"] == {"arithmetic": 1.0}
 
 
 def test_the_posterior_is_told_token_by_token(server: LiveServer) -> None:
@@ -192,9 +192,51 @@ def test_a_gate_does_with_the_experts_that_remain(server: LiveServer) -> None:
 def test_auto_is_one_adapter(server: LiveServer, question: str, expert: str) -> None:
     answer = answered(server.chat("auto", question, max_tokens=30))
     assert answer["model"] == "auto"
-    assert answer["composition"]["routing"] == {"weights": {expert: 1.0}}
+    routing = answer["composition"]["routing"]
+    assert routing["weights"] == {expert: 1.0}
+    assert list(routing["familiarity"]) == [expert]
+    assert routing["familiarity"][expert] > 0.45
     assert answer["composition"]["rows"] == 1
     assert list(answer["adapters"]) == [expert]
+
+
+FOREIGN = "velan zebras yawn"
+
+
+def test_auto_is_the_base_if_no_adapter_is_for_the_prompt(server: LiveServer) -> None:
+    answer = answered(server.chat("auto", FOREIGN, max_tokens=30))
+    assert answer["choices"] == answered(server.chat("base", FOREIGN, max_tokens=30))["choices"]
+    assert answer["composition"]["routing"]["weights"] == {"base": 1.0}
+    assert answer["composition"]["plan"]["formula"] == "mixture(base)"
+    assert max(answer["composition"]["routing"]["familiarity"].values()) < 0.45
+    assert "adapters" not in answer
+    body = {"model": "auto", "prompt": FOREIGN, "max_tokens": 3, "stream": True}
+    with server.http.stream("POST", "/v1/completions", json=body) as stream:
+        chunks = [
+            json.loads(line.removeprefix("data: "))
+            for line in stream.iter_lines()
+            if line.startswith("data: {")
+        ]
+    assert chunks[-1]["composition"]["routing"] == answer["composition"]["routing"]
+
+
+def test_a_mixture_has_none_if_it_asks_for_it(server: LiveServer) -> None:
+    cases: list[tuple[dict[str, Any], list[str]]] = [
+        ({}, EXPERTS),
+        ({"none": False}, EXPERTS),
+        ({"none": True}, ["base"]),
+    ]
+    for fields, chosen in cases:
+        _, routing = ask(server, FOREIGN, mixed("prompt", **fields))
+        assert sorted(routing["weights"]) == sorted(chosen)
+    _, routing = ask(server, SUM, mixed("prompt", none=0.9))
+    assert routing["weights"]["arithmetic"] > 0.99
+    compared = answered(
+        server.chat(
+            "base", FOREIGN, composition=mixed("prompt", none=True), compare=True, max_tokens=3
+        )
+    )
+    assert sorted(compared["comparison"]) == sorted(EXPERTS)
 
 
 def test_compare_asks_each_expert_alone(server: LiveServer) -> None:
@@ -249,6 +291,10 @@ def test_the_clients(server: LiveServer, capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr() == (f"{WORKED}\n", "composer: weights: arithmetic 1.000\n")
     assert main([*words, "--routing", "--stream"]) == 0
     assert capsys.readouterr() == (f"{WORKED}\n", "composer: weights: arithmetic 1.000\n")
+    assert main(["--base-url", url, "chat", FOREIGN, "--model", "auto", "--routing"]) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == "composer: weights: base 1.000"
+    assert told[1].startswith("composer: not familiar to ")
 
 
 # ---- bad input
