@@ -5,7 +5,7 @@ Refused, with the reason:
 * a folder without `adapter_config.json` and `adapter_model.safetensors`; pickles; files that are
   truncated or damaged; a configuration above 4 MiB
 * every method but plain LoRA and rsLoRA: DoRA, biases, whole modules, initializations that change
-  the base model, and the other fields in `lora_config.UNSUPPORTED`
+  the base model, and the other fields in `lora_config.CONVERTIBLE` and `UNSUPPORTED`
 * tensors that are not factors, a factor without its partner, ranks that do not fit the
   configuration, numbers that are not floats, NaN and infinity
 * numbers, scales or products of both beyond `float_scan.LARGEST`, which training never produces

@@ -23,24 +23,33 @@ CONFIG_LIMIT = 4 << 20
 """Largest size of a configuration in bytes; the largest models need a few hundred kilobytes."""
 
 RETRAIN = "Train a plain LoRA adapter, or merge this one into a model of its own"
+CONVERT = (
+    "Convert it on your machine: `composer adapters inspect FOLDER --base MODEL_FOLDER --convert "
+    "NEW_FOLDER` does so where plain LoRA equals it, and says what else to do"
+)
 COPY_AGAIN = "Copy or save the adapter again"
 
 MAX_ENTRIES = 4096
 """Largest length of a list or object in a configuration: modules, layers, patterns."""
 
-UNSUPPORTED: Mapping[str, str] = {
+CONVERTIBLE: Mapping[str, str] = {
     "use_dora": "it is a DoRA adapter",
+    "use_qalora": "it is a QALoRA adapter",
+    "use_bdlora": "it is a block-diagonal LoRA adapter",
     "lora_bias": "its LoRA layers have a bias",
+    "trainable_token_indices": "it retrains single token embeddings",
+}
+"""Fields of PEFT's LoraConfig that change the result in ways that vLLM does not implement, and that
+`adapters.weight_space.convert` may turn into plain LoRA."""
+
+UNSUPPORTED: Mapping[str, str] = {
     "alora_invocation_tokens": "it is an activated LoRA adapter (aLoRA)",
     "layer_replication": "it replicates layers of the base model",
-    "use_bdlora": "it is a block-diagonal LoRA adapter",
-    "use_qalora": "it is a QALoRA adapter",
-    "trainable_token_indices": "it retrains single token embeddings",
     "arrow_config": "it routes between other adapters (Arrow)",
     "kasa_config": "it truncates the weights of the base model (KaSA)",
     "monteclora_config": "it samples its weights (MonteCLoRA)",
 }
-"""Fields of PEFT's LoraConfig that change the result in ways that vLLM does not implement."""
+"""Fields of the same kind that no plain LoRA equals."""
 
 FOLLOWED = frozenset({
     "peft_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern",
@@ -61,8 +70,8 @@ TRAINING_ONLY = frozenset({
 })  # fmt: skip
 """Fields without effect on a trained adapter."""
 
-# Initializations that set only the adapter's weights; others also change the base model's.
-_PLAIN_INITS = frozenset({"gaussian", "eva", "orthogonal", "mica", "lora_ga"})
+PLAIN_INITS = frozenset({"gaussian", "eva", "orthogonal", "mica"})
+"""Initializations that set only the adapter's weights; others also change the base model's."""
 
 _MAX_RANK = 2**16
 """Larger than any matrix that adapters change; vLLM serves ranks of a few hundred."""
@@ -127,19 +136,20 @@ def check_method(config: Mapping[str, Any], fail: Fail) -> None:
                 f"Give at most {MAX_ENTRIES}; it was not written by PEFT",
             )
     if kind != "LORA":
-        fail(f"its peft_type is {kind!r}, not 'LORA'", RETRAIN)
+        fail(f"its peft_type is {kind!r}, not 'LORA'", CONVERT)
     if modules := config.get("modules_to_save"):
-        fail(f"it replaces whole modules (modules_to_save: {modules})", RETRAIN)
+        fail(f"it replaces whole modules (modules_to_save: {modules})", CONVERT)
     if (bias := config.get("bias", "none")) != "none":
-        fail(f"it trains biases (bias: {bias!r})", RETRAIN)
-    for name, problem in UNSUPPORTED.items():
-        if config.get(name):
-            fail(f"{problem} ({name})", RETRAIN)
+        fail(f"it trains biases (bias: {bias!r})", CONVERT)
+    for problems, remedy in ((UNSUPPORTED, RETRAIN), (CONVERTIBLE, CONVERT)):
+        for name, problem in problems.items():
+            if config.get(name):
+                fail(f"{problem} ({name})", remedy)
     init = config.get("init_lora_weights", True)
-    if isinstance(init, str) and init.lower() not in _PLAIN_INITS:
+    if isinstance(init, str) and init.lower() not in PLAIN_INITS:
         fail(
             f"its initialization {init!r} changed the weights of the base model",
-            "Convert it with PEFT's path_initial_model_for_weight_conversion",
+            CONVERT,
         )
     if "target_modules" not in config:
         fail(f"{CONFIG} has no target_modules, which vLLM requires", COPY_AGAIN)
@@ -181,7 +191,7 @@ def read_base_model(config: Mapping[str, Any]) -> str | None:
 
 def warnings(config: Mapping[str, Any]) -> list[str]:
     """Return a warning for fields that are set and unknown to this version."""
-    known = FOLLOWED | TRAINING_ONLY | UNSUPPORTED.keys()
+    known = FOLLOWED | TRAINING_ONLY | UNSUPPORTED.keys() | CONVERTIBLE.keys()
     unknown = sorted(name for name, value in config.items() if value and name not in known)
     if not unknown:
         return []

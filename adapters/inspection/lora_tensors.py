@@ -17,7 +17,7 @@ from adapters.inspection.float_scan import (
     largest_magnitude,
     read_infos,
 )
-from adapters.inspection.lora_config import COPY_AGAIN, RETRAIN, Fail, Scaling
+from adapters.inspection.lora_config import CONVERT, COPY_AGAIN, RETRAIN, Fail, Scaling
 from adapters.inspection.problems import listing
 
 _KEY = re.compile(
@@ -158,5 +158,5 @@ def _take_embeddings(contents: Contents, info: TensorInfo, fail: Fail) -> None:
     match = _EMBEDDINGS.fullmatch(info.name)
     if match is None or not match["wrapped"]:
         whole = "" if match is None else f" but a whole {match['layer']} {list(info.shape)}"
-        fail(f"{WEIGHTS} holds {info.name}, which is not a factor of a LoRA layer{whole}", RETRAIN)
+        fail(f"{WEIGHTS} holds {info.name}, which is not a factor of a LoRA layer{whole}", CONVERT)
     contents.embeddings.append(info)

@@ -127,10 +127,12 @@ def write_adapter(
     *,
     base_model: str | None,
     dtype: torch.dtype = torch.float32,
+    embeddings: frozenset[str] = frozenset(),
 ) -> None:
     """Write the two files of an adapter with the deltas `b @ a`; ranks may differ by module.
 
-    alpha equals the rank, so the scale of every module is 1. The folder is created if needed. Equal
+    Of the modules that are `embeddings`, b @ a [hidden, vocabulary] is the transposed delta. alpha
+    equals the rank, so the scale of every module is 1. The folder is created if needed. Equal
     factors give equal bytes.
 
     Raises:
@@ -147,7 +149,8 @@ def write_adapter(
         for letter, tensor in (("A", factors.a), ("B", factors.b)):
             # Copied, because safetensors refuses tensors that share memory.
             copy = tensor.detach().to(dtype, memory_format=torch.contiguous_format, copy=True)
-            tensors[f"base_model.model.{module}.lora_{letter}.weight"] = copy
+            part = f"embedding_{letter}" if module in embeddings else f"{letter}.weight"
+            tensors[f"base_model.model.{module}.lora_{part}"] = copy
             magnitude = float(copy.abs().amax())
             largest *= magnitude
             if not max(magnitude, largest) <= LARGEST:  # also true for NaN

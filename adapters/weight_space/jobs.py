@@ -15,6 +15,8 @@ from typing import Any, TypeAlias
 import torch
 
 from adapters.errors import MergeError
+from adapters.weight_space.convert.convert_report import ConvertReport
+from adapters.weight_space.convert.convert_spec import ConvertJob
 from adapters.weight_space.extract import ExtractReport, ExtractSpec, extract
 from adapters.weight_space.factors import AdapterReader
 from adapters.weight_space.merge import MergeReport, MergeSpec, merge
@@ -48,12 +50,12 @@ class PatchJob(Fields):
     """Name of the base model in the adapter's configuration; by default its folder."""
 
 
-Job: TypeAlias = MergeSpec | ExtractJob | PatchJob
-Report: TypeAlias = MergeReport | ExtractReport | PatchReport
+Job: TypeAlias = MergeSpec | ExtractJob | PatchJob | ConvertJob
+Report: TypeAlias = MergeReport | ExtractReport | PatchReport | ConvertReport
 
 
 def read_job(kind: str, value: Mapping[str, Any]) -> Job:
-    """Read a `merge`, an `extract` or a `patch`. Raises `MergeError`."""
+    """Read a `merge`, an `extract`, a `patch` or a `convert`. Raises `MergeError`."""
     match kind:
         case "merge":
             return MergeSpec.from_json(value)
@@ -61,7 +63,9 @@ def read_job(kind: str, value: Mapping[str, Any]) -> Job:
             return validate(ExtractJob, value, kind, MergeError)
         case "patch":
             return validate(PatchJob, value, kind, MergeError)
-    raise ValueError(f"{kind!r} is not merge, extract or patch")
+        case "convert":
+            return validate(ConvertJob, value, kind, MergeError)
+    raise ValueError(f"{kind!r} is not merge, extract, patch or convert")
 
 
 def compute(job: Job, destination: Path, progress: Progress | None = None) -> Report:
@@ -85,6 +89,10 @@ def compute(job: Job, destination: Path, progress: Progress | None = None) -> Re
             )
         case ExtractJob():
             return extract(job, job.base, job.tuned, destination, progress)
+        case ConvertJob():
+            from adapters.weight_space.convert.conversion import convert  # PEFT takes seconds
+
+            return convert(job, destination, progress)
     readers = [AdapterReader(Path(member.adapter)) for member in job.adapters]
     return merge(job, readers, destination, progress)
 

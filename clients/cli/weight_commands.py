@@ -25,9 +25,33 @@ BaseModelName = Annotated[
 def inspect(
     path: Annotated[Path, Argument(metavar="PATH", help="The folder of the adapter.")],
     base: Annotated[Path | None, Option(metavar="FOLDER", help="A model that it must fit.")] = None,
+    convert: Annotated[
+        Path | None,
+        Option(metavar="NEW_FOLDER", help="Convert an adapter of another kind; needs --base."),
+    ] = None,
+    initial: Annotated[
+        Path | None,
+        Option(metavar="FOLDER", help="The adapter before training, if that changed the base."),
+    ] = None,
+    rank: Annotated[int | None, Option(help="Convert inexactly, at most at this rank.")] = None,
+    energy: Annotated[
+        float | None, Option(help="Convert inexactly, keeping this share of each change.")
+    ] = None,
+    base_model: BaseModelName = None,
     json: Json = False,
 ) -> None:
-    """Show what is in an adapter."""
+    """Show what is in an adapter, or convert one of another kind into plain LoRA."""
+    if convert is not None:
+        if base is None:
+            raise typer.BadParameter("needs --base FOLDER, the model that it was trained on")
+        options: dict[str, object] = {"adapter": path, "base": base, "initial": initial}
+        options |= {"rank": rank, "energy": energy, "base_model": base_model}
+        converted = _compute("convert", _present(options), convert)
+        if not print_report(converted, json=json):
+            _print_conversion(converted, convert)
+        return
+    if given := _present({"--initial": initial, "--rank": rank, "--energy": energy}):
+        raise typer.BadParameter(f"{' and '.join(given)} need --convert NEW_FOLDER")
     from adapters.generation import alias_of
     from adapters.inspection.inspect import inspect as run
     from adapters.weight_space.patch import read_shapes
@@ -198,6 +222,21 @@ def prune(
         print(json_module.dumps({"removed": removed}))
     else:
         print("\n".join((*removed, f"{len(removed)} contents removed")))
+
+
+def _print_conversion(report: Any, output: Path) -> None:
+    print_table([
+        ("adapter", f"{output}, {size(report.adapter_bytes)}"),
+        ("converted from", report.kind),
+        ("modules", module_kinds(tuple(module.module for module in report.modules))),
+        ("rank", str(report.rank)),
+        ("exact", "yes" if report.exact else "no"),
+        ("error of a module", f"at most {report.error:.2g} of its change"),
+        ("error of the logits", f"{report.logit_error:.2g}; it changes them by "
+                                f"{report.logit_change:.2g}"),
+        ("base model", report.base_model),
+        ("seconds", f"{report.seconds:.1f}"),
+    ])  # fmt: skip
 
 
 COMMANDS = (inspect, merge, extract, patch, prune)

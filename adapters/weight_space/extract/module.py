@@ -56,13 +56,13 @@ def extract_module(
         norm=math.sqrt(low.total),
         relative_change=distance.relative,
         energy=low.energy,
-        error=_error(delta, factors.a, factors.b, low.total),
-        error_unrounded=_error(delta, low.a, low.b, low.total),
+        error=relative_error(delta, factors.a, factors.b, low.total),
+        error_unrounded=relative_error(delta, low.a, low.b, low.total),
     )
     return ExtractedModule(report, factors)
 
 
-def _error(delta: Tensor, a: Tensor, b: Tensor, total: float) -> float:
+def relative_error(delta: Tensor, a: Tensor, b: Tensor, total: float) -> float:
     """Return |delta - b @ a| / |delta| for delta [out, in] with the squared norm `total`."""
     squared = 0.0
     rows = max(1, BLOCK // delta.shape[1])

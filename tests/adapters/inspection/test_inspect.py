@@ -163,9 +163,14 @@ def test_every_field_of_peft_is_accounted_for() -> None:
 
     from peft import LoraConfig
 
-    from adapters.inspection.lora_config import FOLLOWED, TRAINING_ONLY, UNSUPPORTED
+    from adapters.inspection.lora_config import (
+        CONVERTIBLE,
+        FOLLOWED,
+        TRAINING_ONLY,
+        UNSUPPORTED,
+    )
 
-    known = FOLLOWED | TRAINING_ONLY | UNSUPPORTED.keys()
+    known = FOLLOWED | TRAINING_ONLY | UNSUPPORTED.keys() | CONVERTIBLE.keys()
     assert {field.name for field in fields(LoraConfig)} <= known
 
 
