@@ -20,7 +20,7 @@ _K = TypeVar("_K")
 PROMPT_TEMPERATURE = 0.1
 """Default temperature of the prompt router (c-BTM, Gururangan et al. 2023, section 3)."""
 
-NONE_BELOW = 0.45
+NONE_BELOW = 0.5
 """Default familiarity below which the base answers (`composer.mixtures.similarity`): measured by
 the claim `auto_none`, see docs/routing.md."""
 

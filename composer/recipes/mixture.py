@@ -53,7 +53,7 @@ class Mixture(Fields):
     none: Flag | Annotated[Number, Field(gt=0, le=1)] = False
     """Whether the base answers instead, if the prompt is like no expert's examples; needs a router
     that compares them. A number is the threshold: 1 demands as much similarity as the examples have
-    to each other; true stands for 0.45."""
+    to each other; true stands for 0.5."""
 
 
 def build(fields: Mixture) -> tuple[Terms, Filters]:

@@ -151,7 +151,7 @@ def test_what_the_prompt_decides_weighs_the_same_until_then() -> None:
 
 
 def test_when_the_base_answers_instead() -> None:
-    for asked, shown in ((True, 0.45), (0.7, 0.7), (1, 1), (False, False)):
+    for asked, shown in ((True, 0.5), (0.7, 0.7), (1, 1), (False, False)):
         plan = read("prompt", top_k=1, none=asked)
         assert plan.to_dict()["mixture"]["none"] == shown
     assert read("prompt", none=False) == read("prompt")
