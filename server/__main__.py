@@ -21,7 +21,7 @@ from composer.vllm.options import prepare_environment
 from composer.vllm.progress import stage
 from server.compose.routing.gates import LoadedGate, load_gates
 from server.engine.engine_process import run_first_in_children
-from server.engine.vllm_args import Needs
+from server.engine.vllm_args import Needs, is_tiny
 from server.lifecycle import ENGINE_DIED, Lifecycle
 from server.logs import choose_levels, configure_logging, end_quiet_start
 from server.settings import Settings
@@ -32,13 +32,12 @@ from server.startup.seed_store import publish_seeds, read_examples
 
 logger = logging.getLogger("server")
 
-_TINY = 50_000_000
 _TINY_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
 }
-"""Environment for models with fewer than `_TINY` parameters on a CPU.
+"""Environment for tiny models on a CPU.
 
 One thread is fastest, threads pinned to busy cores mostly wait for each other, and a separate
 process for the engine only takes longer to start.
@@ -190,7 +189,7 @@ def _prepare_environment(shapes: ModelShapes | None, *, keys: bool) -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([root, *filter(None, paths)]))
     prepare_environment()
     run_first_in_children()
-    if shapes is not None and shapes.parameters < _TINY:
+    if is_tiny(shapes):
         for name, value in _TINY_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
 

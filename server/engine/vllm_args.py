@@ -15,13 +15,17 @@ from adapters import ModelShapes, model_of
 from composer.fields import BASE
 from composer.vllm.auxiliary.spec import Auxiliary
 from server.auth.access_control import KEYLESS, METRICS
+from server.engine.processor import Processor
 from server.server_options import MIB
 from server.settings import Settings
 from server.startup.auxiliary_models import AuxiliaryModel
 
 _SMALL = 10**9
-"""Parameters below which a CPU computes in float32 and without compilation: for such small models
-the time to the first answer matters more than memory."""
+"""Parameters below which a CPU computes without compilation, and in float32 if it would emulate
+bfloat16: for such small models the time to the first answer matters more than memory."""
+
+_TINY = 50_000_000
+"""Parameters below which a CPU computes in float32: it takes no longer, and ties are rarer."""
 
 _REFUSED: Mapping[str, str] = {
     "lora_modules": "name adapters with --adapters",
@@ -67,6 +71,11 @@ class Needs:
         """Whether the base model is so small that time matters more than memory."""
         return self.shapes is not None and self.shapes.parameters < _SMALL
 
+    @property
+    def tiny(self) -> bool:
+        """Whether the base model is for tests."""
+        return is_tiny(self.shapes)
+
     def ranks_of(self, model: str | None) -> tuple[int, ...]:
         """Return the ranks of a model's adapters; None is the base model."""
         return tuple(rank for alias, rank in self.ranks.items() if model_of(alias) == model)
@@ -74,10 +83,41 @@ class Needs:
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """What the installed vLLM supports; `lora_ranks` are the valid values of --max-lora-rank."""
+    """What the installed vLLM supports.
 
-    is_cpu: bool
+    processor: what vLLM computes on, if that is a CPU.
+    lora_ranks: the valid values of --max-lora-rank.
+    """
+
+    processor: Processor | None
     lora_ranks: tuple[int, ...]
+
+    @property
+    def is_cpu(self) -> bool:
+        return self.processor is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Dtype:
+    """Our default of `--dtype` on a CPU; `name` None leaves it to vLLM."""
+
+    name: str | None
+    reason: str
+
+
+def is_tiny(shapes: ModelShapes | None) -> bool:
+    """Whether a model is so small that one thread in one process serves it fastest."""
+    return shapes is not None and shapes.parameters < _TINY
+
+
+def cpu_dtype(processor: Processor, needs: Needs) -> Dtype:
+    """Return the fastest dtype, as far as memory for it can be taken for granted."""
+    if needs.tiny:
+        return Dtype("float32", "a tiny model")
+    if processor.bfloat16 is not None:
+        return Dtype("bfloat16", processor.bfloat16)
+    emulated = "no bfloat16 instructions"
+    return Dtype("float32" if needs.small else None, emulated)
 
 
 def read_flags(
@@ -97,8 +137,11 @@ def read_flags(
     parser.set_defaults(disable_access_log_for_endpoints=_UNLOGGED)
     if not settings.verbose:
         parser.set_defaults(use_tqdm_on_load=False)
-    if platform.is_cpu and needs.small:
-        parser.set_defaults(dtype="float32", enforce_eager=True)
+    if platform.processor is not None:
+        if (dtype := cpu_dtype(platform.processor, needs).name) is not None:
+            parser.set_defaults(dtype=dtype)
+        if needs.small:
+            parser.set_defaults(enforce_eager=True)
     args = parser.parse_args(list(settings.vllm_flags))
     _refuse(args, parser, _REFUSED)
     if platform.is_cpu and not _sizes_cache(args, parser):

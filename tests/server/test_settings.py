@@ -11,6 +11,7 @@ import pytest
 
 from adapters import ModelShapes
 from server.auth.keys import Role
+from server.engine.processor import Processor
 from server.engine.vllm_args import (
     Needs,
     Platform,
@@ -21,9 +22,9 @@ from server.engine.vllm_args import (
 from server.settings import Settings
 from server.startup.auxiliary_models import AuxiliaryModel, AuxiliaryOption
 
-CPU = Platform(is_cpu=True, lora_ranks=(8, 16, 64))
-GPU = Platform(is_cpu=False, lora_ranks=(8, 16, 64))
-SMALL = ModelShapes(frozenset(), {}, 1_000_000)
+CPU = Platform(Processor(frozenset({"avx512f"}), {0: 0}), lora_ranks=(8, 16, 64))
+GPU = Platform(None, lora_ranks=(8, 16, 64))
+SMALL = ModelShapes(frozenset(), {}, 135_000_000)
 LARGE = ModelShapes(frozenset(), {}, 7_000_000_000)
 
 
@@ -190,6 +191,8 @@ def test_what_the_operator_chose_stays() -> None:
 
 def test_defaults_for_small_models_on_a_cpu() -> None:
     small, large = flags(), flags(shapes=LARGE)
+    fast = Platform(Processor(frozenset({"avx512_bf16"}), {0: 0}), lora_ranks=(8, 16, 64))
+    assert (flags(platform=fast).dtype, flags(platform=fast).enforce_eager) == ("bfloat16", True)
     assert (small.dtype, small.enforce_eager) == ("float32", True)
     assert (large.dtype, large.enforce_eager) == (None, False)
     assert 2**28 <= small.kv_cache_memory_bytes <= 2**30

@@ -14,12 +14,9 @@ vLLM's PyTorch kernels for CPU (`lora/ops/torch_ops/lora_ops.py`, 0.32) have two
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import torch
-from torch.nn.functional import embedding_bag
 from vllm.lora.layers import LogitsProcessorWithLoRA, VocabParallelEmbeddingWithLoRA
 from vllm.lora.layers.base import BaseLayerWithLoRA
 from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
@@ -27,11 +24,8 @@ from vllm.lora.model_manager import LoRAModelManager
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
 from composer.vllm.workarounds.lm_head_lora import have_factors, layers_of
-
-FEW = 8
-"""Up to this many rows of an adapter are multiplied row by row, more of them as a matrix, which
-costs a few calls per adapter. The two break even near here, for layers of 256 to 2048 inputs in
-float32 and bfloat16."""
+from composer.vllm.workarounds.lora_factors import LayerFactors, lay_out
+from composer.vllm.workarounds.lora_rows import Rows
 
 
 class AdapterwisePunica(PunicaWrapperCPU):
@@ -93,18 +87,14 @@ class AdapterwisePunica(PunicaWrapperCPU):
         output_slices: tuple[int, ...],
         **kwargs: Any,
     ) -> None:
+        """Add the product of the factors, in place; vLLM's `scale` is always 1 here."""
         x, y = x.view(-1, x.shape[-1]), y.view(-1, y.shape[-1])  # [T, in], [T, sum of sizes]
-        a = lora_a_stacked.together  # [slots, in, slices * r]
-        bs = [b.squeeze(1).transpose(1, 2) for b in lora_b_stacked]  # [slots, r, size]
-        x = x.to(a.dtype)
-        for slot, rows in self._tokens.many:
-            h = x.index_select(0, rows) @ a[slot]
-            parts = [hk @ b[slot] for hk, b in zip(h.chunk(len(bs), 1), bs, strict=True)]
-            y.index_add_(0, rows, _side_by_side(parts).to(y.dtype), alpha=scale)
+        for slot, rows in self._tokens.runs:
+            lora_a_stacked.add_to_run(y[rows], x[rows], slot)
         if (few := self._tokens.few) is not None:
-            h = few.times(x.index_select(0, few.rows), a)
-            parts = [few.times(hk, b) for hk, b in zip(h.chunk(len(bs), 1), bs, strict=True)]
-            y.index_add_(0, few.rows, _side_by_side(parts).to(y.dtype), alpha=scale)
+            lora_a_stacked.add_to_few(y, x, few)
+        if (many := self._tokens.many) is not None:
+            lora_a_stacked.add_to_many(y, x, many)
 
     def add_lora_embedding(
         self, y: torch.Tensor, x: torch.Tensor, *args: Any, **kwargs: Any
@@ -127,80 +117,11 @@ class AdapterwisePunica(PunicaWrapperCPU):
             # Another number of rows: logprobs of one request's prompt. vLLM does not say of which
             # request, and its own kernels fail here; these logprobs lack lm_head adapters.
             return
-        for slot, rows in Rows.of(tuple(self.sampler_indices.tolist())).by_slot():
+        slots = self.sampler_indices
+        for slot in sorted({*slots.tolist()} - {-1}):
+            rows = (slots == slot).nonzero().squeeze(1)
             delta = x[rows] @ lora_a_stacked[slot, 0].T @ lora_b_stacked[slot, 0].T
             y[:, : delta.shape[1]].index_add_(0, rows, delta.to(y.dtype), alpha=scale)
-
-
-@dataclass(frozen=True, slots=True)
-class Few:
-    """Rows of the batch that are multiplied one by one, each with the factors of its slot."""
-
-    rows: torch.Tensor  # [n] int64, those of a slot next to each other
-    slots: tuple[int, ...]  # [n], sorted
-
-    def times(self, x: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
-        """Return `out[i] = x[i] factors[slot of i]`: `[n, in]`, `[slots, in, out]` -> `[n, out]`.
-
-        A product of a row and a matrix is a weighted sum of the matrix's rows. PyTorch's embedding
-        bag computes many such sums over one table, copies no weights and takes any mixture of
-        slots at once.
-        """
-        indices, offsets = table_rows(self.slots, x.shape[1])
-        return embedding_bag(
-            indices, factors.flatten(0, 1), offsets, mode="sum", per_sample_weights=x.flatten()
-        )
-
-
-@lru_cache(maxsize=128)
-def table_rows(slots: tuple[int, ...], width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return which rows of a table the matrices of these slots are, `[n * width]` int32, and the
-    offsets of the matrices in that list, `[n]` int32. Each matrix has `width` rows of the table.
-
-    Cached: adapters may change in every step, but their numbers of rows soon recur.
-    """
-    first = torch.tensor(slots, dtype=torch.int32).unsqueeze(1) * width
-    offsets = torch.arange(0, len(slots) * width, width, dtype=torch.int32)
-    return (first + torch.arange(width, dtype=torch.int32)).flatten(), offsets
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """The rows of a batch by adapter slot, without the rows that have no adapter."""
-
-    many: list[tuple[int, torch.Tensor]] = field(default_factory=list)  # slot, its rows [n] int64
-    few: Few | None = None
-
-    @staticmethod
-    @lru_cache(maxsize=256)
-    def of(slots: tuple[int, ...]) -> Rows:
-        """Sort rows by their slots; -1: no adapter. Cached: few adapters in few rows recur."""
-        by_slot: dict[int, list[int]] = {}
-        for row, slot in enumerate(slots):
-            by_slot.setdefault(slot, []).append(row)
-        by_slot.pop(-1, None)
-        # Beside adapters that go row by row, a separate matrix product pays off later.
-        max_few = FEW if all(len(rows) > FEW for rows in by_slot.values()) else 2 * FEW
-        in_order = sorted(by_slot.items())
-        many = [(slot, torch.tensor(rows)) for slot, rows in in_order if len(rows) > max_few]
-        few = [(slot, row) for slot, rows in in_order if len(rows) <= max_few for row in rows]
-        if not few:
-            return Rows(many)
-        few_slots, few_rows = zip(*few, strict=True)
-        return Rows(many, Few(torch.tensor(few_rows), few_slots))
-
-    def by_slot(self) -> list[tuple[int, torch.Tensor]]:
-        """Return every slot with its rows."""
-        if (few := self.few) is None:
-            return self.many
-        slots = torch.tensor(few.slots)
-        return [*self.many, *((slot, few.rows[slots == slot]) for slot in sorted(set(few.slots)))]
-
-
-class LayerFactors(tuple[torch.Tensor, ...]):
-    """vLLM's `lora_a_stacked`, `[slots, 1, r, in]` per slice, as views of one tensor."""
-
-    together: torch.Tensor  # [slots, in, slices * r]
 
 
 def use_adapterwise_kernels(manager: LoRAModelManager) -> None:
@@ -218,21 +139,4 @@ def use_adapterwise_kernels(manager: LoRAModelManager) -> None:
                 layer.set_mapping(replacement)
     for layer in manager.modules.values():
         if isinstance(layer, BaseLinearLayerWithLoRA):
-            _lay_out(layer)
-
-
-def _lay_out(layer: BaseLinearLayerWithLoRA) -> None:
-    """Store the factors of all slots so that the rows that `Few.times` reads are contiguous."""
-    slots, _, rank, width = layer.lora_a_stacked[0].shape
-    slices = len(layer.lora_a_stacked)
-    together = layer.lora_a_stacked[0].new_zeros(slots, width, slices * rank)
-    views = (part.unsqueeze(1).transpose(2, 3) for part in together.chunk(slices, 2))
-    layer.lora_a_stacked = LayerFactors(views)
-    layer.lora_a_stacked.together = together
-    layer.lora_b_stacked = tuple(
-        b.new_zeros(slots, 1, rank, b.shape[2]).transpose(2, 3) for b in layer.lora_b_stacked
-    )
-
-
-def _side_by_side(parts: list[torch.Tensor]) -> torch.Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+            lay_out(layer)

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
+import torch
 import uvicorn
 import uvloop
 from starlette.types import ASGIApp
@@ -42,12 +43,15 @@ from composer.vllm.options import engine_options
 from composer.vllm.progress import stage
 from server.engine.http_protocol import BoundedHttpProtocol
 from server.engine.port import Capacity
+from server.engine.processor import OMP_THREADS, Processor, threads
 from server.engine.vllm.lora_gauge import bound_lora_gauge
 from server.engine.vllm.vllm_engine import VllmEngine
 from server.engine.vllm_args import (
+    Dtype,
     Needs,
     Platform,
     auxiliary_options,
+    cpu_dtype,
     read_flags,
     set_engine_options,
 )
@@ -87,8 +91,11 @@ def run(
     """
     cli_env_setup()
     parser = make_arg_parser(FlexibleArgumentParser(prog="python -m server", usage=USAGE))
-    platform = Platform(current_platform.is_cpu(), typing.get_args(MaxLoRARanks))
+    processor = Processor.read() if current_platform.is_cpu() else None
+    platform = Platform(processor, typing.get_args(MaxLoRARanks))
     args = read_flags(parser, settings, needs, platform)
+    if processor is not None:
+        _use_processor(processor, args, cpu_dtype(processor, needs))
     auxiliaries = auxiliary_options(settings, needs, platform)
     for auxiliary in auxiliaries:
         mib = auxiliary.kv_memory_bytes // MIB
@@ -104,6 +111,18 @@ def run(
         for name in _REQUEST_LOGGERS:
             show(name, logging.INFO)
     uvloop.run(_serve(args, lifecycle, assemble, on_ready))
+
+
+def _use_processor(processor: Processor, args: Namespace, dtype: Dtype) -> None:
+    """Arrange the threads of vLLM's workers, and log what computes."""
+    workers = args.tensor_parallel_size * args.pipeline_parallel_size
+    chosen = threads(processor, workers * (args.data_parallel_size_local or 1), os.environ)
+    os.environ.update(chosen.variables)  # the workers read them as they start
+    if (count := chosen.variables.get(OMP_THREADS)) is not None:
+        torch.set_num_threads(int(count))  # if the engine is in this process, torch has read them
+    reason = dtype.reason if args.dtype == (dtype.name or "auto") else "--dtype"
+    name = "the model's dtype" if args.dtype == "auto" else args.dtype
+    logger.info("CPU: %s (%s), %s", name, reason, chosen.text)
 
 
 async def _serve(
