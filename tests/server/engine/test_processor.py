@@ -10,6 +10,7 @@ import pytest
 from adapters import ModelShapes
 from server.engine.processor import Processor, threads
 from server.engine.vllm_args import Needs, cpu_dtype
+from tests.support.live_server import LiveServer
 
 TINY, SMALL, LARGE = 3_500_000, 135_000_000, 7_000_000_000
 FOUR = {0: "a", 1: "b", 2: "c", 3: "d"}
@@ -130,3 +131,10 @@ def test_this_machine() -> None:
     processor = Processor.read()
     assert processor.instructions
     assert processor.cores >= 1
+
+
+def test_the_line_at_start(server: LiveServer) -> None:
+    """The zoo computes in float32 wherever it is served."""
+    log = server.log.read_text(encoding="utf-8")
+    [line] = [line for line in log.splitlines() if " CPU: " in line]
+    assert "CPU: float32 (a tiny model), 1 thread (OMP_NUM_THREADS) on cores " in line
