@@ -19,7 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 from adapters.errors import AdapterError, MergeError
 from adapters.files import CONFIG, WEIGHTS
 from adapters.generation import alias_of
-from adapters.inspection.lora_config import PLAIN_INITS, UNSUPPORTED
+from adapters.inspection.lora_config import PLAIN_INITS, UNSUPPORTED, parse
 from adapters.inspection.problems import listing
 from adapters.weight_space.factors import Factors
 
@@ -76,10 +76,8 @@ def load(folder: Path, base: Path, initial: Path | None) -> PeftAdapter:
     Raises:
         AdapterError: the adapter is incomplete, does not fit, or is not a change of weights.
     """
-    config = _config(folder)
-    fields = config.to_dict()
-    _refuse_other_kinds(folder, config, fields)
-    kind = str(config.peft_type.value)
+    fields = _fields(folder)
+    kind = fields.get("peft_type")
     init = str(fields.get("init_lora_weights", True)).lower()
     changes_base = kind == "LORA" and init not in PLAIN_INITS | {"true", "false"}
     if changes_base and not init.startswith(_SUBTRACTED):
@@ -95,6 +93,7 @@ def load(folder: Path, base: Path, initial: Path | None) -> PeftAdapter:
             "adapter tells",
             "Give the adapter as it was before training with --initial",
         )
+    config = _config(folder, fields)
     if kind == "LORA" and (initial is not None or init not in _RECOMPUTED):
         config.init_lora_weights = True  # all factors are read from the file
     config.inference_mode = True
@@ -109,7 +108,7 @@ def load(folder: Path, base: Path, initial: Path | None) -> PeftAdapter:
         start = _take_out(model, initial)
     if changes_base:
         _check_plain(model, folder, init)
-    return PeftAdapter(model.eval(), kind, named, start, before)
+    return PeftAdapter(model.eval(), str(kind), named, start, before)
 
 
 def plain_factors(layer: Any) -> Factors | None:
@@ -143,29 +142,33 @@ def load_converted(folder: Path, base: Any) -> Any:
     return PeftModel.from_pretrained(base, str(folder)).eval()
 
 
-def _config(folder: Path) -> Any:
+def _fields(folder: Path) -> dict[str, Any]:
+    """Return the configuration as it is in the file; check that the weights are there."""
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             _fail(folder, f"{name} is missing", "Give a folder written by PEFT's save_pretrained")
-    try:
-        return PeftConfig.from_pretrained(str(folder))
-    except (ValueError, KeyError, TypeError) as error:
-        _fail(folder, f"PEFT cannot read its {CONFIG}: {error}", "Give the one that PEFT wrote")
+    return parse((folder / CONFIG).read_bytes(), lambda *words: _fail(folder, *words))
 
 
-def _refuse_other_kinds(folder: Path, config: Any, fields: Mapping[str, Any]) -> None:
-    if config.is_prompt_learning:
-        _fail(
-            folder,
-            f"it is of the kind {config.peft_type.value}, which adds to the prompt and changes no "
-            "weights, so no LoRA equals it",
-            "Train a LoRA adapter",
-        )
+def _config(folder: Path, fields: Mapping[str, Any]) -> Any:
+    """Return PEFT's configuration of an adapter that is a change of weights."""
     for name, problem in _NO_CHANGE_OF_WEIGHTS.items():
         if fields.get(name):
             _fail(
                 folder, f"{problem} ({name}), which is not converted", "Train a plain LoRA adapter"
             )
+    try:
+        config: Any = PeftConfig.from_pretrained(str(folder))
+    except (ValueError, KeyError, TypeError, ImportError) as error:
+        _fail(folder, f"PEFT cannot read its {CONFIG}: {error}", "Give the one that PEFT wrote")
+    if config.is_prompt_learning:
+        _fail(
+            folder,
+            f"it is of the kind {fields['peft_type']}, which adds to the prompt and changes no "
+            "weights, so no LoRA equals it",
+            "Train a LoRA adapter",
+        )
+    return config
 
 
 def _replaceable(model: Any, folder: Path) -> dict[str, Tensor]:
@@ -227,7 +230,7 @@ def _factors_of(model: Any) -> dict[str, Factors]:
 
 def _take_out(model: Any, folder: Path) -> dict[str, Factors]:
     """Take the untrained adapter in `folder` out of the base's weights; return its factors."""
-    _config(folder)
+    _fields(folder)
     layers = {
         name.removeprefix(PREFIX): module
         for name, module in model.named_modules()
