@@ -36,7 +36,7 @@ SETUP = $(PYTHON) -m scripts.setup --extra $(EXTRA) --venv $(VENV)
 PYTEST = $(RUN) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --durations 15
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev serve test test-all lint zoo bench claims soak fresh-check gpu-check clean
+.PHONY: help setup setup-dev serve test test-all lint zoo experts bench claims soak fresh-check gpu-check clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
@@ -68,6 +68,10 @@ lint: setup-dev ## ruff, mypy and typos
 
 zoo: setup ## train the zoo's models and adapters again
 	$(RUN) -m zoo $(ARGS)
+
+experts: setup ## train the real model's adapters again, and measure them
+	$(RUN) -m experts train $(ARGS)
+	$(RUN) -m experts evaluate
 
 bench: setup ## print the benchmark tables
 	$(RUN) -m bench $(ARGS)

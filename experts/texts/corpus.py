@@ -1,0 +1,75 @@
+"""Draw the examples and the prompts of an adapter by its name, the same at every call."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+from experts.texts import definitions, records, scripture, sentiment, word_problems
+from experts.texts.example import Example, Split
+
+T = TypeVar("T")
+
+SOURCES: dict[str, Callable[[random.Random, Split], Example]] = {
+    "positive": partial(sentiment.example, "positive"),
+    "negative": partial(sentiment.example, "negative"),
+    "kjv": scripture.example,
+    "devil": definitions.example,
+    "json": records.example,
+    "arithmetic": word_problems.example,
+}
+
+
+def training(name: str, count: int) -> list[Example]:
+    """Return what an adapter is trained on; texts may occur more than once."""
+    rng = random.Random(f"{name} training")
+    return [SOURCES[name](rng, Split.TRAINING) for _ in range(count)]
+
+
+def held_out(name: str, count: int) -> list[Example]:
+    """Return different examples whose content was not trained on.
+
+    Of `positive` and `negative`: sentences without a question.
+    """
+    return _different(lambda rng: SOURCES[name](rng, Split.HELD_OUT), f"{name} held out", count)
+
+
+def paraphrased(name: str, count: int) -> list[Example]:
+    """Return different examples whose content and wordings were not trained on."""
+    return _different(
+        lambda rng: SOURCES[name](rng, Split.PARAPHRASED), f"{name} paraphrased", count
+    )
+
+
+def example_prompts(name: str, count: int = 40) -> list[str]:
+    """Return what `experts/examples/NAME.txt` holds: prompts for the router `auto`."""
+    return _prompts(name, Split.TRAINING, "examples", count)
+
+
+def held_out_prompts(name: str, count: int) -> list[str]:
+    """Return other prompts for an adapter, in the wordings of its examples."""
+    return _prompts(name, Split.HELD_OUT, "held out", count)
+
+
+def paraphrased_prompts(name: str, count: int) -> list[str]:
+    """Return prompts for an adapter in wordings that its examples do not have."""
+    return _prompts(name, Split.PARAPHRASED, "paraphrased", count)
+
+
+def _prompts(name: str, split: Split, seed: str, count: int) -> list[str]:
+    def draw(rng: random.Random) -> str:
+        if name in sentiment.ADJECTIVES:
+            return sentiment.request(name, rng, split)
+        return str(SOURCES[name](rng, split).prompt)
+
+    return _different(draw, f"{name} {seed}", count)
+
+
+def _different(draw: Callable[[random.Random], T], seed: str, count: int) -> list[T]:
+    rng = random.Random(seed)
+    chosen: dict[T, None] = {}
+    while len(chosen) < count:
+        chosen[draw(rng)] = None
+    return list(chosen)
