@@ -83,7 +83,7 @@ def default_router(text: str) -> Mapping[str, object]:
         plan = parse_composition(composition, known=experts, limits=limits, param="the mixture")
     except CompositionError as error:
         raise argparse.ArgumentTypeError(error.message) from None
-    if plan.mixture is not None and plan.mixture.reads_text:
+    if plan.mixture is not None and plan.mixture.needs_examples:
         options.setdefault("none", True)
     return {**router, **options}
 

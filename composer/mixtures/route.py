@@ -85,6 +85,8 @@ def _prior(
         return spec.resolved(experts, {})
     known = weigher.names if weigher is not None else ()
     unknown = next((name for name in experts if name not in known), None)
+    if (weigher is None or unknown is not None) and not spec.needs_examples:
+        return WeightedMixtureSpec().resolved(experts, {})
     if weigher is None or unknown is not None:
         raise UnsupportedError(
             f"the prompt router knows no examples of {quoted(unknown or '')}. Register the "

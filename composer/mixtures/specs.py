@@ -37,9 +37,13 @@ class FixedPrior:
 
 @dataclass(frozen=True, slots=True)
 class PromptPrior:
-    """A prior by the similarity of the prompt to each expert's examples (c-BTM)."""
+    """A prior by the similarity of the prompt to each expert's examples (c-BTM).
+
+    `optional`: equal weights, if an expert has no examples or there are several prompts.
+    """
 
     temperature: float = PROMPT_TEMPERATURE
+    optional: bool = False
 
 
 PriorTerm: TypeAlias = FixedPrior | PromptPrior
@@ -49,6 +53,8 @@ Prior: TypeAlias = tuple[tuple[PriorTerm, float], ...]
 `PromptPrior` by temperature. Empty where a router leaves its prior to the caller."""
 
 UNIFORM: Prior = ((FixedPrior(), 1.0),)
+BY_EXAMPLES: Prior = ((PromptPrior(optional=True), 1.0),)
+"""The default of routers that need a prior to be right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +69,13 @@ class WeightedMixtureSpec:
 
     @property
     def reads_text(self) -> bool:
-        """Whether the prior depends on the text of the request."""
+        """Whether the prior may depend on the text of the request."""
         return any(isinstance(term, PromptPrior) for term, _ in self.prior)
+
+    @property
+    def needs_examples(self) -> bool:
+        """Whether every expert must have examples."""
+        return any(isinstance(term, PromptPrior) and not term.optional for term, _ in self.prior)
 
     def resolved(
         self, experts: Collection[str], similarities: Mapping[float, Mapping[str, float]]
@@ -92,7 +103,7 @@ class WeightedMixtureSpec:
         """Return the router as requests write it; parsing it gives an equal spec up to rounding."""
         fixed = self.parameters.fixed
         priors = [(_described(term), share * fixed) for term, share in self.prior]
-        if fixed == 1 and len(priors) == 1:
+        if fixed == 1 and len(priors) == 1 and priors[0][0] is not None:
             return priors[0][0]
         prior = None if fixed > 0 else priors[0][0]
         votes = [*priors]
@@ -191,6 +202,11 @@ class MixturePlan:
         """Whether `route` needs the text of the request, and a prompt router."""
         return isinstance(self.router, WeightedMixtureSpec) and self.router.reads_text
 
+    @property
+    def needs_examples(self) -> bool:
+        """Whether `route` refuses experts without examples."""
+        return isinstance(self.router, WeightedMixtureSpec) and self.router.needs_examples
+
     def to_dict(self) -> dict[str, Any]:
         """Return the description in responses, JSON-able."""
         none = False if self.none is None else self.none
@@ -206,7 +222,9 @@ def normalized(weights: Mapping[_K, float]) -> dict[_K, float]:
     return {key: weight / total for key, weight in scaled.items()}
 
 
-def _described(term: PriorTerm) -> dict[str, Any]:
+def _described(term: PriorTerm) -> dict[str, Any] | None:
     if isinstance(term, PromptPrior):
+        if term.optional:
+            return None
         return {"kind": "prompt", "temperature": term.temperature}
     return {"kind": "fixed", "weights": dict(term.weights) or None}

@@ -19,6 +19,7 @@ from composer.formula import format_number
 from composer.mixtures.routers.fixed import FixedRouter, fixed_prior
 from composer.mixtures.routers.union import AnyRouter, router_of
 from composer.mixtures.specs import (
+    BY_EXAMPLES,
     NONE_BELOW,
     UNIFORM,
     HandoverSpec,
@@ -104,7 +105,7 @@ def _read(fields: Mixture) -> tuple[Router, dict[str, float]]:
 
 
 def _check_none(fields: Mixture, router: Router) -> None:
-    if fields.none and not (isinstance(router, WeightedMixtureSpec) and router.reads_text):
+    if fields.none and not (isinstance(router, WeightedMixtureSpec) and router.needs_examples):
         raise CompositionSchemaError(
             f"none is {shown(fields.none)}, but the {constant(type(fields.router), 'kind')} router "
             'does not compare the prompt with examples. Leave none out, use the router "prompt", '
@@ -118,7 +119,7 @@ def _check_top_k(top_k: int | None, router: WeightedMixtureSpec, count: int) -> 
             f"top_k is {top_k}, and the mixture has {count} "
             f"{'expert' if count == 1 else 'experts'}. Give at most {count}, or leave it out.",
         )
-    if top_k is not None and top_k < count and router.prior == UNIFORM:
+    if top_k is not None and top_k < count and router.prior in (UNIFORM, BY_EXAMPLES):
         raise CompositionSchemaError(
             f"top_k is {top_k} of {count} experts, but before the answer begins they all weigh the "
             'same. Use the router "prompt", give weights, or give the router a prior, e.g. '

@@ -1,9 +1,10 @@
 """Posterior router: experts that explain the text so far count more, token by token.
 
 `pi_k ~ prior_k prod_t p_k(x_t | x_<t)`, Bayes' rule with the expert as the unknown (DEMix,
-Gururangan et al. 2021, section 4.1). It starts from the likelihood of the prompt, so the first
-token is already routed. With a forgetting factor below one old tokens count less, so the expert can
-change within an answer; a floor bounds the weight of every expert from below.
+Gururangan et al. 2021, section 4.1). With `prompt`, as in the paper, it starts from the likelihood
+of the prompt; its experts were trained on whole documents. Without, a prior by the experts'
+examples routes the first token. With a forgetting factor below one old tokens count less, so the
+expert can change within an answer; a floor bounds the weight of every expert from below.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ class PosteriorRouter(RuleFields):
     floor: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     """Minimum weight of each expert; below one over the number of experts that run."""
 
-    prompt: Flag = True
-    """Whether the tokens of the prompt count as evidence."""
+    prompt: Flag = False
+    """Whether the tokens of the prompt count as evidence, as in DEMix. Adapters that were trained
+    on answers only, as most are, say nothing of prompts."""
 
 
 ROUTER = RouterKind(

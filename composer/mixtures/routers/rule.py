@@ -9,7 +9,7 @@ from composer.engine_plan import MixtureParameters
 from composer.fields import Fields
 from composer.mixtures.routers import fixed, prompt
 from composer.mixtures.routers.router import OneOf
-from composer.mixtures.specs import WeightedMixtureSpec
+from composer.mixtures.specs import BY_EXAMPLES, UNIFORM, Prior, WeightedMixtureSpec
 
 _PRIOR = OneOf((fixed.ROUTER, prompt.ROUTER))
 
@@ -22,8 +22,18 @@ class RuleFields(Fields):
     """Name of the router."""
 
     prior: Annotated[Fields, _PRIOR] | None = None
-    """The weights to start from: `fixed` or `prompt`. Equal weights if absent; in a vote, the
-    combination of its `fixed` and `prompt` routers, if it has any."""
+    """The weights to start from: `fixed` or `prompt`. If absent: in a vote, the combination of its
+    `fixed` and `prompt` routers, if it has any; otherwise `prompt` for the posterior router if all
+    experts have examples, and equal weights else."""
+
+
+def default_prior(parameters: MixtureParameters) -> Prior:
+    """Return the prior of a request that states none.
+
+    The posterior trusts what an expert says of a text, and an adapter says little of texts that it
+    was not trained for, so it needs a prior (docs/routing.md has the measurement).
+    """
+    return BY_EXAMPLES if parameters.posterior > 0 else UNIFORM
 
 
 def build_rule(fields: RuleFields, experts: Sequence[str]) -> WeightedMixtureSpec:

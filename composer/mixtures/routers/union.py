@@ -9,7 +9,8 @@ from typing import Annotated, TypeAlias
 from composer.fields import Fields
 from composer.mixtures.routers import ROUTERS
 from composer.mixtures.routers.router import OneOf
-from composer.mixtures.specs import UNIFORM, Router, WeightedMixtureSpec
+from composer.mixtures.routers.rule import default_prior
+from composer.mixtures.specs import Router, WeightedMixtureSpec
 
 _ANY = OneOf(ROUTERS)
 
@@ -24,5 +25,5 @@ def router_of(fields: Fields, experts: Sequence[str]) -> Router:
     """
     router = _ANY.build(fields, experts)
     if isinstance(router, WeightedMixtureSpec) and not router.prior:
-        return replace(router, prior=UNIFORM)
+        return replace(router, prior=default_prior(router.parameters))
     return router

@@ -20,9 +20,9 @@ from composer.errors import UnsupportedError
 from composer.fields import Fields, Number
 from composer.mixtures.routers.fixed import fixed_prior
 from composer.mixtures.routers.router import OneOf, RouterKind
+from composer.mixtures.routers.rule import default_prior
 from composer.mixtures.routers.weighing import WEIGHING
 from composer.mixtures.specs import (
-    UNIFORM,
     FixedPrior,
     Prior,
     PriorTerm,
@@ -78,11 +78,12 @@ def merged(votes: Votes, experts: Sequence[str]) -> WeightedMixtureSpec:
     )
     for rule, names in rules.items():
         parameters |= _agreed(rule, names, votes)
-    return WeightedMixtureSpec(_prior(votes, experts), MixtureParameters(**parameters))
+    evaluated = MixtureParameters(**parameters)
+    return WeightedMixtureSpec(_prior(votes, experts) or default_prior(evaluated), evaluated)
 
 
 def _prior(votes: Votes, experts: Sequence[str]) -> Prior:
-    """Return the prior that all voters start from."""
+    """Return the prior that all voters start from; empty if none of them states one."""
     terms = [
         (term, share * weight)
         for spec, share in votes
@@ -98,7 +99,7 @@ def _prior(votes: Votes, experts: Sequence[str]) -> Prior:
             f"'prior' out of its {' and '.join(MixtureParameters.RULES)} routers: they then start "
             "from the combination of its fixed and prompt routers."
         )
-    return priors.pop() if priors else UNIFORM
+    return priors.pop() if priors else ()
 
 
 def _combined(terms: Sequence[tuple[PriorTerm, float]], experts: Sequence[str]) -> Prior:

@@ -124,7 +124,14 @@ class Routing:
             plan, missing = self.gates.settle(plan, router, self._digests())
         reads_text = plan.mixture is not None and plan.mixture.reads_text
         similarity = await self._prompt_similarity() if reads_text else None
-        text = prompt_text(self._engine, kind, body) if reads_text else ""
+        text = ""
+        if reads_text and plan.mixture is not None:
+            try:
+                text = prompt_text(self._engine, kind, body)
+            except UnsupportedError:  # there are several prompts
+                if plan.mixture.needs_examples:
+                    raise
+                similarity = None
         if len(text) <= _INLINE_CHARACTERS:
             return route(plan, text, similarity), missing
         return await run_in_threadpool(route, plan, text, similarity), missing

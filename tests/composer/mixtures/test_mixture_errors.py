@@ -189,7 +189,7 @@ def test_schema_error(fields: dict[str, Any], param: str, message: str) -> None:
             "different values of 'forgetting' \\(0.5, 1.0\\)",
         ),
         (
-            vote(("posterior", 1), ({"kind": "posterior", "prompt": False}, 1)),
+            vote(("posterior", 1), ({"kind": "posterior", "prompt": True}, 1)),
             "different values of 'prompt' \\(false, true\\)",
         ),
         (

@@ -24,11 +24,13 @@ from composer.mixtures.specs import (
 from composer.plan import Limits
 from tests.composer.mixtures.mixture_examples import EXPERTS, WEIGHTS, mixture, prior, read, vote
 
+IF_EXAMPLES = ((PromptPrior(0.1, optional=True), 1.0),)
 GIVEN = ((FixedPrior((("base", 0.25), ("chat", 0.625), ("velan", 0.125))), 1.0),)
 
 
 def spec(prior: Prior = UNIFORM, **parameters: Any) -> WeightedMixtureSpec:
-    return WeightedMixtureSpec(prior, MixtureParameters(**parameters))
+    reads_prompt = {"prompt": False} if "posterior" in parameters else {}  # the requests' default
+    return WeightedMixtureSpec(prior, MixtureParameters(**reads_prompt | parameters))
 
 
 @pytest.mark.parametrize(
@@ -42,10 +44,11 @@ def spec(prior: Prior = UNIFORM, **parameters: Any) -> WeightedMixtureSpec:
         ({"kind": "fixed", "weights": WEIGHTS}, WeightedMixtureSpec(GIVEN)),
         ("prompt", WeightedMixtureSpec(((PromptPrior(0.1), 1.0),))),
         ({"kind": "prompt", "temperature": 2}, WeightedMixtureSpec(((PromptPrior(2.0), 1.0),))),
-        ("posterior", spec(fixed=0, posterior=1)),
+        ("posterior", spec(IF_EXAMPLES, fixed=0, posterior=1)),
+        ({"kind": "posterior", "prior": "fixed"}, spec(fixed=0, posterior=1)),
         (
-            {"kind": "posterior", "forgetting": 0.9, "floor": 0.01, "prompt": False},
-            spec(fixed=0, posterior=1, forgetting=0.9, floor=0.01, prompt=False),
+            {"kind": "posterior", "forgetting": 0.9, "floor": 0.01, "prompt": True},
+            spec(IF_EXAMPLES, fixed=0, posterior=1, forgetting=0.9, floor=0.01, prompt=True),
         ),
         (prior(kind="fixed", weights=WEIGHTS), spec(GIVEN, fixed=0, posterior=1)),
         (
@@ -61,8 +64,8 @@ def spec(prior: Prior = UNIFORM, **parameters: Any) -> WeightedMixtureSpec:
             vote(("fixed", 1), ("posterior", 2), ("confidence", 1)),
             spec(fixed=0.25, posterior=0.5, confidence=0.25),
         ),
-        (vote(("posterior", 3)), spec(fixed=0, posterior=1)),
-        (vote(("posterior", 3), ("posterior", 4)), spec(fixed=0, posterior=1)),
+        (vote(("posterior", 3)), spec(IF_EXAMPLES, fixed=0, posterior=1)),
+        (vote(("posterior", 3), ("posterior", 4)), spec(IF_EXAMPLES, fixed=0, posterior=1)),
         # What the fixed and the prompt router say is the prior of the others.
         (
             vote(({"kind": "fixed", "weights": WEIGHTS}, 1), ("prompt", 3), ("posterior", 4)),
@@ -216,7 +219,7 @@ def test_a_vote_as_responses_show_it() -> None:
     fixed = {"kind": "fixed", "weights": WEIGHTS}
     asked = vote((fixed, 1), ("prompt", 3), ("posterior", 4), ("confidence", 2))
     shown = {"base": 0.25, "chat": 0.625, "velan": 0.125}
-    rule = {"forgetting": 1.0, "floor": 0.0, "prompt": True, "prior": None}
+    rule = {"forgetting": 1.0, "floor": 0.0, "prompt": False, "prior": None}
     assert mixture(asked).router.to_dict() == vote(
         ({"kind": "fixed", "weights": shown}, 0.1),
         ({"kind": "prompt", "temperature": 0.1}, 0.3),

@@ -45,7 +45,7 @@ def test_a_sum_stays_as_it_is() -> None:
 
 
 def test_the_prior_is_what_the_prompt_router_says() -> None:
-    for router in ("prompt", {"kind": "posterior", "prior": "prompt"}):
+    for router in ("prompt", "posterior", {"kind": "posterior", "prior": "prompt"}):
         routed = route(plan(router), SUM, ROUTER)
         assert prior_of(routed) == pytest.approx(ROUTER.weights(SUM))
         assert prior_of(routed)["sums"] > 0.9
@@ -79,7 +79,7 @@ def test_a_vote_of_priors() -> None:
     assert prior_of(routed) == pytest.approx(
         {name: 0.75 * given[name] + 0.25 * similar[name] for name in EXPERTS}
     )
-    assert engine_mixture(routed) == MixtureParameters(fixed=0.5, posterior=0.5)
+    assert engine_mixture(routed) == MixtureParameters(fixed=0.5, posterior=0.5, prompt=False)
 
 
 def test_a_vote_of_some_experts() -> None:
@@ -193,8 +193,10 @@ def test_an_expert_without_examples(
 ) -> None:
     with pytest.raises(UnsupportedError, match=f"knows no examples of '{name}'. Register the adap"):
         route(plan("prompt", experts), SUM, weigher)
-    # Nothing is asked of it where the prior does not depend on the prompt.
-    assert route(plan("posterior", experts), SUM, weigher).mixture
+    # Nothing is asked of it where the prior need not depend on the prompt.
+    for router in ("confidence", "posterior"):
+        routed = route(plan(router, experts), SUM, weigher)
+        assert set(prior_of(routed).values()) == {1 / len(experts)}
 
 
 def test_the_engine_gets_the_numbers_of_the_request() -> None:

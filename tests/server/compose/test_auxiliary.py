@@ -150,14 +150,14 @@ def test_a_mixture_across_models(family: LiveServer) -> None:
 
 def test_experts_that_cannot_be_routed_together(family: LiveServer) -> None:
     """`other` reads conversations in a template of its own."""
-    mixture = {"recipe": "mixture", "experts": ["chat", "other"], "router": "posterior"}
+    mixture = {"recipe": "mixture", "experts": ["chat", "other"]}
+    mixture["router"] = {"kind": "posterior", "prompt": True}
     refused = family.chat("base", composition=mixture)
     assert refused.status_code == 400
     for words in ("'other'", "chat template", '"prompt"'):
         assert words in refused.json()["error"]["message"]
     assert family.complete("base", PROMPT, composition=mixture).status_code == 200
-    router = {"kind": "posterior", "prompt": False}
-    assert family.chat("base", composition=mixture | {"router": router}).status_code == 200
+    assert family.chat("base", composition=mixture | {"router": "posterior"}).status_code == 200
     switch = {"kind": "sequence", "at": "."}
     mixed = family.chat("base", composition=mixture | {"router": switch})
     assert mixed.status_code == 400
