@@ -103,8 +103,8 @@ class WeightedMixtureSpec:
         """Return the router as requests write it; parsing it gives an equal spec up to rounding."""
         fixed = self.parameters.fixed
         priors = [(_described(term), share * fixed) for term, share in self.prior]
-        if fixed == 1 and len(priors) == 1 and priors[0][0] is not None:
-            return priors[0][0]
+        if fixed == 1 and len(priors) == 1:
+            return dict(priors[0][0] or {})
         prior = None if fixed > 0 else priors[0][0]
         votes = [*priors]
         for rule, names in MixtureParameters.RULES.items():

