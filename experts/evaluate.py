@@ -21,7 +21,7 @@ from experts.texts.word_problems import answer_of
 from experts.train import encode, loss
 
 TEXTS = 80  # per adapter
-QUESTIONS = 100  # per adapter and kind
+QUESTIONS = 40  # per adapter and kind
 ROWS = 20
 NEW_TOKENS = 60
 
