@@ -10,7 +10,7 @@ from composer.vllm.auxiliary.spec import Auxiliary, to_additional_config
 
 SCHEDULER = "composer.vllm.schedule.gang_scheduler.gang_scheduler"
 WORKER = "composer.vllm.execute.worker.ComposerWorker"
-PROCESSOR = "composer.vllm.execute.v1_view:CompositionProcessor"
+PROCESSOR = "composer.vllm.execute.v1.composition_processor:CompositionProcessor"
 
 PATIENCE_KEY = "composer_gang_patience_s"
 """Key in vLLM's `additional_config`, which must be JSON."""

@@ -19,7 +19,7 @@ from vllm.v1.sample.logits_processor import LogitsProcessor
 from composer.engine_plan import ENGINE_ARG, EnginePlan, Row
 from composer.reference.oracle import Oracle
 from composer.vllm.compat import SEAMS, SUPPORTED, check_engine
-from composer.vllm.execute.v1_view import CompositionProcessor
+from composer.vllm.execute.v1.composition_processor import CompositionProcessor
 from composer.vllm.execute.worker import ComposerWorker
 from composer.vllm.options import prepare_environment
 from composer.vllm.schedule.gang_scheduler import SyncGangScheduler

@@ -19,7 +19,7 @@ from composer.bounds import (
     MODEL_STOP_TOKENS,
 )
 from composer.engine_plan import ENGINE_ARG, ROW_ARG, EnginePlan, LoadedAdapter, Row, Switch
-from composer.vllm.execute.v1_view import CompositionProcessor
+from composer.vllm.execute.v1.composition_processor import CompositionProcessor
 from tests.engine.harness import Job, WatchedEngine
 from tests.support.foreign_plans import JSON_VALUES, mutated_plans
 

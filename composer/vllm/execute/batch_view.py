@@ -1,7 +1,7 @@
 """What composition reads from and writes to one of vLLM's model runners.
 
-Sampler, mixtures, adapter switching, probes and auxiliary models use a `BatchView`. `v1_view`
-implements it for the V1 model runner and is the only module that touches that runner's batch.
+Sampler, mixtures, adapter switching, probes and auxiliary models use a `BatchView`. `v1`
+implements it for the V1 model runner and is the only folder that touches that runner's batch.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ class BatchView(Protocol):
     tags: GangTags
 
     def install_sampler(self, forward: Forward) -> None:
-        """Let `forward` compose before vLLM's sampler runs."""
+        """Let `forward` compose before vLLM's sampler runs. Its `Sample` passes the rows of leaders
+        and plain requests to vLLM's sampler; in the output, a companion has any token."""
 
     def install_forced_sampler(self) -> None:
         """Replace the sampler: the rows take the tokens of `force_tokens`."""

@@ -26,7 +26,7 @@ from composer.vllm.execute.batch_layout import BatchLayout
 from composer.vllm.execute.batch_view import BatchView
 from composer.vllm.execute.mixture_state import MixtureRouting
 from composer.vllm.execute.sampler import ComposingForward
-from composer.vllm.execute.v1_view import V1View
+from composer.vllm.execute.v1.view import V1View
 from composer.vllm.lifeline import obey_front_end
 from composer.vllm.schedule.counts import GangFigures, figures_of
 from composer.vllm.schedule.kv_blocks import kv_capacity

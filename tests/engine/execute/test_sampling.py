@@ -7,12 +7,15 @@ plain request with the same seed.
 
 from __future__ import annotations
 
+import itertools
+import random
 from typing import Any
 
 import pytest
 import torch
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import StructuredOutputsParams
+from vllm.v1.sample.sampler import Sampler
 
 from composer.engine_plan import Row
 from tests.engine.harness import Job, WatchedEngine
@@ -80,13 +83,61 @@ def test_composed_answers_are_sampled_like_plain_ones(
     engine.assert_nothing_left()
 
 
-def test_features_do_not_leak_between_requests_of_a_batch(roomy: WatchedEngine) -> None:
-    jobs = [Job(PROMPT, TWIN, params=params) for name, params in FEATURES.items() if name != "n"]
-    plain = [Job(PROMPT, params=params) for name, params in FEATURES.items() if name != "n"]
-    mixed = [job for pair in zip(jobs, plain, strict=True) for job in pair]
-    answers = roomy.answers(mixed)
-    for composed, alone in zip(answers[::2], answers[1::2], strict=True):
-        assert composed == alone
+THREE = (Row(0.25), Row(0.5), Row(0.25))
+
+
+@pytest.mark.parametrize("which", ["roomy", "tight", "asynchronous"])
+def test_features_do_not_leak_between_requests_of_a_batch(
+    which: str, request: pytest.FixtureRequest
+) -> None:
+    """The batch is condensed and reordered as requests end; the answers to plain requests, one at a
+    time, are the reference."""
+    engine: WatchedEngine = request.getfixturevalue(which)
+    features = [
+        {"max_tokens": length, **params}
+        for (name, params), length in zip(FEATURES.items(), itertools.cycle([30, 9, 17]))
+        if name != "n"
+    ]
+    alone = [engine.answers([Job(PROMPT, params=params)])[0] for params in features]
+    for seed in range(2):
+        jobs = [
+            (number, Job(PROMPT, (TWIN, THREE, None)[(number + seed) % 3], params=params))
+            for number, params in enumerate(features)
+        ]
+        random.Random(seed).shuffle(jobs)
+        answers = engine.answers([job for _, job in jobs])
+        for (number, job), answer in zip(jobs, answers, strict=True):
+            assert answer == alone[number], (features[number], job.rows)
+    engine.assert_nothing_left()
+
+
+@pytest.mark.parametrize("which", ["roomy", "tight", "asynchronous"])
+def test_companions_are_not_sampled(
+    which: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM's sampler gets one row for each leader and plain request of a step, and none for a
+    companion, not even while its prompt is read."""
+    engine: WatchedEngine = request.getfixturevalue(which)
+    sampled: list[int] = []
+    forward = Sampler.forward
+
+    def counted(self: Sampler, logits: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        sampled.append(len(logits))
+        return forward(self, logits, *args, **kwargs)
+
+    monkeypatch.setattr(Sampler, "forward", counted)
+    first = len(engine.watch.scheduled)
+    params = {"temperature": 1.0, "top_p": 0.9, "seed": 3}
+    jobs = [
+        Job(PROMPT[: 1 + 5 * number], rows, params=params)
+        for number, rows in enumerate((TWIN, None, THREE, TWIN, None))
+    ]
+    engine.answers(jobs)
+    engine.assert_nothing_left()
+    steps = [step for step in engine.watch.scheduled[first:] if step]
+    leading = [sum("#" not in name for name in step) for step in steps]
+    assert sampled == [count for count in leading if count]
+    assert sum(sampled) < sum(map(len, steps))
 
 
 def test_masked_tokens_stay_masked_under_negative_weights(roomy: WatchedEngine) -> None:
@@ -112,15 +163,28 @@ def test_a_seeded_prompt_in_chunks(tight: WatchedEngine, roomy: WatchedEngine) -
         assert tight.answers([job]) == roomy.answers([job])
 
 
-def test_seeds_survive_preemption(tight: WatchedEngine) -> None:
-    jobs = [
-        Job(PROMPT, TWIN, params={"temperature": 1.0, "seed": seed, "max_tokens": 60})
-        for seed in range(8)
+@pytest.mark.parametrize("which", ["tight", "asynchronous"])
+def test_sampling_survives_preemption(which: str, request: pytest.FixtureRequest) -> None:
+    engine: WatchedEngine = request.getfixturevalue(which)
+    features: list[dict[str, Any]] = [
+        {},
+        {"top_p": 0.8},
+        {"min_p": 0.02, "top_k": 200},
+        {"repetition_penalty": 1.3, "frequency_penalty": 0.2},
+        {"bad_words": ["a", "e", "i", "the"]},
+        {"logit_bias": {77: 4.0}},
+        {"min_tokens": 50, "stop_token_ids": list(range(0, 300, 3))},
+        {"allowed_token_ids": list(range(10, 300))},
     ]
-    alone = [tight.answers([job])[0] for job in jobs]
-    before = tight.watch.preempted_gangs
-    assert tight.answers(jobs) == alone
-    assert tight.watch.preempted_gangs > before
+    sampled = {"temperature": 1.0, "max_tokens": 60}
+    jobs = [
+        Job(PROMPT, TWIN, params={**sampled, "seed": seed, **params})
+        for seed, params in enumerate(features)
+    ]
+    alone = [engine.answers([Job(PROMPT, params=job.params)])[0] for job in jobs]
+    before = engine.watch.preempted_gangs
+    assert engine.answers(jobs) == alone
+    assert engine.watch.preempted_gangs > before
 
 
 def test_unseeded_answers_differ(roomy: WatchedEngine) -> None:

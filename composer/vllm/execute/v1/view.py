@@ -1,8 +1,4 @@
-"""vLLM's V1 model runner behind `BatchView`: a batch that is kept from step to step and condensed.
-
-What composition needs of this runner and no other is here and nowhere else, so that the file can go
-with the runner.
-"""
+"""vLLM's V1 model runner behind `BatchView`; it keeps and condenses one batch for all steps."""
 
 from __future__ import annotations
 
@@ -11,65 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from vllm.config import VllmConfig
-from vllm.sampling_params import SamplingParams
-from vllm.v1.outputs import SamplerOutput
-from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
-from vllm.v1.sample.metadata import SamplingMetadata
-from vllm.v1.sample.sampler import Sampler
 
-from composer.vllm.execute.batch_view import (
-    AdapterChoice,
-    Forward,
-    GangTags,
-    LoRAInputs,
-    StepRows,
-)
-from composer.vllm.request_check import check_request
-from composer.vllm.schedule.gang import RowTag
+from composer.vllm.execute.batch_view import AdapterChoice, Forward, LoRAInputs, StepRows
+from composer.vllm.execute.v1.composition_processor import CompositionProcessor
+from composer.vllm.execute.v1.sampled_rows import SampledRows
+from composer.vllm.execute.v1.samplers import ComposingSampler, ForcedSampler
 from composer.vllm.workarounds.cpu_generator import RewindableGenerator
-
-
-class CompositionProcessor(LogitsProcessor):
-    """Follows the batch: vLLM tells logits processors which requests enter, leave and move.
-
-    It changes no logits: composition happens earlier, in the sampler, so that logprobs and
-    penalties see the composed distribution.
-    """
-
-    def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool):
-        self.tags = GangTags()
-
-    @classmethod
-    def validate_params(cls, sampling_params: SamplingParams) -> None:
-        check_request(sampling_params)
-
-    def is_argmax_invariant(self) -> bool:
-        return False
-
-    def update_state(self, batch_update: BatchUpdate | None) -> None:
-        if batch_update is None:
-            return
-        tags = self.tags.by_row
-        changed = False
-        for row in batch_update.removed:
-            changed |= tags.pop(row, None) is not None
-        for row, params, _, _ in batch_update.added:
-            changed |= tags.pop(row, None) is not None
-            if (tag := RowTag.of(params)) is not None:
-                tags[row] = tag
-                changed = True
-        for source, target, direction in batch_update.moved:
-            moving, replaced = tags.pop(source, None), tags.pop(target, None)
-            changed |= moving is not None or replaced is not None
-            if moving is not None:
-                tags[target] = moving
-            if replaced is not None and direction == MoveDirectionality.SWAP:
-                tags[source] = replaced
-        self.tags.changes += changed
-
-    def apply(self, logits: torch.Tensor) -> torch.Tensor:
-        return logits
 
 
 class V1View:
@@ -86,7 +29,8 @@ class V1View:
         if not tags:
             raise ValueError(
                 "composition needs its logits processor; start vLLM with "
-                f"--logits-processors {__name__}:{CompositionProcessor.__name__}"
+                f"--logits-processors {CompositionProcessor.__module__}:"
+                f"{CompositionProcessor.__name__}"
             )
         self.tags = tags[0]
         # Custom processors make vLLM copy all sampled tokens to the host in every step, in case
@@ -99,10 +43,11 @@ class V1View:
         self._added: set[int] = set()  # adapters that only `_choice` put into vLLM's books
 
     def install_sampler(self, forward: Forward) -> None:
-        self.runner.sampler = _ComposingSampler(self.runner.sampler, forward)
+        sampled = SampledRows(self.runner, self.tags)
+        self.runner.sampler = ComposingSampler(self.runner.sampler, forward, sampled)
 
     def install_forced_sampler(self) -> None:
-        self.runner.sampler = _ForcedSampler()
+        self.runner.sampler = ForcedSampler()
 
     def force_tokens(self, token_ids: torch.Tensor | None) -> None:
         self.runner.sampler.token_ids = token_ids
@@ -196,40 +141,3 @@ class V1View:
                 batch.generators[row] = generator
                 self.runner.requests[batch.req_ids[row]].generator = generator
             generator.mark()
-
-
-class _ComposingSampler(Sampler):
-    """vLLM's sampler, given composed logits."""
-
-    def __init__(self, replaced: Sampler, forward: Forward) -> None:
-        super().__init__(replaced.logprobs_mode, replaced.use_fp64_gumbel)
-        self._forward = forward
-
-    def forward(
-        self,
-        logits: torch.Tensor,
-        sampling_metadata: SamplingMetadata,
-        *args: Any,
-        **kwargs: Any,
-    ) -> SamplerOutput:
-        sample = super().forward
-        output: SamplerOutput = self._forward(
-            logits, lambda composed: sample(composed, sampling_metadata, *args, **kwargs)
-        )
-        return output
-
-
-class _ForcedSampler(Sampler):
-    """Samples nothing: the rows of auxiliary models are companions and take their leaders' tokens.
-
-    `token_ids` `[R, 1]` int32 come from the base model's sampler, which runs earlier; None where
-    the base model had nothing to compute, so that vLLM discards the tokens of all rows.
-    """
-
-    token_ids: torch.Tensor | None = None
-
-    def forward(self, logits: torch.Tensor, *args: Any, **kwargs: Any) -> SamplerOutput:
-        token_ids, self.token_ids = self.token_ids, None
-        if token_ids is None:
-            token_ids = logits.new_zeros(len(logits), 1, dtype=torch.int32)
-        return SamplerOutput(sampled_token_ids=token_ids, logprobs_tensors=None)
