@@ -133,12 +133,12 @@ class Composition:
             logits: `[R, V]` float32, one row per request of the batch, changed in place.
             auxiliary: `[A, v]` of any float type for each auxiliary model, in order; None if the
                 model does not run in this step, so that no gang has a row on it.
-            constrained: whether a grammar has put minus infinity into rows of the batch. Mixtures
-                check for it only then.
+            constrained: whether a grammar has put minus infinity into rows of the batch. Filters
+                and mixtures check for it only then.
         """
         logits_of = (logits, *auxiliary)
         # Filters judge the members' own rows, so they come before any row changes.
-        dropped = self._dropped(logits_of)
+        dropped = self._dropped(logits_of, constrained)
         for kernel in (self._fixed, self.routed):
             if kernel is not None:
                 kernel.compose(logits_of, constrained)
@@ -147,7 +147,9 @@ class Composition:
         if dropped is not None:
             self._demote(logits, dropped)
 
-    def _dropped(self, logits_of: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+    def _dropped(
+        self, logits_of: Sequence[torch.Tensor | None], constrained: bool
+    ) -> torch.Tensor | None:
         """Return `[L, V]` bool: the tokens that each losing gang loses; None if there are none."""
         logits = logits_of[0]
         assert logits is not None
@@ -162,7 +164,9 @@ class Composition:
             len(self._losing), logits.shape[1], dtype=torch.bool, device=logits.device
         )
         for f in self._filters:
-            mask = self._outside(f, logits, logits_of[f.model])  # [F, V]
+            member = allowed_rows(logits, f.leaders, logits_of[f.model], f.rows, constrained)
+            mask = outside(f.kind, member, f.values)  # [F, V]
+            del member
             if len(f.places) < len(dropped):
                 mask.logical_or_(dropped.index_select(0, f.places))
                 dropped.index_copy_(0, f.places, mask)
@@ -201,17 +205,6 @@ class Composition:
             tokens = tokens_of[companions.model]
             assert tokens is not None
             tokens.index_copy_(0, companions.rows, token_ids.index_select(0, companions.leaders))
-
-    @staticmethod
-    def _outside(
-        filters: _Filters, logits: torch.Tensor, member_logits: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Return `[F, V]` bool: the tokens that a filter drops, among the allowed tokens.
-
-        `member_logits` `[A, v]` are those of the judging members' model.
-        """
-        member = allowed_rows(logits, filters.leaders, member_logits, filters.rows)
-        return outside(filters.kind, member, filters.values)
 
 
 def _by_kind(gang: GangRows) -> dict[tuple[FilterKind, int], list[Filter]]:

@@ -1,13 +1,18 @@
-"""Filters as tensor operations: which tokens each keeps, without sorting a row.
+"""Filters as tensor operations: which tokens each keeps, without sorting whole rows.
 
-In shapes, F is a number of filters and V the vocabulary size.
+On CPU, a partial sort finds the last token that a filter keeps; elsewhere bisection finds it, which
+never waits for the device. In shapes, F is a number of filters and V the vocabulary size.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from composer.filters import FilterKind
+
+HEAD = 1024
+"""How many of the likeliest tokens of a row are sorted at first; most nuclei are smaller."""
 
 
 def outside(kind: FilterKind, logits: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
@@ -26,31 +31,81 @@ def outside(kind: FilterKind, logits: torch.Tensor, values: torch.Tensor) -> tor
     largest = logits.amax(dim=1, keepdim=True)  # [F, 1]
     if kind is FilterKind.PLAUSIBILITY:
         # l < log(value) + max l  (Li et al. 2022, section 3.2)
-        return logits < largest + values.log()
-    weights = logits.sub_(largest).exp_()
-    return outside_nucleus(weights.div_(weights.sum(dim=1, keepdim=True)), values)
+        return _less(logits, largest + values.log())
+    return outside_nucleus(logits.sub_(largest).exp_(), values)
 
 
-def outside_nucleus(probs: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
+def outside_nucleus(weights: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
     """Return the tokens outside the smallest set of likeliest tokens whose mass reaches `top_p`.
 
-    Find the set's smallest probability by bisection over float32 bit patterns (positive floats
-    order as their bits do), which is exact after 31 halvings and, unlike a sort, needs half a row
-    of memory. Tokens of equal probability stay or go together.
+    Tokens of equal weight stay or go together; all stay if `top_p` is 1.
 
     Args:
-        probs: `[F, V]` float32, rows sum to one.
+        weights: `[F, V]` float32, not negative: the probabilities times any factor.
         top_p: `[F, 1]` float32 in (0, 1].
 
     Returns:
         `[F, V]` bool, True for a token outside.
     """
-    # Invariant: the mass at `low` reaches top_p, the mass at `high` does not.
+    find = _nucleus_by_sorting if weights.device.type == "cpu" else _nucleus_by_bisection
+    return _less(weights, find(weights, top_p))
+
+
+def outside_top(logits: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+    """Return the tokens less likely than the k-th likeliest; equal ones stay or go together.
+
+    Args:
+        logits: `[F, V]` float32 without NaN or plus infinity.
+        k: `[F, 1]` float32, whole numbers from 1; every token stays if `k >= V`.
+
+    Returns:
+        `[F, V]` bool, True for a token outside.
+    """
+    find = _top_by_sorting if logits.device.type == "cpu" else _top_by_bisection
+    return _less(logits, find(logits, k))
+
+
+def _less(values: torch.Tensor, least: torch.Tensor) -> torch.Tensor:
+    """Return `values < least`, `[F, V]` bool; on CPU by NumPy, which is eight times faster."""
+    if values.device.type == "cpu":
+        return torch.from_numpy(values.numpy() < least.numpy())
+    return values < least
+
+
+def _nucleus_by_sorting(weights: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
+    """Return the smallest weight in each nucleus, `[F, 1]`; 0 if every token stays."""
+    least = torch.zeros_like(top_p)
+    masses = weights.sum(dim=1, dtype=torch.float64).tolist()
+    for f, (row, share, mass) in enumerate(
+        zip(weights.numpy(), top_p.flatten().tolist(), masses, strict=True)
+    ):
+        for count in (HEAD, len(row)) if share < 1 else ():
+            likeliest = _largest(row, count)
+            reached = np.cumsum(likeliest, dtype=np.float64)
+            if reached[-1] >= share * mass:
+                least[f] = float(likeliest[np.searchsorted(reached, share * mass)])
+                break
+    return least
+
+
+def _largest(row: np.ndarray, count: int) -> np.ndarray:
+    """Return the `count` largest values of a row, or all if there are fewer, largest first."""
+    if count < len(row):
+        row = np.partition(row, len(row) - count)[len(row) - count :]
+    return np.sort(row)[::-1]
+
+
+def _nucleus_by_bisection(weights: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
+    """Return the smallest weight in each nucleus, `[F, 1]`; 0 if every token stays.
+
+    Bisect the bit patterns of float32: positive floats order as their bits do, so that 31 halvings
+    are exact. Unlike a sort, this needs half a row of memory.
+    """
+    # Invariant: the mass at `low` reaches the target, the mass at `high` does not.
     low = torch.zeros_like(top_p, dtype=torch.int32)
-    high = torch.full_like(low, 0x3F800001)  # the bits just above 1.0
-    # Rounding may leave the mass of a whole row just below top_p = 1: then keep every token.
-    target = torch.minimum(top_p, probs.sum(dim=1, keepdim=True))
-    halves = probs.chunk(2, dim=1)  # [F, V/2] each: half a row of memory at a time
+    high = torch.full_like(low, 0x7F800000)  # plus infinity
+    halves = weights.chunk(2, dim=1)  # [F, V/2] each: half a row of memory at a time
+    target = top_p * sum(half.sum(dim=1, keepdim=True) for half in halves)
     for _ in range(31):
         middle = low + (high - low) // 2
         threshold = middle.view(torch.float32)
@@ -60,21 +115,24 @@ def outside_nucleus(probs: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
         reaches = mass >= target
         low = torch.where(reaches, middle, low)
         high = torch.where(reaches, high, middle)
-    return probs < low.view(torch.float32)
+    return torch.where(top_p < 1, low.view(torch.float32), 0.0)
 
 
-def outside_top(logits: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-    """Return the tokens less likely than the k-th likeliest; equal ones stay or go together.
+def _top_by_sorting(logits: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+    """Return the k-th largest logit of each row, `[F, 1]`; the least one if there are fewer."""
+    size = logits.shape[1]
+    places = (max(size - int(count), 0) for count in k.flatten().tolist())
+    kth = [
+        float(np.partition(row, place)[place])
+        for row, place in zip(logits.numpy(), places, strict=True)
+    ]
+    return torch.tensor(kth).unsqueeze(1)
 
-    Find the k-th largest logit by bisection over float32 bit patterns, as `outside_nucleus` does:
+
+def _top_by_bisection(logits: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+    """Return the k-th largest logit of each row, `[F, 1]`; the least one if there are fewer.
+
     `k` differs from row to row and stays on the device.
-
-    Args:
-        logits: `[F, V]` float32 without NaN or plus infinity.
-        k: `[F, 1]` float32, whole numbers from 1; every token stays if `k >= V`.
-
-    Returns:
-        `[F, V]` bool, True for a token outside.
     """
 
     def as_float(key: torch.Tensor) -> torch.Tensor:
@@ -90,4 +148,4 @@ def outside_top(logits: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
         reaches = (logits >= as_float(middle)).sum(dim=1, keepdim=True) >= wanted
         low = torch.where(reaches, middle, low)
         high = torch.where(reaches, high, middle)
-    return logits < as_float(low)
+    return as_float(low)

@@ -60,6 +60,7 @@ def allowed_rows(
     leaders: torch.Tensor,
     member_logits: torch.Tensor | None,
     rows: torch.Tensor,
+    constrained: bool = True,
 ) -> torch.Tensor:
     """Copy rows of members, with minus infinity wherever the leader's row has it.
 
@@ -68,15 +69,17 @@ def allowed_rows(
         leaders: `[M]` int64, the leader of each member, rows of `logits`.
         member_logits: `[A, v]` of any float type, of the members' model.
         rows: `[M]` int64, rows of `member_logits`.
+        constrained: whether the leaders' rows can have minus infinity.
 
     Returns:
         `[M, V]` float32; tokens beyond a smaller vocabulary are minus infinity as well.
     """
-    forbidden = logits.index_select(0, leaders) == -math.inf  # [M, V] bool
     member = gather_rows(member_logits, rows)[:, : logits.shape[1]]  # [M, v]
     if member.shape[1] < logits.shape[1]:
         member = pad(member, (0, logits.shape[1] - member.shape[1]), value=-math.inf)
-    return member.masked_fill_(forbidden, -math.inf)
+    if constrained:
+        member.masked_fill_(logits.index_select(0, leaders) == -math.inf, -math.inf)
+    return member
 
 
 def group_by_key(items: Iterable[tuple[_K, tuple[Any, ...]]]) -> list[tuple[_K, tuple[Any, ...]]]:

@@ -77,8 +77,8 @@ class Request:
     def update_block_hashes(self) -> None: ...
 """,
     "v1/sample/sampler.py": """
-# The sampler of a model runner is replaced: the base model's composes before it samples, an
-# auxiliary model's takes the tokens of the leaders.
+# The sampler of a model runner is replaced: the base model's composes before it samples, and
+# samples for leaders and plain requests only; an auxiliary model's takes the leaders' tokens.
 class Sampler:
     def __init__(
         self, logprobs_mode: LogprobsMode = 'raw_logprobs', use_fp64_gumbel: bool = False
@@ -87,6 +87,30 @@ class Sampler:
         self, logits: torch.Tensor, sampling_metadata: SamplingMetadata,
         predict_bonus_token: bool = False, logprobs_mode_override: LogprobsMode | None = None,
     ) -> SamplerOutput: ...
+""",
+    "v1/sample/metadata.py": """
+# Copied, with the rows of companions left out. A new field that has a value for each row must be
+# added in composer/vllm/execute/v1/sampled_rows.py.
+class SamplingMetadata:
+    temperature: torch.Tensor | None
+    all_greedy: bool
+    all_random: bool
+    top_p: torch.Tensor | None
+    top_k: torch.Tensor | None
+    generators: dict[int, torch.Generator]
+    max_num_logprobs: int | None
+    no_penalties: bool
+    prompt_token_ids: torch.Tensor | None
+    frequency_penalties: torch.Tensor
+    presence_penalties: torch.Tensor
+    repetition_penalties: torch.Tensor
+    output_token_ids: list[list[int]]
+    allowed_token_ids_mask: torch.Tensor | None
+    bad_words_token_ids: dict[int, list[list[int]]]
+    logitsprocs: LogitsProcessors
+    logprob_token_ids: dict[int, list[int]] | None = None
+    spec_token_ids: list[list[int]] | None = None
+    thinking_budget_state_holder: ThinkingBudgetStateHolder | None = None
 """,
     "v1/worker/gpu_input_batch.py": """
 # make_lora_inputs is replaced, so that one row may use several adapters;

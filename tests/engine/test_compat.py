@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 from vllm.v1.core.kv_cache_manager import KVCacheManager
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.sample.logits_processor import LogitsProcessor
+from vllm.v1.sample.metadata import SamplingMetadata
 
 from composer.engine_plan import ENGINE_ARG, EnginePlan, Row
 from composer.reference.oracle import Oracle
@@ -71,6 +73,13 @@ def test_a_seam_has_the_signatures_of_the_installed_vllm(file: str) -> None:
     stub, installed = members(SEAMS[file]), members((VLLM / file).read_text())
     assert stub
     assert {name: installed.get(name) for name in stub} == stub
+
+
+def test_sampling_metadata_have_no_field_that_is_not_narrowed() -> None:
+    """A field with a value for each row that `SampledRows` copies as it is would be those of other
+    rows."""
+    known = members(SEAMS["v1/sample/metadata.py"])
+    assert {f"SamplingMetadata.{f.name}" for f in fields(SamplingMetadata)} == set(known)
 
 
 def test_a_changed_signature_is_seen() -> None:

@@ -103,8 +103,14 @@ RELIES_ON: dict[str, tuple[str, ...]] = {
         "self.max_tokens",
     ),
     "v1/sample/sampler.py": ("class Sampler(nn.Module)", "use_fp64_gumbel", "logprobs_mode"),
-    "v1/sample/metadata.py": ("generators: dict[int, torch.Generator]", "logitsprocs"),
-    "v1/sample/logits_processor/interface.py": ("class BatchUpdate", "def update_state("),
+    "v1/sample/logits_processor/interface.py": (
+        "class BatchUpdate",
+        "def update_state(",
+        'self, vllm_config: "VllmConfig", device: torch.device, is_pin_memory: bool',
+        "AddedRequest = tuple[int, SamplingParams, list[int] | None, list[int]]",
+        "#   - removed, added, moved",
+    ),
+    "v1/sample/thinking_budget_state.py": ("def has_tracked_requests(self) -> bool:",),
     "v1/worker/gpu_model_runner.py": (
         "self.sampler = Sampler(",
         "return self.sampler(",
@@ -133,6 +139,8 @@ RELIES_ON: dict[str, tuple[str, ...]] = {
         "self.num_computed_tokens_cpu",
         "self.num_prompt_tokens",
         "self.token_ids_cpu",
+        "if batch_update:\n            self.sampling_metadata = self._make_sampling_metadata()",
+        "self.req_output_token_ids.append(request.output_token_ids)",
     ),
     "v1/worker/cpu_worker.py": ("class CPUWorker(Worker)", "def init_device(self)"),
     "platforms/cpu.py": (

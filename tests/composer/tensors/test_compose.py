@@ -8,12 +8,13 @@ import random
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from composer.bounds import MAX_REPETITION_PENALTY, MIN_REPETITION_PENALTY
 from composer.filters import Filter, FilterKind
 from composer.reference.oracle import filter_mask
+from composer.tensors import filter_kernel
 from composer.tensors.compose import Composition
 from composer.tensors.filter_kernel import outside_nucleus, outside_top
 from composer.tensors.gang_rows import GangRows
@@ -219,22 +220,56 @@ def test_companions_get_their_leaders_token() -> None:
     assert tokens.flatten().tolist() == [4, 2, 2, 4, 2]
 
 
-@settings(max_examples=300)
-@given(st.integers(0, 2**32), st.sampled_from([0.01, 0.3, 0.5, 0.9, 0.999, 1.0]))
-def test_nucleus_is_the_smallest_set_that_reaches_the_mass(seed: int, top_p: float) -> None:
+NUCLEUS = ("_nucleus_by_sorting", "_nucleus_by_bisection")
+TOP = ("_top_by_sorting", "_top_by_bisection")
+"""What the CPU uses, and other devices; both run here."""
+
+
+@pytest.mark.parametrize("way", NUCLEUS)
+@settings(
+    max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
+@given(
+    seed=st.integers(0, 2**32),
+    top_p=st.sampled_from([0.01, 0.3, 0.5, 0.9, 0.999, 1.0]),
+    size=st.sampled_from([1, 200, 3000]),
+    spread=st.sampled_from([0.01, 1.0, 4.0]),
+)
+def test_nucleus_is_the_smallest_set_that_reaches_the_mass(
+    monkeypatch: pytest.MonkeyPatch, way: str, seed: int, top_p: float, size: int, spread: float
+) -> None:
+    """More tokens than are sorted at first among them, and some equal ones."""
+    monkeypatch.setattr(filter_kernel, "_nucleus_by_sorting", getattr(filter_kernel, way))
     generator = torch.Generator().manual_seed(seed)
-    probs = (torch.randn(1, 200, generator=generator) * 4).softmax(1)
-    inside = ~outside_nucleus(probs, torch.tensor([[top_p]]))[0]
+    logits = torch.randn(1, size, generator=generator) * spread
+    logits[0, ::3] = logits[0, 0].item()
+    probs = logits.softmax(1)
+    inside = ~outside_nucleus(probs * 3.0, torch.tensor([[top_p]]))[0]
     mass = probs[0].double()
     assert mass[inside].sum() >= top_p - 1e-5
     smallest = mass[inside].min()
-    assert mass[inside].sum() - smallest < top_p + 1e-5
-    assert inside.sum() == 200 or mass[~inside].max() <= smallest
+    assert mass[mass > smallest].sum() < top_p + 1e-5
+    assert inside.all() or mass[~inside].max() < smallest
+    assert inside.all() or top_p < 1
 
 
+@pytest.mark.parametrize("way", NUCLEUS)
 @pytest.mark.parametrize("top_p", [0.2, 1.0])
-def test_nucleus_of_equal_tokens_keeps_all_of_them(top_p: float) -> None:
+def test_nucleus_of_equal_tokens_keeps_all_of_them(
+    monkeypatch: pytest.MonkeyPatch, way: str, top_p: float
+) -> None:
+    monkeypatch.setattr(filter_kernel, "_nucleus_by_sorting", getattr(filter_kernel, way))
     assert not outside_nucleus(torch.full((1, 8), 0.125), torch.tensor([[top_p]])).any()
+
+
+@pytest.mark.parametrize("way", NUCLEUS)
+def test_the_nucleus_is_that_of_the_oracle(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    monkeypatch.setattr(filter_kernel, "_nucleus_by_sorting", getattr(filter_kernel, way))
+    logits = torch.randn(20, 5000, generator=torch.Generator().manual_seed(1)) * 2
+    for top_p in (0.1, 0.5, 0.9, 0.99):
+        wanted = ~filter_mask(Filter(FilterKind.TOP_P, 0, top_p), logits)
+        values = torch.full((20, 1), top_p)
+        assert torch.equal(filter_kernel.outside(FilterKind.TOP_P, logits.clone(), values), wanted)
 
 
 V = 40
@@ -294,10 +329,14 @@ def test_tokens_reach_the_rows_of_auxiliary_models() -> None:
     assert two.flatten().tolist() == [9]
 
 
-@settings(max_examples=300)
-@given(st.integers(0, 2**32), st.sampled_from([1, 2, 20, 199, 200, 1000]))
-def test_the_likeliest_tokens_are_those_of_a_sort(seed: int, k: int) -> None:
+@pytest.mark.parametrize("way", TOP)
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32), k=st.sampled_from([1, 2, 20, 199, 200, 1000]))
+def test_the_likeliest_tokens_are_those_of_a_sort(
+    monkeypatch: pytest.MonkeyPatch, way: str, seed: int, k: int
+) -> None:
     """Of either sign, tiny, huge, zero of both signs, and forbidden."""
+    monkeypatch.setattr(filter_kernel, "_top_by_sorting", getattr(filter_kernel, way))
     generator = torch.Generator().manual_seed(seed)
     scale = 10.0 ** torch.randint(-40, 30, (1, 200), generator=generator)
     logits = torch.randn(1, 200, generator=generator) * scale
