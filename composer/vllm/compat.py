@@ -80,6 +80,7 @@ class Request:
 # The sampler of a model runner is replaced: the base model's composes before it samples, and
 # samples for leaders and plain requests only; an auxiliary model's takes the leaders' tokens.
 class Sampler:
+    topk_topp_sampler
     def __init__(
         self, logprobs_mode: LogprobsMode = 'raw_logprobs', use_fp64_gumbel: bool = False
     ): ...
@@ -87,6 +88,14 @@ class Sampler:
         self, logits: torch.Tensor, sampling_metadata: SamplingMetadata,
         predict_bonus_token: bool = False, logprobs_mode_override: LogprobsMode | None = None,
     ) -> SamplerOutput: ...
+""",
+    "v1/sample/ops/topk_topp_sampler.py": """
+# On CPU, top-p is found by a partial sort instead of sorting every row.
+class TopKTopPSampler:
+    def forward_cpu(
+        self, logits: torch.Tensor, generators: dict[int, torch.Generator],
+        k: torch.Tensor | None, p: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]: ...
 """,
     "v1/sample/metadata.py": """
 # Copied, with the rows of companions left out. A new field that has a value for each row must be

@@ -54,4 +54,4 @@ def test_only_the_worker_knows_which_runner_it_is() -> None:
         if path.parent != V1
         and ("execute.v1" in path.read_text() or "vllm.v1.sample" in path.read_text())
     }
-    assert users == {"execute/worker.py", "options.py"}
+    assert users == {"execute/worker.py", "options.py", "workarounds/cpu_top_p.py"}

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from vllm.platforms import current_platform
 from vllm.v1.outputs import LogprobsTensors, SamplerOutput
 from vllm.v1.sample.metadata import SamplingMetadata
 from vllm.v1.sample.sampler import Sampler
 
 from composer.vllm.execute.batch_view import Forward
 from composer.vllm.execute.v1.sampled_rows import SampledRows
+from composer.vllm.workarounds.cpu_top_p import PartialSortSampler
 
 
 class ComposingSampler(Sampler):
@@ -18,6 +20,10 @@ class ComposingSampler(Sampler):
 
     def __init__(self, replaced: Sampler, forward: Forward, sampled: SampledRows) -> None:
         super().__init__(replaced.logprobs_mode, replaced.use_fp64_gumbel)
+        if current_platform.is_cpu():
+            self.topk_topp_sampler = PartialSortSampler(
+                replaced.logprobs_mode, replaced.use_fp64_gumbel
+            )
         self._forward = forward
         self._sampled = sampled
 
