@@ -184,13 +184,15 @@ class Composition:
         """
         rows = logits.index_select(0, self._losing)  # [L, V]
         top = rows.amax(dim=1, keepdim=True)  # [L, 1]
-        kept = rows.masked_fill_(dropped, -math.inf).amax(dim=1, keepdim=True)
-        del rows
+        nothing = torch.full((1, 1), -math.inf, device=logits.device)
+        kept = torch.where(dropped, nothing, rows, out=rows).amax(dim=1, keepdim=True)
+        del rows, nothing
         largest = torch.maximum(top.abs(), kept.abs())
         distance = (largest * RELATIVE_DISTANCE).clamp_(min=DISTANCE)
         # If no token is kept, move none.
         lower = torch.where(kept > -math.inf, top - kept + distance, 0.0)
-        logits.index_add_(0, self._losing, dropped.to(logits.dtype).mul_(lower), alpha=-1)
+        moves = dropped.view(torch.uint8).to(logits.dtype)  # on CPU thrice as fast as from bool
+        logits.index_add_(0, self._losing, moves.mul_(lower), alpha=-1)
 
     def share_tokens(self, token_ids: torch.Tensor, *auxiliary: torch.Tensor | None) -> None:
         """Give every companion the token that its leader sampled.

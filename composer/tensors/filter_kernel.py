@@ -75,7 +75,7 @@ def _less(values: torch.Tensor, least: torch.Tensor) -> torch.Tensor:
 def _nucleus_by_sorting(weights: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
     """Return the smallest weight in each nucleus, `[F, 1]`; 0 if every token stays."""
     least = torch.zeros_like(top_p)
-    masses = weights.sum(dim=1, dtype=torch.float64).tolist()
+    masses = weights.sum(dim=1).tolist()
     for f, (row, share, mass) in enumerate(
         zip(weights.numpy(), top_p.flatten().tolist(), masses, strict=True)
     ):
