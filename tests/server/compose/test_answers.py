@@ -244,6 +244,28 @@ def test_guidance_without_a_negative_prompt_reads_the_last_token(server: LiveSer
     assert answers[0]["composition"]["plan"]["members"][1]["prompt"] == "last token"
 
 
+def test_a_repetition_penalty_acts_on_guided_log_probabilities(server: LiveServer) -> None:
+    guided = {"recipe": "classifier_free_guidance", "model": "polite", "guidance_scale": 1.5}
+    last = server.tokens("Once upon a")[-1]
+    members = [
+        {"model": "polite", "weight": 1.5},
+        {"model": "polite", "weight": -0.5, "prompt_token_ids": [last]},
+    ]
+    ask = partial(server.complete, "base", repetition_penalty=1.5, logprobs=1)
+    products, logits = [
+        logprobs_of(ok(ask(composition={"members": members, "log_softmax": flag})))
+        for flag in (True, False)
+    ]
+    assert logprobs_of(ok(ask(composition=guided))) == pytest.approx(products, abs=1e-4)
+    assert logits != pytest.approx(products, abs=1e-2)
+
+
+def test_the_answer_says_what_cancelled(server: LiveServer) -> None:
+    recipe = {"recipe": "proxy_tuning", "expert": "polite"}
+    plan = ok(server.complete("base", composition=recipe))["composition"]["plan"]
+    assert (plan["formula"], plan["cancelled"]) == ("polite", ["base"])
+
+
 @pytest.mark.parametrize("request_text", ["{} What is the sky?", "{}\n\nWhat is the sky?"])
 @pytest.mark.parametrize("route", ["chat", "complete"])
 def test_context_aware_decoding_removes_the_context(

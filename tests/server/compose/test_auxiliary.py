@@ -95,8 +95,16 @@ def test_answers_are_those_of_the_oracle(
     assert used <= answer.json().get("adapters", {}).keys()
 
 
-def test_recipes_take_auxiliary_models(family: LiveServer) -> None:
-    recipe = {"recipe": "proxy_tuning", "expert": "small:chat", "anti_expert": "small"}
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"recipe": "proxy_tuning", "expert": "small:chat", "anti_expert": "small"},
+        {"recipe": "proxy_tuning", "expert": "small:chat"},
+        {"recipe": "emulated_fine_tuning", "tuned": "small:chat"},
+    ],
+)
+def test_recipes_take_auxiliary_models(family: LiveServer, recipe: dict[str, Any]) -> None:
+    """The partner of an adapter is the model that it is an adapter of, unless another is named."""
     answer = family.complete("base", PROMPT, composition=recipe)
     assert answer.json()["choices"] == family.complete(UPSCALED, PROMPT).json()["choices"]
     assert answer.json()["composition"]["rows"] == 3
