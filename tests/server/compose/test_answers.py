@@ -251,13 +251,13 @@ def test_a_repetition_penalty_acts_on_guided_log_probabilities(server: LiveServe
         {"model": "polite", "weight": 1.5},
         {"model": "polite", "weight": -0.5, "prompt_token_ids": [last]},
     ]
-    ask = partial(server.complete, "base", repetition_penalty=1.5, logprobs=1)
+    ask = partial(server.complete, "base", repetition_penalty=3)
     products, logits = [
-        logprobs_of(ok(ask(composition={"members": members, "log_softmax": flag})))
+        text_of(ok(ask(composition={"members": members, "log_softmax": flag})))
         for flag in (True, False)
     ]
-    assert logprobs_of(ok(ask(composition=guided))) == pytest.approx(products, abs=1e-4)
-    assert logits != pytest.approx(products, abs=1e-2)
+    assert text_of(ok(ask(composition=guided))) == products
+    assert logits != products
 
 
 def test_the_answer_says_what_cancelled(server: LiveServer) -> None:
