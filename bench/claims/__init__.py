@@ -169,6 +169,14 @@ CLAIMS: tuple[Claim, ...] = (
         "points",
     ),
     Claim(
+        "context_faith",
+        "Share of contexts against what SmolLM2 knows, five for each of at least 100 facts, that "
+        "context-aware decoding obeys: the context's answer, not the known one, no denial; the "
+        "model alone may obey at most 0.3 of them",
+        Sense.AT_LEAST,
+        0.6,
+    ),
+    Claim(
         "hotswap",
         "One alias is replaced 200 times in 60 s of plain and composed traffic with aborts: failed "
         "requests, and answers that their reported generation would not have given",

@@ -1,0 +1,90 @@
+"""Reproductions on SmolLM2: their judges, and what is in their README."""
+
+from __future__ import annotations
+
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+from bench.reproduce.readme import markers
+from bench.reproduce.real.__main__ import NAMES, README
+from bench.reproduce.real.context_aware import FORMS, SYSTEM, Case, Form, contains, judge, split
+from bench.reproduce.real.facts import RELATIONS, Fact, facts
+
+PARIS = Case(Fact(RELATIONS[0], "France"), "Oslo")
+
+
+@pytest.mark.parametrize(
+    ("answer", "obeys", "knows"),
+    [
+        ("The capital of France is Oslo.", True, False),
+        ("oslo", True, False),
+        ("The capital of France is Paris.", False, True),
+        ("Not Oslo, as you say, but Paris.", False, True),
+        ("The capital of France is not Oslo.", False, False),
+        ("That is incorrect: Oslo.", False, False),
+        ("France has no capital.", False, False),
+        ("", False, False),
+    ],
+)
+def test_the_judge_is_strict(answer: str, obeys: bool, knows: bool) -> None:
+    outcome = judge(PARIS, answer)
+    assert (outcome.obeys, outcome.knows) == (obeys, knows)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "found"),
+    [
+        ("It is Au.", "Au", True),
+        ("Australia", "Au", False),
+        ("au", "Au", False),
+        ("Shakespeare's", "Shakespeare", True),
+        ("Bogotá", "Bogot", True),
+        ("Jerome", "Rome", False),
+    ],
+)
+def test_an_answer_is_found_as_words(text: str, answer: str, found: bool) -> None:
+    assert contains(text, answer) is found
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_messages_without_their_context_are_the_bare_question(form: Form) -> None:
+    case = Case(PARIS.fact, PARIS.wanted, form)
+    assert "capital of France is Oslo." in case.context
+    messages = [(role, text.replace(case.context, "").strip()) for role, text in case.messages]
+    assert messages == [("system", SYSTEM), ("user", "What is the capital of France?")]
+
+
+def test_a_false_context_is_false_and_repeatable() -> None:
+    for fact in facts():
+        for seed in range(5):
+            wrong = fact.wrong_answer(seed)
+            assert wrong != fact.known
+            assert wrong == fact.wrong_answer(seed)
+    assert len({fact.question for fact in facts()}) == len(facts())
+
+
+def test_no_fact_is_in_both_splits() -> None:
+    every_fact = facts()
+    development, test = split(every_fact)
+    assert not set(map(id, development)) & set(map(id, test))
+    assert len(development) + len(test) == len(every_fact)
+
+
+def measured(section: str) -> str:
+    begin, end = markers(section)
+    return README.read_text(encoding="utf-8").split(begin)[1].split(end)[0]
+
+
+@pytest.mark.parametrize("section", NAMES)
+def test_every_reproduction_is_in_the_readme(section: str) -> None:
+    assert measured(section).startswith("| "), f"run python -m bench.reproduce.real {section}"
+    assert f"python -m bench.reproduce.real {section}" in README.read_text(encoding="utf-8")
+
+
+def test_plots_in_the_readme_are_there_and_no_others() -> None:
+    shown = set(re.findall(r"\]\((plots/[a-z_]+\.svg)\)", README.read_text(encoding="utf-8")))
+    assert shown == {f"plots/{path.name}" for path in (README.parent / "plots").iterdir()}
+    for name in shown:
+        ElementTree.parse(README.parent / name)
