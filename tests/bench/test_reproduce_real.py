@@ -24,6 +24,7 @@ PARIS = Case(Fact(RELATIONS[0], "France"), "Oslo")
         ("Not Oslo, as you say, but Paris.", False, True),
         ("The capital of France is not Oslo.", False, False),
         ("That is incorrect: Oslo.", False, False),
+        ("Oslo was never the capital of France.", False, False),
         ("France has no capital.", False, False),
         ("", False, False),
     ],

@@ -53,13 +53,13 @@ FORM = FORMS[-1]
 """Chosen on the development facts: the form that the model alone obeys least."""
 
 ALPHA = 1.0
-"""Chosen on the development facts, with that form."""
+"""Of the claim and of the answers shown; not tuned."""
 
-DEVELOPMENT_SHARE = 3  # every third fact is for choices
+DEVELOPMENT_SHARE = 3  # every third fact is for the choice of a form
 DEVELOPMENT_SEEDS = (101, 102)
 SAMPLES = 8  # answers that are shown
 PARAMS: dict[str, Any] = {"max_tokens": 24, "ignore_eos": False}
-_DENIAL = re.compile(r"(?<!\w)(not|isn't|wasn't|incorrect)(?!\w)")
+_DENIAL = re.compile(r"(?<!\w)(not|never|isn't|wasn't|incorrect)(?!\w)")
 
 
 @dataclass(frozen=True, slots=True)
