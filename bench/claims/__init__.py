@@ -171,8 +171,8 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "context_faith",
         "Share of contexts against what SmolLM2 in bfloat16 knows, five for each of at least 100 "
-        "facts, that context-aware decoding obeys: the context's answer, not the known one, no denial; the "
-        "model alone may obey at most 0.3 of them",
+        "facts, that context-aware decoding obeys: the context's answer, not the known one, no "
+        "denial; the model alone may obey at most 0.3 of them",
         Sense.AT_LEAST,
         0.6,
     ),
