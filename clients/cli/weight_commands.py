@@ -51,7 +51,7 @@ def inspect(
             _print_conversion(converted, convert)
         return
     if given := _present({"--initial": initial, "--rank": rank, "--energy": energy}):
-        raise typer.BadParameter(f"{' and '.join(given)} need --convert NEW_FOLDER")
+        raise typer.BadParameter(f"without --convert NEW_FOLDER there is no {' or '.join(given)}")
     from adapters.generation import alias_of
     from adapters.inspection.inspect import inspect as run
     from adapters.weight_space.patch import read_shapes

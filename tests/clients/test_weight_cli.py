@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoHaConfig
 
 from adapters.inspection.inspect import inspect
 from adapters.store.store import Store
@@ -28,6 +30,7 @@ from tests.adapters.weight_space.extract.models import (
 )
 from tests.adapters.weight_space.merge.samples import dense, distance, products, write
 from tests.support.adapter_files import write_adapter
+from tests.support.peft_adapters import BASE, train
 
 PROGRAM = [sys.executable, "-m", "clients.cli.main", "adapters"]
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,6 +102,23 @@ def test_inspect(files: Files) -> None:
     done = run("inspect", files.polite, "--json")
     assert (done.code, done.err) == (0, "")
     assert json.loads(done.out) == report.to_json()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_convert(tmp_path: Path, call: Callable[..., Done]) -> None:
+    train(LoHaConfig(r=2, target_modules=["q_proj"]), tmp_path / "loha")
+    words = ("inspect", tmp_path / "loha", "--convert", tmp_path / "lora")
+    done = call(*words)
+    assert (done.code, "needs --base FOLDER" in done.err) == (USAGE, True)
+    done = call(*words, "--base", BASE)
+    assert done.code == 0, done.err
+    lines = dict(re.split(r"  +", line, maxsplit=1) for line in done.out.splitlines())
+    assert (lines["converted from"], lines["rank"], lines["exact"]) == ("LOHA", "4", "yes")
+    assert inspect(tmp_path / "lora", "lora").rank == 4
+    done = call(*words, "--base", BASE)
+    assert (done.code, "exists already" in done.err) == (REFUSED, True)
+    done = call("inspect", tmp_path / "lora", "--rank", 4)
+    assert (done.code, "there is no --rank" in done.err) == (USAGE, True)
 
 
 def test_inspecting_does_not_wait_for_torch(files: Files) -> None:
