@@ -20,6 +20,7 @@ from composer.fields import BASE
 from composer.vllm.options import prepare_environment
 from composer.vllm.progress import stage
 from server.compose.routing.gates import LoadedGate, load_gates
+from server.compose.routing.sentence_encoder import SentenceEncoder
 from server.engine.engine_process import run_first_in_children
 from server.engine.vllm_args import Needs, is_tiny
 from server.lifecycle import ENGINE_DIED, Lifecycle
@@ -114,6 +115,7 @@ def _serve(settings: Settings, lifecycle: Lifecycle) -> None:
         elif store.read_only:
             logger.warning("the adapter store is read-only: nothing can be published or stored")
         _prepare_environment(shapes, keys=settings.keys.required)
+        encoder = _load_encoder(settings.prompt_encoder)
         # vLLM takes seconds to import, so it comes last, after everything that can fail early.
         with stage("importing vLLM"):
             from server import app
@@ -122,7 +124,8 @@ def _serve(settings: Settings, lifecycle: Lifecycle) -> None:
         ranks = {a: store.stored(str(store.current(a).digest)).report.rank for a in aliases}
         model_profiles = {name: p for name, p in profiles.items() if name not in aliases}
         deployment = app.Deployment(
-            settings, folder, shapes, auxiliaries, store, lifecycle, gates, model_profiles
+            *(settings, folder, shapes, auxiliaries, store, lifecycle, gates, encoder),
+            profiles=model_profiles,
         )
         launch.run(
             settings,
@@ -155,6 +158,13 @@ def _read_profiles(settings: Settings) -> dict[str, Profile]:
             raise ValueError(f"--examples has '{name}' twice. Put its examples into one file.")
         profiles[name] = read_examples(name, file)
     return profiles
+
+
+def _load_encoder(folder: Path | None) -> SentenceEncoder | None:
+    if folder is None:
+        return None
+    with stage("loading the prompt encoder"):
+        return SentenceEncoder(folder)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from server.compose.middleware import CompositionMiddleware
 from server.compose.resolve import Resolver
 from server.compose.routing.auto import AUTO, Routing
 from server.compose.routing.gates import Gates, LoadedGate
+from server.compose.routing.sentence_encoder import SentenceEncoder
 from server.engine.port import Engine
 from server.engine.residency import Loader
 from server.errors import RouteNotFoundError, error_response
@@ -55,6 +56,7 @@ class Deployment:
 
     base: folder of the base model.
     shapes: of the base model, if they are known.
+    encoder: of `--prompt-encoder`.
     profiles: examples of the base model and of auxiliary models, for routers.
     """
 
@@ -66,6 +68,7 @@ class Deployment:
     adapters: Store
     lifecycle: Lifecycle
     gates: tuple[LoadedGate, ...] = ()
+    encoder: SentenceEncoder | None = None
     profiles: Mapping[str, Profile] = field(default_factory=dict)
 
 
@@ -95,7 +98,15 @@ async def assemble(app: FastAPI, engine: Engine, deployment: Deployment) -> ASGI
     for loaded in deployment.gates:
         await engine.load_gate(loaded.path)
     gates = Gates(deployment.gates)
-    routing = Routing(engine, registry, gates, deployment.profiles, settings.default_router)
+    routing = Routing(
+        engine,
+        registry,
+        gates,
+        deployment.profiles,
+        settings.default_router,
+        deployment.encoder,
+    )
+    await routing.index()
     access = Access(registry, loader, templates)
     catalogue = Catalogue(engine, registry, store, access, routing, templates, settings.limits)
 

@@ -90,6 +90,13 @@ def option_parser() -> argparse.ArgumentParser:
         f"below which familiarity, from 0 to 1 (default: {json.dumps(DEFAULT_ROUTER)})",
     )
     add(
+        "--prompt-encoder",
+        type=Path,
+        metavar="FOLDER",
+        help="sentence encoder by which routers compare prompts with examples, such as "
+        "all-MiniLM-L6-v2: a BERT-like model that pools by the mean; without it they compare words",
+    )
+    add(
         "--adapter-store",
         type=Path,
         metavar="FOLDER",

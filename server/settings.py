@@ -24,6 +24,7 @@ class Settings:
     exposed: routes of vLLM that are served besides those that always are.
     examples: name of a model or adapter, and file with its examples, for routers.
     routers: name and file of each gate.
+    prompt_encoder: folder of the sentence encoder that routers compare prompts by; None for words.
     default_router: router of the model `auto`, with `top_k` and `explain` of its mixture.
     auxiliary_memory_bytes: KV cache of each auxiliary model; None leaves it to the base's size.
     drain_s: how long requests in flight may take to finish after SIGTERM.
@@ -48,6 +49,7 @@ class Settings:
     verify_adapters: bool
     examples: tuple[tuple[str, Path], ...]
     routers: tuple[tuple[str, Path], ...]
+    prompt_encoder: Path | None
     default_router: Mapping[str, object]
     auxiliaries: tuple[AuxiliaryOption, ...]
     auxiliary_memory_bytes: int | None
@@ -96,6 +98,7 @@ class Settings:
             verify_adapters=options.verify_adapters,
             examples=examples,
             routers=routers,
+            prompt_encoder=options.prompt_encoder,
             default_router=options.default_router,
             auxiliaries=tuple(options.auxiliary),
             auxiliary_memory_bytes=options.auxiliary_memory and options.auxiliary_memory * MIB,

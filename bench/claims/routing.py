@@ -11,7 +11,6 @@ from typing import cast
 from adapters import Policy, Profile, Registry
 from bench.claim import Result
 from bench.measure import show, table
-from composer.mixtures.specs import NONE_BELOW
 from composer.mixtures.tfidf import PromptSimilarity
 from composer.plan import Plan
 from composer.request import parse_composition
@@ -46,7 +45,7 @@ def measure() -> Result:
             prompt = example.messages[-1]["content"]
             shares = router.weights(prompt, TEMPERATURE)
             nearest = max(shares, key=shares.__getitem__)
-            familiar = router.familiarity(prompt, [nearest])[nearest] >= NONE_BELOW
+            familiar = router.familiarity(prompt, [nearest])[nearest] >= router.none_below
             chosen.append(nearest if familiar else "base")
             weights.append(shares[name])
         right += chosen.count(name)

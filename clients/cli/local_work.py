@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ P = ParamSpec("P")
 REFUSED, USAGE, FAILED = 1, 2, 4
 
 INTERVAL_S = 5.0
-"""Time between two lines of a log; shorter work prints no line."""
+"""Time between two lines of a log, whether or not a step has ended; shorter work prints none."""
 
 Step = Callable[[int, int, str], None]
 """Called with the steps done, the steps in total, and the name of the last step."""
@@ -85,7 +86,8 @@ def print_report(report: CommandReport, *, json: bool) -> bool:
 def show_progress() -> Iterator[Step]:
     """Show the progress of the work in the block on standard error."""
     if not sys.stderr.isatty():
-        yield _log_lines()
+        with _log_lines() as step:
+            yield step
         return
     from rich.console import Console
     from rich.progress import Progress
@@ -97,14 +99,26 @@ def show_progress() -> Iterator[Step]:
         )
 
 
-def _log_lines() -> Step:
-    due = time.monotonic() + INTERVAL_S
+@contextmanager
+def _log_lines() -> Iterator[Step]:
+    began = time.monotonic()
+    ended = threading.Event()
+    latest = "starting"
 
     def step(done: int, total: int, name: str) -> None:
-        nonlocal due
-        if time.monotonic() >= due:
-            due = time.monotonic() + INTERVAL_S
-            share = f"{done / total:.0%}" if total else "?"
-            print(f"composer: {share}, {done} of {total}: {name}", file=sys.stderr, flush=True)
+        nonlocal latest
+        share = f"{done / total:.0%}" if total else "?"
+        latest = f"{share}, {done} of {total}: {name}"
 
-    return step
+    def report() -> None:
+        while not ended.wait(INTERVAL_S):
+            seconds = time.monotonic() - began
+            print(f"composer: {latest} ({seconds:.0f} s)", file=sys.stderr, flush=True)
+
+    reporter = threading.Thread(target=report, name="progress", daemon=True)
+    reporter.start()
+    try:
+        yield step
+    finally:
+        ended.set()
+        reporter.join()

@@ -72,6 +72,7 @@ def train_gate(
         count += more
         step(count, total, what)
 
+    done(0, "loading the model")
     model = HiddenStates(base, adapters)
     # By whether an example is held out: states [N, H] float32, labels [N] int64.
     samples: dict[bool, list[tuple[torch.Tensor, torch.Tensor]]] = {False: [], True: []}

@@ -17,6 +17,10 @@ class Weigher(Protocol):
     """Weighs experts by a text, as `composer.mixtures.similarity.Similarity` does."""
 
     @property
+    def none_below(self) -> float:
+        """Default familiarity below which the base answers."""
+
+    @property
     def names(self) -> Collection[str]:
         """The experts that have examples."""
 
@@ -58,8 +62,9 @@ def route(plan: Plan, text: str, weigher: Weigher | None) -> Plan:
     members = tuple(plan.members[k] for k in kept)
     if mixture.none is not None and weigher is not None:
         familiarity = weigher.familiarity(text, [member.model for member in members])
-        routed = replace(routed, familiarity=tuple(familiarity.items()))
-        if max(familiarity.values()) < mixture.none:
+        none = weigher.none_below if mixture.none == "default" else mixture.none
+        routed = replace(routed, none=none, familiarity=tuple(familiarity.items()))
+        if max(familiarity.values()) < none:
             return replace(plan, members=(Member(BASE),), weights=(1.0,), mixture=routed)
     return replace(plan, members=members, weights=tuple(kept.values()), mixture=routed)
 

@@ -39,6 +39,9 @@ MAX_PROBES = 64
 class Similarity(ABC):
     """Weighs experts by their examples. Immutable and deterministic."""
 
+    none_below: float
+    """Default familiarity below which a text counts as foreign; measured, see docs/routing.md."""
+
     def __init__(self, names: Sequence[str], own_similarities: Floats) -> None:
         """Take what subclasses have computed.
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from composer.engine_plan import MixtureParameters
 
@@ -19,10 +19,6 @@ _K = TypeVar("_K")
 
 PROMPT_TEMPERATURE = 0.1
 """Default temperature of the prompt router (c-BTM, Gururangan et al. 2023, section 3)."""
-
-NONE_BELOW = 0.5
-"""Default familiarity below which the base answers (`composer.mixtures.similarity`): measured by
-the claim `auto_none`, see docs/routing.md."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +49,10 @@ Prior: TypeAlias = tuple[tuple[PriorTerm, float], ...]
 `PromptPrior` by temperature. Empty where a router leaves its prior to the caller."""
 
 UNIFORM: Prior = ((FixedPrior(), 1.0),)
-BY_EXAMPLES: Prior = ((PromptPrior(optional=True), 1.0),)
-"""The default of routers that need a prior to be right."""
+BY_EXAMPLES: Prior = ((PromptPrior(0.02, optional=True), 1.0),)
+"""The default of routers that need a prior to be right. It is sharper than the prompt router: of
+adapters with similar examples, one whose first tokens are likely took over the prompts of another
+(docs/routing.md has the measurement)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +176,8 @@ class MixturePlan:
     """How the members of a plan are mixed.
 
     `none`: the base answers instead, if the prompt is less familiar than that to every expert that
-    would run; None to never ask.
+    would run; None to never ask. "default" is the threshold of what compares the prompt with the
+    examples, by which `composer.mixtures.route.route` replaces it.
 
     `routed`: the prior is resolved and only the best `top_k` members remain
     (`composer.mixtures.route.route`), or the base alone. `familiarity`: then, if `none` asks for
@@ -188,7 +187,7 @@ class MixturePlan:
     router: Router = field(default_factory=WeightedMixtureSpec)
     top_k: int | None = None
     explain: bool = False
-    none: float | None = None
+    none: float | Literal["default"] | None = None
     routed: bool = False
     familiarity: tuple[tuple[str, float], ...] = ()
 
@@ -209,7 +208,7 @@ class MixturePlan:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the description in responses, JSON-able."""
-        none = False if self.none is None else self.none
+        none = True if self.none == "default" else self.none or False
         return {"router": self.router.to_dict(), "top_k": self.top_k, "none": none}
 
 

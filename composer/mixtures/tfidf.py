@@ -65,6 +65,8 @@ def _sums(keys: npt.NDArray[np.integer], values: Floats, count: int) -> Floats:
 class PromptSimilarity(Similarity):
     """Similarity by TF-IDF."""
 
+    none_below = 0.5
+
     def __init__(
         self, examples: Mapping[str, Sequence[str]], before: PromptSimilarity | None = None
     ) -> None:

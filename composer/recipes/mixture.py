@@ -20,7 +20,6 @@ from composer.mixtures.routers.fixed import FixedRouter, fixed_prior
 from composer.mixtures.routers.union import AnyRouter, router_of
 from composer.mixtures.specs import (
     BY_EXAMPLES,
-    NONE_BELOW,
     UNIFORM,
     HandoverSpec,
     MixturePlan,
@@ -54,7 +53,7 @@ class Mixture(Fields):
     none: Flag | Annotated[Number, Field(gt=0, le=1)] = False
     """Whether the base answers instead, if the prompt is like no expert's examples; needs a router
     that compares them. A number is the threshold: 1 demands as much similarity as the examples have
-    to each other; true stands for 0.5."""
+    to each other; true stands for the server's default, 0.5, or 0.6 with a prompt encoder."""
 
 
 def build(fields: Mixture) -> tuple[Terms, Filters]:
@@ -65,8 +64,9 @@ def build(fields: Mixture) -> tuple[Terms, Filters]:
 
 def mixture(fields: Mixture) -> MixturePlan:
     router, _ = _read(fields)
-    none = NONE_BELOW if fields.none is True else fields.none or None
-    return MixturePlan(router, fields.top_k, fields.explain, none)
+    if fields.none is True:
+        return MixturePlan(router, fields.top_k, fields.explain, "default")
+    return MixturePlan(router, fields.top_k, fields.explain, fields.none or None)
 
 
 def _read(fields: Mixture) -> tuple[Router, dict[str, float]]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import queue
 import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -320,16 +323,39 @@ def test_a_progress_bar_on_a_terminal(files: Files, tmp_path: Path) -> None:
     assert b"%" not in done.stdout
 
 
-def test_a_log_gets_a_line_now_and_then(
-    files: Files, tmp_path: Path, call: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(local_work, "INTERVAL_S", 0.0)
-    words = ["merge", "--method", "sum", "--adapter", files.polite, "--output", tmp_path / "out"]
-    done = call(*words)
-    assert done.code == 0
-    lines = done.err.splitlines()
-    assert lines[-1].startswith("composer: 100%, 3 of 3: ")
-    assert "\r" not in done.err
+class Lines(io.StringIO):
+    """A log whose reader waits for its next line of a kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queue: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def write(self, text: str) -> int:
+        self.queue.put(text)
+        return len(text)
+
+    def next(self, beginning: str) -> str:
+        while not (text := self.queue.get(timeout=30)).startswith(beginning):
+            assert text == "\n" or text.startswith("composer: "), text
+        return text
+
+
+def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also before the first step, and while a step takes long."""
+    monkeypatch.setattr(local_work, "INTERVAL_S", 0.01)
+    lines = Lines()
+    monkeypatch.setattr(sys, "stderr", lines)
+    with local_work.show_progress() as step:
+        for _ in range(2):
+            assert lines.next("composer: starting (0 s)")
+        step(0, 3, "load")
+        for _ in range(2):
+            assert lines.next("composer: 0%, 0 of 3: load (")
+        step(3, 3, "fit")
+        assert lines.next("composer: 100%, 3 of 3: fit (")
+    ended = lines.queue.qsize()
+    assert "progress" not in {thread.name for thread in threading.enumerate()}
+    assert lines.queue.qsize() == ended
 
 
 def test_permissions_of_the_result(files: Files, tmp_path: Path) -> None:

@@ -119,12 +119,11 @@ def test_the_fit_finds_what_separates() -> None:
 def test_a_base_without_examples_is_never_chosen(files: Mapping[str, Path]) -> None:
     examples = {name: read_examples(files[name], TOKENIZER, 10, 100) for name in NAMES}
     paths = {name: zoo.ADAPTERS[name] for name in NAMES}
-    steps: list[tuple[int, int]] = []
-    trained = train_gate(
-        zoo.BASE, paths, {}, examples, lambda done, total, what: steps.append((done, total))
-    )
+    steps: list[tuple[int, int, str]] = []
+    trained = train_gate(zoo.BASE, paths, {}, examples, lambda *step: steps.append(step))
     hidden = np.random.default_rng(0).normal(size=(50, 256)).astype(np.float32)
     assert trained.gate.logits(hidden).argmax(-1).min() == 1
+    assert steps[0] == (0, steps[-1][1], "loading the model")
     assert steps[-1][0] == steps[-1][1], "the bar ends full"
     assert trained.gate.digests == {BASE: None, "count": None, "sort": None}
     assert 0 < trained.held_out < trained.learned

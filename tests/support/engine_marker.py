@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from _pytest.nodeid import NodeId
 
-SERVERS = ("server", "admin", "readme_server", "guarded", "family", "counting")
+SERVERS = ("server", "admin", "readme_server", "guarded", "family", "counting", "encoded")
 """Fixtures that start a server. The users of one are a group, so that it starts once."""
 
 ENGINES = ("roomy", "tight", "tiny", "asynchronous", "engine", "loaded_engine", "exam")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
 from adapters import Profile, Registry
 from composer.errors import UnsupportedError
+from composer.mixtures.encoded import EncodedSimilarity, Encoder
 from composer.mixtures.route import route
 from composer.mixtures.specs import GateSpec, WeightedMixtureSpec
 from composer.mixtures.tfidf import PromptSimilarity
@@ -20,8 +23,12 @@ from server.compose.routing.prompt_text import prompt_text
 from server.engine.port import Body, Engine, Kind
 from server.option_values import MIXTURE_OPTIONS
 
+T = TypeVar("T")
+Index = PromptSimilarity | EncodedSimilarity
+Examples = dict[str, Sequence[str]]
+
 _INLINE_CHARACTERS = 16 * 1024
-"""Longest text that is compared with the examples on the event loop; it takes milliseconds."""
+"""Longest text whose words are compared with the examples on the event loop, in milliseconds."""
 
 AUTO = "auto"
 """The model that stands for the default router over all adapters that it may choose."""
@@ -37,6 +44,7 @@ class Routing:
         gates: Gates,
         profiles: Mapping[str, Profile],
         default_router: Mapping[str, object],
+        encoder: Encoder | None = None,
     ) -> None:
         """Build the routing of one server.
 
@@ -46,14 +54,16 @@ class Routing:
             gates: of the command line.
             profiles: of the base model and of auxiliary models.
             default_router: router of `auto`, with `top_k` and `explain` of its mixture.
+            encoder: compares prompts with examples, instead of TF-IDF; it may block.
         """
         self.gates = gates
         self.default_router = default_router
         self._engine = engine
         self._registry = registry
         self._model_examples = {name: p.texts for name, p in profiles.items() if p.texts}
-        self._examples_at: tuple[int, dict[str, Sequence[str]]] = (-1, {})
-        self._similarity: tuple[dict[str, Sequence[str]], PromptSimilarity] | None = None
+        self._examples_at: tuple[int, Examples] = (-1, {})
+        self._similarity: tuple[Examples, Index] | None = None
+        self._encoder = encoder
         self._building = asyncio.Lock()
 
     # ---- auto
@@ -123,7 +133,7 @@ class Routing:
         if isinstance(router, GateSpec):
             plan, missing = self.gates.settle(plan, router, self._digests())
         reads_text = plan.mixture is not None and plan.mixture.reads_text
-        similarity = await self._prompt_similarity() if reads_text else None
+        similarity = await self.index() if reads_text else None
         text = ""
         if reads_text and plan.mixture is not None:
             try:
@@ -132,9 +142,7 @@ class Routing:
                 if plan.mixture.needs_examples:
                     raise
                 similarity = None
-        if len(text) <= _INLINE_CHARACTERS:
-            return route(plan, text, similarity), missing
-        return await run_in_threadpool(route, plan, text, similarity), missing
+        return await self._compute(text, partial(route, plan, text, similarity)), missing
 
     async def start_expert(self, kind: Kind, body: Body, router: GateSpec) -> str:
         """Return the expert that reads the prompt.
@@ -144,11 +152,11 @@ class Routing:
         """
         if router.start is not None:
             return router.start
-        similarity = await self._prompt_similarity()
+        similarity = await self.index()
         if not similarity.names.issuperset(router.experts):
             return router.experts[0]
         text = prompt_text(self._engine, kind, body)
-        weights = similarity.weights(text, names=router.experts)
+        weights = await self._compute(text, partial(similarity.weights, text, names=router.experts))
         return max(router.experts, key=lambda name: weights[name])
 
     def limit_experts(self, plan: Plan, max_experts: int) -> Plan:
@@ -162,8 +170,14 @@ class Routing:
 
     # ---- examples and adapters
 
-    async def _prompt_similarity(self) -> PromptSimilarity:
-        """Return the tf-idf index of all examples; build it in a thread if examples changed."""
+    async def _compute(self, text: str, function: Callable[[], T]) -> T:
+        """Return what a function of a text returns; run it in a thread if it may take long."""
+        if not text or (self._encoder is None and len(text) <= _INLINE_CHARACTERS):
+            return function()
+        return await run_in_threadpool(function)
+
+    async def index(self) -> Index:
+        """Return the index of all examples; build it in a thread if examples changed."""
         examples = self._examples()
         if self._similarity is not None and self._similarity[0] is examples:
             return self._similarity[1]
@@ -171,11 +185,20 @@ class Routing:
             examples = self._examples()
             before, index = self._similarity or ({}, None)
             if index is None or before != examples:
-                index = await run_in_threadpool(PromptSimilarity, examples, index)
+                index = await run_in_threadpool(self._indexed, examples, index)
             self._similarity = examples, index
             return index
 
-    def _examples(self) -> dict[str, Sequence[str]]:
+    def _indexed(self, examples: Examples, before: Index | None) -> Index:
+        if self._encoder is None:
+            return PromptSimilarity(
+                examples, before if isinstance(before, PromptSimilarity) else None
+            )
+        return EncodedSimilarity(
+            self._encoder, examples, before if isinstance(before, EncodedSimilarity) else None
+        )
+
+    def _examples(self) -> Examples:
         """Return the examples by name; the same object until an adapter changes."""
         changes, examples = self._examples_at
         if changes == self._registry.changes:

@@ -24,7 +24,7 @@ from composer.mixtures.specs import (
 from composer.plan import Limits
 from tests.composer.mixtures.mixture_examples import EXPERTS, WEIGHTS, mixture, prior, read, vote
 
-IF_EXAMPLES = ((PromptPrior(0.1, optional=True), 1.0),)
+IF_EXAMPLES = ((PromptPrior(0.02, optional=True), 1.0),)
 GIVEN = ((FixedPrior((("base", 0.25), ("chat", 0.625), ("velan", 0.125))), 1.0),)
 
 
@@ -154,10 +154,11 @@ def test_what_the_prompt_decides_weighs_the_same_until_then() -> None:
 
 
 def test_when_the_base_answers_instead() -> None:
-    for asked, shown in ((True, 0.5), (0.7, 0.7), (1, 1), (False, False)):
+    for asked, shown in ((True, True), (0.7, 0.7), (1, 1), (False, False)):
         plan = read("prompt", top_k=1, none=asked)
         assert plan.to_dict()["mixture"]["none"] == shown
     assert read("prompt", none=False) == read("prompt")
+    assert read("prompt", none=True) != read("prompt", none=1), "a cache tells them apart"
 
 
 def test_experts_without_weight_do_not_run() -> None:
