@@ -68,11 +68,11 @@ def train(
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     folders, files = _paths("--adapters", adapters), _paths("--examples", examples)
-    from adapters.inspection.inspect import inspect
-    from composer.gate_training.command import train as run
+    with show_progress() as step:  # the imports below take seconds
+        from adapters.inspection.inspect import inspect
+        from composer.gate_training.command import train as run
 
-    digests = {name: inspect(path, name).digest for name, path in folders.items()}
-    with show_progress() as step:
+        digests = {name: inspect(path, name).digest for name, path in folders.items()}
         run(base, folders, digests, files, output, step, max_examples=most, max_tokens=longest)
 
 

@@ -111,7 +111,7 @@ class WeightedMixtureSpec:
             votes.append((router, getattr(self.parameters, rule)))
         votes = [(router, round(weight, 12)) for router, weight in votes if weight > 0]
         if len(votes) == 1:
-            return votes[0][0]
+            return dict(votes[0][0] or {})
         return {
             "kind": "vote",
             "routers": [{"router": router, "weight": weight} for router, weight in votes],

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertForMaskedLM, BertTokenizer
@@ -61,7 +62,8 @@ def by_hand(folder: Path, text: str, most: int) -> torch.Tensor:
     with torch.inference_mode():
         states = model(input_ids=torch.tensor([ids])).last_hidden_state[0]
     mean = states.mean(0)
-    return mean / mean.norm()
+    unit: torch.Tensor = mean / mean.norm()
+    return unit
 
 
 def test_vectors_are_those_of_transformers(folder: Path) -> None:
@@ -106,7 +108,7 @@ class Counting:
         self.encoder = encoder
         self.seen: list[str] = []
 
-    def encode(self, texts: list[str]) -> np.ndarray:
+    def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float64]:
         self.seen += texts
         return self.encoder.encode(texts)
 
@@ -176,7 +178,7 @@ def test_auto_chooses_by_the_encoder(encoded: LiveServer, folder: Path) -> None:
         weights = index.weights(question)
         nearest = max(weights, key=weights.__getitem__)
         familiarity = index.familiarity(question, [nearest])[nearest]
-        for none in (True, familiarity - 0.01, min(familiarity + 0.01, 1.0)):
+        for none in (True, min(familiarity - 0.01, 1.0), min(familiarity + 0.01, 1.0)):
             composition = {
                 **{"recipe": "mixture", "experts": ["chat", "arithmetic"], "router": "prompt"},
                 **{"top_k": 1, "none": none},
