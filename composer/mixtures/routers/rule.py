@@ -23,8 +23,8 @@ class RuleFields(Fields):
 
     prior: Annotated[Fields, _PRIOR] | None = None
     """The weights to start from: `fixed` or `prompt`. If absent: in a vote, the combination of its
-    `fixed` and `prompt` routers, if it has any; otherwise `prompt` for the posterior router if all
-    experts have examples, and equal weights else."""
+    `fixed` and `prompt` routers, if it has any; otherwise `prompt` with temperature 0.02 for the
+    posterior router if all experts have examples, and equal weights else."""
 
 
 def default_prior(parameters: MixtureParameters) -> Prior:
