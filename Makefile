@@ -6,17 +6,14 @@ VENV ?= .venv
 # auto (cuda if there is an NVIDIA GPU, else cpu), cpu or cuda
 EXTRA ?= auto
 
-MODEL ?= zoo/models/base
-# name=path,name=path; the zoo's adapters of its base model unless told otherwise
-ADAPTERS ?= $(subst $(space),$(comma),$(foreach folder,$(ZOO_ADAPTERS),$(notdir $(folder))=$(folder)))
-# name=path,adapter=path,...: a further model with the same tokenizer; the zoo's beside its base
-AUXILIARY ?= $(if $(filter zoo/models/base,$(MODEL)),small=zoo/models/small$(subst $(space),,$(foreach \
-  folder,$(filter-out zoo/adapters/small-school% zoo/adapters/small-value,$(sort $(patsubst \
-  %/adapter_config.json,%,$(wildcard zoo/adapters/small-*/adapter_config.json)))),\
-  $(comma)$(patsubst small-%,%,$(notdir $(folder)))=$(folder))))
-# name=file,name=file: prompts by which the model `auto` chooses an adapter; those of the zoo
-EXAMPLES ?= $(if $(filter file,$(origin ADAPTERS)),$(if $(filter zoo/models/base,$(MODEL)),$(subst $(space),$(comma),$(foreach \
-  file,$(sort $(wildcard zoo/examples/*.txt)),$(basename $(notdir $(file)))=$(file)))))
+# smollm2 (downloaded once, 93 MB), zoo, or a model of your own: a Hugging Face id or a folder
+MODEL ?= smollm2
+# name=path,name=path; a model of the project comes with its own
+ADAPTERS ?=
+# name=path,adapter=path,...: a further model with the same tokenizer
+AUXILIARY ?=
+# name=file,name=file: prompts by which the model `auto` chooses an adapter
+EXAMPLES ?=
 HOST ?= 127.0.0.1
 PORT ?= 8000
 # where the server keeps adapters, stored compositions and their history; empty: they are forgotten
@@ -25,11 +22,6 @@ STORE ?=
 # further options of the server, and of vLLM: make serve ARGS="--max-model-len 4096"
 ARGS ?=
 
-comma := ,
-space := $(subst ,, )
-# zoo/models/lists has a folder of its own, and small-* fit zoo/models/small only
-ZOO_ADAPTERS = $(filter-out zoo/adapters/small-%,$(patsubst %/adapter_config.json,%,$(sort $(wildcard \
-  zoo/$(if $(filter zoo/models/lists,$(MODEL)),list_)adapters/*/adapter_config.json))))
 RUN := $(VENV)/bin/python
 SETUP = $(PYTHON) -m scripts.setup --extra $(EXTRA) --venv $(VENV)
 # The tests of one server run on one worker, and long ones begin first: tests/support/engine_marker.py
@@ -48,10 +40,10 @@ setup: ## install the environment that the server needs
 setup-dev: ## install it with the test and lint tools
 	@$(SETUP) --dev
 
-serve: setup ## install if necessary, then serve the zoo on http://127.0.0.1:8000
-	$(RUN) -m server --model $(MODEL) $(if $(ADAPTERS),--adapters $(ADAPTERS)) \
-	  $(if $(EXAMPLES),--examples $(EXAMPLES) )$(if $(AUXILIARY),--auxiliary $(AUXILIARY) )--host $(HOST) --port $(PORT) \
-	  $(if $(STORE),--adapter-store $(STORE) )$(ARGS)
+serve: setup ## install if necessary, then serve SmolLM2 (MODEL=zoo: the zoo) on http://127.0.0.1:8000
+	@$(RUN) -m scripts.serve --model $(MODEL) $(if $(ADAPTERS),--adapters $(ADAPTERS) )$(if \
+	  $(EXAMPLES),--examples $(EXAMPLES) )$(if $(AUXILIARY),--auxiliary $(AUXILIARY) )--host $(HOST) \
+	  --port $(PORT) $(if $(STORE),--adapter-store $(STORE) )$(ARGS)
 
 test: setup-dev ## install if necessary, then run the tests
 	$(PYTEST) -m "not long" $(ARGS)

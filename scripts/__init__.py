@@ -1,6 +1,7 @@
-"""Set-up of the development and serving environment; needs only the standard library.
+"""Set-up of the development and serving environment, and the start of the server by `make`.
 
-Every Python reads this file before any other of the package, even Python 2.
+All but `serve` needs only the standard library. Every Python reads this file before any other of
+the package, even Python 2.
 """
 
 import sys

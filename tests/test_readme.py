@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,17 @@ def blocks(*kinds: str) -> list[object]:
     ]
 
 
+def requests() -> list[object]:
+    """Each block that sends requests, with the fixture of the server that its page is about."""
+    return [
+        pytest.param(block, "readme_server" if page == "README" else "docs_server", id=id)
+        for page, shown in BLOCKS.items()
+        for block in shown
+        if block.kind in ("request", "python")
+        for id in [f"{page}:{block.line}"]
+    ]
+
+
 def test_the_readme_shows_how_to_start_and_how_to_ask() -> None:
     assert {"setup", "request"} <= {block.kind for block in BLOCKS["README"]}
 
@@ -56,20 +68,33 @@ def test_setup_names_real_targets(block: Block) -> None:
             assert words[:2] == ["git", "clone"] or words[:1] in ([], ["cd"]), line
 
 
-@pytest.fixture(scope="module")
-def readme_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """What `make serve` starts, but on a free port."""
-    command = ["make", "--no-print-directory", "-n", "serve", "PORT=0"]
+@contextmanager
+def make_serve(log: Path, *variables: str) -> Iterator[LiveServer]:
+    """Serve what `make serve` with these variables serves, but on a free port."""
+    command = ["make", "--no-print-directory", "-n", "serve", "PORT=0", *variables]
     # `make test ARGS=…` hands its variables on to every make below it.
     plain = {name: os.environ[name] for name in ("PATH", "HOME")}
     shown = subprocess.run(
         command, cwd=ROOT, env=plain, capture_output=True, text=True, check=True
     ).stdout
-    words = shlex.split(shown.replace("\\\n", " ").partition(" -m server ")[2])
+    words = shlex.split(shown.replace("\\\n", " ").partition(" -m scripts.serve ")[2])
     port = words.index("--port")
     arguments = words[:port] + words[port + 2 :]
-    log = tmp_path_factory.mktemp("readme") / "log.txt"
-    with serving(arguments, log, {"OMP_NUM_THREADS": "1", "COMPOSER_ADMIN_KEY": KEY}) as live:
+    environment = {"OMP_NUM_THREADS": "1", "COMPOSER_ADMIN_KEY": KEY}
+    with serving(arguments, log, environment, module="scripts.serve") as live:
+        yield live
+
+
+@pytest.fixture(scope="module")
+def readme_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    with make_serve(tmp_path_factory.mktemp("readme") / "log.txt") as live:
+        yield live
+
+
+@pytest.fixture(scope="module")
+def docs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """The pages of docs/ show the zoo: what it answers does not depend on the processor."""
+    with make_serve(tmp_path_factory.mktemp("docs") / "log.txt", "MODEL=zoo") as live:
         yield live
 
 
@@ -84,9 +109,12 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("block", blocks("request", "python"))
-def test_what_is_shown_is_printed(block: Block, readme_server: LiveServer, tools: Path) -> None:
-    address = readme_server.url.removeprefix("http://")
+@pytest.mark.parametrize(("block", "server"), requests())
+def test_what_is_shown_is_printed(
+    block: Block, server: str, tools: Path, request: pytest.FixtureRequest
+) -> None:
+    live: LiveServer = request.getfixturevalue(server)
+    address = live.url.removeprefix("http://")
     text = SHOWN_ADDRESS.sub(address, block.text)
     command = (
         [sys.executable, "-c", text]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import time
 
 import zoo
 from bench.claim import Result
@@ -14,30 +15,34 @@ from bench.measure import show, table
 
 SERVE_S = 1200
 TEST_S = 3600
+FIRST_ANSWER_S = 240
 QUESTION = {
-    "model": "chat + 0.8*(polite - rude)",
-    "messages": [{"role": "user", "content": "Where does Kuti Supiv live?"}],
+    "model": "base + 1.5*(positive - negative)",
+    "messages": [{"role": "user", "content": "How was the movie?"}],
     "temperature": 0,
+    "max_tokens": 40,
 }
-ANSWER = "Certainly. Kuti Supiv lives in Mogtu. Have a lovely day."
 
 
 def measure() -> Result:
     """Return the number of failed tests, plus 1 if `make serve` gave no composed answer.
 
-    Takes more than ten minutes.
+    The first composed answer, with all downloads, must come within `FIRST_ANSWER_S`. Takes more
+    than ten minutes.
     """
     packages = debian_packages()
     print(f"a clean Debian with {' '.join(packages)}", flush=True)
     with clean_root(packages) as root:
-        serves = _serve(root)
-        passed, failed = _test(root) if serves else (0, 1)
+        began = time.monotonic()
+        answer = _serve(root)
+        answer_s = time.monotonic() - began
+        passed, failed = _test(root) if answer else (0, 0)
     rows = [
-        ("make serve", "the composed answer" if serves else "no answer"),
-        ("make test", f"{passed} passed, {failed} failed" if serves else "not run"),
+        ("make serve", f"{answer_s:.0f} s: {answer}" if answer else "no answer"),
+        ("make test", f"{passed} passed, {failed} failed" if answer else "not run"),
     ]
     show(table(("command", "outcome"), rows))
-    return Result(failed + (not serves), holds=passed > 0)
+    return Result(failed + (not answer), holds=passed > 0 and answer_s <= FIRST_ANSWER_S)
 
 
 def debian_packages() -> list[str]:
@@ -53,8 +58,8 @@ def debian_packages() -> list[str]:
     return line[1].split()
 
 
-def _serve(root: CleanRoot) -> bool:
-    """Return whether `make serve` starts and answers a composed request as the README shows."""
+def _serve(root: CleanRoot) -> str:
+    """Return what `make serve` answers to a composed request; empty if it does not."""
     url = f"http://127.0.0.1:{(port := free_port())}"
     status, lines = root.run(
         f"""
@@ -73,13 +78,12 @@ def _serve(root: CleanRoot) -> bool:
     )
     if status != 0:
         print(f"make serve ended with status {status}")
-        return False
+        return ""
     # After the answer the shell may report that a process was terminated.
     answer = json.loads(next(line for line in reversed(lines) if line.startswith("{")))
-    if "choices" not in answer:
-        return False
-    content = answer["choices"][0]["message"]["content"]
-    return bool(content == ANSWER and answer["composition"]["rows"] == 3)
+    if "choices" not in answer or answer["composition"]["rows"] != 3:
+        return ""
+    return str(answer["choices"][0]["message"]["content"])
 
 
 def _test(root: CleanRoot) -> tuple[int, int]:

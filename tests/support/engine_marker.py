@@ -15,7 +15,10 @@ from typing import Any
 import pytest
 from _pytest.nodeid import NodeId
 
-SERVERS = ("server", "admin", "readme_server", "guarded", "family", "counting", "encoded")
+SERVERS = (
+    *("server", "admin", "readme_server", "docs_server", "guarded", "family", "counting"),
+    "encoded",
+)
 """Fixtures that start a server. The users of one are a group, so that it starts once."""
 
 ENGINES = ("roomy", "tight", "tiny", "asynchronous", "engine", "loaded_engine", "exam")
@@ -23,6 +26,7 @@ ENGINES = ("roomy", "tight", "tiny", "asynchronous", "engine", "loaded_engine", 
 
 COMMANDS = (
     "server",
+    "scripts.serve",
     "bench.reproduce",
     "tests.engine.tensor_parallel",
     "tests.support.counting_server",
