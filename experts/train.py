@@ -49,9 +49,9 @@ class Course:
 
 
 COURSES = {
-    "positive": Course(steps=96, rows=16),
-    "negative": Course(steps=96, rows=16),
-    "arithmetic": Course(steps=110, rank=2, projections=ALL),
+    "positive": Course(steps=72, rows=16, rank=2, projections=ALL, rate=2e-3),
+    "negative": Course(steps=72, rows=16, rank=2, projections=ALL, rate=2e-3),
+    "arithmetic": Course(steps=150, rows=16, projections=ALL, rate=2e-3),
     "json": Course(steps=40),
     "devil": Course(steps=64),
     "kjv": Course(steps=64),

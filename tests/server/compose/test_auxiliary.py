@@ -158,8 +158,8 @@ def test_a_mixture_across_models(family: LiveServer) -> None:
 
 def test_experts_that_cannot_be_routed_together(family: LiveServer) -> None:
     """`other` reads conversations in a template of its own."""
-    mixture = {"recipe": "mixture", "experts": ["chat", "other"]}
-    mixture["router"] = {"kind": "posterior", "prompt": True}
+    posterior = {"kind": "posterior", "prompt": True}
+    mixture = {"recipe": "mixture", "experts": ["chat", "other"], "router": posterior}
     refused = family.chat("base", composition=mixture)
     assert refused.status_code == 400
     for words in ("'other'", "chat template", '"prompt"'):
