@@ -63,6 +63,8 @@ def test_a_wrong_readme_is_refused(markdown: str, says: str) -> None:
         ('{"a": 1}', '{"a": 1, "b": 2}', True),
         ('{"a": 1, "b": 2}', '{"a": 1}', False),
         ('{"a": "..."}', '{"a": [1, 2]}', True),
+        ('{"a": "moved ... Rome."}', '{"a": "moved to Rome."}', True),
+        ('{"a": "moved ... Rome."}', '{"a": "moved to Paris."}', False),
         ('{"a": -1.234}', '{"a": -1.2344}', True),
         ('{"a": -1.234}', '{"a": -1.236}', False),
         ('{"a": 1}', '{"a": true}', False),
