@@ -257,8 +257,9 @@ def test_auto_gives_no_key_the_base_that_may_not_use_it(guarded: Guarded) -> Non
         body = {"model": "auto", "messages": [{"role": "user", "content": question}]}
         return guarded[name].post("/v1/chat/completions", json=body | {"max_tokens": 2})
 
-    known, foreign = "Where does Kuti Supiv live?", "Zebras yawn"
+    known, foreign = EXAMPLES["chat"].read_text(encoding="utf-8").splitlines()[0], "Zebras yawn"
     for name, question in (("dave", known), ("bob", known), ("bob", foreign)):
-        assert ask(name, question).status_code == 200
+        answer = ask(name, question)
+        assert answer.status_code == 200, answer.text
     message = message_of(ask("dave", foreign), "/v1/chat/completions", 400)
     assert "like no expert's examples, and 'base'" in message

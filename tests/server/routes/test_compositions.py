@@ -89,7 +89,7 @@ def test_models(clean: LiveServer) -> None:
     by_id = {model["id"]: model for model in models}
     adapters = {"polite", "rude", "chat", "arithmetic"}
     assert set(by_id) == {"zoo", "base", "kind", "auto", *adapters}
-    assert by_id["auto"]["router"] == {"kind": "prompt", "top_k": 1}
+    assert by_id["auto"]["router"] == {"kind": "prompt", "top_k": 1, "none": True}
     assert "@" not in json.dumps(models)
     assert by_id["polite"]["parent"] == "base"
     assert len(by_id["polite"]["digest"]) == 64
