@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import zoo
 from composer.mixtures.gate_file import Gate, fingerprint, save_gate
 from tests.support.adapter_files import factors, write_adapter, write_base
 from tests.support.live_server import refused
@@ -16,7 +18,11 @@ pytestmark = pytest.mark.engine
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(write_base(tmp_path_factory.mktemp("model") / "base"))
+    """Weights of the shapes that adapters are compared with, and what makes a folder a model."""
+    folder = write_base(tmp_path_factory.mktemp("model") / "base")
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(zoo.BASE / name, folder / name)
+    return str(folder)
 
 
 def test_an_adapter_of_another_base(base: str, tmp_path: Path) -> None:
@@ -43,7 +49,7 @@ def test_one_name_for_two(base: str, tmp_path: Path) -> None:
 def test_no_model(tmp_path: Path) -> None:
     said = refused("--model", str(tmp_path / "nowhere"))
     assert "nowhere" in said
-    assert "--model" in said
+    assert "Correct the path or the name" in said
 
 
 def test_examples_of_nothing(base: str, tmp_path: Path) -> None:
