@@ -46,7 +46,9 @@ def test_own_adapters_replace_those_of_the_project() -> None:
 def test_another_model_is_served_as_it_is() -> None:
     served = settings("Qwen/Qwen3-0.6B", "--port", "1")
     assert (served.model, served.port) == ("Qwen/Qwen3-0.6B", 1)
-    assert not (served.adapters or served.examples or served.auxiliaries)
+    assert not served.adapters
+    assert not served.examples
+    assert not served.auxiliaries
 
 
 def test_without_the_package_the_zoo_is_served(

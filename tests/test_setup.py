@@ -229,7 +229,7 @@ def test_help_lists_every_target() -> None:
 def test_serve_takes_its_settings_from_the_command_line() -> None:
     shown = make("-n", "serve", "MODEL=/m", "ADAPTERS=a=/a,b=/b", "PORT=9", "ARGS=--seed 1").stdout
     words = shlex.split(shown.replace("\\\n", " "))
-    expected = "--model /m --adapters a=/a,b=/b --host 127.0.0.1 --port 9 --seed 1".split()
+    expected = shlex.split("--model /m --adapters a=/a,b=/b --host 127.0.0.1 --port 9 --seed 1")
     assert words[-len(expected) :] == expected
     assert "--adapter-store /s" in make("-n", "serve", "STORE=/s").stdout
     assert "--model smollm2" in make("-n", "serve").stdout
