@@ -109,11 +109,11 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("block", "server"), requests())
+@pytest.mark.parametrize(("block", "fixture"), requests())
 def test_what_is_shown_is_printed(
-    block: Block, server: str, tools: Path, request: pytest.FixtureRequest
+    block: Block, fixture: str, tools: Path, request: pytest.FixtureRequest
 ) -> None:
-    live: LiveServer = request.getfixturevalue(server)
+    live: LiveServer = request.getfixturevalue(fixture)
     address = live.url.removeprefix("http://")
     text = SHOWN_ADDRESS.sub(address, block.text)
     command = (
