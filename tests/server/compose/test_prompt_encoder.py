@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertForMaskedLM, BertTokenizer
 
+import zoo
 from composer.mixtures.encoded import EncodedSimilarity
 from server.compose.routing.sentence_encoder import SentenceEncoder
 from tests.support.live_server import LiveServer, refused, serving
@@ -84,18 +86,30 @@ def test_the_length_that_sentence_transformers_states(folder: Path, tmp_path: Pa
     np.testing.assert_allclose(SentenceEncoder(short).encode(TEXTS[2:3])[0], expected, atol=1e-5)
 
 
+_THREADS = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from server.compose.routing.sentence_encoder import SentenceEncoder
+
+torch.set_num_threads(2)
+encoder = SentenceEncoder(Path(sys.argv[1]))
+counts = [encoder._thread.submit(torch.get_num_threads).result(), torch.get_num_threads()]
+with ThreadPoolExecutor(1) as later:
+    counts.append(later.submit(torch.get_num_threads).result())
+counts.append(encoder._thread.submit(torch.get_num_threads).result())
+print(counts)
+"""
+
+
 def test_one_core_and_no_setting_of_others(folder: Path) -> None:
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(2)
-        encoder = SentenceEncoder(folder)
-        assert encoder._thread.submit(torch.get_num_threads).result() == 1
-        assert torch.get_num_threads() == 2
-        with ThreadPoolExecutor(1) as later:
-            assert later.submit(torch.get_num_threads).result() == 2
-        assert encoder._thread.submit(torch.get_num_threads).result() == 1
-    finally:
-        torch.set_num_threads(before)
+    """In a process of its own: what other tests have set must not count."""
+    command = [sys.executable, "-c", _THREADS, str(folder)]
+    done = subprocess.run(command, cwd=zoo.PROJECT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[1, 2, 2, 1]"
 
 
 # ---- the index
