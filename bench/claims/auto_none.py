@@ -15,7 +15,7 @@ from experts.cache import Package, downloaded
 from experts.texts.corpus import held_out_prompts
 
 HELD_OUT = 100  # prompts of each adapter
-OWN_AT_LEAST = 0.97
+HELD_OUT_AT_LEAST = 0.97
 NONE_BELOW = PromptSimilarity.none_below
 THRESHOLDS = (0.4, 0.45, NONE_BELOW, 0.55, 0.6)
 HAND_WRITTEN = Path(__file__).parents[1] / "foreign_prompts.txt"
@@ -33,24 +33,31 @@ Choice = tuple[str, float]
 def measure() -> Result:
     """Return the share of prompts of no adapter's kind that the base answers.
 
-    The claim also needs `OWN_AT_LEAST` of the adapters' held-out prompts to reach their adapter.
+    The claim also needs `HELD_OUT_AT_LEAST` of the adapters' held-out prompts to reach their
+    adapter.
     """
     texts = {
         name: file.read_text(encoding="utf-8").splitlines()
         for name, file in experts.EXAMPLES.items()
     }
     index = PromptSimilarity(texts)
-    own = {name: choices(index, held_out_prompts(name, HELD_OUT)) for name in texts}
+    held_out = {name: choices(index, held_out_prompts(name, HELD_OUT)) for name in texts}
     foreign = {name: choices(index, prompts) for name, prompts in foreign_prompts().items()}
     count = sum(map(len, foreign.values()))
     show(f"{HELD_OUT} held-out prompts of each adapter, {count} of no adapter's kind:")
-    rows = [(name, HELD_OUT, *_shares(name, chosen)) for name, chosen in own.items()]
+    rows = [(name, HELD_OUT, *_shares(name, chosen)) for name, chosen in held_out.items()]
     rows += [(name, len(chosen), *_shares("base", chosen)) for name, chosen in foreign.items()]
     show(table(("prompts", "number", "right", "base", "another adapter"), rows))
     show("by threshold (`none`):")
-    shares = [(f"{t:g}", f"{_own(own, t):.3f}", f"{_foreign(foreign, t):.3f}") for t in THRESHOLDS]
+    shares = [
+        (f"{t:g}", f"{_held_out_right(held_out, t):.3f}", f"{_foreign_right(foreign, t):.3f}")
+        for t in THRESHOLDS
+    ]
     show(table(("threshold", "held-out to their adapter", "no kind to the base"), shares))
-    return Result(_foreign(foreign, NONE_BELOW), holds=_own(own, NONE_BELOW) >= OWN_AT_LEAST)
+    return Result(
+        _foreign_right(foreign, NONE_BELOW),
+        holds=_held_out_right(held_out, NONE_BELOW) >= HELD_OUT_AT_LEAST,
+    )
 
 
 def foreign_prompts() -> dict[str, list[str]]:
@@ -88,15 +95,15 @@ def _shares(right: str, chosen: Sequence[Choice]) -> tuple[str, str, str]:
     answering = [_answering(choice, NONE_BELOW) for choice in chosen]
     others = sum(name not in (right, "base") for name in answering)
     counts = (answering.count(right), answering.count("base"), others)
-    own, base, other = (f"{n / len(chosen):.1%}" for n in counts)
-    return own, base, other
+    hit, base, other = (f"{n / len(chosen):.1%}" for n in counts)
+    return hit, base, other
 
 
-def _own(chosen: dict[str, list[Choice]], threshold: float) -> float:
-    right = [_answering(c, threshold) == name for name, of_one in chosen.items() for c in of_one]
+def _held_out_right(chosen: dict[str, list[Choice]], threshold: float) -> float:
+    right = [_answering(c, threshold) == name for name, choices in chosen.items() for c in choices]
     return sum(right) / len(right)
 
 
-def _foreign(chosen: dict[str, list[Choice]], threshold: float) -> float:
-    right = [_answering(c, threshold) == "base" for of_one in chosen.values() for c in of_one]
+def _foreign_right(chosen: dict[str, list[Choice]], threshold: float) -> float:
+    right = [_answering(c, threshold) == "base" for choices in chosen.values() for c in choices]
     return sum(right) / len(right)

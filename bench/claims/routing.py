@@ -110,8 +110,8 @@ def _body(text: str) -> Body:
 def _text(adapter: int, rng: random.Random) -> str:
     """Return ten words: common ones, the most frequent ones most often, and three of an adapter."""
     common = [_word(min(int(rng.paretovariate(0.7)), 300)) for _ in range(7)]
-    own = [_word((adapter + 100) * 30 + rng.randrange(30)) for _ in range(3)]
-    return " ".join([*common, *own]) + "?"
+    special = [_word((adapter + 100) * 30 + rng.randrange(30)) for _ in range(3)]
+    return " ".join([*common, *special]) + "?"
 
 
 def _word(number: int) -> str:

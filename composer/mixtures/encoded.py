@@ -61,8 +61,8 @@ class EncodedSimilarity(Similarity):
         self._vectors = [np.stack([self._encoded[t] for t in cut]) for cut in documents.values()]
         self._centres = np.array([vectors.mean(0) for vectors in self._vectors])
         self._vector = lru_cache(_REMEMBERED)(lambda text: encoder.encode([text])[0])
-        own = [_own_similarity(vectors) for vectors in self._vectors]
-        super().__init__(list(documents), np.array(own, dtype=np.float64))
+        spreads = [_own_similarity(vectors) for vectors in self._vectors]
+        super().__init__(list(documents), np.array(spreads, dtype=np.float64))
 
     def distances(self, text: str) -> Floats:
         if _is_blank(text):

@@ -121,5 +121,5 @@ def own_similarity(cosines: Floats, indices: npt.NDArray[np.int64]) -> float:
         return math.nan
     others = cosines.copy()
     others[np.arange(len(indices)), indices] = -np.inf
-    found = np.sort(others, axis=1)[:, 1:]  # without the probe itself
-    return float(found[:, -NEIGHBOURS:].mean())
+    ranked = np.sort(others, axis=1)[:, 1:]  # without the probe itself
+    return float(ranked[:, -NEIGHBOURS:].mean())

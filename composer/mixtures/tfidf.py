@@ -100,8 +100,8 @@ class PromptSimilarity(Similarity):
         self._entries: Ints = np.searchsorted(counts.owners, self._starts)  # by expert
         self._squares, self._centres, self._postings = self._index_centres(sizes)
         alone = self._left_out(counts, frequency, total)
-        own = [self._own_similarity(alone, k) for k in range(len(documents))]
-        super().__init__(list(documents), np.array(own, dtype=np.float64))
+        spreads = [self._own_similarity(alone, k) for k in range(len(documents))]
+        super().__init__(list(documents), np.array(spreads, dtype=np.float64))
 
     # ---- queries
 

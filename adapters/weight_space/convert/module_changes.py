@@ -22,10 +22,13 @@ from adapters.weight_space.factors import Factors
 
 @dataclass(frozen=True, slots=True)
 class WeightChange:
-    """The change of one tensor, `module.weight`, or of another tensor, which LoRA cannot hold.
+    """The change of one tensor of the base.
 
-    Of a linear layer [out, in]; of an embedding transposed, [H, V]. Either the `factors` are known,
-    or `delta` f32 is to be decomposed; neither of another tensor, whose name is `module`.
+    module: the layer whose weight changes; the tensor's whole name if it is not the weight of a
+        linear layer or an embedding, so that LoRA cannot hold the change.
+    embedding: whether the layer is an embedding.
+    factors: of the change, if the adapter stores them.
+    delta: otherwise the change, `[out, in]` f32; of an embedding transposed, `[H, V]`.
     """
 
     module: str

@@ -63,11 +63,11 @@ class Rows:
             return Rows(runs, many=ManyAdapters(rows, tuple(slots[row] for row in in_order)))
         first, end = rest[0], rest[-1] + 1
         dense = end - first <= 2 * len(rest)  # then a slice costs less than an index
-        own = [slots[row] for row in rest]
+        slot_of_row = [slots[row] for row in rest]
         if dense:
             member = {*rest}
-            own = [slots[row] if row in member else -1 for row in range(first, end)]
-        others = torch.tensor(own).unsqueeze(1) != torch.tensor(distinct)
+            slot_of_row = [slots[row] if row in member else -1 for row in range(first, end)]
+        others = torch.tensor(slot_of_row).unsqueeze(1) != torch.tensor(distinct)
         where = slice(first, end) if dense else torch.tensor(rest)
         return Rows(runs, few=FewAdapters(where, distinct, others.unsqueeze(2)))
 

@@ -244,6 +244,22 @@ def test_guidance_without_a_negative_prompt_reads_the_last_token(server: LiveSer
     assert answers[0]["composition"]["plan"]["members"][1]["prompt"] == "last token"
 
 
+def test_a_repetition_penalty_acts_on_guided_log_probabilities(server: LiveServer) -> None:
+    guided = {"recipe": "classifier_free_guidance", "model": "polite", "guidance_scale": 1.5}
+    last = server.tokens("Once upon a")[-1]
+    members = [
+        {"model": "polite", "weight": 1.5},
+        {"model": "polite", "weight": -0.5, "prompt_token_ids": [last]},
+    ]
+    ask = partial(server.complete, "base", repetition_penalty=3)
+    products, logits = [
+        text_of(ok(ask(composition={"members": members, "log_softmax": flag})))
+        for flag in (True, False)
+    ]
+    assert text_of(ok(ask(composition=guided))) == products
+    assert logits != products
+
+
 def test_the_answer_says_what_cancelled(server: LiveServer) -> None:
     recipe = {"recipe": "proxy_tuning", "expert": "polite"}
     plan = ok(server.complete("base", composition=recipe))["composition"]["plan"]
