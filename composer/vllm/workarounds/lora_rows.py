@@ -50,9 +50,13 @@ class Rows:
     many: ManyAdapters | None = None
 
     @staticmethod
-    @lru_cache(maxsize=256)
+    @lru_cache(maxsize=32)
     def of(slots: tuple[int, ...]) -> Rows:
-        """Sort rows by their slots (-1: no adapter). Cached: batches recur while they decode."""
+        """Sort rows by their slots (-1: no adapter).
+
+        Cached, because a batch recurs from step to step while it decodes; few, because the masks
+        that are kept with the rows take memory (256 of them took 3 MiB of a server of the zoo).
+        """
         runs, rest = _split(slots)
         if not rest:
             return Rows(runs)
