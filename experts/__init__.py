@@ -8,5 +8,5 @@ ROOT = Path(__file__).resolve().parent
 
 NAMES = ("positive", "negative", "kjv", "devil", "json", "arithmetic")
 ADAPTERS: dict[str, Path] = {name: ROOT / "adapters" / name for name in NAMES}
-EXAMPLES: dict[str, Path] = {name: ROOT / "examples" / f"{name}.txt" for name in NAMES}
-"""Prompts by which the model `auto` finds an adapter: 40 each, one per line."""
+EXAMPLES: dict[str, Path] = {name: ROOT / "examples" / f"{name}.txt" for name in (*NAMES, "base")}
+"""Prompts by which the model `auto` finds an adapter or the base: 40 each, one per line."""

@@ -1,4 +1,7 @@
-"""What `auto` does with prompts for its adapters, and with prompts for none of them."""
+"""What `auto` does with prompts for its adapters, and with prompts for none of them.
+
+The base has examples too, as `make serve` gives it.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from pathlib import Path
 import experts
 from bench.claim import Result
 from bench.measure import show, table
+from composer.fields import BASE
+from composer.mixtures.similarity import Similarity
 from composer.mixtures.tfidf import PromptSimilarity
 from experts.cache import Package, downloaded
 from experts.texts.corpus import held_out_prompts
@@ -36,17 +41,13 @@ def measure() -> Result:
     The claim also needs `HELD_OUT_AT_LEAST` of the adapters' held-out prompts to reach their
     adapter.
     """
-    texts = {
-        name: file.read_text(encoding="utf-8").splitlines()
-        for name, file in experts.EXAMPLES.items()
-    }
-    index = PromptSimilarity(texts)
-    held_out = {name: choices(index, held_out_prompts(name, HELD_OUT)) for name in texts}
+    index = PromptSimilarity(examples())
+    held_out = {n: choices(index, held_out_prompts(n, HELD_OUT)) for n in experts.NAMES}
     foreign = {name: choices(index, prompts) for name, prompts in foreign_prompts().items()}
     count = sum(map(len, foreign.values()))
     show(f"{HELD_OUT} held-out prompts of each adapter, {count} of no adapter's kind:")
     rows = [(name, HELD_OUT, *_shares(name, chosen)) for name, chosen in held_out.items()]
-    rows += [(name, len(chosen), *_shares("base", chosen)) for name, chosen in foreign.items()]
+    rows += [(name, len(chosen), *_shares(BASE, chosen)) for name, chosen in foreign.items()]
     show(table(("prompts", "number", "right", "base", "another adapter"), rows))
     show("by threshold (`none`):")
     shares = [
@@ -58,6 +59,14 @@ def measure() -> Result:
         _foreign_right(foreign, NONE_BELOW),
         holds=_held_out_right(held_out, NONE_BELOW) >= HELD_OUT_AT_LEAST,
     )
+
+
+def examples() -> dict[str, list[str]]:
+    """Return the prompts by which `make serve` chooses."""
+    return {
+        name: file.read_text(encoding="utf-8").splitlines()
+        for name, file in experts.EXAMPLES.items()
+    }
 
 
 def foreign_prompts() -> dict[str, list[str]]:
@@ -75,7 +84,7 @@ def foreign_prompts() -> dict[str, list[str]]:
         }
 
 
-def choices(index: PromptSimilarity, prompts: Sequence[str]) -> list[Choice]:
+def choices(index: Similarity, prompts: Sequence[str]) -> list[Choice]:
     """Return the nearest adapter of each prompt, and how familiar the prompt is to it."""
     chosen = []
     for prompt in prompts:
@@ -85,25 +94,26 @@ def choices(index: PromptSimilarity, prompts: Sequence[str]) -> list[Choice]:
     return chosen
 
 
-def _answering(choice: Choice, threshold: float) -> str:
+def answering(choice: Choice, threshold: float) -> str:
+    """Return who answers: the nearest, or the base if the prompt is not familiar."""
     name, familiarity = choice
-    return name if familiarity >= threshold else "base"
+    return name if familiarity >= threshold else BASE
 
 
 def _shares(right: str, chosen: Sequence[Choice]) -> tuple[str, str, str]:
     """Return the shares of prompts that the right model, the base and others answer."""
-    answering = [_answering(choice, NONE_BELOW) for choice in chosen]
-    others = sum(name not in (right, "base") for name in answering)
-    counts = (answering.count(right), answering.count("base"), others)
+    answering = [answering(choice, NONE_BELOW) for choice in chosen]
+    others = sum(name not in (right, BASE) for name in answering)
+    counts = (answering.count(right), answering.count(BASE), others)
     hit, base, other = (f"{n / len(chosen):.1%}" for n in counts)
     return hit, base, other
 
 
 def _held_out_right(chosen: dict[str, list[Choice]], threshold: float) -> float:
-    right = [_answering(c, threshold) == name for name, choices in chosen.items() for c in choices]
+    right = [answering(c, threshold) == name for name, choices in chosen.items() for c in choices]
     return sum(right) / len(right)
 
 
 def _foreign_right(chosen: dict[str, list[Choice]], threshold: float) -> float:
-    right = [_answering(c, threshold) == "base" for choices in chosen.values() for c in choices]
+    right = [answering(c, threshold) == BASE for choices in chosen.values() for c in choices]
     return sum(right) / len(right)

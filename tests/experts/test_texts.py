@@ -18,7 +18,7 @@ GENERATED = ("json", "arithmetic")
 MOST_MEGABYTES = 8  # all adapters together
 
 
-@pytest.mark.parametrize("name", experts.NAMES)
+@pytest.mark.parametrize("name", experts.EXAMPLES)
 def test_examples_are_forty_different_prompts(name: str) -> None:
     prompts = experts.EXAMPLES[name].read_text(encoding="utf-8").splitlines()
     assert len(set(prompts)) == 40
