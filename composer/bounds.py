@@ -23,7 +23,7 @@ MAX_BIASED_TOKENS = 1024
 
 MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY = 0.01, 100.0
 """Bounds of `repetition_penalty` in a composed request. A penalty multiplies or divides logits;
-within these bounds it makes no filtered token possible (`composer.tensors.compose.DISTANCE`)."""
+within these bounds it makes no filtered token possible (`composer.tensors.demote.DISTANCE`)."""
 
 
 def check_repetition_penalty(penalty: float) -> None:

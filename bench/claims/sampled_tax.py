@@ -33,4 +33,4 @@ def measure() -> Result:
     show("base + 1.5*(positive - negative), bfloat16, decoding; CPU microseconds per step:")
     header = ("requests of three rows", "temperature 1, top_p 0.9", "greedy", *RATIO)
     show(table(header, [(count, *cost.microseconds()) for count, cost in costs.items()]))
-    return Result(costs[1].ratio.median)
+    return Result(max(cost.ratio.median for cost in costs.values()))

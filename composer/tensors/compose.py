@@ -11,7 +11,6 @@ V the base's vocabulary size and v that of a member's model.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,23 +18,11 @@ from typing import Any
 import torch
 
 from composer.filters import Filter, FilterKind
+from composer.tensors.demote import demote
 from composer.tensors.filter_kernel import outside
 from composer.tensors.gang_rows import GangRows, allowed_rows, group_by_key
 from composer.tensors.mixture_kernel import MixtureKernel
 from composer.tensors.sum_kernel import SumKernel
-
-DISTANCE = 65536.0
-"""Minimum distance, in logits, of the likeliest filtered token below the likeliest kept one.
-
-A filtered token then has probability zero in float32, as with minus infinity, at any temperature up
-to 600; and at temperatures up to 1 after a `repetition_penalty` within `composer.bounds`, which
-multiplies negative logits and divides positive ones, if the likeliest kept logit is between -500
-and 500. Unlike with minus infinity, the filtered tokens keep their order: if bad words,
-`min_tokens` or a grammar forbid every token that the filter kept, the sampler never sees a row
-without a possible token (which would be NaN)."""
-
-RELATIVE_DISTANCE = 2.0**-9
-"""The same relative to the magnitude of the composed logits: rounding absorbs 65536 at 1e30."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +132,7 @@ class Composition:
         if self._sums is not None:
             self._sums.compose(logits_of)
         if dropped is not None:
-            self._demote(logits, dropped)
+            demote(logits, self._losing, dropped)
 
     def _dropped(
         self, logits_of: Sequence[torch.Tensor | None], constrained: bool
@@ -176,23 +163,6 @@ class Composition:
         for places, size in tails:
             dropped[:, size:].index_fill_(0, places, True)
         return dropped
-
-    def _demote(self, logits: torch.Tensor, dropped: torch.Tensor) -> None:
-        """Move the tokens `dropped` `[L, V]` bool of composed rows below all others, keeping order.
-
-        The distance is relative to the composed row, so that no weight can compensate for it.
-        """
-        rows = logits.index_select(0, self._losing)  # [L, V]
-        top = rows.amax(dim=1, keepdim=True)  # [L, 1]
-        nothing = torch.full((1, 1), -math.inf, device=logits.device)
-        kept = torch.where(dropped, nothing, rows, out=rows).amax(dim=1, keepdim=True)
-        del rows, nothing
-        largest = torch.maximum(top.abs(), kept.abs())
-        distance = (largest * RELATIVE_DISTANCE).clamp_(min=DISTANCE)
-        # If no token is kept, move none.
-        lower = torch.where(kept > -math.inf, top - kept + distance, 0.0)
-        moves = dropped.view(torch.uint8).to(logits.dtype)  # on CPU thrice as fast as from bool
-        logits.index_add_(0, self._losing, moves.mul_(lower), alpha=-1)
 
     def share_tokens(self, token_ids: torch.Tensor, *auxiliary: torch.Tensor | None) -> None:
         """Give every companion the token that its leader sampled.

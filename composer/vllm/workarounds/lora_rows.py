@@ -93,12 +93,12 @@ def _split(slots: tuple[int, ...]) -> tuple[tuple[tuple[int, slice], ...], list[
     return tuple(runs), rest
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=16)
 def table_rows(slots: tuple[int, ...], width: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return which rows of a table the matrices of these slots are, `[n * width]` int32, and the
     offsets of the matrices in that list, `[n]` int32. Each matrix has `width` rows of the table.
 
-    Cached: adapters may change in every step, but their numbers of rows soon recur.
+    Cached: all layers of a step use the same few of them. Each takes as much memory as the rows.
     """
     first = torch.tensor(slots, dtype=torch.int32).unsqueeze(1) * width
     offsets = torch.arange(0, len(slots) * width, width, dtype=torch.int32)

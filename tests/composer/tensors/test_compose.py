@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from composer.bounds import MAX_REPETITION_PENALTY, MIN_REPETITION_PENALTY
 from composer.filters import Filter, FilterKind
 from composer.reference.oracle import filter_mask
-from composer.tensors import filter_kernel
+from composer.tensors import demote, filter_kernel
 from composer.tensors.compose import Composition
 from composer.tensors.filter_kernel import outside_nucleus, outside_top
 from composer.tensors.gang_rows import GangRows
@@ -134,6 +134,13 @@ def test_forbidden_tokens_stay_forbidden_and_nothing_is_nan() -> None:
     assert logits[0, 3:].isfinite().all()
 
 
+@pytest.fixture(params=["_demote_by_row", "_demote_all"])
+def demotion(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the CPU uses, and what other devices do."""
+    monkeypatch.setattr(demote, "_demote_by_row", getattr(demote, request.param))
+
+
+@pytest.mark.usefixtures("demotion")
 def test_a_filter_never_leaves_a_row_without_tokens() -> None:
     """The filter keeps one token, and a later mask (bad words, min_tokens) forbids it."""
     logits = torch.tensor([[9.0, 1.0, 2.0, 0.0]])
@@ -145,6 +152,7 @@ def test_a_filter_never_leaves_a_row_without_tokens() -> None:
     assert logits[0].softmax(0).isfinite().all()
 
 
+@pytest.mark.usefixtures("demotion")
 @pytest.mark.parametrize("penalty", [MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY])
 @pytest.mark.parametrize("top", [-500.0, 0.0, 500.0])
 def test_no_repetition_penalty_lifts_a_filtered_token(top: float, penalty: float) -> None:
@@ -157,6 +165,7 @@ def test_no_repetition_penalty_lifts_a_filtered_token(top: float, penalty: float
         assert row.softmax(0).tolist() == [1, 0, 0, 0]
 
 
+@pytest.mark.usefixtures("demotion")
 @pytest.mark.parametrize("top", [-500.0, 0.0, 500.0])
 def test_no_temperature_lifts_a_filtered_token(top: float) -> None:
     """Up to 600 its probability is zero in float32, as that of minus infinity is."""
@@ -165,6 +174,7 @@ def test_no_temperature_lifts_a_filtered_token(top: float) -> None:
     assert (logits[0] / 600).softmax(0).tolist() == [1, 0, 0, 0]
 
 
+@pytest.mark.usefixtures("demotion")
 def test_filtered_tokens_keep_their_order_to_a_hundredth_of_a_logit() -> None:
     """For the case that a later mask forbids every token that the filter kept."""
     logits = -0.01 * torch.arange(50.0).unsqueeze(0)
@@ -172,6 +182,7 @@ def test_filtered_tokens_keep_their_order_to_a_hundredth_of_a_logit() -> None:
     assert (logits[0, :-1] > logits[0, 1:]).all()
 
 
+@pytest.mark.usefixtures("demotion")
 @pytest.mark.parametrize("scale", [1.0, 1e3, 1e30])
 def test_no_weight_lifts_a_filtered_token(scale: float) -> None:
     """The base drops token 1, and seven others at the largest weight want nothing else."""
@@ -188,6 +199,7 @@ def test_no_weight_lifts_a_filtered_token(scale: float) -> None:
     torch.testing.assert_close(probs[[0, 2]], torch.tensor([9.0, 8.9]).softmax(0))
 
 
+@pytest.mark.usefixtures("demotion")
 def test_filters_that_leave_nothing_together_do_not_count() -> None:
     logits = torch.tensor([[9.0, 1.0, 0.0], [0.0, 1.0, 9.0]])
     filters = (Filter(FilterKind.TOP_K, 0, 1.0), Filter(FilterKind.TOP_K, 1, 1.0))
