@@ -1,7 +1,7 @@
 """How often `auto` is right on SmolLM2's adapters, by words and by meaning.
 
-`python -m bench.routing [--prompt-encoder FOLDER]` prints the table of docs/routing.md. The prompts of
-the adapters have the wordings of their examples or others; no prompt is an example.
+`python -m bench.routing [--prompt-encoder FOLDER]` prints the table of docs/routing.md. The prompts
+of the adapters have the wordings of their examples or others; no prompt is an example.
 """
 
 from __future__ import annotations
