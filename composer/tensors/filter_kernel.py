@@ -11,7 +11,7 @@ import torch
 
 from composer.filters import FilterKind
 
-HEAD = 1024
+HEAD = 4096
 """How many of the likeliest tokens of a row are sorted at first; most nuclei are smaller."""
 
 
@@ -28,27 +28,26 @@ def outside(kind: FilterKind, logits: torch.Tensor, values: torch.Tensor) -> tor
     """
     if kind is FilterKind.TOP_K:
         return outside_top(logits, values)
-    largest = logits.amax(dim=1, keepdim=True)  # [F, 1]
     if kind is FilterKind.PLAUSIBILITY:
         # l < log(value) + max l  (Li et al. 2022, section 3.2)
-        return _less(logits, largest + values.log())
-    return outside_nucleus(logits.sub_(largest).exp_(), values)
+        return _less(logits, logits.amax(dim=1, keepdim=True) + values.log())
+    return outside_nucleus(logits, values)
 
 
-def outside_nucleus(weights: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
+def outside_nucleus(logits: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
     """Return the tokens outside the smallest set of likeliest tokens whose mass reaches `top_p`.
 
-    Tokens of equal weight stay or go together; all stay if `top_p` is 1.
+    Tokens of equal logits stay or go together; all stay if `top_p` is 1, or no token is possible.
 
     Args:
-        weights: `[F, V]` float32, not negative: the probabilities times any factor.
+        logits: `[F, V]` float32 without NaN or plus infinity; may be overwritten.
         top_p: `[F, 1]` float32 in (0, 1].
 
     Returns:
         `[F, V]` bool, True for a token outside.
     """
-    find = _nucleus_by_sorting if weights.device.type == "cpu" else _nucleus_by_bisection
-    return _less(weights, find(weights, top_p))
+    find = _nucleus_by_sorting if logits.device.type == "cpu" else _nucleus_by_bisection
+    return find(logits, top_p)
 
 
 def outside_top(logits: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
@@ -72,20 +71,26 @@ def _less(values: torch.Tensor, least: torch.Tensor) -> torch.Tensor:
     return values < least
 
 
-def _nucleus_by_sorting(weights: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
-    """Return the smallest weight in each nucleus, `[F, 1]`; 0 if every token stays."""
-    least = torch.zeros_like(top_p)
-    masses = weights.sum(dim=1).tolist()
-    for f, (row, share, mass) in enumerate(
-        zip(weights.numpy(), top_p.flatten().tolist(), masses, strict=True)
-    ):
-        for count in (HEAD, len(row)) if share < 1 else ():
-            likeliest = _largest(row, count)
-            reached = np.cumsum(likeliest, dtype=np.float64)
-            if reached[-1] >= share * mass:
-                least[f] = float(likeliest[np.searchsorted(reached, share * mass)])
-                break
-    return least
+def _nucleus_by_sorting(logits: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
+    """Row by row, so that a row stays in the processor's cache from one operation to the next."""
+    lost = np.zeros(logits.shape, dtype=np.bool_)
+    for row, share, out in zip(logits.numpy(), top_p.flatten().tolist(), lost, strict=True):
+        top = row.max()
+        if share < 1 and top > -np.inf:
+            weights = np.exp(row - top)
+            np.less(weights, _least_of_nucleus(weights, share), out=out)
+    return torch.from_numpy(lost)
+
+
+def _least_of_nucleus(weights: np.ndarray, share: float) -> float:
+    """Return the smallest weight needed to reach a share of all, 0 if rounding needs all."""
+    target = share * float(weights.sum())
+    for count in (HEAD, len(weights)):
+        likeliest = _largest(weights, count)
+        reached = np.cumsum(likeliest, dtype=np.float64)
+        if reached[-1] >= target:
+            return float(likeliest[np.searchsorted(reached, target)])
+    return 0.0
 
 
 def _largest(row: np.ndarray, count: int) -> np.ndarray:
@@ -95,12 +100,13 @@ def _largest(row: np.ndarray, count: int) -> np.ndarray:
     return np.sort(row)[::-1]
 
 
-def _nucleus_by_bisection(weights: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
-    """Return the smallest weight in each nucleus, `[F, 1]`; 0 if every token stays.
-
-    Bisect the bit patterns of float32: positive floats order as their bits do, so that 31 halvings
-    are exact. Unlike a sort, this needs half a row of memory.
+def _nucleus_by_bisection(logits: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
+    """Bisect the bit patterns of float32: positive floats order as their bits do, so that 31
+    halvings are exact. Unlike a sort, this needs half a row of memory. `logits` are overwritten.
     """
+    weights = logits.sub_(
+        logits.amax(dim=1, keepdim=True)
+    ).exp_()  # [F, V]; NaN if none is possible
     # Invariant: the mass at `low` reaches the target, the mass at `high` does not.
     low = torch.zeros_like(top_p, dtype=torch.int32)
     high = torch.full_like(low, 0x7F800000)  # plus infinity
@@ -115,7 +121,7 @@ def _nucleus_by_bisection(weights: torch.Tensor, top_p: torch.Tensor) -> torch.T
         reaches = mass >= target
         low = torch.where(reaches, middle, low)
         high = torch.where(reaches, high, middle)
-    return torch.where(top_p < 1, low.view(torch.float32), 0.0)
+    return weights < torch.where(top_p < 1, low.view(torch.float32), 0.0)
 
 
 def _top_by_sorting(logits: torch.Tensor, k: torch.Tensor) -> torch.Tensor:

@@ -30,8 +30,7 @@ class PartialSortSampler(TopKTopPSampler):
         if p is not None:
             if k is not None:
                 logits = apply_top_k_only(logits, k)
-            weights = (logits - logits.amax(dim=1, keepdim=True)).exp_()
-            logits.masked_fill_(outside_nucleus(weights, p.unsqueeze(1)), -math.inf)
+            logits.masked_fill_(outside_nucleus(logits, p.unsqueeze(1)), -math.inf)
             k = p = None
         sampled: tuple[torch.Tensor, torch.Tensor | None] = super().forward_cpu(
             logits, generators, k, p

@@ -244,7 +244,7 @@ TOP = ("_top_by_sorting", "_top_by_bisection")
 @given(
     seed=st.integers(0, 2**32),
     top_p=st.sampled_from([0.01, 0.3, 0.5, 0.9, 0.999, 1.0]),
-    size=st.sampled_from([1, 200, 3000]),
+    size=st.sampled_from([1, 200, 6000]),
     spread=st.sampled_from([0.01, 1.0, 4.0]),
 )
 def test_nucleus_is_the_smallest_set_that_reaches_the_mass(
@@ -256,7 +256,7 @@ def test_nucleus_is_the_smallest_set_that_reaches_the_mass(
     logits = torch.randn(1, size, generator=generator) * spread
     logits[0, ::3] = logits[0, 0].item()
     probs = logits.softmax(1)
-    inside = ~outside_nucleus(probs * 3.0, torch.tensor([[top_p]]))[0]
+    inside = ~outside_nucleus(logits + 3.0, torch.tensor([[top_p]]))[0]
     mass = probs[0].double()
     assert mass[inside].sum() >= top_p - 1e-5
     smallest = mass[inside].min()
@@ -272,6 +272,15 @@ def test_nucleus_of_equal_tokens_keeps_all_of_them(
 ) -> None:
     monkeypatch.setattr(filter_kernel, "_nucleus_by_sorting", getattr(filter_kernel, way))
     assert not outside_nucleus(torch.full((1, 8), 0.125), torch.tensor([[top_p]])).any()
+
+
+@pytest.mark.parametrize("way", NUCLEUS)
+def test_the_nucleus_of_no_possible_token_loses_none(
+    monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setattr(filter_kernel, "_nucleus_by_sorting", getattr(filter_kernel, way))
+    logits = torch.full((1, 8), -math.inf)
+    assert not outside_nucleus(logits, torch.tensor([[0.5]])).any()
 
 
 @pytest.mark.parametrize("way", NUCLEUS)
