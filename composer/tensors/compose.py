@@ -147,19 +147,19 @@ class Composition:
         ]
         if not (self._filters or tails):
             return None
-        dropped = torch.zeros(
-            len(self._losing), logits.shape[1], dtype=torch.bool, device=logits.device
-        )
+        shape, dropped = (len(self._losing), logits.shape[1]), None  # shape of [L, V]
         for f in self._filters:
             member = allowed_rows(logits, f.leaders, logits_of[f.model], f.rows, constrained)
             mask = outside(f.kind, member, f.values)  # [F, V]
             del member
-            if len(f.places) < len(dropped):
+            if len(f.places) == shape[0]:  # all gangs, in order
+                dropped = mask if dropped is None else dropped.logical_or_(mask)
+            else:
+                dropped = _none(shape, logits) if dropped is None else dropped
                 mask.logical_or_(dropped.index_select(0, f.places))
                 dropped.index_copy_(0, f.places, mask)
-            else:  # all gangs, in order
-                dropped.logical_or_(mask)
             del mask
+        dropped = _none(shape, logits) if dropped is None else dropped
         for places, size in tails:
             dropped[:, size:].index_fill_(0, places, True)
         return dropped
@@ -177,6 +177,10 @@ class Composition:
             tokens = tokens_of[companions.model]
             assert tokens is not None
             tokens.index_copy_(0, companions.rows, token_ids.index_select(0, companions.leaders))
+
+
+def _none(shape: tuple[int, int], like: torch.Tensor) -> torch.Tensor:
+    return torch.zeros(shape, dtype=torch.bool, device=like.device)
 
 
 def _by_kind(gang: GangRows) -> dict[tuple[FilterKind, int], list[Filter]]:

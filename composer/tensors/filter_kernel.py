@@ -73,12 +73,14 @@ def _less(values: torch.Tensor, least: torch.Tensor) -> torch.Tensor:
 
 def _nucleus_by_sorting(logits: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
     """Row by row, so that a row stays in the processor's cache from one operation to the next."""
-    lost = np.zeros(logits.shape, dtype=np.bool_)
+    lost = np.empty(logits.shape, dtype=np.bool_)
     for row, share, out in zip(logits.numpy(), top_p.flatten().tolist(), lost, strict=True):
         top = row.max()
         if share < 1 and top > -np.inf:
             weights = np.exp(row - top)
             np.less(weights, _least_of_nucleus(weights, share), out=out)
+        else:
+            out.fill(False)
     return torch.from_numpy(lost)
 
 
