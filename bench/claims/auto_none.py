@@ -102,9 +102,9 @@ def answering(choice: Choice, threshold: float) -> str:
 
 def _shares(right: str, chosen: Sequence[Choice]) -> tuple[str, str, str]:
     """Return the shares of prompts that the right model, the base and others answer."""
-    answering = [answering(choice, NONE_BELOW) for choice in chosen]
-    others = sum(name not in (right, BASE) for name in answering)
-    counts = (answering.count(right), answering.count(BASE), others)
+    models = [answering(choice, NONE_BELOW) for choice in chosen]
+    others = sum(name not in (right, BASE) for name in models)
+    counts = (models.count(right), models.count(BASE), others)
     hit, base, other = (f"{n / len(chosen):.1%}" for n in counts)
     return hit, base, other
 
