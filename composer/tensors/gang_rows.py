@@ -74,11 +74,14 @@ def allowed_rows(
     Returns:
         `[M, V]` float32; tokens beyond a smaller vocabulary are minus infinity as well.
     """
+    forbidden = None
+    if constrained:  # before the rows are copied, so that there are never two copies
+        forbidden = logits.index_select(0, leaders) == -math.inf
     member = gather_rows(member_logits, rows)[:, : logits.shape[1]]  # [M, v]
     if member.shape[1] < logits.shape[1]:
         member = pad(member, (0, logits.shape[1] - member.shape[1]), value=-math.inf)
-    if constrained:
-        member.masked_fill_(logits.index_select(0, leaders) == -math.inf, -math.inf)
+    if forbidden is not None:
+        member.masked_fill_(forbidden, -math.inf)
     return member
 
 
