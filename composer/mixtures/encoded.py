@@ -6,7 +6,8 @@ server has one (`server.compose.routing.sentence_encoder`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Protocol
 
@@ -70,11 +71,14 @@ class EncodedSimilarity(Similarity):
         offsets = self._centres - self._vector(text[:MAX_CHARACTERS])
         return np.asarray(np.square(offsets).sum(-1), dtype=np.float64)
 
-    def similarities(self, text: str, expert: int) -> Floats:
-        if _is_blank(text):
-            return np.zeros(len(self._vectors[expert]))
-        cosines: Floats = self._vectors[expert] @ self._vector(text[:MAX_CHARACTERS])
-        return cosines
+    def similarities(self, text: str, experts: Iterable[int]) -> Iterator[Floats]:
+        vector = None if _is_blank(text) else self._vector(text[:MAX_CHARACTERS])
+        for expert in experts:
+            vectors = self._vectors[expert]
+            yield np.zeros(len(vectors)) if vector is None else vectors @ vector
+
+    def seconds(self, text: str, experts: int) -> float:
+        return 0.0 if _is_blank(text) else math.inf
 
 
 def _is_blank(text: str) -> bool:

@@ -64,8 +64,13 @@ class Similarity(ABC):
         no vector."""
 
     @abstractmethod
-    def similarities(self, text: str, expert: int) -> Floats:
-        """Return `[examples]`: cosines of a text and each example of an expert."""
+    def similarities(self, text: str, experts: Iterable[int]) -> Iterable[Floats]:
+        """Return `[examples]` for each of `experts`: cosines of a text and its examples."""
+
+    @abstractmethod
+    def seconds(self, text: str, experts: int) -> float:
+        """Return an upper estimate of the time to weigh a text and to compare it with so many
+        experts; infinite if it cannot be told."""
 
     @cached_property
     def names(self) -> frozenset[str]:
@@ -99,9 +104,10 @@ class Similarity(ABC):
             KeyError: one of `names` has no examples.
         """
         experts = {name: self._index[name] for name in names}
+        similarities = self.similarities(text, experts.values())
         return {
-            name: nearest(self.similarities(text, k)) / float(self._own_similarities[k])
-            for name, k in experts.items()
+            name: nearest(cosines) / float(self._own_similarities[k])
+            for (name, k), cosines in zip(experts.items(), similarities, strict=True)
         }
 
 

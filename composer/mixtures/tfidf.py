@@ -15,17 +15,21 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
+from composer.mixtures.entries import Entries, Ints, products, sums
 from composer.mixtures.similarity import MAX_PROBES, Floats, Similarity, own_similarity
 
-Ints = npt.NDArray[np.int64]
 Counted = dict[tuple[str, ...], tuple[Counter[str], ...]]
 """The terms of an expert's texts, by the texts."""
+
+_CHARACTER_S, _EXPERT_S, _ENTRY_S = 1.2e-6, 2e-5, 1e-8
+"""Seconds for each character of a text, most of them for reading its words and looking them up, and
+for each expert that it is compared with and each entry of its examples. Measured on one core of a
+Xeon of 2023, with 1,000 experts and with 58,000 words; texts of few words take a fifth."""
 
 _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"  # kana and Han: each character is a word
 _TERM = re.compile(rf"\d+|[{_UNSPACED}]|[^\W\d_{_UNSPACED}]+|[^\w\s]|_")
@@ -37,29 +41,6 @@ def terms(text: str) -> Counter[str]:
     """Count the terms of a text: words in lower case, marks, and all numbers as one term."""
     matches = _TERM.findall(text.lower())
     return Counter(_NUMBER if term[0].isdecimal() else term for term in matches)
-
-
-@dataclass(frozen=True, slots=True)
-class _Entries:
-    """Sparse vectors: `values[e]` is the component `terms[e]` of the vector `owners[e]`."""
-
-    owners: Ints
-    terms: Ints
-    values: Floats
-
-    def of_length_one(self, count: int, unknown: Floats | float = 0.0) -> _Entries:
-        """Scale `count` vectors; `unknown` is what else their squared lengths contain."""
-        squares = _sums(self.owners, self.values**2, count) + unknown
-        lengths = np.sqrt(np.where(squares > 0, squares, 1.0))
-        return _Entries(self.owners, self.terms, self.values / lengths[self.owners])
-
-    def __getitem__(self, entries: slice) -> _Entries:
-        return _Entries(self.owners[entries], self.terms[entries], self.values[entries])
-
-
-def _sums(keys: npt.NDArray[np.integer], values: Floats, count: int) -> Floats:
-    """Return `[count]`: the sum of the values with each key."""
-    return np.bincount(keys, values, count).astype(np.float64, copy=False)
 
 
 class PromptSimilarity(Similarity):
@@ -98,6 +79,8 @@ class PromptSimilarity(Similarity):
         values = counts.values * self._idf[counts.terms]
         self._vectors = replace(counts, values=values).of_length_one(total)
         self._entries: Ints = np.searchsorted(counts.owners, self._starts)  # by expert
+        largest = int(np.diff(self._entries).max(initial=0))
+        self._expert_s = _EXPERT_S + largest * _ENTRY_S
         self._squares, self._centres, self._postings = self._index_centres(sizes)
         alone = self._left_out(counts, frequency, total)
         spreads = [self._own_similarity(alone, k) for k in range(len(documents))]
@@ -107,22 +90,30 @@ class PromptSimilarity(Similarity):
 
     def distances(self, text: str) -> Floats:
         vector, _ = self._vector(text)
-        products = np.zeros(len(self._squares))
+        added = np.zeros(len(self._squares))
         if not vector:
-            return products
+            return added
         for term, value in vector.items():
             having = slice(self._postings[term], self._postings[term + 1])
-            products[self._centres.owners[having]] += value * self._centres.values[having]
-        return 1 - 2 * products + self._squares
+            added[self._centres.owners[having]] += value * self._centres.values[having]
+        return 1 - 2 * added + self._squares
 
-    def similarities(self, text: str, expert: int) -> Floats:
+    def similarities(self, text: str, experts: Iterable[int]) -> Iterator[Floats]:
         vector, known = self._vector(text)
         dense = np.zeros(len(self._vocabulary))
-        dense[list(vector)] = list(vector.values())
-        examples = self._vectors[slice(self._entries[expert], self._entries[expert + 1])]
-        first, end = self._starts[expert], self._starts[expert + 1]
-        products = dense[examples.terms] * examples.values * known
-        return _sums(examples.owners - first, products, int(end - first))
+        dense[list(vector)] = [value * known for value in vector.values()]
+        for expert in experts:
+            entries, first, count = self._slice_of(expert)
+            examples = self._vectors[entries]
+            yield sums(examples.owners - first, dense[examples.terms] * examples.values, count)
+
+    def seconds(self, text: str, experts: int) -> float:
+        return len(text) * _CHARACTER_S + experts * self._expert_s
+
+    def _slice_of(self, expert: int) -> tuple[slice, int, int]:
+        """Return the entries of an expert, its first document, and how many documents it has."""
+        first, end = int(self._starts[expert]), int(self._starts[expert + 1])
+        return slice(self._entries[expert], self._entries[expert + 1]), first, end - first
 
     def _vector(self, text: str) -> tuple[dict[int, float], float]:
         """Return the vector of a text by term, of length one, without terms that no example has.
@@ -144,7 +135,7 @@ class PromptSimilarity(Similarity):
 
     # ---- the index
 
-    def _read(self, documents: Iterable[Counter[str]]) -> _Entries:
+    def _read(self, documents: Iterable[Counter[str]]) -> Entries:
         """Return the counts of documents, and add their terms to the vocabulary."""
         owners, ids, counts = [], [], []
         for n, document in enumerate(documents):
@@ -152,42 +143,38 @@ class PromptSimilarity(Similarity):
                 owners.append(n)
                 ids.append(self._vocabulary.setdefault(word, len(self._vocabulary)))
                 counts.append(count)
-        return _Entries(
+        return Entries(
             np.array(owners, dtype=np.int64),
             np.array(ids, dtype=np.int64),
             np.array(counts, dtype=np.float64),
         )
 
-    def _index_centres(self, sizes: Ints) -> tuple[Floats, _Entries, Ints]:
+    def _index_centres(self, sizes: Ints) -> tuple[Floats, Entries, Ints]:
         """Return `|c_k|^2` `[experts]`, the centres sorted by term, and where each term begins."""
         expert_of = np.repeat(np.arange(len(sizes)), sizes)
         experts = expert_of[self._vectors.owners]
         keys = self._vectors.terms * max(len(sizes), 1) + experts
         centres, inverse = np.unique(keys, return_inverse=True)
-        values = _sums(inverse, self._vectors.values / sizes[experts], len(centres))
+        values = sums(inverse, self._vectors.values / sizes[experts], len(centres))
         words, owners = np.divmod(centres, max(len(sizes), 1))
-        squares = _sums(owners, values**2, len(sizes))
+        squares = sums(owners, values**2, len(sizes))
         starts = np.searchsorted(words, np.arange(len(self._vocabulary) + 1))
-        return squares, _Entries(owners, words, values), starts
+        return squares, Entries(owners, words, values), starts
 
-    def _left_out(self, counts: _Entries, frequency: Ints, total: int) -> _Entries:
+    def _left_out(self, counts: Entries, frequency: Ints, total: int) -> Entries:
         """Return the vector of each document as if it were not among the examples."""
         others = frequency[counts.terms] - 1
         values = counts.values * np.where(
             others > 0, np.log(total / (1 + others)) + 1, math.log(total / 2) + 1 if total else 0.0
         )
-        unknown = _sums(counts.owners, np.where(others > 0, 0.0, values**2), total)
+        unknown = sums(counts.owners, np.where(others > 0, 0.0, values**2), total)
         known = np.where(others > 0, values, 0.0)
-        return _Entries(counts.owners, counts.terms, known).of_length_one(total, unknown)
+        return Entries(counts.owners, counts.terms, known).of_length_one(total, unknown)
 
-    def _own_similarity(self, alone: _Entries, expert: int) -> float:
+    def _own_similarity(self, alone: Entries, expert: int) -> float:
         """Return how similar the examples of an expert are to its other examples."""
-        entries = slice(self._entries[expert], self._entries[expert + 1])
-        first, end = int(self._starts[expert]), int(self._starts[expert + 1])
-        words, columns = np.unique(self._vectors.terms[entries], return_inverse=True)
-        dense = np.zeros((2, end - first, len(words)))
-        rows = self._vectors.owners[entries] - first
-        dense[0, rows, columns] = self._vectors.values[entries]
-        dense[1, rows, columns] = alone.values[entries]
-        probes = np.linspace(0, end - first - 1, min(end - first, MAX_PROBES), dtype=np.int64)
-        return own_similarity(dense[1, probes] @ dense[0].T, probes)
+        entries, first, count = self._slice_of(expert)
+        vectors = self._vectors[entries]
+        vectors = replace(vectors, owners=vectors.owners - first)
+        probes = np.linspace(0, count - 1, min(count, MAX_PROBES), dtype=np.int64)
+        return own_similarity(products(vectors, alone.values[entries], probes, count), probes)

@@ -27,8 +27,8 @@ T = TypeVar("T")
 Index = PromptSimilarity | EncodedSimilarity
 Examples = dict[str, Sequence[str]]
 
-_INLINE_CHARACTERS = 16 * 1024
-"""Longest text whose words are compared with the examples on the event loop, in milliseconds."""
+_INLINE_S = 0.002
+"""Longest comparison of a text with examples that may hold up the event loop."""
 
 AUTO = "auto"
 """The model that stands for the default router over all adapters that it may choose."""
@@ -142,7 +142,8 @@ class Routing:
                 if plan.mixture.needs_examples:
                     raise
                 similarity = None
-        return await self._compute(text, partial(route, plan, text, similarity)), missing
+        function = partial(route, plan, text, similarity)
+        return await self._compute(function, similarity, text, _compared(plan)), missing
 
     async def start_expert(self, kind: Kind, body: Body, router: GateSpec) -> str:
         """Return the expert that reads the prompt.
@@ -156,7 +157,8 @@ class Routing:
         if not similarity.names.issuperset(router.experts):
             return router.experts[0]
         text = prompt_text(self._engine, kind, body)
-        weights = await self._compute(text, partial(similarity.weights, text, names=router.experts))
+        function = partial(similarity.weights, text, names=router.experts)
+        weights = await self._compute(function, similarity, text)
         return max(router.experts, key=lambda name: weights[name])
 
     def limit_experts(self, plan: Plan, max_experts: int) -> Plan:
@@ -170,9 +172,12 @@ class Routing:
 
     # ---- examples and adapters
 
-    async def _compute(self, text: str, function: Callable[[], T]) -> T:
-        """Return what a function of a text returns; run it in a thread if it may take long."""
-        if not text or (self._encoder is None and len(text) <= _INLINE_CHARACTERS):
+    async def _compute(
+        self, function: Callable[[], T], index: Index | None, text: str, experts: int = 0
+    ) -> T:
+        """Return what a function returns that weighs a text, and compares it with so many experts;
+        run it in a thread if it may take long."""
+        if index is None or index.seconds(text, experts) <= _INLINE_S:
             return function()
         return await run_in_threadpool(function)
 
@@ -218,3 +223,10 @@ class Routing:
             for alias, served in adapters.items()
             if served is not None
         }
+
+
+def _compared(plan: Plan) -> int:
+    """Return with how many experts the text of a request is compared one by one."""
+    if plan.mixture is None or plan.mixture.none is None:
+        return 0
+    return min(plan.mixture.top_k or len(plan.members), len(plan.members))

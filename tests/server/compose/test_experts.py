@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +14,8 @@ import pytest
 from adapters import Policy, Profile, Registry
 from composer.errors import CompositionError, UnsupportedError
 from composer.mixtures.gate_file import Gate, GateError
-from composer.plan import Plan
+from composer.mixtures.tfidf import PromptSimilarity
+from composer.plan import Limits, Plan
 from composer.request import parse_composition
 from server.auth.keys import ANONYMOUS
 from server.compose.access import MemberNames
@@ -132,6 +134,31 @@ def test_new_examples_count_at_once(adapters: Registry) -> None:
                 adapters.point(lease.generations[alias], OPEN, version, Profile(examples=(text,)))
         plan, _ = settled(one, one.auto(ANONYMOUS), "Sing")
         assert plan.candidates == (expert,)
+
+
+@pytest.mark.parametrize(
+    ("question", "experts", "waits"),
+    [("Sing", 2, False), ("Sing " * 4000, 2, True), ("Sing", 200, True)],
+)
+def test_a_choice_that_takes_long_does_not_hold_up_the_event_loop(
+    question: str, experts: int, waits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profiles = {f"e{n}": (OPEN, Profile(examples=("Sing", f"Walk {n}"))) for n in range(experts)}
+    default = {"kind": "prompt", "top_k": experts, "none": True}
+    one = routing(registry(**profiles), default=default)
+    used: list[threading.Thread] = []
+    familiarity = PromptSimilarity.familiarity
+
+    def watched(self: PromptSimilarity, text: str, names: Iterable[str]) -> dict[str, float]:
+        used.append(threading.current_thread())
+        return familiarity(self, text, names)
+
+    monkeypatch.setattr(PromptSimilarity, "familiarity", watched)
+    limits = Limits(max_members=experts)
+    plan = parse_composition(one.auto(ANONYMOUS), known=set(profiles), limits=limits)
+    asyncio.run(one.settle(Kind.CHAT, chat(question), plan))
+    [thread] = used
+    assert (thread is not threading.current_thread()) == waits
 
 
 @pytest.mark.parametrize("body", [{}, {"messages": 3}, {"messages": [7]}, {"messages": [{}]}])
