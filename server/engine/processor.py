@@ -36,7 +36,12 @@ class Processor:
 
     @staticmethod
     def read(root: Path = Path("/")) -> Processor:
-        """Read the processor of this machine from Linux's files below `root`."""
+        """Read the processor of this machine from Linux's files below `root`.
+
+        Other systems say no more here than how many CPUs there are.
+        """
+        if not hasattr(os, "sched_getaffinity"):
+            return Processor(frozenset(), {cpu: cpu for cpu in range(os.cpu_count() or 1)})
         cpus = sorted(os.sched_getaffinity(0))
         system = root / "sys/devices/system"
         nodes = [path for path in system.glob("node/node[0-9]*") if _cpus_of(path) & {*cpus}]

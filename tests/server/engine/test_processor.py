@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -125,6 +126,17 @@ def test_reading_the_files_of_linux(
     assert (processor.bfloat16, processor.quota) == (instruction, quota)
     assert processor.nodes == 1
     assert 1 <= processor.cores <= len(processor.cpus)
+
+
+def test_elsewhere_than_on_linux(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """On macOS there is neither an affinity nor /proc."""
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 10)
+    processor = Processor.read(tmp_path)
+    assert (processor.bfloat16, processor.quota, processor.nodes) == (None, None, 1)
+    assert threads(processor, 1, {}).text == "10 threads on cores 0-9"
+    shapes = ModelShapes(frozenset(), {}, SMALL)
+    assert cpu_dtype(processor, Needs(shapes, {}, False)).name == "float32"
 
 
 def test_this_machine() -> None:
