@@ -47,14 +47,19 @@ class ModelFlags:
 
     @classmethod
     def read(cls, flags: Sequence[str]) -> ModelFlags:
-        """Read the options as they were written."""
+        """Read the options as vLLM's parser does. A file of options may replace anything."""
+        names = {_name(flag) for flag in flags}
+
+        def given(*options: str) -> bool:
+            return not names.isdisjoint((*options, "--config"))
+
         return cls(
             revision=_value(flags, "--revision"),
             download_dir=_value(flags, "--download-dir"),
-            other_config=_has(flags, "--hf-config-path", "--config-format", "--hf-overrides"),
-            other_weights=_has(flags, "--load-format", "--model-loader-extra-config"),
-            other_tokenizer=_has(flags, "--tokenizer", "--tokenizer-mode", "--skip-tokenizer-init"),
-            chat_template=_has(flags, "--chat-template"),
+            other_config=given("--hf-config-path", "--config-format", "--hf-overrides"),
+            other_weights=given("--load-format", "--model-loader-extra-config"),
+            other_tokenizer=given("--tokenizer", "--tokenizer-mode", "--skip-tokenizer-init"),
+            chat_template=given("--chat-template"),
         )
 
 
@@ -194,15 +199,15 @@ def _any(folder: Path, patterns: Sequence[str]) -> bool:
     return any(path.is_file() for pattern in patterns for path in folder.glob(pattern))
 
 
-def _has(flags: Sequence[str], *names: str) -> bool:
-    return any(flag.partition("=")[0] in names for flag in flags)
+def _name(flag: str) -> str:
+    """Return the option that vLLM reads: `--a-b` for `--a_b`, `--a-b=value` and `--a-b.key`."""
+    return flag.partition("=")[0].partition(".")[0].replace("_", "-")
 
 
 def _value(flags: Sequence[str], name: str) -> str | None:
     """Return the value of a flag written as `--name value` or `--name=value`; None without it."""
     for flag, following in pairwise((*flags, "")):
-        if flag == name:
-            return following
-        if flag.startswith(f"{name}="):
-            return flag.removeprefix(f"{name}=")
+        if _name(flag) == name:
+            _, equals, value = flag.partition("=")
+            return value if equals else following
     return None

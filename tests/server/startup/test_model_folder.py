@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from server.startup.model_folder import check_model, lacks_chat_template
+from server.startup.model_folder import ModelFlags, check_model, lacks_chat_template
 
 ZOO = Path(__file__).resolve().parents[3] / "zoo"
 
@@ -99,6 +99,11 @@ def test_refused(folder: Path, change: Callable[[Path], object], message: str) -
         (remove("config.json"), ["--hf-config-path=elsewhere"]),
         (remove("*.safetensors"), ["--load-format", "dummy"]),
         (remove("tokenizer*"), ["--tokenizer", "elsewhere"]),
+        (remove("config.json"), ["--hf_config_path=elsewhere"]),
+        (remove("*.safetensors"), ["--load_format", "dummy"]),
+        (remove("*.safetensors"), ["--model-loader-extra-config.device", "cpu"]),
+        (lambda f: configure(f, is_encoder_decoder=True), ["--hf_overrides.is_encoder_decoder=0"]),
+        (empty, ["--config", "options.yaml"]),
     ],
 )
 def test_what_an_option_replaces_need_not_be_there(
@@ -112,7 +117,14 @@ def test_a_missing_chat_template_is_noticed(folder: Path) -> None:
     assert not lacks_chat_template(folder, ())
     (folder / "chat_template.jinja").unlink()
     assert lacks_chat_template(folder, ())
-    assert not lacks_chat_template(folder, ("--chat-template=file",))
+    for flags in (["--chat-template=file"], ["--chat_template", "file"], ["--config", "x.yaml"]):
+        assert not lacks_chat_template(folder, flags)
     file = folder / "tokenizer_config.json"
     file.write_text(json.dumps(json.loads(file.read_bytes()) | {"chat_template": "{{ '' }}"}))
     assert not lacks_chat_template(folder, ())
+
+
+@pytest.mark.parametrize("flags", [["--download_dir", "a/b_c.d"], ["--download_dir=a/b_c.d"]])
+def test_values_are_read_as_they_are(flags: list[str]) -> None:
+    read = ModelFlags.read([*flags, "--revision", "v1.0"])
+    assert (read.download_dir, read.revision) == ("a/b_c.d", "v1.0")
