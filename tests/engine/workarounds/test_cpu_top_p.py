@@ -10,6 +10,8 @@ import torch
 from vllm.v1.sample.ops import topk_topp_sampler
 from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler
 
+from composer.tensors.filter_kernel import outside_nucleus
+from composer.vllm.workarounds import cpu_top_p
 from composer.vllm.workarounds.cpu_top_p import PartialSortSampler
 
 ROWS, VOCABULARY = 6, 5000
@@ -26,7 +28,16 @@ def inputs(seed: int) -> torch.Tensor:
 @pytest.mark.parametrize("k", [None, [1, 20, 2000, VOCABULARY, 20, VOCABULARY]])
 @pytest.mark.parametrize("p", [None, [0.01, 0.5, 0.9, 0.95, 1.0, 0.9]])
 @pytest.mark.parametrize("seed", range(5))
-def test_the_sampler_is_that_of_vllm(k: list[int] | None, p: list[float] | None, seed: int) -> None:
+def test_the_sampler_is_that_of_vllm(
+    k: list[int] | None, p: list[float] | None, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sorted_partly = []
+
+    def watched(logits: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+        sorted_partly.append(len(logits))
+        return outside_nucleus(logits, shares)
+
+    monkeypatch.setattr(cpu_top_p, "outside_nucleus", watched)
     tops = None if k is None else torch.tensor(k, dtype=torch.int32)
     shares = None if p is None else torch.tensor(p)
     answers = []
@@ -34,6 +45,7 @@ def test_the_sampler_is_that_of_vllm(k: list[int] | None, p: list[float] | None,
         generators = {row: torch.Generator().manual_seed(row + seed) for row in range(ROWS)}
         answers.append(sampler.forward(inputs(seed), generators, tops, shares))
     (theirs, kept), (ours, ours_kept) = answers
+    assert sorted_partly == ([] if p is None else [ROWS])
     assert torch.equal(ours, theirs)
     assert torch.equal(ours_kept == -math.inf, kept == -math.inf)
 
