@@ -91,8 +91,9 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "sampled_tax",
-        "CPU time of a step of three composed rows on SmolLM2 in bfloat16 with temperature 1 and "
-        "top_p 0.9, relative to the same greedy; the same for eight requests is shown",
+        "CPU time of a step of composed requests of three rows on SmolLM2 in bfloat16 with "
+        "temperature 1 and top_p 0.9, relative to the same greedy: the larger of the ratios for "
+        "one request and for eight",
         Sense.AT_MOST,
         1.15,
     ),
@@ -172,7 +173,9 @@ CLAIMS: tuple[Claim, ...] = (
         "context_faith",
         "Share of contexts against what SmolLM2 in bfloat16 knows, five for each of at least 100 "
         "facts, that context-aware decoding obeys: the context's answer, not the known one, no "
-        "denial; the model alone may obey at most 0.3 of them",
+        "denial; the model alone may obey at most 0.3 of them. It holds for one form: `Remember: "
+        "...` at the end of the system message, which the model alone obeys least of five forms on "
+        "development facts",
         Sense.AT_LEAST,
         0.6,
     ),

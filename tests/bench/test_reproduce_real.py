@@ -7,9 +7,19 @@ from xml.etree import ElementTree
 
 import pytest
 
+from bench.claims import CLAIMS
 from bench.reproduce.readme import markers
 from bench.reproduce.real.__main__ import NAMES, README
-from bench.reproduce.real.context_aware import FORMS, SYSTEM, Case, Form, contains, judge, split
+from bench.reproduce.real.context_aware import (
+    FORM,
+    FORMS,
+    SYSTEM,
+    Case,
+    Form,
+    contains,
+    judge,
+    split,
+)
 from bench.reproduce.real.facts import RELATIONS, Fact, facts
 
 PARIS = Case(Fact(RELATIONS[0], "France"), "Oslo")
@@ -89,3 +99,8 @@ def test_plots_in_the_readme_are_there_and_no_others() -> None:
     assert shown == {f"plots/{path.name}" for path in (README.parent / "plots").iterdir()}
     for name in shown:
         ElementTree.parse(README.parent / name)
+
+
+def test_the_claim_names_the_form_that_it_holds_for() -> None:
+    [claim] = [claim for claim in CLAIMS if claim.name == "context_faith"]
+    assert str(FORM) in claim.what
