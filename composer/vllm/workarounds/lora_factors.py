@@ -8,7 +8,12 @@ import torch
 from torch.nn.functional import embedding_bag
 from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
 
-from composer.vllm.workarounds.lora_rows import FewAdapters, ManyAdapters, table_rows
+from composer.vllm.workarounds.lora_rows import (
+    SIDE_BY_SIDE,
+    FewAdapters,
+    ManyAdapters,
+    table_rows,
+)
 
 MOST_PACKED = 8
 """Adapters that a layer's packs hold together: they double the memory of as many slots, or more."""
@@ -18,7 +23,7 @@ MOST_PACKED = 8
 class Pack:
     """The factors of some slots side by side, without unused ranks, in float32."""
 
-    slots: int
+    slots: tuple[int, ...]  # sorted
     width: int  # columns of `a` for each slot: slices * rank; 0: none of the slots has factors
     a: torch.Tensor  # [in, slots * width] f32
     b: torch.Tensor  # [slots * width, sum of sizes] f32, zero where a slice is not the rank's
@@ -32,7 +37,7 @@ class LayerFactors(tuple[torch.Tensor, ...]):
 
     a: torch.Tensor  # [slots, in, slices, r]
     b: tuple[torch.Tensor, ...]  # per slice [slots, r, size]
-    _packs: dict[tuple[int, ...], Pack]
+    _packs: list[Pack]  # the latest last
     _version: tuple[int, ...]  # of the factors that the packs were made from
 
     @staticmethod
@@ -45,7 +50,7 @@ class LayerFactors(tuple[torch.Tensor, ...]):
         factors = LayerFactors(part.permute(0, 2, 3, 1) for part in a.split(1, 2))
         factors.a = a
         factors.b = tuple(b.new_zeros(slots, rank, b.shape[2]) for b in b_stacked)
-        factors._packs, factors._version = {}, ()
+        factors._packs, factors._version = [], ()
         return factors
 
     def add_to_run(self, y: torch.Tensor, x: torch.Tensor, slot: int) -> None:
@@ -67,12 +72,12 @@ class LayerFactors(tuple[torch.Tensor, ...]):
             return
         if isinstance(few.rows, slice):
             part = y[few.rows]
-            total = self._added(part, x[few.rows], few.mask(pack.width), pack)
+            total = self._added(part, x[few.rows], few.mask(pack.slots, pack.width), pack)
             if total is not part:
                 part.copy_(total)
         else:
             part, rows = y.index_select(0, few.rows), x.index_select(0, few.rows)
-            total = self._added(part, rows, few.mask(pack.width), pack)
+            total = self._added(part, rows, few.mask(pack.slots, pack.width), pack)
             y.index_copy_(0, few.rows, total.to(y.dtype))
 
     def add_to_many(self, y: torch.Tensor, x: torch.Tensor, many: ManyAdapters) -> None:
@@ -92,17 +97,25 @@ class LayerFactors(tuple[torch.Tensor, ...]):
         return y.float().addmm_(h, pack.b)
 
     def pack(self, slots: tuple[int, ...]) -> Pack:
-        """Return the pack of these slots, made again once the factors of any slot have changed."""
+        """Return a pack with these slots, made again once the factors of any slot have changed.
+
+        It may hold other slots as well: where routers choose among few adapters, all their
+        combinations use one pack.
+        """
         version = (self.a._version, *(b._version for b in self.b))
         if version != self._version:
             self._packs.clear()
             self._version = version
-        if (pack := self._packs.get(slots)) is None:
-            held = sum(other.slots for other in self._packs.values())
-            while self._packs and held + len(slots) > MOST_PACKED:
-                held -= self._packs.pop(next(iter(self._packs))).slots
-            pack = self._packs[slots] = self._packed(list(slots))
-        return pack
+        wanted = {*slots}
+        for pack in reversed(self._packs):
+            if wanted.issubset(pack.slots):
+                return pack
+        if self._packs and len(wanted | {*self._packs[-1].slots}) <= SIDE_BY_SIDE:
+            wanted |= {*self._packs.pop().slots}
+        while self._packs and sum(len(p.slots) for p in self._packs) + len(wanted) > MOST_PACKED:
+            self._packs.pop(0)
+        self._packs.append(self._packed(sorted(wanted)))
+        return self._packs[-1]
 
     def _packed(self, slots: list[int]) -> Pack:
         a = self.a[slots].float()  # [G, in, slices, r]
@@ -113,7 +126,7 @@ class LayerFactors(tuple[torch.Tensor, ...]):
         b = a.new_zeros(len(slots), len(sizes), rank, sum(sizes))
         for k, part in enumerate(b.split(sizes, 3)):
             part[:, k] = self.b[k][slots, :rank]
-        return Pack(len(slots), len(sizes) * rank, a, b.flatten(0, 2))
+        return Pack(tuple(slots), len(sizes) * rank, a, b.flatten(0, 2))
 
 
 def lay_out(layer: BaseLinearLayerWithLoRA) -> None:

@@ -50,7 +50,7 @@ def test_every_row_of_an_adapter_is_in_one_part(seed: int) -> None:
     if (few := rows.few) is not None:
         assert len(few.slots) <= SIDE_BY_SIDE
         places = torch.arange(len(slots))[few.rows].tolist()
-        for row, others in zip(places, few.mask(1).tolist(), strict=True):
+        for row, others in zip(places, few.mask(few.slots, 1).tolist(), strict=True):
             for slot, other in zip(few.slots, others, strict=True):
                 if not other:
                     note(row, slot)
@@ -164,12 +164,25 @@ def test_few_packs_are_kept() -> None:
     factors = empty_factors(torch.bfloat16)
     for slot in range(SLOTS):
         written(factors, slot, slot)
+    assert factors.pack((0,)).width == len(SIZES)  # rank 1 of 8
     pairs = [(a, b) for a in range(SLOTS) for b in range(a + 1, SLOTS)]
     for pair in pairs:
-        assert factors.pack(pair).slots == 2
-        assert sum(pack.slots for pack in factors._packs.values()) <= MOST_PACKED
-    assert factors.pack(pairs[-1]) is factors.pack(pairs[-1])
-    assert factors.pack((0,)).width == len(SIZES)  # rank 1 of 8
+        pack = factors.pack(pair)
+        assert {*pair} <= {*pack.slots}
+        assert len(pack.slots) <= SIDE_BY_SIDE
+        assert sum(len(pack.slots) for pack in factors._packs) <= MOST_PACKED
+        assert factors.pack(pair) is pack
+
+
+def test_one_pack_serves_all_combinations_of_few_adapters() -> None:
+    factors = empty_factors(torch.float32)
+    for slot in range(SLOTS):
+        written(factors, slot, slot)
+    combinations = [(1,), (0, 2), (0, 1), (2,), (0, 1, 2)]
+    for slots in combinations:
+        factors.pack(slots)
+    whole = factors.pack((0, 1, 2))
+    assert all(factors.pack(slots) is whole for slots in combinations)
 
 
 def with_factors(folder: Path, module: str, a: str, b: str, **shapes: tuple[int, int]) -> Path:
