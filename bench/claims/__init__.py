@@ -180,6 +180,15 @@ CLAIMS: tuple[Claim, ...] = (
         0.6,
     ),
     Claim(
+        "sentiment",
+        "Mean of VADER's score, from -1 to 1, of what SmolLM2 in bfloat16 writes about films, "
+        "sampled from `base + alpha*(positive - negative)` with alpha 2 after neutral openings; it "
+        "may be at most 0.25 at alpha 0 and must rise from alpha -2 to 2, at every step within its "
+        "standard error",
+        Sense.AT_LEAST,
+        0.5,
+    ),
+    Claim(
         "hotswap",
         "One alias is replaced 200 times in 60 s of plain and composed traffic with aborts: failed "
         "requests, and answers that their reported generation would not have given",

@@ -20,7 +20,9 @@ from bench.reproduce.real.context_aware import (
     judge,
     split,
 )
+from bench.reproduce.real.dexperts import Point, formula_at, slope, standard_error, unclear_steps
 from bench.reproduce.real.facts import RELATIONS, Fact, facts
+from bench.reproduce.real.judges import Text, vader
 
 PARIS = Case(Fact(RELATIONS[0], "France"), "Oslo")
 
@@ -81,6 +83,28 @@ def test_no_fact_is_in_both_splits() -> None:
     development, test = split(every_fact)
     assert not set(map(id, development)) & set(map(id, test))
     assert len(development) + len(test) == len(every_fact)
+
+
+def test_vader_tells_praise_from_blame() -> None:
+    words = ("A wonderful, moving film.", "A dull and terrible mess.", "It lasts two hours.")
+    good, bad, neither = vader([Text((), (), text) for text in words])
+    assert bad < -0.3
+    assert neither == 0
+    assert good > 0.3
+
+
+def test_the_formula_of_an_alpha() -> None:
+    assert dict(formula_at(1.5)) == {"base": 1.0, "positive": 1.5, "negative": -1.5}
+    assert dict(formula_at(-2)) == {"base": 1.0, "positive": -2.0, "negative": 2.0}
+    assert dict(formula_at(0)) == {"base": 1.0}
+
+
+def test_a_step_is_clear_if_it_rises_by_its_standard_error() -> None:
+    means = {-1.0: 0.0, 0.0: 0.1, 1.0: 0.3, 2.0: 0.2}
+    points = {alpha: Point([value], 0.1, [0.5], [10.0], ("", "")) for alpha, value in means.items()}
+    assert unclear_steps(points) == [(-1.0, 0.0), (1.0, 2.0)]
+    assert slope({0.0: 1.0, 1.0: 3.0, 3.0: 7.0}) == pytest.approx(2)
+    assert standard_error([1.0, 2.0, 3.0, 4.0]) == pytest.approx(0.645, abs=1e-3)
 
 
 def measured(section: str) -> str:

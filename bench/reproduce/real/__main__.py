@@ -12,7 +12,7 @@ from bench.machine.environment import prepare
 from bench.reproduce.readme import write
 
 README = Path(__file__).resolve().parent / "README.md"
-NAMES = ("context_aware",)
+NAMES = ("context_aware", "dexperts")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,8 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     prepare()
     # After prepare(): they import torch and vLLM.
     from bench.reproduce.real.model import RealModel
+    from experts import ADAPTERS
 
-    model = RealModel({})
+    model = RealModel(ADAPTERS)
     for section in NAMES if name == "all" else [name]:
         module = import_module(f"bench.reproduce.real.{section}")
         report = module.report(module.measure(model))

@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct in the engine, in bfloat16."""
+"""SmolLM2-135M-Instruct with its adapters in the engine, in bfloat16."""
 
 from __future__ import annotations
 
@@ -9,10 +9,18 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from bench.inprocess import InProcessEngine, Job
+from composer.engine_plan import EnginePlan, Row
+from composer.fields import BASE
+from composer.filters import NamedFilter
+from composer.formula import Sum
+from composer.plan import Member, normalize
 from experts.base_model import base_model
 
 SEEDS = (1, 2, 3, 4, 5)
 """Seeds on which results are reported: draws of questions and of the sampler."""
+
+DOCUMENT = 0
+"""The token <|endoftext|>, between the documents of the pre-training."""
 
 Message = tuple[str, str]
 """Role and content."""
@@ -48,6 +56,31 @@ class RealModel:
     def ask(self, question: str) -> tuple[int, ...]:
         """Return the token ids of a conversation that begins with `question`."""
         return self.chat(("user", question))
+
+    def document(self, beginning: str) -> tuple[int, ...]:
+        """Return the token ids of a document that begins so, without the chat template."""
+        ids = self.tokenizer(beginning, add_special_tokens=False)["input_ids"]
+        return (DOCUMENT, *ids)
+
+    def job(
+        self,
+        formula: Sum,
+        prompt: tuple[int, ...],
+        *,
+        filters: Sequence[NamedFilter] = (),
+        **params: Any,
+    ) -> Job:
+        """Return a request to a sum of logits over adapters and `base`, with sampling `params`."""
+        plan = normalize(((Member(name), weight) for name, weight in formula), filters)
+        rows = [
+            Row(weight, self.engine.adapters[member.model] if member.model != BASE else None)
+            for member, weight in zip(plan.members, plan.weights, strict=True)
+        ]
+        params = {"ignore_eos": False, **params}
+        if plan.is_plain:
+            return Job(prompt, adapter=rows[0].adapter, params=params)
+        led = EnginePlan.led(rows, plan.filters)
+        return Job(prompt, led.rows, led.filters, params=params)
 
     def answers(self, jobs: Sequence[Job]) -> list[list[int]]:
         """Return the token ids of all answers, without the end of the turn, in one batch."""
