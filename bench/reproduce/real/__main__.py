@@ -12,7 +12,7 @@ from bench.machine.environment import prepare
 from bench.reproduce.readme import write
 
 README = Path(__file__).resolve().parent / "README.md"
-NAMES = ("context_aware", "dexperts")
+NAMES = ("context_aware", "dexperts", "proxy_tuning", "merged", "answer_key")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from bench.inprocess import InProcessEngine, Job
-from composer.engine_plan import EnginePlan, Row
+from composer.engine_plan import EnginePlan, MixtureParameters, Row
 from composer.fields import BASE
 from composer.filters import NamedFilter
 from composer.formula import Sum
@@ -81,6 +81,20 @@ class RealModel:
             return Job(prompt, adapter=rows[0].adapter, params=params)
         led = EnginePlan.led(rows, plan.filters)
         return Job(prompt, led.rows, led.filters, params=params)
+
+    def mixed(
+        self,
+        prior: Mapping[str, float],
+        mixture: MixtureParameters,
+        prompt: tuple[int, ...],
+        **params: Any,
+    ) -> Job:
+        """Return a request to a mixture of adapters and `base`, by their prior weights."""
+        rows = tuple(
+            Row(weight, self.engine.adapters[name] if name != BASE else None)
+            for name, weight in prior.items()
+        )
+        return Job(prompt, rows, mixture=mixture, params={"ignore_eos": False, **params})
 
     def answers(self, jobs: Sequence[Job]) -> list[list[int]]:
         """Return the token ids of all answers, without the end of the turn, in one batch."""
