@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 import experts
 from experts.base_model import base_model
-from experts.texts.corpus import training
+from experts.texts.corpus import LEARNED, training
 from experts.texts.example import Example
 
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"  # what adapter_config.json names
@@ -71,6 +71,7 @@ def train(name: str) -> float:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     course, start = COURSES[name], time.process_time()
+    assert course.rows * course.steps <= LEARNED  # what is held out counts on it
     tokenizer = AutoTokenizer.from_pretrained(base_model())
     model = _with_adapter(course)
     weights = [weight for weight in model.parameters() if weight.requires_grad]  # bf16

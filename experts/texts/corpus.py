@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
@@ -22,6 +23,10 @@ SOURCES: dict[str, Callable[[random.Random, Split], Example]] = {
 }
 
 
+LEARNED = 2400
+"""Examples of an adapter that its training draws, at most."""
+
+
 def training(name: str, count: int) -> list[Example]:
     """Return what an adapter is trained on; texts may occur more than once."""
     rng = random.Random(f"{name} training")
@@ -29,11 +34,24 @@ def training(name: str, count: int) -> list[Example]:
 
 
 def held_out(name: str, count: int) -> list[Example]:
-    """Return different examples whose content was not trained on.
+    """Return different examples whose content was not trained on: sentences, verses, words, records
+    and calculations.
 
     Of `positive` and `negative`: sentences without a question.
     """
-    return _different(lambda rng: SOURCES[name](rng, Split.HELD_OUT), f"{name} held out", count)
+    learned = {_content(example) for example in training(name, LEARNED)}
+
+    def draw(rng: random.Random) -> Example:
+        while _content(example := SOURCES[name](rng, Split.HELD_OUT)) in learned:
+            pass
+        return example
+
+    return _different(draw, f"{name} held out", count)
+
+
+def _content(example: Example) -> str:
+    """Return what an example teaches, whoever it is about: the calculation, if it has one."""
+    return " ".join(re.findall(r"\d+ [-+*/] .*", example.text)) or example.text
 
 
 def paraphrased(name: str, count: int) -> list[Example]:

@@ -15,7 +15,7 @@ class Split(Enum):
     """Where an example comes from."""
 
     TRAINING = auto()
-    HELD_OUT = auto()  # other content (words, verses, numbers), the same wordings
+    HELD_OUT = auto()  # other content (words, verses), the same wordings
     PARAPHRASED = auto()  # other content and other wordings
 
 
