@@ -23,6 +23,9 @@ SOURCES: dict[str, Callable[[random.Random, Split], Example]] = {
 }
 
 
+AVOIDED = re.compile(r"\b(negro|allah|hebrew)\b", re.IGNORECASE)
+"""Words of 1911 for which no prompt asks."""
+
 LEARNED = 2400
 """Examples of an adapter that its training draws, at most."""
 
@@ -82,7 +85,9 @@ def _prompts(name: str, split: Split, seed: str, count: int) -> list[str]:
     def draw(rng: random.Random) -> str:
         if name in sentiment.ADJECTIVES:
             return sentiment.request(name, rng, split)
-        return str(SOURCES[name](rng, split).prompt)
+        while AVOIDED.search(prompt := str(SOURCES[name](rng, split).prompt)):
+            pass
+        return prompt
 
     return _different(draw, f"{name} {seed}", count)
 
