@@ -247,7 +247,10 @@ def report(results: Results) -> Report:
         f"{results.questions} questions of each kind and seed. Held-out positions of its examples "
         f"that the gate gets right: {100 * results.gate_accuracy:.1f} %."
     )
-    series = [Bars(name.replace("`", ""), list(by_kind.values())) for name, by_kind in results.shares.items()]
+    series = [
+        Bars(name.replace("`", ""), list(by_kind.values()))
+        for name, by_kind in results.shares.items()
+    ]
     title = "Questions of three kinds, five seeds"
     picture = bars(title, "right answers", list(KINDS), series, top=1.05)
     return Report(f"{text}\n\n{note}", {"answer_key": picture})
