@@ -27,6 +27,7 @@ class Pack:
     width: int  # columns of `a` for each slot: slices * rank; 0: none of the slots has factors
     a: torch.Tensor  # [in, slots * width] f32
     b: torch.Tensor  # [slots * width, sum of sizes] f32, zero where a slice is not the rank's
+    finite: bool  # of all factors: a row's zero times another adapter's infinity is not zero
 
 
 class LayerFactors(tuple[torch.Tensor, ...]):
@@ -70,6 +71,9 @@ class LayerFactors(tuple[torch.Tensor, ...]):
         pack = self.pack(few.slots)
         if not pack.width:
             return
+        if not pack.finite:
+            self._add_one_by_one(y, x, few)
+            return
         if isinstance(few.rows, slice):
             part = y[few.rows]
             total = self._added(part, x[few.rows], few.mask(pack.slots, pack.width), pack)
@@ -79,6 +83,15 @@ class LayerFactors(tuple[torch.Tensor, ...]):
             part, rows = y.index_select(0, few.rows), x.index_select(0, few.rows)
             total = self._added(part, rows, few.mask(pack.slots, pack.width), pack)
             y.index_copy_(0, few.rows, total.to(y.dtype))
+
+    def _add_one_by_one(self, y: torch.Tensor, x: torch.Tensor, few: FewAdapters) -> None:
+        """Multiply the rows of each adapter by its own factors only."""
+        rows = torch.arange(len(x))[few.rows]
+        for slot in few.slots:
+            own = rows[few.slot_of == slot]
+            part = torch.zeros(len(own), y.shape[1], dtype=self.a.dtype)
+            self.add_to_run(part, x.index_select(0, own), slot)
+            y.index_add_(0, own, part.to(y.dtype))
 
     def add_to_many(self, y: torch.Tensor, x: torch.Tensor, many: ManyAdapters) -> None:
         """Multiply each row by the factors of its slot."""
@@ -126,7 +139,9 @@ class LayerFactors(tuple[torch.Tensor, ...]):
         b = a.new_zeros(len(slots), len(sizes), rank, sum(sizes))
         for k, part in enumerate(b.split(sizes, 3)):
             part[:, k] = self.b[k][slots, :rank]
-        return Pack(tuple(slots), len(sizes) * rank, a, b.flatten(0, 2))
+        b = b.flatten(0, 2)
+        finite = bool(a.isfinite().all() and b.isfinite().all())
+        return Pack(tuple(slots), len(sizes) * rank, a, b, finite)
 
 
 def lay_out(layer: BaseLinearLayerWithLoRA) -> None:
