@@ -14,6 +14,9 @@ ALIAS = re.compile(rf"(?:{_NAME}:)?{_NAME}")
 """Names that fit into a formula, a URL and a log line; `@` is reserved for engine names. A prefix
 before a colon names the auxiliary model that the adapter belongs to, as in `small:chat`."""
 
+ALIAS_RULE = "letters, digits, _ . and -, beginning with a letter or _, at most 64"
+"""What messages call `ALIAS`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Generation:

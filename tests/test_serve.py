@@ -61,6 +61,25 @@ def test_another_model_is_served_as_it_is() -> None:
     assert not served.auxiliaries
 
 
+@pytest.mark.parametrize(
+    ("model", "meant"), [("zooo", "zoo"), ("smollm", "smollm2"), ("SmolLM2", "smollm2")]
+)
+def test_a_misspelt_model_of_the_project(
+    model: str, meant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["serve", "--model", model])
+    with pytest.raises(SystemExit, match=f"serve: .*'{model}'; did you mean {meant}"):
+        serve.main()
+
+
+def test_a_folder_may_be_called_nearly_like_a_model_of_the_project(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "zoo2").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert settings("zoo2").model == "zoo2"
+
+
 @pytest.fixture
 def no_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Real pip, real cache folder, and no index to ask."""

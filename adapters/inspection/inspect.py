@@ -26,7 +26,7 @@ from typing import NoReturn
 
 from adapters.errors import AdapterError
 from adapters.files import CONFIG, PICKLES, WEIGHTS
-from adapters.generation import ALIAS
+from adapters.generation import ALIAS, ALIAS_RULE
 from adapters.inspection import base_fit, lora_config
 from adapters.inspection.float_scan import digest_of
 from adapters.inspection.lora_config import CONFIG_LIMIT, COPY_AGAIN
@@ -96,7 +96,7 @@ class _Inspection:
             self.fail(f"the name '{BASE}' is that of the base model", "Choose another name")
         if not ALIAS.fullmatch(self.alias):
             self.fail(
-                f"the name does not match {ALIAS.pattern}",
+                f"the name is not of {ALIAS_RULE}",
                 "Choose a name like 'polite' or 'sql-v2'",
             )
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from adapters.errors import AdapterError, VersionConflictError
-from adapters.generation import ALIAS
+from adapters.generation import ALIAS, ALIAS_RULE
 from adapters.store.composition_version import CompositionVersion
 from adapters.store.version import Action, Version
 from composer.errors import ComposerError, quoted
@@ -23,7 +23,7 @@ def check_alias(alias: str) -> None:
         raise AdapterError(
             alias,
             None,
-            f"the name does not match {ALIAS.pattern}",
+            f"the name is not of {ALIAS_RULE}",
             "Choose a name like 'polite' or 'sql-v2'",
         )
 

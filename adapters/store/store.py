@@ -21,6 +21,7 @@ from pathlib import Path
 
 from adapters.disk import locked, make_folder, store_errors
 from adapters.errors import (
+    AdapterError,
     AdapterNotFoundError,
     AdapterStoreError,
     NameTakenError,
@@ -130,7 +131,10 @@ class Store:
             AdapterError: the adapter cannot be served; the store is unchanged.
         """
         check_plain_files(folder, alias)
-        report = inspect(folder, alias, base)
+        try:
+            report = inspect(folder, alias, base)
+        except AdapterError as error:  # whoever publishes knows nothing of `folder`
+            raise AdapterError(alias, None, error.problem, error.remedy) from error
         with store_errors("store the adapter", writing=True):
             with locked(self._lock):
                 self._staging.pin(folder, report.digest)

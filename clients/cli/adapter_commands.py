@@ -147,12 +147,15 @@ def rollback(
     client: Client,
     alias: Alias,
     to: Annotated[
-        int | None, Option(metavar="N", help="The version. Default: the one before.")
+        int | None, Option(metavar="N", help="The version. Default: the last with another content.")
     ] = None,
     if_match: IfMatch = None,
     json: Json = False,
 ) -> None:
-    """Go back to an earlier version."""
+    """Go back to an earlier version.
+
+    Without --to, to the content before the present one: a second rollback undoes the first.
+    """
     _print_change(client.rollback_adapter(alias, to=to, if_match=if_match), json)
 
 

@@ -182,8 +182,11 @@ def _print_routing(composition: CompositionInfo | None) -> None:
     ranked = sorted(routing.weights.items(), key=lambda pair: -pair[1])
     weights = ", ".join(f"{name} {weight:.3f}" for name, weight in ranked)
     print(f"composer: weights: {weights}", file=sys.stderr)
-    for name in routing.familiarity.keys() - routing.weights.keys():
-        familiarity = routing.familiarity[name]
-        print(f"composer: not familiar to {name}: {familiarity:.2f}", file=sys.stderr)
+    if others := routing.familiarity.keys() - routing.weights.keys():
+        nearest = max(others, key=lambda name: routing.familiarity[name])
+        line = f"nearest adapter: {nearest}, familiarity {routing.familiarity[nearest]:.2f}"
+        if routing.none_below is not None:  # older servers do not send it
+            line += f"; below {routing.none_below:g} the base answers"
+        print(f"composer: {line}", file=sys.stderr)
     for name in routing.missing:
         print(f"composer: the expert {name} is gone", file=sys.stderr)

@@ -29,7 +29,9 @@ compositions = typer.Typer(help="Compositions that the server keeps under a name
 compositions.callback()(server_options)
 
 Name = Annotated[str, Argument(metavar="NAME")]
-To = Annotated[int | None, Option(metavar="N", help="The version. Default: the one before.")]
+To = Annotated[
+    int | None, Option(metavar="N", help="The version. Default: the last with another content.")
+]
 
 
 @compositions.command("list")
@@ -83,7 +85,10 @@ def delete(client: Client, name: Name, if_match: IfMatch = None) -> None:
 @compositions.command()
 @asks_server(connect)
 def rollback(client: Client, name: Name, to: To = None, if_match: IfMatch = None) -> None:
-    """Go back to an earlier version."""
+    """Go back to an earlier version.
+
+    Without --to, to the composition before the present one: a second rollback undoes the first.
+    """
     stored = client.rollback_composition(name, to=to, if_match=if_match)
     print(f"{stored.name}  version {stored.version}  {_content(stored)}")
 

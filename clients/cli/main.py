@@ -85,12 +85,13 @@ app.add_typer(router, name="router")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line and return its exit code; print an error as one line on stderr."""
+    """Run a command line and return its exit code; print an error on stderr."""
     words = None if argv is None else list(argv)
     try:
         code: int | None = get_command(app).main(words, prog_name="composer", standalone_mode=False)
     except typer.TyperException as error:
-        message = error.format_message().removeprefix("Invalid value: ").rstrip(".")
+        message = " ".join(error.format_message().split())
+        message = message.removeprefix("Invalid value: ").rstrip(".")
         if (ctx := getattr(error, "ctx", None)) is not None:
             message += f"; see '{ctx.command_path} --help'"
         return _fail(error.exit_code, message)
@@ -113,7 +114,8 @@ def exit_code(error: errors.ClientError) -> int:
 
 
 def _fail(code: int, message: str) -> int:
-    print(f"composer: {' '.join(message.split())}", file=sys.stderr)
+    # Lines and their indent stay: the caret of a formula's error stands below its position.
+    print(f"composer: {message.strip()}", file=sys.stderr)
     return code
 
 

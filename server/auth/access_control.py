@@ -134,6 +134,11 @@ class AccessControl:
                 f"{method} {path} is for keys that publish, and this server has none. Start it "
                 "with --admin-key-file, COMPOSER_ADMIN_KEY or --keys."
             )
+        if not key.may(role) and key.name == ANONYMOUS.name and key.secret is not None:
+            raise UnauthorizedError(
+                f"the API key of this request is not known, and {method} {path} asks for the role "
+                f"'{role}'. Send 'Authorization: Bearer KEY' with a key that has it."
+            )
         if not key.may(role) and key.name == ANONYMOUS.name:
             raise UnauthorizedError(
                 f"{method} {path} asks for the role '{role}': send 'Authorization: Bearer KEY' "

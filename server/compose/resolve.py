@@ -200,8 +200,15 @@ class Resolver:
             return None
         models: tuple[str | None, ...] = tuple(member.model for member in plan.members)
         prior = {m.model: w for m, w in zip(plan.members, plan.weights, strict=True)}
-        familiarity = dict(plan.mixture.familiarity)
-        report = RouterReport(self._engine, models, prior, missing=missing, familiarity=familiarity)
+        none = plan.mixture.none
+        report = RouterReport(
+            self._engine,
+            models,
+            prior,
+            missing=missing,
+            familiarity=dict(plan.mixture.familiarity),
+            none_below=None if none == "default" else none,
+        )
         if bound is not None:
             report = replace(
                 report,

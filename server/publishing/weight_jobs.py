@@ -99,7 +99,11 @@ class WeightSpace:
                 adapter.mkdir()
                 origin = fetch(body.source, adapter, self._rules)
                 job = {"adapter": str(adapter), "to": str(self._base), "scale": body.scale}
-                report = run_job("patch", job, destination)
+                try:
+                    report = run_job("patch", job, destination)
+                except MergeError as error:  # whoever publishes knows nothing of `scratch`
+                    message = error.message.replace(f" ({adapter})", "")
+                    raise MergeError(message, param=error.param) from error
             patch = body.model_dump(exclude_unset=True)
             return {"patch": patch, "of": origin, "report": report}
 

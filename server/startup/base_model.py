@@ -36,6 +36,11 @@ def find_folder(model: str, vllm_flags: Sequence[str]) -> Path:
     path = Path(model)
     if path.is_dir():
         return path
+    if path.suffix == ".gguf" and not path.exists():
+        raise ValueError(
+            f"--model {model}: there is no such file, nor would vLLM load a GGUF file. "
+            f"{GGUF_REMEDY}"
+        )
     if path.suffix == ".gguf":
         raise ValueError(f"--model {model} is a GGUF file, which vLLM does not load. {GGUF_REMEDY}")
     if path.is_file():

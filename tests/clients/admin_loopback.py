@@ -27,7 +27,7 @@ router = APIRouter(prefix="/v1/adapters")
 
 
 def refused(status: int) -> JSONResponse:
-    error = {"message": f"this is\nerror {status}", "code": f"code_{status}", "param": None}
+    error = {"message": f"this is error {status}", "code": f"code_{status}", "param": None}
     return JSONResponse({"error": error}, status_code=status)
 
 

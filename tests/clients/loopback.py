@@ -183,7 +183,7 @@ def _computed(model: str) -> dict[str, Any]:
 
 def _error(status: int) -> JSONResponse:
     error = {
-        "message": f"this is\nerror {status}",
+        "message": f"this is error {status}" if status != 400 else "this is\n  error 400",
         "type": "any",
         "param": "model",
         "code": f"code_{status}",

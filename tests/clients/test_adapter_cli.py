@@ -61,6 +61,14 @@ def test_show(composer: Composer) -> None:
     assert json.loads(out)["adapter"] == REPORT.to_json()
 
 
+def test_the_help_of_rollback_says_where_to(composer: Composer) -> None:
+    code, out, _ = composer("adapters", "rollback", "--help")
+    shown = " ".join(out.replace("│", " ").split())
+    assert code == 0
+    assert "Without --to, to the content before the present one" in shown
+    assert "a second rollback undoes the first" in shown
+
+
 def test_history(composer: Composer) -> None:
     code, out, err = composer("adapters", "history", "gone", "--no-json")
     assert (code, err) == (0, "")

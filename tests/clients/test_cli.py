@@ -143,6 +143,12 @@ def test_errors_are_one_line(composer: Composer, words: list[str], code: int, me
     assert err.count("\n") == 1
 
 
+def test_an_error_keeps_its_lines(composer: Composer) -> None:
+    """The caret of a formula's error stands below its position."""
+    said = "composer: this is\n  error 400\n"
+    assert composer("chat", "Hi", "--model", "status-400") == (1, "", said)
+
+
 def start(url: str, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "clients.cli.main", "--base-url", url, *words],

@@ -127,13 +127,15 @@ def admin(arguments: list[str], root: Path) -> Iterator[Admin]:
 
 @pytest.fixture
 def error(admin: Admin) -> Callable[[httpx.Response, int], str]:
-    """Checks the format of an error, and returns its message."""
+    """Checks the format of an error, that it names no folder of an unfinished publication, and
+    returns its message."""
 
     def check(response: httpx.Response, status: int) -> str:
         assert response.status_code == status, response.text
         body = response.json()["error"]
         assert set(body) == {"message", "type", "param", "code"}
         message: str = body["message"]
+        assert "staging" not in message
         return message
 
     return check

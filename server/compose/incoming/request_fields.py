@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,8 +21,11 @@ COMPARE = "compare"
 EXPECT = "X-Composer-Expect"
 """Request header by which a client states that it asked for a composition."""
 
-_NEAR_FIELDS = (FIELD, "completions")
-"""Names that a misspelt field is compared with; "completions" is near, and not a misspelling."""
+_NEAR_FIELDS = (FIELD, "compaction", "completions", "conversation")
+"""Names that a misspelt field is compared with; all but the first belong to other protocols."""
+
+_NEAR_COMPARE = 0.85
+"""From this ratio on a field is a misspelt `compare`; "compress" has 0.8."""
 
 
 def without_composer_fields(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,17 +44,24 @@ def wants_compare(body: Mapping[str, Any]) -> bool:
 
 
 def check_misspelt(body: Mapping[str, Any]) -> None:
-    """Raise `CompositionLostError` if a field looks like a misspelt `composition`.
+    """Check that no field looks like a misspelt one of ours.
 
     vLLM ignores unknown fields, so the base model would answer as if nothing had been composed.
+
+    Raises:
+        CompositionLostError: a field looks like `composition`.
+        CompositionSchemaError: a field looks like `compare`.
     """
     for name in body:
-        if name[:1] not in "cC" or name == FIELD:
+        if name[:1] not in "cC" or name in (FIELD, COMPARE):
             continue
+        advice = f"{quoted(name)} is not a field of a request; did you mean"
         if nearest_name(name.lower(), _NEAR_FIELDS) == FIELD:
-            raise CompositionLostError(
-                f"{quoted(name)} is not a field of a request; did you mean '{FIELD}'?", param=name
-            )
+            raise CompositionLostError(f"{advice} '{FIELD}'?", param=name)
+        if len(name) <= 2 * len(COMPARE) and difflib.get_close_matches(
+            name.lower(), (COMPARE,), 1, _NEAR_COMPARE
+        ):
+            raise CompositionSchemaError(f"{advice} '{COMPARE}'?", param=name)
 
 
 def check_expected(scope: Scope, *, composed: bool) -> None:

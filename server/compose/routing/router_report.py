@@ -25,6 +25,7 @@ class RouterReport:
     missing: requested experts that are not served any more.
     familiarity: of the prompt to the examples of the experts that were to run, if the base could
         have taken their place.
+    none_below: it does so below this familiarity to every expert; None if it never does.
     """
 
     engine: Engine
@@ -34,6 +35,7 @@ class RouterReport:
     explain: bool = False
     missing: tuple[str, ...] = ()
     familiarity: Mapping[str, float] = field(default_factory=dict)
+    none_below: float | None = None
 
     async def routing_field(self, answer_tokens: int | None) -> dict[str, Any]:
         """Return the mean weights of all answers, and those of each if there are several.
@@ -50,7 +52,7 @@ class RouterReport:
         elif answers:
             report = {"weights": self._mean(traces), "answers": answers}
         if self.familiarity:
-            report |= {"familiarity": _rounded(self.familiarity)}
+            report |= {"familiarity": _rounded(self.familiarity), "none_below": self.none_below}
         return report | ({"missing": list(self.missing)} if self.missing else {})
 
     def _answer(self, trace: RoutingTrace) -> dict[str, Any]:

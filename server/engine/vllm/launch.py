@@ -42,6 +42,7 @@ from composer.vllm.lifeline import release_engine
 from composer.vllm.options import engine_options
 from composer.vllm.progress import stage
 from server.engine.http_protocol import BoundedHttpProtocol
+from server.engine.listen_address import cannot_listen
 from server.engine.port import Capacity
 from server.engine.processor import OMP_THREADS, Processor, threads
 from server.engine.vllm.lora_gauge import bound_lora_gauge
@@ -135,9 +136,7 @@ async def _serve(
         address, sock = setup_server(args, reuse_port=False)
     except OSError as error:
         where = args.uds or f"{args.host}:{args.port}"
-        raise ValueError(
-            f"cannot listen on {where}: {error.strerror}. Try another port."
-        ) from error
+        raise cannot_listen(where, error) from error
     with sock:
         async with AsyncExitStack() as stack:
             try:

@@ -7,8 +7,18 @@ from typing import Any
 
 import httpx
 import pytest
+from anthropic.types.beta.message_create_params import (
+    MessageCreateParamsNonStreaming as Messages,
+)
+from openai.types.chat.completion_create_params import (
+    CompletionCreateParamsNonStreaming as Chat,
+)
+from openai.types.responses.response_create_params import (
+    ResponseCreateParamsNonStreaming as Responses,
+)
 
 from composer.engine_plan import RESERVED_ARGS
+from server.compose.incoming.request_fields import check_misspelt
 from tests.server.conftest import CONTEXT
 from tests.support.live_server import LiveServer
 
@@ -317,6 +327,26 @@ def test_a_misspelt_composition_is_not_answered_by_the_base(server: LiveServer, 
     error = error_of(server.chat("base", **{name: "base + polite"}), 400)
     assert (error["code"], error["param"]) == ("composition_lost", name)
     assert "did you mean 'composition'" in error["message"]
+
+
+@pytest.mark.parametrize("name", ["comparee", "comapre", "Compare", "compar"])
+def test_a_misspelt_compare_is_not_ignored(server: LiveServer, name: str) -> None:
+    error = error_of(server.chat("base + polite", "x", **{name: True}), 400)
+    assert (error["code"], error["param"]) == ("composition_schema", name)
+    assert "did you mean 'compare'" in error["message"]
+
+
+def test_no_field_of_the_protocols_is_taken_for_a_misspelt_one_of_ours(
+    server: LiveServer,
+) -> None:
+    document = server.http.get("/openapi.json").json()
+    schemas = document["components"]["schemas"]
+    requests = [name for name in schemas if name.endswith("Request")]
+    fields = {field for name in requests for field in schemas[name]["properties"]}
+    for params in (Chat, Responses, Messages):
+        fields |= params.__annotations__.keys()
+    assert {"cache_salt", "chat_template", "conversation"} <= fields
+    check_misspelt(dict.fromkeys(fields | {"compress", "compact", "compute", "completion"}))
 
 
 def test_refused_compositions_have_a_line_in_the_log(server: LiveServer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import httpx
@@ -209,6 +210,7 @@ def test_auto_is_the_base_if_no_adapter_is_for_the_prompt(server: LiveServer) ->
     assert answer["composition"]["routing"]["weights"] == {"base": 1.0}
     assert answer["composition"]["plan"]["formula"] == "mixture(base)"
     assert max(answer["composition"]["routing"]["familiarity"].values()) < 0.5
+    assert answer["composition"]["routing"]["none_below"] == 0.5
     assert "adapters" not in answer
     body = {"model": "auto", "prompt": FOREIGN, "max_tokens": 3, "stream": True}
     with server.http.stream("POST", "/v1/completions", json=body) as stream:
@@ -231,6 +233,7 @@ def test_a_mixture_has_none_if_it_asks_for_it(server: LiveServer) -> None:
         assert sorted(routing["weights"]) == sorted(chosen)
     _, routing = ask(server, SUM, mixed("prompt", none=0.9))
     assert routing["weights"]["arithmetic"] > 0.99
+    assert routing["none_below"] == 0.9
     compared = answered(
         server.chat(
             "base", FOREIGN, composition=mixed("prompt", none=True), compare=True, max_tokens=3
@@ -294,7 +297,12 @@ def test_the_clients(server: LiveServer, capsys: pytest.CaptureFixture[str]) -> 
     assert main(["--base-url", url, "chat", FOREIGN, "--model", "auto", "--routing"]) == 0
     told = capsys.readouterr().err.splitlines()
     assert told[0] == "composer: weights: base 1.000"
-    assert told[1].startswith("composer: not familiar to ")
+    assert re.fullmatch(
+        r"composer: nearest adapter: (chat|arithmetic), familiarity 0\.[0-4]\d; "
+        r"below 0\.5 the base answers",
+        told[1],
+    )
+    assert len(told) == 2
 
 
 # ---- bad input

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 import zoo
 from composer.mixtures.gate_file import Gate, fingerprint, save_gate
+from server.engine.listen_address import check_address
 from tests.support.adapter_files import factors, write_adapter, write_base
 from tests.support.live_server import refused
 
@@ -75,6 +77,29 @@ def test_a_gate_of_another_base(zoo_base: Path, zoo_small: Path, tmp_path: Path)
     assert "no such file" in refused("--model", base, "--router", f"tasks={tmp_path}/nowhere")
     twice = f"tasks={tmp_path}/gate,tasks={tmp_path}/gate"
     assert "twice" in refused("--model", base, "--router", twice)
+
+
+def test_a_port_in_use_is_noticed_before_vllm_is_imported(zoo_base: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        said = refused("--model", str(zoo_base), "--port", port)
+    assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in said
+    assert "--port" in said
+    assert "PORT= of make" in said
+    assert "importing vLLM" not in said
+
+
+def test_an_address_of_another_machine() -> None:
+    with pytest.raises(ValueError, match=r"cannot listen on 192\.0\.2\.1:0: .*--host"):
+        check_address("192.0.2.1", 0, ())
+
+
+def test_addresses_that_can_be_bound() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        check_address("127.0.0.1", port, ("--uds", "/tmp/socket"))
+        check_address("127.0.0.1", port, ("--config=file.yaml",))
+    check_address("127.0.0.1", port, ())
 
 
 def test_vllms_unchecked_adapter_routes_stay_closed(base: str) -> None:

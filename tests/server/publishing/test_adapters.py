@@ -164,7 +164,8 @@ def test_only_with_the_key(admin: Admin, error: Callable[[httpx.Response, int], 
     open_door = admin.server.http
     assert "'publish'" in error(open_door.get("/v1/adapters"), 401)
     wrong = {"Authorization": "Bearer wrong"}
-    assert open_door.put("/v1/adapters/x", json={}, headers=wrong).status_code == 401
+    refused = open_door.put("/v1/adapters/x", json={}, headers=wrong)
+    assert "the API key of this request is not known" in error(refused, 401)
     assert open_door.post("/v1/load_lora_adapter", json={}).status_code == 401
 
 
@@ -340,9 +341,12 @@ def test_adapters_that_cannot_be_served(
         tensors | {first: torch.cat([tensors[first]] * 2, dim=1)},
         wide / "adapter_model.safetensors",
     )
-    assert "shape" in error(admin.put("never", "wide"), 400)
+    told = error(admin.put("never", "wide"), 400)
+    assert "shape" in told
+    assert told.startswith("adapter 'never': "), "the folder of the unfinished publication shows"
     for name in ("base", "a b", "a@b", "-x", "x" * 65):
-        assert error(admin.put(name, "polite"), 409 if name == "base" else 400)
+        told = error(admin.put(name, "polite"), 409 if name == "base" else 400)
+        assert name == "base" or "letters, digits, _ . and -" in told
     admin.server.http.put("/v1/compositions/taken", json="chat")
     assert "taken" in error(admin.put("taken", "polite"), 409)
     # Nothing else in the server notices.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ import httpx
 import openai
 import pytest
 
+from server.__main__ import example_request
 from tests.support.live_server import LiveServer
 
 ENGINE_NAME = re.compile(r"@[0-9a-f]{12}")
@@ -353,3 +355,26 @@ def test_affinity_is_that_of_the_adapters(live: LiveServer) -> None:
     assert both == affinity(CHAT, model=FORMULA, stream=True) == affinity(MESSAGES, model=FORMULA)
     assert both != affinity(CHAT, model="polite") != affinity(CHAT, model="rude")
     assert affinity(CHAT, model="base") is affinity(CHAT, composition="2*base") is None
+
+
+def test_the_example_that_the_server_prints_is_a_question_to_the_base(server: LiveServer) -> None:
+    log = server.log.read_text()
+    printed = re.search(r"^curl .*?'$", log.partition("; try:\n")[2], re.DOTALL | re.MULTILINE)
+    assert printed is not None, log[-2000:]
+    command = ["bash", "-c", f"no_proxy=127.0.0.1 {printed[0]} -sS"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    expected = server.chat("base", "What is the capital of Japan?", max_tokens=20)
+    assert json.loads(done.stdout)["choices"] == expected.json()["choices"]
+
+
+def test_the_example_for_a_model_without_a_chat_template(server: LiveServer) -> None:
+    command = example_request(server.url, chats=False, keys=True)
+    assert "-H 'Authorization: Bearer YOUR_KEY'" in command
+    done = subprocess.run(
+        ["bash", "-c", f"no_proxy=127.0.0.1 {command} -sS"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    expected = server.complete("base", "The capital of Japan is", max_tokens=20)
+    assert json.loads(done.stdout)["choices"] == expected.json()["choices"]

@@ -56,12 +56,14 @@ def test_a_download_that_was_broken_off_is_not_taken_for_the_model(cache: Path) 
     [
         ("nowhere/at/all", "has a name like Qwen/Qwen3-0.6B. Correct the path"),
         ("org/tiny", "HF_HUB_OFFLINE forbids"),
+        ("nowhere.Q4_K_M.gguf", "there is no such file"),
         ("model.Q4_K_M.gguf", "is a GGUF file, which vLLM does not load. Give the model that"),
         ("file", "is a file. Give the folder"),
     ],
 )
 def test_what_is_no_model(tmp_path: Path, name: str, message: str) -> None:
-    (tmp_path / "file").touch()
+    for file in ("file", "model.Q4_K_M.gguf"):
+        (tmp_path / file).touch()
     given = name if name == "org/tiny" else str(tmp_path / name)
     with pytest.raises(ValueError, match=message):
         find_folder(given, ("--download-dir", str(tmp_path)))
