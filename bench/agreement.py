@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from safetensors.torch import load_file
 
-from bench.inprocess import InProcessEngine, Job
+from bench.inprocess import InProcessEngine, Job, prompt_scores
 from composer.reference.mixture_oracle import mixed_mismatches
 from composer.reference.oracle import TIE, Mismatch, Oracle, greedy_mismatches
 from composer.reference.switching_oracle import (
@@ -40,6 +40,8 @@ class Answered:
 
     job: Job
     answer: list[int]
+    scores: list[float | None]
+    """Log-probability of each token of the prompt, None for those without; empty if not asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ def send_under_pressure(
     preempted = count_preemptions(engine)
     jobs: dict[str, Job] = {}
     answers: dict[str, list[int]] = {}
+    scores: dict[str, list[float | None]] = {}
     aborted: set[str] = set()
     while waiting or engine.engine.has_unfinished_requests():
         for _ in range(rng.choice([0, 0, 1, 3])):
@@ -74,8 +77,9 @@ def send_under_pressure(
         for output in engine.step():
             if output.finished:
                 answers[output.request_id] = list(output.outputs[0].token_ids)
+                scores[output.request_id] = prompt_scores(output)
     answered = [
-        Answered(jobs[name], answer)
+        Answered(jobs[name], answer, scores[name])
         for name, answer in answers.items()
         if name not in aborted and len(answer) == jobs[name].params["max_tokens"]
     ]

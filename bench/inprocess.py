@@ -16,7 +16,14 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.llm_engine import LLMEngine
 from vllm.v1.request import Request
 
-from composer.engine_plan import EnginePlan, LoadedAdapter, MixtureParameters, Row, Switch
+from composer.engine_plan import (
+    EnginePlan,
+    LoadedAdapter,
+    MixtureParameters,
+    Row,
+    Scoring,
+    Switch,
+)
 from composer.filters import Filter
 from composer.reference.oracle import OracleRow, Weights
 from composer.vllm.auxiliary.spec import Auxiliary
@@ -47,6 +54,7 @@ class Job:
     report: str | None = None
     explain: bool = False
     log_softmax: bool = False
+    scoring: Scoring | None = None  # with `prompt_logprobs`
 
     def sampling_params(self) -> SamplingParams:
         """Return greedy sampling of 16 tokens without an early end, changed by `params`."""
@@ -65,8 +73,16 @@ class Job:
             rows = (Row(1.0, self.switch.candidates[self.switch.start]),)
         if rows is None:
             return None
-        report = (self.report, self.explain)
-        plan = EnginePlan(rows, self.filters, self.mixture, self.switch, *report, self.log_softmax)
+        plan = EnginePlan(
+            rows,
+            self.filters,
+            self.mixture,
+            self.switch,
+            self.report,
+            self.explain,
+            self.log_softmax,
+            self.scoring,
+        )
         return plan.to_extra_args()
 
     def lora(self) -> LoRARequest | None:
@@ -222,6 +238,11 @@ class InProcessEngine:
         [reports] = self.core.collective_rpc("routing_report", args=(report_id,))
         return list(reports)
 
+    def scores(self, report_id: str) -> dict[str, Any]:
+        """Return what was computed of the prompt with this `Scoring.report_id`."""
+        [[report]] = self.core.collective_rpc("score_report", args=(report_id,))
+        return dict(report)
+
     def answers(self, jobs: Sequence[Job]) -> list[list[int]]:
         return [list(out.outputs[0].token_ids) for out in self.run(jobs)]
 
@@ -241,6 +262,7 @@ class InProcessEngine:
         if auxiliaries is None:  # vLLM's own worker
             return []
         left = [f"mixture {name}" for name in self.worker.mixtures.tracked()]
+        left += [f"scores of {name}" for name in self.worker.scoring.tracked()]
         if self.worker.switches is not None:
             left += [f"switch {name}" for name in self.worker.switches.tracked()]
         left += [f"answer to {name}" for name in self.worker._ledger.open_requests]
@@ -268,6 +290,13 @@ class InProcessEngine:
         left += self._left_in_the_worker()
         left += [f"output of {name}" for name in self.engine.output_processor.request_states]
         return left
+
+
+def prompt_scores(output: RequestOutput) -> list[float | None]:
+    """Return the log-probability of each token of the prompt: None for the first; empty if the
+    request did not ask."""
+    tokens = zip(output.prompt_token_ids or (), output.prompt_logprobs or (), strict=False)
+    return [None if logprobs is None else logprobs[token].logprob for token, logprobs in tokens]
 
 
 def managers_of(scheduler: Any) -> Mapping[str | None, Any]:

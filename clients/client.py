@@ -14,6 +14,7 @@ from clients.call import Call, GenerationCall
 from clients.client_settings import ClientSettings, Timeouts
 from clients.last_change import LastChange
 from clients.methods import awaits, awaits_stream, sends, sends_stream
+from clients.scoring import scoring_calls
 from clients.streams import ChunkReader
 from clients.upload_body import prepared
 
@@ -86,6 +87,8 @@ class Client:
     complete = sends(calls.complete)
     stream_complete = sends_stream(calls.complete)
     models = sends(calls.list_models)
+    score = sends(scoring_calls.score)
+    fit = sends(scoring_calls.fit)
     list_compositions = sends(composition_calls.list_compositions)
     get_composition = sends(composition_calls.get_composition)
     composition_history = sends(composition_calls.composition_history)
@@ -174,6 +177,8 @@ class AsyncClient:
     complete = awaits(calls.complete)
     stream_complete = awaits_stream(calls.complete)
     models = awaits(calls.list_models)
+    score = awaits(scoring_calls.score)
+    fit = awaits(scoring_calls.fit)
     list_compositions = awaits(composition_calls.list_compositions)
     get_composition = awaits(composition_calls.get_composition)
     composition_history = awaits(composition_calls.composition_history)

@@ -148,6 +148,37 @@ class Switch:
 
 
 @dataclass(frozen=True, slots=True)
+class Scoring:
+    """What to compute of the last `tokens` tokens of a prompt, with which all rows' prompts end.
+
+    Every step reads the logits of all rows anyway, so what is computed from them here costs no
+    further pass of a model. `report_id` retrieves it:
+
+    * `members`: the log-probability of every token under each row alone.
+    * `weights`: further weights of all rows; the log-probability of every token under each of them.
+    * `moments`: at each of these, the gradient and the Hessian of the sum of log-probabilities by
+      the weights. With `p` the composed distribution before token `y`, and `l_k` the logits of row
+      k, they are the sums of `l_k[y] - E_p[l_k]` and of `-Cov_p(l_k, l_j)`.
+    """
+
+    tokens: int
+    report_id: str
+    members: bool = False
+    weights: tuple[tuple[float, ...], ...] = ()
+    moments: bool = False
+
+    def check(self, rows: int) -> None:
+        """Raise `ValueError` if this is nothing that a plan of so many rows can compute."""
+        if self.tokens < 1:
+            raise ValueError(f"the plan scores {self.tokens} tokens; one is the least")
+        for weights in self.weights:
+            if len(weights) != rows:
+                raise ValueError(f"{len(weights)} weights for {rows} rows")
+            if not all(abs(weight) <= MAX_WEIGHT for weight in weights):
+                raise ValueError(f"a weight of {weights} is not within ±{MAX_WEIGHT:g}")
+
+
+@dataclass(frozen=True, slots=True)
 class EnginePlan:
     """Rows in the order of the plan's members; row 0 is the leader.
 
@@ -156,6 +187,9 @@ class EnginePlan:
     rows are mixed instead of summed; with `switch` there is one row. After the answer, `report_id`
     retrieves the weights that a router chose, with `explain` those of every token. With
     `log_softmax` the rows' log-probabilities are added instead of their logits.
+
+    If the request asks for `prompt_logprobs`, they are those of the composition. `scoring` says of
+    which tokens, and what else to compute of them; without it, they are all but the first.
     """
 
     rows: tuple[Row, ...]
@@ -165,8 +199,13 @@ class EnginePlan:
     report_id: str | None = None
     explain: bool = False
     log_softmax: bool = False
+    scoring: Scoring | None = None
 
     def __post_init__(self) -> None:
+        if self.scoring is not None:
+            self.scoring.check(len(self.rows))
+            if self.scoring.weights and self.mixture is not None:
+                raise ValueError("further weights are for sums, and the plan is a mixture")
         if self.switch is not None:
             if len(self.rows) != 1 or self.filters or self.mixture or self.log_softmax:
                 raise ValueError("a switch has one row and nothing else")
@@ -218,6 +257,7 @@ class EnginePlan:
         report_id: str | None = None,
         explain: bool = False,
         log_softmax: bool = False,
+        scoring: Scoring | None = None,
     ) -> EnginePlan:
         """Return a plan of these rows whose first row may lead.
 
@@ -228,7 +268,7 @@ class EnginePlan:
         order = EnginePlan.order(rows)
         moved = tuple(Filter(f.kind, order.index(f.member), f.value) for f in filters)
         led = tuple(Row(0.0) if k is None else rows[k] for k in order)
-        return EnginePlan(led, moved, mixture, None, report_id, explain, log_softmax)
+        return EnginePlan(led, moved, mixture, None, report_id, explain, log_softmax, scoring)
 
     @staticmethod
     def order(rows: Sequence[Row]) -> list[int | None]:
@@ -283,6 +323,7 @@ def _plan(value: Any) -> EnginePlan:
         report_id=_typed(value["report_id"], str, optional=True),
         explain=_typed(value["explain"], bool),
         log_softmax=_typed(value["log_softmax"], bool),
+        scoring=_scoring(value["scoring"]),
     )
 
 
@@ -309,6 +350,18 @@ def _switch(value: Any) -> Switch:
         classes=_integers(value["classes"]),
         stickiness=float(value["stickiness"]),
         triggers=_integers(value["triggers"]),
+    )
+
+
+def _scoring(value: Any) -> Scoring | None:
+    if value is None:
+        return None
+    return Scoring(
+        tokens=_typed(value["tokens"], int),
+        report_id=_typed(value["report_id"], str),
+        members=_typed(value["members"], bool),
+        weights=tuple(tuple(map(float, weights)) for weights in value["weights"]),
+        moments=_typed(value["moments"], bool),
     )
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NoReturn, TypeAlias
 
@@ -42,11 +42,15 @@ _WORD = re.compile(
 _HALF_WINDOW = 35  # characters of the formula shown on either side of an error
 
 
-def parse(text: str) -> Sum:
+def parse(text: str, numbers: Mapping[str, float] | None = None) -> Sum:
     """Parse a formula into (name, weight) terms, with parentheses multiplied out.
 
     Equal names are not merged. A weight is infinite or NaN if constants overflow; `plan.normalize`
     refuses it.
+
+    Args:
+        text: the formula.
+        numbers: names that stand for a number instead of a model.
 
     Raises:
         FormulaSyntaxError: with the position, which the message also marks.
@@ -57,7 +61,16 @@ def parse(text: str) -> Sum:
             MAX_LENGTH,
             f"the formula has {len(text)} characters; write at most {MAX_LENGTH}, or use 'members'",
         )
-    return _Parser(text).formula()
+    return _Parser(text, numbers or {}).formula()
+
+
+def names(text: str) -> list[str]:
+    """Return the different names of a formula, in their order.
+
+    Raises:
+        FormulaSyntaxError: the formula cannot be split into words.
+    """
+    return list(dict.fromkeys(word.text for word in _split(text) if word.kind == "name"))
 
 
 def quote_name(name: str) -> str:
@@ -128,8 +141,9 @@ def _split(text: str) -> list[_Word]:
 class _Parser:
     """Recursive descent, one method per rule of the grammar."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, numbers: Mapping[str, float]) -> None:
         self.text = text
+        self.numbers = numbers
         self.words = _split(text)
         self.index = 0
         self.nesting = 0
@@ -222,6 +236,8 @@ class _Parser:
             if math.isinf(number):
                 self.fail(word, f"the number {word.text} is too large")
             return sign * number
+        if word.kind == "name" and word.text in self.numbers:
+            return sign * self.numbers[word.text]
         if word.kind == "name":
             return ((word.text, sign),)
         if word.kind != "(":

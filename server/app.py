@@ -27,6 +27,7 @@ from server.compose.resolve import Resolver
 from server.compose.routing.auto import AUTO, Routing
 from server.compose.routing.gates import Gates, LoadedGate
 from server.compose.routing.sentence_encoder import SentenceEncoder
+from server.compose.scoring.scorer import Scorer
 from server.engine.port import Engine
 from server.engine.residency import Loader
 from server.errors import RouteNotFoundError, error_response
@@ -45,6 +46,7 @@ from server.routes.compositions import make_composition_router
 from server.routes.health import make_health
 from server.routes.models import make_router
 from server.routes.prometheus import make_metrics
+from server.routes.scoring import make_scoring_router
 from server.server_paths import ServerPaths
 from server.settings import Settings
 from server.startup.auxiliary_models import AuxiliaryModel
@@ -110,6 +112,11 @@ async def assemble(app: FastAPI, engine: Engine, deployment: Deployment) -> ASGI
     access = Access(registry, loader, templates)
     catalogue = Catalogue(engine, registry, store, access, routing, templates, settings.limits)
 
+    binder = Binder(engine, routing, templates)
+    resolver = Resolver(engine, registry, catalogue, binder, settings.limits.max_members)
+    quotas = Quotas()
+    scorer = Scorer(engine, resolver, quotas)
+
     restrict_routes(app, settings.exposed)
     routers = [
         make_health(deployment.lifecycle),
@@ -117,6 +124,7 @@ async def assemble(app: FastAPI, engine: Engine, deployment: Deployment) -> ASGI
         make_composition_router(
             engine, store, catalogue, threads, settings.max_compositions_per_key
         ),
+        make_scoring_router(engine, scorer, catalogue, settings.limits),
     ]
     if settings.metrics is not MetricsAccess.OFF:
         routers.append(make_metrics(engine, registry, deployment.adapters, deployment.lifecycle))
@@ -126,7 +134,6 @@ async def assemble(app: FastAPI, engine: Engine, deployment: Deployment) -> ASGI
 
     # Starlette lists layers from the outermost to the innermost; vLLM's own are there already.
     layers = app.user_middleware
-    quotas = Quotas()
     layers.append(Middleware(DrainMiddleware, lifecycle=deployment.lifecycle))
     if app.state.args.otlp_traces_endpoint is not None:
         layers.append(Middleware(TracingMiddleware))
@@ -149,13 +156,11 @@ async def assemble(app: FastAPI, engine: Engine, deployment: Deployment) -> ASGI
         )
         routes += admin.routes
     app.openapi_schema = api_document(routes)
-    binder = Binder(engine, routing, templates)
-    max_members = settings.limits.max_members
     layers.append(
         Middleware(
             CompositionMiddleware,
             engine=engine,
-            resolver=Resolver(engine, registry, catalogue, binder, max_members),
+            resolver=resolver,
             quotas=quotas,
             max_body_bytes=settings.max_body_bytes,
             has_invocations=INVOCATIONS in settings.exposed,

@@ -20,6 +20,27 @@ CLAIMS: tuple[Claim, ...] = (
         1.05,
     ),
     Claim(
+        "scoring",
+        "200 random texts scored by compositions of all kinds under memory pressure with aborts: "
+        "largest error of a log-probability against transformers and PEFT, in nats",
+        Sense.AT_MOST,
+        1e-4,
+    ),
+    Claim(
+        "score_tax",
+        "CPU time of scoring texts with compositions of three rows relative to the same rows as "
+        "plain requests with prompt_logprobs",
+        Sense.AT_MOST,
+        1.05,
+    ),
+    Claim(
+        "fit",
+        "20 random weights, each found from 40 answers that its composition has sampled: those "
+        "within two standard errors of the true one",
+        Sense.AT_LEAST,
+        19,
+    ),
+    Claim(
         "auxiliary_tax",
         "CPU time of composed requests with a smaller auxiliary model relative to the same rows as "
         "plain requests to one engine per model",

@@ -13,6 +13,7 @@ from typer import Option
 
 if TYPE_CHECKING:
     from clients.client import Client
+    from clients.client_settings import Timeouts
 
 P = ParamSpec("P")
 
@@ -42,6 +43,23 @@ def connect(ctx: typer.Context, base_url: BaseUrl = None, api_key: ApiKey = None
     return Client(_nearest(ctx, "base_url", base_url), api_key=_nearest(ctx, "api_key", api_key))
 
 
+def connect_patiently(
+    ctx: typer.Context,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
+    timeout: Timeout = 3600.0,
+) -> Client:
+    """Return a client for a request that the server may need long for.
+
+    Raises:
+        BadParameter: the timeout is not positive.
+    """
+    from clients.client import Client
+
+    key = _nearest(ctx, "api_key", api_key)
+    return Client(_nearest(ctx, "base_url", base_url), api_key=key, timeouts=_timeouts(timeout))
+
+
 def connect_as_administrator(
     ctx: typer.Context,
     base_url: BaseUrl = None,
@@ -54,12 +72,9 @@ def connect_as_administrator(
         BadParameter: there is no key, or the timeout is not positive.
     """
     from clients.client import Client
-    from clients.client_settings import ADMIN_KEY_VARIABLE, API_KEY_VARIABLE, Timeouts
+    from clients.client_settings import ADMIN_KEY_VARIABLE, API_KEY_VARIABLE
 
-    if not timeout > 0:
-        raise typer.BadParameter(
-            f"{timeout:g} is not above 0; give a number of seconds", param_hint="--timeout"
-        )
+    timeouts = _timeouts(timeout)
     key = admin_key or os.environ.get(ADMIN_KEY_VARIABLE) or _nearest(ctx, "api_key", None)
     key = key or os.environ.get(API_KEY_VARIABLE)
     if not key:
@@ -67,7 +82,6 @@ def connect_as_administrator(
             "this command needs a key that may publish: give --admin-key or set "
             f"{ADMIN_KEY_VARIABLE} or {API_KEY_VARIABLE}"
         )
-    timeouts = Timeouts(read_s=timeout)
     return Client(_nearest(ctx, "base_url", base_url), api_key=key, timeouts=timeouts)
 
 
@@ -98,6 +112,16 @@ def asks_server(
         return command
 
     return decorate
+
+
+def _timeouts(read_s: float) -> Timeouts:
+    from clients.client_settings import Timeouts
+
+    if not read_s > 0:
+        raise typer.BadParameter(
+            f"{read_s:g} is not above 0; give a number of seconds", param_hint="--timeout"
+        )
+    return Timeouts(read_s=read_s)
 
 
 def _nearest(ctx: typer.Context, name: str, value: str | None) -> str | None:

@@ -92,7 +92,9 @@ def show_progress() -> Iterator[Step]:
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    # What the block prints goes to standard output, not where the bar is.
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, redirect_stdout=False) as progress:
         task = progress.add_task("", total=None)
         yield lambda done, total, name: progress.update(
             task, completed=done, total=total, description=name

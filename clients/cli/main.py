@@ -1,7 +1,7 @@
 """The command line `composer`.
 
-Exit codes: 0 success; 1 refused, by the server (4xx) or for what is in the files of work on this
-machine; 2 wrong command line, or a file to send cannot be read; 3 the server cannot be reached; 4
+Exit codes: 0 success; 1 refused, by the server (4xx) or for what is in files, or a fit that has not
+converged; 2 wrong command line, or a file to send cannot be read; 3 the server cannot be reached; 4
 the server failed (5xx, or a broken stream), or a disk, also for a result that cannot be written;
 130 interrupted.
 """
@@ -27,6 +27,8 @@ from clients.cli.connection import ApiKey, BaseUrl
 from clients.cli.local_work import FAILED, REFUSED, USAGE, needs_extra
 from clients.cli.recipe_commands import recipes
 from clients.cli.router_commands import router
+from clients.cli.scoring.fit_command import fit
+from clients.cli.scoring.score_command import score
 
 UNREACHABLE = 3
 
@@ -78,6 +80,8 @@ def serve(ctx: typer.Context) -> None:
 
 app.command()(chat_commands.chat)
 app.command()(chat_commands.models)
+app.command()(score)
+app.command()(fit)
 app.command()(recipes)
 app.add_typer(compositions, name="compositions")
 app.add_typer(adapters, name="adapters")

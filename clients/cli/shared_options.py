@@ -30,7 +30,7 @@ RecipeName = Annotated[
     ),
 ]
 CompositionJson = Annotated[
-    str | None, Option(metavar="JSON", help="The whole composition as JSON.")
+    str | None, Option(metavar="JSON", help="The whole composition as JSON, or a formula.")
 ]
 Assignments = Annotated[
     list[str] | None,
@@ -111,5 +111,16 @@ def composition_of(
         return {"recipe": recipe, **assignments("--set", parameters)}
     if parameters:
         raise typer.BadParameter("needs --recipe, which is missing", param_hint="--set")
+    if composition is not None and not _is_json(composition):
+        return composition  # a formula
     value = json_value("--composition", composition, str, dict)
     return formula if value is None else value  # type: ignore[return-value]
+
+
+def _is_json(text: str) -> bool:
+    """Return whether a text is JSON, or begins like JSON that is broken and no formula."""
+    try:
+        json.loads(text)
+    except json.JSONDecodeError:
+        return text.lstrip()[:1] in ("", "{", "[", '"')
+    return True

@@ -62,6 +62,10 @@ class MixtureStates:
     def give_back(self, slot: int) -> None:
         self._free.append(slot)
 
+    def first(self, slot: int) -> torch.Tensor:
+        """Return the state before the first token, `[2, K]` float64, a view."""
+        return self.values[slot * DEPTH]
+
     def read_prompts(self, parts: Sequence[PromptPart], log_probs: torch.Tensor) -> None:
         """Add prompt tokens to `s`.
 

@@ -138,11 +138,15 @@ class InputBatch:
 """,
     "v1/worker/gpu_model_runner.py": """
 # Not-a-number that a failed probe left in kv_caches is overwritten before another request can
-# read it.
+# read it. The prompt logprobs of leaders are composed.
 class GPUModelRunner:
     kv_caches
     sampler
     execute_model_state
+    num_prompt_logprobs
+    def _get_prompt_logprobs_dict(
+        self, hidden_states: torch.Tensor, num_scheduled_tokens: dict[str, int],
+    ) -> dict[str, LogprobsTensors | None]: ...
 """,
     "v1/worker/gpu_worker.py": """
 # Our worker is a subclass of this one, or of CPUWorker, which overrides three of these methods. The

@@ -14,8 +14,8 @@ def check_request(params: SamplingParams) -> None:
     """Refuse what cannot work. Sees the requests of all routes, composed or not.
 
     Raises:
-        ValueError: the request carries a row's tag or a malformed plan, is composed and asks for
-            prompt logprobs, exceeds a bound of `composer.bounds`, or has a grammar that no answer
+        ValueError: the request carries a row's tag or a malformed plan, asks for prompt logprobs
+            of a switch, exceeds a bound of `composer.bounds`, or has a grammar that no answer
             satisfies.
     """
     check_token_lists(
@@ -26,11 +26,12 @@ def check_request(params: SamplingParams) -> None:
     )
     check_grammar(params)
     refuse_row_tag(params.extra_args)
-    if EnginePlan.from_extra_args(params.extra_args) is None:
+    plan = EnginePlan.from_extra_args(params.extra_args)
+    if plan is None:
         return
     check_repetition_penalty(params.repetition_penalty)
-    if params.prompt_logprobs is not None:
+    if params.prompt_logprobs is not None and plan.switch is not None:
         raise ValueError(
-            "prompt_logprobs is not available for composed requests: only answers are "
-            "composed; drop it, or send the request without a composition"
+            "prompt_logprobs is not available where a router switches adapters; drop it, or use a "
+            "mixture"
         )

@@ -92,6 +92,7 @@ class Binder:
             template = self._templates.get(model) if model is not None else None
             prompt = await member_tokens(self._engine, request, member, tokens, template)
             _check_comparable(member, prompt, mixture)
+            _check_scorable(request, member, prompt)
             adapter = _loaded(generations.get(member.model))
             rows.append(Row(weight, adapter, prompt, model))
             length = len(tokens if prompt is None else prompt)
@@ -123,6 +124,12 @@ class Binder:
         generations: Mapping[str, Generation],
     ) -> BoundPlan:
         names = router.experts
+        if request.scoring_field is not None:
+            raise UnsupportedError(
+                f"{quoted(request.scoring_field)} asks for logprobs of the prompt, and a router "
+                f"that switches adapters has none. Leave it out, or mix the experts.",
+                param=request.scoring_field,
+            )
         for name in names:
             if self.auxiliary_model_of(name) is not None:
                 raise UnsupportedError(
@@ -180,6 +187,18 @@ def _check_comparable(
             f"the posterior router compares how well the experts explain the prompt, and "
             f"{quoted(member.model)} reads it in a chat template of its own. Set the router's "
             '"prompt" to false, or leave it out of the experts.'
+        )
+
+
+def _check_scorable(
+    request: RenderedRequest, member: Member, prompt: tuple[int, ...] | None
+) -> None:
+    if request.scoring_field is not None and prompt is not None:
+        raise UnsupportedError(
+            f"{quoted(request.scoring_field)} asks for logprobs of the request's prompt, and "
+            f"{quoted(member.model)} reads a prompt of its own. Leave it out, or let all members "
+            "read the same prompt.",
+            param=request.scoring_field,
         )
 
 

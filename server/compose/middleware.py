@@ -47,8 +47,8 @@ from server.request_record import record_of
 
 logger = logging.getLogger(__name__)
 
-_COMPOSITIONS = "/v1/compositions/"
-"""Our own routes, whose bodies ask no model."""
+_OWN = ("/v1/compositions/", "/v1/compose/")
+"""Our own routes, which read their bodies themselves."""
 
 _KINDS = {kind.value: kind for kind in Kind}
 
@@ -105,7 +105,7 @@ class CompositionMiddleware:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read and resolve a request, then have vLLM answer it."""
         data = await receive_body(receive, self._max_body_bytes)
-        if scope["method"] != "POST" or route_of(scope).startswith(_COMPOSITIONS):
+        if scope["method"] != "POST" or route_of(scope).startswith(_OWN):
             await self._app(scope, replay_body(data, receive), send)
             return
         scope, kind, body = await self._read(scope, data)

@@ -25,6 +25,7 @@ class Resolution:
     composition, recipe: name and recipe for metrics.
     rows: rows of the engine's batch, for each answer.
     render_cache: the rendered prompts; None if vLLM has not validated the body yet.
+    models: the model of each row of the engine's plan; None for an added row of weight 0.
     """
 
     body: Body
@@ -36,6 +37,7 @@ class Resolution:
     recipe: str = PLAIN
     rows: int = 1
     render_cache: RenderCache | None = None
+    models: tuple[str | None, ...] = ()
 
 
 def record_and_observe(

@@ -148,7 +148,7 @@ class Resolver:
         if bound is None:
             return resolution
         rows = len(bound.engine_plan.rows)
-        return replace(resolution, rows=rows, render_cache=bound.render_cache)
+        return replace(resolution, rows=rows, render_cache=bound.render_cache, models=bound.models)
 
     async def _settle(
         self, kind: Kind, body: Body, plan: Plan, key: Key

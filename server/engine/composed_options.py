@@ -35,6 +35,19 @@ def refuse_stateful(request: Any) -> None:
         refuse("tools", f"the server would run {', '.join(server_tools)}, so give functions only")
 
 
+def scoring_field(request: Any, *, chat: bool) -> str | None:
+    """Return the field by which a request asks for logprobs of its prompt; None if it does not.
+
+    Args:
+        request: the request as vLLM has parsed it; routes lack some of the fields.
+        chat: whether the request is a conversation, of which `echo` alone asks for them.
+    """
+    if getattr(request, "prompt_logprobs", None) is not None:
+        return "prompt_logprobs"
+    echoes = getattr(request, "echo", False) and (chat or request.logprobs is not None)
+    return "echo" if echoes else None
+
+
 def refuse_unsupported(request: Any, *, chat: bool) -> None:
     """Refuse options that only requests to one model can have.
 
@@ -49,12 +62,8 @@ def refuse_unsupported(request: Any, *, chat: bool) -> None:
     def has(field: str) -> bool:
         return getattr(request, field, None) is not None
 
-    if has("prompt_logprobs"):
-        refuse("prompt_logprobs", "leave it out")
     if getattr(request, "use_beam_search", False):
         refuse("use_beam_search", "sample, or set temperature to 0")
-    if getattr(request, "echo", False) and (chat or request.logprobs is not None):
-        refuse("echo", "it asks for logprobs of the prompt, so leave it out")
     if not chat and has("prompt_embeds"):
         refuse("prompt_embeds", "send text or token ids")
     for field in ("kv_transfer_params", "ec_transfer_params"):

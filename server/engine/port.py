@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from adapters import Generation
 from composer.capacity import ModelCapacity
+from composer.engine_plan import EnginePlan
 from server.engine.render_cache import RenderCache
 
 Body: TypeAlias = dict[str, Any]
@@ -65,6 +66,7 @@ class RenderedRequest:
     max_tokens: requested length of the answer, in tokens; None if the client set none.
     kind: `CHAT` or `COMPLETION`, the form of `body`.
     body: the request in that form, whatever its route; it renders to the same prompts.
+    scoring_field: the field that asks for logprobs of the prompt; None if none does.
     cache: results of vLLM's renderer; active while the route runs, it spares a second rendering.
     """
 
@@ -72,6 +74,7 @@ class RenderedRequest:
     max_tokens: int | None
     kind: Kind
     body: Body
+    scoring_field: str | None
     cache: RenderCache
 
 
@@ -190,6 +193,14 @@ class Engine(Protocol):
         """Return and forget the trace of each answer to the request with this `report_id`.
 
         Empty if the weights never change. `answer_tokens`: length of the answer if there is one.
+        """
+
+    async def score(self, tokens: Tokens, plan: EnginePlan) -> dict[str, Any]:
+        """Return what `plan.scoring` asks of the last of these tokens
+        (`composer.vllm.execute.scoring.score_account.ScoreAccount.report`).
+
+        Raises:
+            EngineFault: the engine has lost the text.
         """
 
     def check_tokens(self, tokens: Tokens) -> None:

@@ -14,6 +14,7 @@ from adapters import errors as adapter
 from composer.errors import ComposerError, CompositionError, EngineFault
 from composer.request import composition_examples
 from server import errors as http
+from server.compose.scoring.score_bodies import FitBody, ScoreBody
 from server.publishing.bodies import LoadAdapter, Publication, Rollback, UnloadAdapter
 
 Errors = tuple[type[ComposerError], ...]
@@ -85,6 +86,19 @@ _PUBLICATIONS = {
 _PROFILE = {"examples": ["Add 2 and 3."], "description": "sums"}
 _LOADED = {"lora_name": "greeting", "lora_path": "polite", "load_inplace": True}
 _BACK = {"to a version": {"to": 1}}
+_TEXT = {"prompt": "Ann lives in", "completion": " Mogtu."}
+_ANSWER = {
+    "messages": [{"role": "user", "content": "Where does Ann live?"}],
+    "completion": "Ann lives in Mogtu.",
+}
+_SCORES = {
+    "one composition": {"model": "base + 0.5*polite", "items": [_TEXT, _ANSWER], "members": True},
+    "several": {"compositions": ["base", "base + 0.5*polite", "polite"], "items": [_TEXT]},
+}
+_FITS = {
+    "a formula": {"formula": "base + a*polite", "items": [_TEXT, _ANSWER]},
+    "a mixture": {"experts": ["base", "polite"], "items": [_TEXT, _ANSWER]},
+}
 _STORED = {f"composition {n}": value for n, value in enumerate(composition_examples(), 1)}
 
 OPERATIONS: Mapping[tuple[str, str], Operation] = {
@@ -99,6 +113,8 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("put", _NAME): Operation(_STORE_COMPOSITION, None, _STORED, versioned=True, created=True),
     ("post", _NAME + "/rollback"): Operation(_STORE_COMPOSITION, Rollback, _BACK, versioned=True),
     ("delete", _NAME): Operation(_STORE_COMPOSITION, versioned=True),
+    ("post", "/v1/compose/score"): Operation((*BODY, *COMPOSING), ScoreBody, _SCORES),
+    ("post", "/v1/compose/fit"): Operation((*BODY, *COMPOSING), FitBody, _FITS),
     ("get", "/v1/adapters"): Operation(_STORE),
     ("get", _ALIAS): Operation(_READ),
     ("get", _ALIAS + "/history"): Operation(_READ),

@@ -18,6 +18,7 @@ from composer.engine_plan import (
     LoadedAdapter,
     MixtureParameters,
     Row,
+    Scoring,
     Switch,
 )
 from composer.filters import Filter, FilterKind
@@ -103,6 +104,7 @@ PLAN = {
     "report_id": None,
     "explain": False,
     "log_softmax": False,
+    "scoring": None,
 }
 
 
@@ -168,6 +170,27 @@ def test_a_wrong_filter_is_an_error(value: object) -> None:
     text = json.dumps(PLAN | {"filters": [value]})
     with pytest.raises(ValueError):  # noqa: PT011 (any: the front end never writes this)
         EnginePlan.from_extra_args({ENGINE_ARG: text})
+
+
+@pytest.mark.parametrize(
+    ("scoring", "message"),
+    [
+        (Scoring(0, "r"), "scores 0 tokens"),
+        (Scoring(3, "r", weights=((1.0, 2.0),)), "2 weights for 1 rows"),
+        (Scoring(3, "r", weights=((math.nan,),)), "is not within"),
+    ],
+)
+def test_an_impossible_scoring_is_an_error(scoring: Scoring, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        EnginePlan((Row(1.0),), scoring=scoring)
+
+
+def test_scoring_survives_the_way_to_the_engine() -> None:
+    scoring = Scoring(3, "r", members=True, weights=((1.0,), (-0.5,)), moments=True)
+    plan = EnginePlan((Row(1.0),), scoring=scoring)
+    assert EnginePlan.from_extra_args(plan.to_extra_args()) == plan
+    with pytest.raises(ValueError, match="for sums"):
+        EnginePlan((Row(1.0),), mixture=MixtureParameters(), scoring=scoring)
 
 
 LEADER = Row(1.0)

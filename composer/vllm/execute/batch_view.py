@@ -6,7 +6,7 @@ implements it for the V1 model runner and is the only folder that touches that r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
@@ -77,6 +77,14 @@ class AdapterChoice(Protocol):
         """
 
 
+class PromptScores(Protocol):
+    """Composes the prompts of leaders."""
+
+    def composed(self, leader: str, prompt: Sequence[int]) -> Iterator[tuple[int, torch.Tensor]]:
+        """Yield the composed logits of what the step in progress has computed of a scored prompt:
+        the index of the first token that they predict, and the logits `[C, V]` float32."""
+
+
 class BatchView(Protocol):
     """One model runner. `step` and `logits` hold between `begin_sampling` and `end_sampling`, and
     only while `computing`."""
@@ -87,6 +95,9 @@ class BatchView(Protocol):
     def install_sampler(self, forward: Forward) -> None:
         """Let `forward` compose before vLLM's sampler runs. Its `Sample` passes the rows of leaders
         and plain requests to vLLM's sampler; in the output, a companion has any token."""
+
+    def install_prompt_scoring(self, scores: PromptScores) -> None:
+        """Let `scores` compute the prompt logprobs of leaders."""
 
     def install_forced_sampler(self) -> None:
         """Replace the sampler: the rows take the tokens of `force_tokens`."""

@@ -165,6 +165,10 @@ class MixtureRouting:
             np.array(prompt[begin + 1 : end + 1], dtype=np.int64),
         )
 
+    def slot(self, leader: str) -> int:
+        """Return the slot of a gang's states."""
+        return self._gangs[leader].slot
+
     def turns(self, leaders: Sequence[str], step: StepRows) -> list[Turn]:
         """Return where each gang is in the step in progress of the base model."""
         turns = []

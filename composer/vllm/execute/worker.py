@@ -26,6 +26,7 @@ from composer.vllm.execute.batch_layout import BatchLayout
 from composer.vllm.execute.batch_view import BatchView
 from composer.vllm.execute.mixture_state import MixtureRouting
 from composer.vllm.execute.sampler import ComposingForward
+from composer.vllm.execute.scoring.prompt_scoring import PromptScoring
 from composer.vllm.execute.v1.view import V1View
 from composer.vllm.lifeline import obey_front_end
 from composer.vllm.schedule.counts import GangFigures, figures_of
@@ -91,6 +92,10 @@ class ComposerWorker(PlatformWorker):
             BatchLayout(self.device, is_pin_memory_available()),
         )
         base.install_sampler(self._forward)
+        self.scoring = PromptScoring(
+            list(self._views.values()), self.mixtures, self.device, is_pin_memory_available()
+        )
+        base.install_prompt_scoring(self.scoring)
         for model, view in self._views.items():
             if view.runner.lora_config is not None:
                 if self.device.type == "cpu":
@@ -127,6 +132,7 @@ class ComposerWorker(PlatformWorker):
         self._figures = figures_of(scheduler_output) or self._figures
         finished, new = scheduler_output.finished_req_ids, scheduler_output.scheduled_new_reqs
         self._probes.begin_step(scheduler_output, self._views.values())
+        self.scoring.forget(finished)
         self.mixtures.forget(finished)
         self.mixtures.add(new)
         if self.switches is not None:
@@ -142,7 +148,9 @@ class ComposerWorker(PlatformWorker):
     def sample_tokens(self, grammar_output: GrammarOutput | None) -> Any:
         for view in self._views.values():
             view.begin_sampling()
-            if self.mixtures:
+        self.scoring.begin_step()
+        if self.mixtures:
+            for view in self._views.values():
                 self.mixtures.read_prompts(view, self._vocabulary)
         self._probes.inspect(self._views.values())
         self._forward.constrained = grammar_output is not None
@@ -203,6 +211,11 @@ class ComposerWorker(PlatformWorker):
         """Return, once, what routers did in each answer to the request that carried `report_id`;
         empty if it is unknown. See `AnswerLedger.take`."""
         return self._ledger.take(report_id, tokens)
+
+    def score_report(self, report_id: str) -> list[Report]:
+        """Return, once, what was computed of the prompt with this `Scoring.report_id`: see
+        `ScoreAccount.report`. Empty if it is unknown."""
+        return self.scoring.ledger.take(report_id)
 
     def prefetch_adapters(
         self, adapters: Iterable[tuple[str, int, str]], model: str | None = None

@@ -105,6 +105,7 @@ class Admission:
         # Hits in the prefix cache are not counted on here: they may be evicted within the step.
         gang.released = (
             not gang.prompt_tail_alone
+            and not gang.scored
             and sum(row.num_tokens for row in gang.rows) <= step.unreserved
             and all(kv[model].holds(waiting) for model, waiting in rows.items())
             and self._one_step_prefill
@@ -114,5 +115,5 @@ class Admission:
         return frozenset(
             model
             for model, waiting in rows.items()
-            if kv[model].wanted_to_admit(waiting) > kv[model].free_for_admission
+            if kv[model].wanted_to_admit(waiting, gang.after_barrier) > kv[model].free_for_admission
         )

@@ -38,15 +38,15 @@ class Barrier:
     def queue(self, step: StepBudget, *, may_release: bool) -> None:
         """Put the rows that may join now where vLLM admits them before anybody else.
 
-        A row of one token has nothing to do before the barrier and joins at the release.
+        A row with nothing to do before the barrier joins at the release.
         """
         joining = self._gangs.joining
         for gang in joining:
             gang.released &= may_release
             for row in gang.unjoined():
-                if gang.released or row.num_tokens > 1:
+                if gang.released or gang.joins_early(row):
                     self._scheduler.kv_holding_waiting.add_request(row)
-                    step.reserved += gang.released
+                    step.reserved += gang.chunk if gang.released else 0
                 else:
                     step.absent += 1
         step.released = [gang for gang in joining if gang.released]
@@ -56,18 +56,19 @@ class Barrier:
         """Fail rather than advance a gang in part: its rows would never agree again.
 
         Raises:
-            RuntimeError: some rows of a released gang were scheduled, and some were not.
+            RuntimeError: some rows of a released gang were scheduled and some were not, or for
+                other numbers of tokens.
         """
         scheduled = output.num_scheduled_tokens
         for gang in self._gangs.by_leader.values():
             if not gang.released:
                 continue
-            count = sum(row.request_id in scheduled for row in gang.rows)
-            if count == 0 and gang in step.released:
+            counts = [scheduled.get(row.request_id, 0) for row in gang.rows]
+            if not any(counts) and gang in step.released:
                 gang.released = False  # vLLM held all of them back: try again
                 self._gangs.joining.append(gang)
-            elif count not in (0, len(gang.rows)):
+            elif len({*counts}) > 1 and (gang.scored or not all(counts)):
                 raise RuntimeError(
-                    f"{count} of the {len(gang.rows)} rows of {gang.leader.request_id} were "
-                    "scheduled; this is a bug, please report it"
+                    f"the rows of {gang.leader.request_id} were scheduled for {counts} tokens; "
+                    "this is a bug, please report it"
                 )

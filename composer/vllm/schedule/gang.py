@@ -20,8 +20,10 @@ from composer.engine_plan import (
     EnginePlan,
     LoadedAdapter,
     MixtureParameters,
+    Scoring,
     Switch,
 )
+from composer.errors import CompositionError
 from composer.filters import Filter
 
 Slot: TypeAlias = tuple[str | None, int]
@@ -33,8 +35,8 @@ class RowTag:
     """What the workers must know of a row of a gang.
 
     `index` is the row's place in the order of `EnginePlan.rows`, which scheduler, workers and
-    tensors share; row 0 is the leader. `weights`, `filters`, `switch`, `report_id`, `explain`
-    and `log_softmax` are set on the leader's tag only.
+    tensors share; row 0 is the leader. `weights`, `filters`, `switch`, `report_id`, `explain`,
+    `log_softmax`, `scored` and `scoring` are set on the leader's tag only.
     """
 
     gang: str  # request id of the leader
@@ -48,6 +50,8 @@ class RowTag:
     report_id: str | None = None
     explain: bool = False
     log_softmax: bool = False
+    scored: int = 0  # tokens at the end of the prompt whose log-probabilities are asked for
+    scoring: Scoring | None = None
 
     @staticmethod
     def of(params: SamplingParams | None) -> RowTag | None:
@@ -90,8 +94,9 @@ class Gang:
     """The rows of one composed request, leader first, and how far they have come.
 
     Life: waiting (only the leader is queued, nothing is held) -> admitted (its rows join the batch
-    and prefill up to their last known token) -> released (all rows decode in lock-step) -> gone.
-    Preemption leads back to waiting.
+    and prefill up to their barrier) -> released (all rows advance in lock-step) -> gone. Preemption
+    leads back to waiting. The barrier is before the last known token, or before the part of the
+    prompt that is scored: the rows then compute that part in equal chunks.
     """
 
     rows: tuple[Request, ...]
@@ -100,6 +105,10 @@ class Gang:
     models: frozenset[str | None]  # that compute its rows; always with None, the base
     prompt_tail_alone: bool = False
     """Whether the last token of the prompt has a step of its own, however short the prompt is."""
+    scored: int = 0
+    """Tokens at the end of every row's prompt whose log-probabilities are asked for."""
+    chunk: int = 1
+    """Tokens that each of the released rows computes in the step in progress."""
     admitted: bool = False
     released: bool = False
     arrived_s: float | None = None
@@ -115,6 +124,12 @@ class Gang:
     def companions(self) -> tuple[Request, ...]:
         return self.rows[1:]
 
+    @property
+    def after_barrier(self) -> int:
+        """How many known tokens each row computes after the barrier. What was scored before a
+        preemption need not be scored again."""
+        return 1 if self.leader.num_output_tokens else 1 + self.scored
+
     def unjoined(self) -> list[Request]:
         """Return the rows that are not in the batch yet."""
         return [row for row in self.rows if row.status is not RequestStatus.RUNNING]
@@ -127,16 +142,21 @@ class Gang:
         return tokens
 
     def at_barrier(self) -> bool:
-        """Return whether every row has exactly its last known token left to compute.
+        """Return whether every row has computed all that comes before the barrier.
 
-        A row of a single token has nothing to compute before the barrier: it joins at the release.
+        A row with nothing before the barrier, such as one of a single token, joins at the release.
         """
+        left = self.after_barrier
         return all(
-            row.num_tokens - row.num_computed_tokens == 1
+            row.num_tokens - row.num_computed_tokens == left
             if row.status is RequestStatus.RUNNING
-            else row.num_tokens == 1
+            else row.num_tokens == left
             for row in self.rows
         )
+
+    def joins_early(self, row: Request) -> bool:
+        """Return whether a row has tokens to compute before the barrier."""
+        return row.num_tokens > self.after_barrier
 
 
 def lateness(row: Request) -> tuple[int, float]:
@@ -164,6 +184,9 @@ def expand(leader: Request, plan: EnginePlan, max_tokens: int, block_tokens: int
     Companions sample nothing (the sampler overwrites their tokens) and stop at nothing: the leader
     ends the gang.
 
+    Raises:
+        CompositionError: the rows' prompts do not end with the tokens that are to be scored.
+
     Args:
         leader: the request as vLLM knows it; changed in place.
         plan: gives the rows and their order.
@@ -176,6 +199,7 @@ def expand(leader: Request, plan: EnginePlan, max_tokens: int, block_tokens: int
     # The parameters are shared by the n answers to one request, hence the copy.
     params = leader.sampling_params = copy.copy(params)
     mixture, switch, size = plan.mixture, plan.switch, len(plan.rows)
+    scored = scored_tokens(leader, plan)
     params.extra_args = {k: v for k, v in (params.extra_args or {}).items() if k != ENGINE_ARG}
     params.extra_args[ROW_ARG] = RowTag(
         leader.request_id,
@@ -189,11 +213,14 @@ def expand(leader: Request, plan: EnginePlan, max_tokens: int, block_tokens: int
         explain=plan.explain,
         # It shifts the composed row by a constant, which nothing but this penalty can tell.
         log_softmax=plan.log_softmax and params.repetition_penalty != 1.0,
+        scored=scored,
+        scoring=plan.scoring,
     )
     leader.max_tokens = max_tokens
-    # The likelihood of a prompt must be computed, whether or not its KV cache is there.
-    leader.skip_reading_prefix_cache = bool(
-        params.skip_reading_prefix_cache or (mixture is not None and mixture.reads_prompt)
+    # The likelihood of a prompt must be computed, whether or not its KV cache is there. What is
+    # scored lies behind the barrier, and no hit passes that.
+    leader.skip_reading_prefix_cache = (mixture is not None and mixture.reads_prompt) or bool(
+        params.skip_reading_prefix_cache and params.prompt_logprobs is None
     )
     if switch is not None:
         keep_answer_private(leader, block_tokens)
@@ -209,7 +236,38 @@ def expand(leader: Request, plan: EnginePlan, max_tokens: int, block_tokens: int
         frozenset(adapter.name for adapter in adapters if adapter is not None),
         frozenset(row.model for row in plan.rows),
         prompt_tail_alone=switch is not None and switch.gate is not None,
+        scored=scored,
     )
+
+
+def scored_tokens(leader: Request, plan: EnginePlan) -> int:
+    """Return how many tokens at the end of the prompt are scored.
+
+    Raises:
+        CompositionError: a row's prompt does not end with them, or consists of nothing else.
+    """
+    assert leader.sampling_params is not None
+    assert leader.prompt_token_ids is not None
+    prompt, most = leader.prompt_token_ids, leader.num_prompt_tokens - 1
+    if leader.sampling_params.prompt_logprobs is None:
+        return 0
+    if plan.switch is not None:
+        raise CompositionError("a composition that switches adapters cannot be scored")
+    scored = most if plan.scoring is None else plan.scoring.tokens
+    if scored > most:
+        raise CompositionError(f"{scored} tokens cannot be scored in a prompt of {most + 1}")
+    for index, row in enumerate(plan.rows):
+        own = row.prompt_token_ids
+        if (
+            own is not None
+            and scored
+            and (len(own) <= scored or list(own[-scored:]) != prompt[-scored:])
+        ):
+            raise CompositionError(
+                f"the prompt of member {index} does not end with the {scored} tokens that are "
+                "scored, after at least one other"
+            )
+    return scored
 
 
 def _companion(leader: Request, plan: EnginePlan, index: int) -> Request:

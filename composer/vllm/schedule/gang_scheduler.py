@@ -6,8 +6,9 @@ class overrides them for the rows of gangs:
 * `_handle_blocked_waiting_request`: may this waiting request be admitted now? A gang is admitted as
   a whole or keeps its place in the line; others pass it for a while (`admission`, `reservation`).
 * `_reserve_prefill_lookahead`: how many tokens may this request compute now? A row that is not
-  released stops one token short of its last known one: the barrier. When all rows have arrived they
-  are released together, and from then on decode in lock-step.
+  released stops at its barrier, before its last known token or before the part of its prompt that
+  is scored. When all rows have arrived they are released together, and from then on advance in
+  lock-step: through what is scored in equal chunks, then token by token.
 * `_get_local_prefix_cache_hit`: the prefix cache never carries a row past the barrier.
 * `_preempt_request`, `finish_requests`, `_free_request`: what happens to one row happens to all.
 
@@ -55,6 +56,7 @@ from composer.vllm.schedule.gang import (
     model_of,
     refuse_row_tag,
     slot_of,
+    tokens_left,
 )
 from composer.vllm.schedule.gang_table import GangTable
 from composer.vllm.schedule.kv_blocks import KVBlocks
@@ -192,10 +194,11 @@ class _GangScheduler(Scheduler):
         self._barrier.recall()
         if self._pause_state is not PauseState.PAUSED_ALL:
             self._barrier.release(step)
+        self._share_among_scored(step)
         fits = self._preempt_until_fits(step)
         self._barrier.queue(step, may_release=fits)  # in a step that preempts nobody joins
-        # A token of the budget for every row that decodes; prefills share the rest.
-        step.reserved += sum(map(self._kv_demand.decodes, self.running))
+        # Tokens of the budget for every row in lock-step; prefills share the rest.
+        step.reserved += sum(map(self._kv_demand.in_lock_step, self.running))
         if self.waiting or self.kv_holding_waiting:
             step.adapters = self._held_adapters()
         # vLLM's loop admits nobody once this number runs. Rows that join later keep their places.
@@ -210,6 +213,23 @@ class _GangScheduler(Scheduler):
             self.max_num_active_reqs, self.lora_config = max_rows, base_slots
         self._barrier.check_lock_step(step, output)
         return output
+
+    def _share_among_scored(self, step: StepBudget) -> None:
+        """Decide how much of its prompt each gang that is scored computes in this step."""
+        released = [gang for gang in self.gangs.by_leader.values() if gang.released and gang.scored]
+        scored = [gang for gang in released if tokens_left(gang.leader) > 1]
+        for gang in released:
+            gang.chunk = 1
+        if not scored:
+            return
+        longest = self.scheduler_config.long_prefill_token_threshold or step.tokens
+        late = sum(len(gang.unjoined()) for gang in self.gangs.joining if gang.released)
+        spare = step.tokens - late - sum(map(self._kv_demand.in_lock_step, self.running))
+        for index, gang in enumerate(scored):
+            share = spare // (len(scored) - index) // len(gang.rows)
+            more = max(0, min(share, longest - 1, tokens_left(gang.leader) - 1))
+            gang.chunk += more
+            spare -= more * len(gang.rows)
 
     def _preempt_until_fits(self, step: StepBudget) -> bool:
         """Preempt, the latest first and gangs as a whole, until all that runs fits the KV caches.
@@ -254,7 +274,10 @@ class _GangScheduler(Scheduler):
         left = request.num_tokens + request.num_output_placeholders - num_computed_tokens
         gang = self.gangs.of(request)
         if gang is not None and not gang.released:
-            new = min(new, left - 1, step.unreserved)
+            new = min(new, left - gang.after_barrier, step.unreserved)
+        elif gang is not None and gang.scored:
+            new = min(new, gang.chunk)
+            step.reserved -= new
         elif left > 1 and gang is None:
             new = min(new, step.unreserved)
         elif left == 1:
@@ -265,11 +288,11 @@ class _GangScheduler(Scheduler):
     def _get_local_prefix_cache_hit(self, request: Request) -> Any:
         hit = super()._get_local_prefix_cache_hit(request)
         gang = self.gangs.of(request)
-        if gang is None or gang.released:
+        if gang is None or (gang.released and not gang.scored):
             return hit
         blocks, cached, boundary, diverged = hit
         kv = self.limits.models[model_of(request)].kv
-        blocks, cached = kv.before_barrier(request, blocks, cached)
+        blocks, cached = kv.before_barrier(request, gang.after_barrier, blocks, cached)
         return blocks, cached, boundary, diverged
 
     def _handle_blocked_waiting_request(self, request: Request) -> bool:
@@ -294,7 +317,7 @@ class _GangScheduler(Scheduler):
             self._figures.waited(self.admission.clock() - gang.arrived_s)
             gang.arrived_s = None
         (step.released if gang.released else self.gangs.joining).append(gang)
-        joins = [row for row in gang.rows if gang.released or row.num_tokens > 1]
+        joins = [row for row in gang.rows if gang.released or gang.joins_early(row)]
         for row in joins:
             if row is not gang.leader:
                 self.kv_holding_waiting.add_request(row)

@@ -61,13 +61,14 @@ class KVBlocks:
         return sum(self.of_tokens(row.num_tokens) for row in rows) <= self.free_for_admission
 
     def before_barrier(
-        self, row: Request, hit: KVCacheBlocks, cached: int
+        self, row: Request, after: int, hit: KVCacheBlocks, cached: int
     ) -> tuple[KVCacheBlocks, int]:
-        """Shorten a hit of `cached` tokens in the prefix cache by a block, where it leaves a row
-        nothing to compute before the barrier."""
-        if not 0 < cached == row.num_tokens - 1:
+        """Shorten a hit of `cached` tokens in the prefix cache, where it leaves a row nothing to
+        compute before the barrier; `after`: the row's known tokens after it."""
+        before = row.num_tokens - after
+        if cached == 0 or cached < before:
             return hit, cached
-        cached = (cached - 1) // self._block_size * self._block_size
+        cached = max(before - 1, 0) // self._block_size * self._block_size
         return self._manager.truncate_computed_blocks(hit, cached), cached
 
     def wanted_by(self, row: Request, new_tokens: int) -> int:
@@ -75,13 +76,13 @@ class KVBlocks:
         computed = row.num_computed_tokens
         return self._wanted(row, computed, computed + new_tokens, (), computed)
 
-    def wanted_to_admit(self, rows: Iterable[Request]) -> int:
+    def wanted_to_admit(self, rows: Iterable[Request], after: int) -> int:
         """Return what waiting rows need for all their tokens, beyond blocks that they share with
-        running rows."""
+        running rows; `after`: the known tokens of each after the barrier."""
         total = 0
         for row in rows:
             hit, cached, *_ = self._manager.get_computed_blocks(row)
-            hit, cached = self.before_barrier(row, hit, cached)
+            hit, cached = self.before_barrier(row, after, hit, cached)
             total += self._wanted(row, cached, row.num_tokens, hit.blocks, cached)
         return total
 

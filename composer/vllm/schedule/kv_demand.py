@@ -38,20 +38,27 @@ class KVDemand:
         wanted: Counter[str | None] = Counter()
         joining = [g for g in self._gangs.joining if g.released]
         late = [row for gang in joining for row in gang.unjoined()]
-        for row in late:
-            wanted[model_of(row)] += self._models[model_of(row)].kv.of_tokens(1)
+        for gang in joining:
+            for row in gang.unjoined():
+                wanted[model_of(row)] += self._models[model_of(row)].kv.of_tokens(gang.chunk)
         for model in set(map(model_of, late)):
             wanted[model] += self._models[model].kv.watermark
-        left = step.tokens - len(late) - sum(map(self.decodes, running))
+        left = step.tokens - sum(g.chunk * len(g.unjoined()) for g in joining)
+        left -= sum(map(self.in_lock_step, running))
         for row in running:
-            new = tokens_left(row)
-            if not self.decodes(row):
-                new = min(new if self._gangs.of(row) is None else new - 1, max(left, 0))
+            new = self.in_lock_step(row)
+            if not new:
+                of_row = self._gangs.of(row)
+                new = tokens_left(row) - (0 if of_row is None else of_row.after_barrier)
+                new = min(max(new, 0), max(left, 0))
                 left -= new
             wanted[model_of(row)] += self._models[model_of(row)].kv.wanted_by(row, new)
         return frozenset(m for m, blocks in wanted.items() if blocks > self._models[m].kv.free)
 
-    def decodes(self, row: Request) -> bool:
-        """Return whether a running row has one token to compute and may compute it in this step."""
-        gang = self._gangs.of(row)
-        return tokens_left(row) == 1 and (gang is None or gang.released)
+    def in_lock_step(self, row: Request) -> int:
+        """Return how many tokens a running row computes in this step because it decodes, or because
+        its gang is scored; 0 for a row that reads its prompt, or has nothing to compute."""
+        gang, left = self._gangs.of(row), tokens_left(row)
+        if gang is None:
+            return int(left == 1)
+        return min(left, gang.chunk) if gang.released else 0

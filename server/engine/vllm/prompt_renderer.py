@@ -17,7 +17,12 @@ from vllm.exceptions import VLLMValidationError
 from vllm.renderers.chat_utils import has_non_text_content
 from vllm.sampling_params import SamplingParams
 
-from server.engine.composed_options import refuse, refuse_stateful, refuse_unsupported
+from server.engine.composed_options import (
+    refuse,
+    refuse_stateful,
+    refuse_unsupported,
+    scoring_field,
+)
 from server.engine.port import (
     Body,
     Kind,
@@ -149,7 +154,8 @@ class PromptRenderer:
         context = self._renderer.model_config.max_model_len
         longest = context if max_tokens is None else max_tokens
         self._validate(request.to_sampling_params(longest, {}))
-        return RenderedRequest(prompts, max_tokens, form, body, cache)
+        scoring = scoring_field(request, chat=form is Kind.CHAT)
+        return RenderedRequest(prompts, max_tokens, form, body, scoring, cache)
 
 
 def _parse(kind: Kind, body: Body) -> Any:

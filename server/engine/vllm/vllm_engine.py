@@ -16,7 +16,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from vllm.lora.request import LoRARequest
-from vllm.sampling_params import SamplingParams
+from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from adapters import AdapterError, Generation
 from composer.engine_plan import EnginePlan, LoadedAdapter, Row
@@ -134,6 +134,30 @@ class VllmEngine:
                 f"({answer.finish_reason}). Try again."
             )
         return {token: entry.logprob for token, entry in answer.logprobs[0].items()}
+
+    async def score(self, tokens: Tokens, plan: EnginePlan) -> dict[str, Any]:
+        assert plan.scoring is not None
+        params = SamplingParams(
+            temperature=0.0,
+            max_tokens=1,
+            prompt_logprobs=0,
+            detokenize=False,
+            extra_args=plan.to_extra_args(),
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        leader = plan.rows[0].adapter
+        lora = None if leader is None else LoRARequest(leader.name, leader.id, leader.path)
+        report_id = plan.scoring.report_id
+        outputs = self._client.generate(
+            {"prompt_token_ids": list(tokens)}, params, f"score-{report_id}", lora_request=lora
+        )
+        async for _ in outputs:
+            pass
+        replies = await self._call("score_report", report_id)
+        reports: list[dict[str, Any]] = next(filter(None, replies), [])
+        if not reports or len(reports[0]["tokens"]) != plan.scoring.tokens:
+            raise EngineFault("the engine lost a text while it scored it. Send it again.")
+        return reports[0]
 
     def base_cards(self) -> list[Body]:
         cards = self._models.registry.base_model_paths

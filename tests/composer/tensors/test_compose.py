@@ -261,8 +261,9 @@ def test_nucleus_is_the_smallest_set_that_reaches_the_mass(
     mass = weights / weights.sum()
     assert mass[inside].sum() >= top_p - 1e-5
     smallest = mass[inside].min()
-    assert mass[mass > smallest].sum() < top_p + 1e-5
-    assert inside.all() or mass[~inside].max() < smallest
+    more = smallest * (1 + 1e-6)  # `exp` rounds one way here and another way there
+    assert mass[mass > more].sum() < top_p + 1e-5
+    assert inside.all() or mass[~inside].max() < more
     assert inside.all() or top_p < 1
 
 

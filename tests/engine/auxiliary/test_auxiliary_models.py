@@ -18,6 +18,7 @@ from vllm.sampling_params import StructuredOutputsParams
 from vllm.v1.core.sched.output import SchedulerOutput
 
 from bench.agreement import send_under_pressure
+from bench.scoring import scored_job, worst_error
 from bench.streams import without_streams
 from composer.engine_plan import EnginePlan, Row
 from composer.filters import Filter, FilterKind
@@ -356,3 +357,15 @@ def test_caches_that_do_not_fit_the_memory_are_refused_with_the_arithmetic(
 ) -> None:
     with pytest.raises(ValueError, match=r"268435456 bytes \(base model\) \+ 1\d+ \(small\) = "):
         InProcessEngine(zoo_base, zoo_adapters, auxiliaries=auxiliaries, auxiliary_kv_bytes=1 << 50)
+
+
+def test_scores_with_auxiliary_members_are_those_of_the_oracle(
+    tight: WatchedEngine, oracle: Oracle
+) -> None:
+    outcome = send_under_pressure(tight, 3, 40, scored_job)
+    assert outcome.lost == 0
+    assert outcome.leftovers == ()
+    with_auxiliary = [a for a in outcome.answered if any(row.model for row in a.job.rows or ())]
+    assert len(with_auxiliary) > 5
+    for answered in outcome.answered:
+        assert worst_error(oracle, answered.job, answered.scores) <= 1e-4, answered.job

@@ -17,7 +17,7 @@ from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import StructuredOutputsParams
 from vllm.v1.sample.sampler import Sampler
 
-from composer.engine_plan import Row
+from composer.engine_plan import Row, Switch
 from tests.engine.harness import Job, WatchedEngine
 
 PROMPT = tuple(range(40, 77))
@@ -194,7 +194,8 @@ def test_unseeded_answers_differ(roomy: WatchedEngine) -> None:
     assert len({tuple(a) for a in answers}) > 1
 
 
-def test_prompt_logprobs_are_refused(roomy: WatchedEngine) -> None:
-    with pytest.raises(VLLMValidationError, match="prompt_logprobs is not available for comp"):
-        roomy.add(Job(PROMPT, TWIN, params={"prompt_logprobs": 1}))
+def test_prompt_logprobs_of_a_switch_are_refused(roomy: WatchedEngine) -> None:
+    switch = Switch((None, roomy.adapters["chat"]), triggers=(7,))
+    with pytest.raises(VLLMValidationError, match="prompt_logprobs is not available where"):
+        roomy.add(Job(PROMPT, switch=switch, params={"prompt_logprobs": 1}))
     roomy.assert_nothing_left()

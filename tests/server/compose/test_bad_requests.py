@@ -127,12 +127,8 @@ def test_a_model_beside_a_composition(server: LiveServer) -> None:
 @pytest.mark.parametrize(
     ("route", "fields", "param"),
     [
-        ("chat", {"prompt_logprobs": 1}, "prompt_logprobs"),
-        ("complete", {"prompt_logprobs": 0}, "prompt_logprobs"),
         ("chat", {"use_beam_search": True, "n": 2}, "use_beam_search"),
         ("complete", {"use_beam_search": True, "n": 2}, "use_beam_search"),
-        ("complete", {"echo": True, "logprobs": 1}, "echo"),
-        ("chat", {"echo": True}, "echo"),
     ],
 )
 def test_options_that_do_not_compose(

@@ -75,7 +75,7 @@ def test_wrong_requests_disturb_nobody(server: LiveServer) -> None:
         {"composition": "base + nobody"},
         {"composition": "base +"},
         {"composition": {"members": [{"model": "base", "weight": 1e9}]}},
-        {"composition": "base + polite", "prompt_logprobs": 1},
+        {"composition": "base + polite", "prompt_logprobs": 10**6},
         {"composition": "base + polite", "temperature": -1},
         {"composition": "base + polite", "max_tokens": 10**6},
         {"composition": "base + polite", "logit_bias": {"999999999": 1}},

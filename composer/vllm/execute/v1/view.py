@@ -8,8 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from composer.vllm.execute.batch_view import AdapterChoice, Forward, LoRAInputs, StepRows
+from composer.vllm.execute.batch_view import (
+    AdapterChoice,
+    Forward,
+    LoRAInputs,
+    PromptScores,
+    StepRows,
+)
 from composer.vllm.execute.v1.composition_processor import CompositionProcessor
+from composer.vllm.execute.v1.prompt_logprobs import PromptLogprobs
 from composer.vllm.execute.v1.sampled_rows import SampledRows
 from composer.vllm.execute.v1.samplers import ComposingSampler, ForcedSampler
 from composer.vllm.workarounds.cpu_generator import RewindableGenerator
@@ -45,6 +52,9 @@ class V1View:
     def install_sampler(self, forward: Forward) -> None:
         sampled = SampledRows(self.runner, self.tags)
         self.runner.sampler = ComposingSampler(self.runner.sampler, forward, sampled)
+
+    def install_prompt_scoring(self, scores: PromptScores) -> None:
+        self.runner._get_prompt_logprobs_dict = PromptLogprobs(self.runner, scores)
 
     def install_forced_sampler(self) -> None:
         self.runner.sampler = ForcedSampler()

@@ -1,0 +1,68 @@
+"""Random texts scored by random compositions, and what the oracle says of them."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import torch
+
+from bench.inprocess import InProcessEngine, Job
+from bench.workload import random_job
+from composer.engine_plan import Scoring
+from composer.filters import FilterKind
+from composer.reference.mixture_oracle import mixed
+from composer.reference.oracle import Oracle
+
+VOCABULARY = range(10, 500)  # of random texts
+
+
+def scored_job(rng: random.Random, engine: InProcessEngine) -> Job:
+    """Return a request of any kind that can be scored, for a text after its prompts or, if all
+    members read the same, for the whole prompt."""
+    while (job := random_job(rng, engine)).switch is not None or job.rows is None:
+        pass
+    text = tuple(rng.choices(VOCABULARY, k=rng.choice([1, 2, 31, 32, 33, 60])))
+    shared = all(row.prompt_token_ids is None for row in job.rows)
+    whole = shared and rng.random() < 0.5
+    rows = tuple(
+        row
+        if row.prompt_token_ids is None
+        else replace(row, prompt_token_ids=(*row.prompt_token_ids, *text))
+        for row in job.rows
+    )
+    params = {"max_tokens": rng.choice([1, 1, 4]), "prompt_logprobs": 0}
+    scoring = None if whole else Scoring(len(text), f"scores of {rng.random()}")
+    return replace(job, prompt=(*job.prompt, *text), rows=rows, params=params, scoring=scoring)
+
+
+def oracle_scores(oracle: Oracle, job: Job) -> torch.Tensor:
+    """Return the log-probabilities of the scored tokens, `[scored]` float64; minus infinity where a
+    filter drops a token."""
+    scored = job.scoring.tokens if job.scoring is not None else len(job.prompt) - 1
+    text = job.prompt[len(job.prompt) - scored :]
+    rows = [
+        replace(row, prompt=row.prompt[: len(row.prompt) - scored]) for row in job.oracle_rows()
+    ]
+    if job.mixture is not None:
+        z, _ = mixed(oracle, rows, job.mixture, text, job.filters)
+    else:
+        z = oracle.composed(rows, job.filters, text, job.log_softmax)
+    log_probs = z[:-1].double().log_softmax(1)
+    return log_probs.gather(1, torch.tensor(text).unsqueeze(1)).squeeze(1)
+
+
+def worst_error(oracle: Oracle, job: Job, scores: list[float | None]) -> float:
+    """Return the largest difference, in nats, between scores and the oracle's; infinity if a filter
+    drops a token of one and not of the other."""
+    wanted = oracle_scores(oracle, job).tolist()
+    given = scores[len(scores) - len(wanted) :]
+    errors = [0.0]
+    for mine, its in zip(given, wanted, strict=True):
+        assert mine is not None
+        dropped = mine < -1000, its == float("-inf")
+        if any(dropped) and all(f.kind is not FilterKind.SOFT_TOP_K for f in job.filters):
+            errors.append(0.0 if all(dropped) else float("inf"))
+        else:
+            errors.append(abs(mine - its))
+    return max(errors)

@@ -1,0 +1,1 @@
+"""`composer score` and `composer fit`."""

@@ -1,0 +1,1 @@
+"""Calls that score texts and find weights, and the answers to them."""

@@ -1,0 +1,85 @@
+"""Calls that score texts under compositions, and that find the weights of a composition.
+
+An item is `{"prompt": ..., "completion": ...}` or `{"messages": [...], "completion": ...}`; prompt
+and completion are texts or token ids. A request takes up to 1024 items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from clients.call import Call, reader
+from clients.calls import Composition
+from clients.scoring.scoring_responses import FittedComposition, ScoredItems
+
+Item = Mapping[str, object]
+
+
+def score(
+    items: Sequence[Item],
+    *,
+    model: str | None = None,
+    composition: Composition | None = None,
+    compositions: Sequence[Composition] | None = None,
+    members: bool | None = None,
+) -> Call[ScoredItems]:
+    """POST /compose/score: log-probabilities of completions, without generating anything.
+
+    Args:
+        items: what to score, each with what stands before it.
+        model: the base model, an adapter, a stored composition or a formula; the base by default.
+        composition: in place of `model`: what to compute.
+        compositions: in place of both: several that score the same items. Sums without filters
+            share one pass of their members.
+        members: score the items under every member alone as well.
+
+    Raises:
+        ValueError: more than one of `model`, `composition` and `compositions` is given.
+    """
+    asked = {"model": model, "composition": composition, "compositions": compositions}
+    if len(given := _present(asked)) > 1:
+        raise ValueError(f"{' and '.join(given)} contradict each other; give one")
+    body = {"items": list(items), **given, **_present({"members": members})}
+    return Call("POST", "/compose/score", body, reader(ScoredItems))
+
+
+def fit(
+    items: Sequence[Item],
+    *,
+    formula: str | None = None,
+    experts: Sequence[str] | None = None,
+    start: Mapping[str, float] | None = None,
+    bounds: Mapping[str, tuple[float, float]] | None = None,
+    held_out: float | None = None,
+    ridge: float | None = None,
+    max_passes: int | None = None,
+) -> Call[FittedComposition]:
+    """POST /compose/fit: the weights that give examples the highest probability.
+
+    Many examples take longer than the default timeout; see `clients.client_settings.Timeouts`.
+
+    Args:
+        items: examples, each the wanted completion of a prompt or a conversation.
+        formula: a sum with free names, such as `chat + a*(polite - rude)`.
+        experts: in place of `formula`: the experts of a mixture with fixed weights.
+        start: values of free names to start from; 0 by default.
+        bounds: the lowest and the highest value of free names.
+        held_out: share of the examples that judge the result instead of being learned from.
+        ridge: how strongly values are pulled towards the start.
+        max_passes: how often the examples are read at most.
+
+    Raises:
+        ValueError: not exactly one of `formula` and `experts` is given.
+    """
+    if (formula is None) == (experts is None):
+        raise ValueError("give either a formula or experts")
+    options = {"start": start, "bounds": bounds, "held_out": held_out, "ridge": ridge}
+    body = {
+        "items": list(items),
+        **_present({"formula": formula, "experts": experts, "max_passes": max_passes, **options}),
+    }
+    return Call("POST", "/compose/fit", body, reader(FittedComposition))
+
+
+def _present(fields: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in fields.items() if value is not None}

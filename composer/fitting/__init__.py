@@ -1,0 +1,1 @@
+"""Weights that give examples the highest probability."""

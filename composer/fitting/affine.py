@@ -1,0 +1,74 @@
+"""Formulas whose weights are unknown: `chat + a*(polite - rude)` with the free name `a`.
+
+The weights of the models are affine functions of the free names, `w = constant + slopes @ theta`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from composer.errors import CompositionSchemaError, quoted
+from composer.formula import names, parse
+
+Floats = npt.NDArray[np.float64]
+
+_FIELD = "model"
+
+
+@dataclass(frozen=True, slots=True)
+class AffineFormula:
+    """Models, free names, and how the ones' weights depend on the others' values."""
+
+    models: tuple[str, ...]  # [K]
+    free: tuple[str, ...]  # [P]
+    constant: Floats  # [K]
+    slopes: Floats  # [K, P]
+
+    @staticmethod
+    def parse(text: str, known: Collection[str]) -> AffineFormula:
+        """Parse a formula; its names that are not `known` models are free.
+
+        Raises:
+            FormulaSyntaxError: it is no formula.
+            CompositionSchemaError: it has no free name, no model, or is not linear in a free name.
+        """
+        free = tuple(name for name in names(text) if name not in known)
+        if not free:
+            raise CompositionSchemaError(
+                f"the formula {quoted(text)} has no free name: every name in it is a model. Write "
+                "e.g. 'base + a*polite' to find a.",
+                param=_FIELD,
+            )
+        zero = dict.fromkeys(free, 0.0)
+        models = tuple(dict.fromkeys(name for name, _ in parse(text, zero)))
+        if not models:
+            raise CompositionSchemaError(f"the formula {quoted(text)} names no model", param=_FIELD)
+
+        def weights(values: Mapping[str, float]) -> Floats:
+            total = dict.fromkeys(models, 0.0)
+            for name, weight in parse(text, {**zero, **values}):
+                total[name] += weight
+            return np.array(list(total.values()))
+
+        constant = weights({})
+        slopes = np.stack([weights({name: 1.0}) - constant for name in free], axis=1)
+        formula = AffineFormula(models, free, constant, slopes)
+        # Two other points tell a product of free names, or a square, from a linear formula.
+        for scale in (2.0, -0.5):
+            point = {name: scale * (n + 1) for n, name in enumerate(free)}
+            if not np.allclose(weights(point), formula.weights(list(point.values()))):
+                raise CompositionSchemaError(
+                    f"the formula {quoted(text)} multiplies or divides free names by each other. "
+                    "Give each product a name of its own.",
+                    param=_FIELD,
+                )
+        return formula
+
+    def weights(self, theta: Sequence[float] | Floats) -> Floats:
+        """Return the weights of the models, `[K]`, for values of the free names, `[P]`."""
+        result: Floats = self.constant + self.slopes @ np.asarray(theta, dtype=np.float64)
+        return result

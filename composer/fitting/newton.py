@@ -1,0 +1,110 @@
+"""Newton's method for the weights of a sum, with few passes over the examples.
+
+The log-likelihood of a composition, `S(w) = sum_t log_softmax(sum_k w_k l_kt)[y_t]`, is that of a
+log-linear model: concave in the weights, with one maximum. A pass over the examples computes `S`,
+its gradient and its Hessian for several weights at once, because the logits `l` of the members do
+not depend on them; so a pass tries several lengths of a step, and the best one has what the next
+step needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+LENGTHS = (1.0, 0.5, 0.2, 0.05, 0.01)
+"""Shares of a Newton step that a pass tries."""
+
+SMALLEST_GAIN = 1e-6
+"""Gain per token, in nats, below which the search ends."""
+
+UNCLEAR = 0.5
+"""Standard error of a weight from which the examples are said not to determine it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """What a pass says of some values of the free names: `score` in nats over all tokens."""
+
+    theta: Floats  # [P]
+    score: float
+    gradient: Floats  # [P]
+    hessian: Floats  # [P, P]
+
+
+@dataclass(slots=True)
+class Newton:
+    """One search: evaluate `proposed`, call `learn`, until `done`.
+
+    A ridge pulls towards the start, `-ridge/2 |theta - start|^2` nats per token, so that values
+    that the examples do not determine stay near it.
+    """
+
+    start: Floats  # [P]
+    lower: Floats  # [P]
+    upper: Floats  # [P]
+    tokens: int
+    ridge: float = 1e-4
+    best: Point | None = None
+    passes: int = 0
+    converged: bool = False
+    done: bool = False
+    proposed: list[Floats] = field(init=False)
+    """Values of the free names to evaluate in the next pass."""
+
+    def __post_init__(self) -> None:
+        self.proposed = [np.clip(self.start, self.lower, self.upper)]
+
+    def learn(self, points: Sequence[Point]) -> None:
+        """Take the results of a pass, one for each of `proposed`."""
+        self.passes += 1
+        found = max(points, key=self._objective)
+        before = self._objective(self.best) if self.best is not None else -np.inf
+        gain = self._objective(found) - before
+        if gain > 0:
+            self.best = found
+        if gain < SMALLEST_GAIN * self.tokens:
+            self.done = self.converged = True
+            return
+        step = self._step(found)
+        steps = [np.clip(found.theta + length * step, self.lower, self.upper) for length in LENGTHS]
+        self.proposed = list({tuple(theta): theta for theta in steps}.values())
+        if np.abs(self.proposed[0] - found.theta).max() < 1e-9:
+            self.done = self.converged = True
+
+    def standard_errors(self) -> Floats:
+        """Return the standard error of each value, `[P]`, by the inverse of the Hessian; infinite
+        where the examples say nothing, 0 for a value that is held by a bound."""
+        assert self.best is not None
+        free = self._free(self.best)
+        errors = np.zeros(len(self.start))
+        information = -self.best.hessian[np.ix_(free, free)]
+        values, vectors = np.linalg.eigh(information)
+        known = values > 1e-9 * max(values.max(initial=0.0), 1e-300)
+        variance = (vectors[:, known] ** 2 / values[known]).sum(1)
+        variance[(np.abs(vectors[:, ~known]) > 1e-6).any(1)] = np.inf
+        errors[free] = np.sqrt(variance)
+        return errors
+
+    def _objective(self, point: Point) -> float:
+        moved = point.theta - self.start
+        return point.score - self.ridge * self.tokens / 2 * float(moved @ moved)
+
+    def _free(self, point: Point) -> npt.NDArray[np.int64]:
+        """Return the values that may move: not those that the gradient presses against a bound."""
+        held = (point.theta <= self.lower) & (point.gradient < 0)
+        held |= (point.theta >= self.upper) & (point.gradient > 0)
+        return np.flatnonzero(~held)
+
+    def _step(self, point: Point) -> Floats:
+        free, ridge = self._free(point), self.ridge * self.tokens
+        gradient = (point.gradient - ridge * (point.theta - self.start))[free]
+        curvature = -point.hessian[np.ix_(free, free)] + ridge * np.eye(len(free))
+        step = np.zeros(len(self.start))
+        step[free] = np.linalg.solve(curvature, gradient)
+        return step

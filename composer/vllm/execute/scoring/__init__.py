@@ -1,0 +1,1 @@
+"""Logits of prompts, composed, and what is computed of them."""

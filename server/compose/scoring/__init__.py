@@ -1,0 +1,1 @@
+"""Scores of texts under compositions, and weights that raise them."""

@@ -1,0 +1,203 @@
+"""Texts scored by the engine: log-probabilities under compositions, members and other weights."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from composer.capacity import RowNeed
+from composer.engine_plan import ENGINE_ARG, EnginePlan, LoadedAdapter, Row, Scoring
+from composer.errors import PromptTooLongError, UnsupportedError
+from composer.fields import BASE
+from server.auth.keys import Key
+from server.auth.quotas import Quotas
+from server.compose.gang_capacity import check_gang
+from server.compose.incoming.request_fields import FIELD
+from server.compose.resolve import Resolver
+from server.compose.scoring.score_bodies import Item
+from server.engine.port import Body, Engine, Kind, PromptOverflowError, Tokens
+
+AT_ONCE = 16
+"""Texts of one request that the engine reads at the same time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What to compute of a text beside its score; see `composer.engine_plan.Scoring`.
+
+    `weights` are by model, where `base` is the base model.
+    """
+
+    members: bool = False
+    weights: tuple[dict[str, float], ...] = ()
+    moments: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What the engine says of a text of T tokens, for K members and W weights.
+
+    `members` are the models by whose place `by_member` and the moments are ordered; an added row of
+    weight 0 is left out.
+    """
+
+    token_ids: Tokens  # [T]
+    log_probs: list[float]  # [T]
+    prompt_tokens: int
+    plan: Body
+    members: tuple[str, ...]  # [K]
+    by_member: list[list[float]]  # [K][T]
+    by_weights: list[list[float]]  # [W][T]
+    gradients: list[list[float]]  # [W][K]
+    hessians: list[list[list[float]]]  # [W][K][K]
+
+
+class Scorer:
+    """Scores texts as requests of a key."""
+
+    def __init__(self, engine: Engine, resolver: Resolver, quotas: Quotas) -> None:
+        self._engine = engine
+        self._resolver = resolver
+        self._quotas = quotas
+
+    async def scores(
+        self, items: Sequence[Item], ask: Body, question: Question, key: Key
+    ) -> list[Score]:
+        """Score texts.
+
+        Args:
+            items: the texts.
+            ask: the fields `model` or `composition` of a request.
+            question: what else to compute.
+            key: of the request.
+
+        Raises:
+            ComposerError, RefusedError: as of a request to the composition.
+        """
+        gate = asyncio.Semaphore(AT_ONCE)
+
+        async def one(item: Item) -> Score:
+            async with gate:
+                return await self._score(item, ask, question, key)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(one(item)) for item in items]
+        except ExceptionGroup as failed:  # the others are cancelled: one answer for one request
+            raise failed.exceptions[0] from failed
+        return [task.result() for task in tasks]
+
+    async def _score(self, item: Item, ask: Body, question: Question, key: Key) -> Score:
+        completion = await self._completion(item)
+        kind, body = _request(item, ask, len(completion))
+        async with self._planned(kind, body, key) as (plan, models, shown):
+            beginning = {k: v for k, v in body.items() if k not in (FIELD, "model")}
+            prompt = await self._prompt(kind, beginning, len(completion))
+            longer = replace(
+                plan,
+                rows=tuple(_followed(row, completion) for row in plan.rows),
+                scoring=Scoring(
+                    len(completion),
+                    uuid.uuid4().hex,
+                    question.members,
+                    tuple(_of_rows(weights, models) for weights in question.weights),
+                    question.moments,
+                ),
+            )
+            with self._quotas.hold(key, len(plan.rows)):
+                report = await self._engine.score((*prompt, *completion), longer)
+        kept = [k for k, model in enumerate(models) if model is not None]
+
+        def of_members(values: list[Any]) -> list[Any]:
+            return [values[k] for k in kept]
+
+        return Score(
+            completion,
+            report["tokens"],
+            len(prompt),
+            shown,
+            tuple(str(models[k]) for k in kept),
+            of_members(report["members"]) if question.members else [],
+            report.get("weights", []),
+            [of_members(gradient) for gradient in report.get("gradients", [])],
+            [[of_members(row) for row in of_members(h)] for h in report.get("hessians", [])],
+        )
+
+    async def _prompt(self, kind: Kind, body: Body, completion_tokens: int) -> Tokens:
+        try:
+            prompt = await self._engine.tokenize(kind, body)
+        except PromptOverflowError as error:
+            raise PromptTooLongError(str(error), param="items") from error
+        need = RowNeed(None, len(prompt), (), "of an item")
+        check_gang([need], completion_tokens + 1, self._engine.capacities)
+        return prompt
+
+    async def _completion(self, item: Item) -> Tokens:
+        if not isinstance(item.completion, str):
+            self._check(tuple(item.completion))
+            return tuple(item.completion)
+        body = {"prompt": item.completion, "add_special_tokens": False}
+        return await self._engine.tokenize(Kind.COMPLETION, body)
+
+    def _check(self, tokens: Tokens) -> None:
+        try:
+            self._engine.check_tokens(tokens)
+        except ValueError as error:
+            raise UnsupportedError(f"the completion: {error}", param="items") from error
+
+    @asynccontextmanager
+    async def _planned(
+        self, kind: Kind, body: Body, key: Key
+    ) -> AsyncIterator[tuple[EnginePlan, tuple[str | None, ...], Body]]:
+        """Resolve a request, and keep its adapters loaded within the context.
+
+        Yields:
+            the plan; the model of each row, None for an added row of weight 0; and the plan as
+            responses show it.
+        """
+        resolution = await self._resolver.resolve(kind, body, key)
+        if resolution is None:  # the base alone
+            yield EnginePlan((Row(1.0),)), (BASE,), {"formula": BASE}
+            return
+        with resolution.lease:
+            shown = resolution.response_fields.composition or {}
+            extra = resolution.body.get("vllm_xargs") or {}
+            if ENGINE_ARG in extra:
+                plan = EnginePlan.from_extra_args(extra)
+                assert plan is not None
+                if plan.switch is not None:
+                    raise UnsupportedError(
+                        "a router that switches adapters gives a text no score. Mix the experts.",
+                        param=FIELD,
+                    )
+                yield plan, resolution.models, shown.get("plan", {})
+                return
+            generations = resolution.lease.generations
+            rows, models = [Row(1.0)], [BASE]
+            for alias, generation in generations.items():  # one adapter alone, or none
+                path = str(generation.path)
+                adapter = LoadedAdapter(generation.engine_name, generation.number, path)
+                rows, models = [Row(1.0, adapter)], [alias]
+            yield EnginePlan(tuple(rows)), tuple(models), {"formula": models[0]}
+
+
+def _request(item: Item, ask: Body, completion_tokens: int) -> tuple[Kind, Body]:
+    """Return the request that a text is the answer to, and that needs as much room."""
+    body: Body = {**ask, "max_tokens": completion_tokens + 1}
+    if item.messages is not None:
+        return Kind.CHAT, {**body, "messages": item.messages}
+    return Kind.COMPLETION, {**body, "prompt": item.prompt}
+
+
+def _followed(row: Row, completion: Tokens) -> Row:
+    if row.prompt_token_ids is None:
+        return row
+    return replace(row, prompt_token_ids=(*row.prompt_token_ids, *completion))
+
+
+def _of_rows(weights: dict[str, float], models: Sequence[str | None]) -> tuple[float, ...]:
+    return tuple(0.0 if model is None else weights.get(model, 0.0) for model in models)

@@ -1,0 +1,104 @@
+"""The routes that score texts, and that find weights from examples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from composer.plan import Limits
+from server.auth.keys import key_of
+from server.compose.catalogue import Catalogue
+from server.compose.incoming.request_fields import FIELD
+from server.compose.scoring.fitter import Fitter
+from server.compose.scoring.score_bodies import FitBody, ScoreBody
+from server.compose.scoring.scorer import Question, Score, Scorer
+from server.compose.scoring.several import score_several
+from server.engine.port import Body, Engine, RefusedError
+from server.publishing.bodies import json_object, read_body
+
+SCORE, FIT = "/v1/compose/score", "/v1/compose/fit"
+
+
+def make_scoring_router(
+    engine: Engine, scorer: Scorer, catalogue: Catalogue, limits: Limits
+) -> APIRouter:
+    """Return the routes."""
+    router = APIRouter(tags=["scoring"])
+    fitter = Fitter(scorer, catalogue, limits)
+
+    @router.post(SCORE)
+    async def score(request: Request) -> Response:
+        """Score texts under one composition or several, and under every member alone."""
+        body = read_body(ScoreBody, await json_object(request))
+        key = key_of(request.scope)
+        try:
+            if body.compositions is not None:
+                by_item, scores, plans = await score_several(
+                    *(scorer, catalogue, body.items, body.compositions, key),
+                    max_members=limits.max_members,
+                    members=body.members,
+                )
+                data = [
+                    _item(index, score, None, body.members)
+                    | {"compositions": [_log_probs(values) for values in of_item]}
+                    for index, (score, of_item) in enumerate(zip(scores, by_item, strict=True))
+                ]
+                plan: Body = {"plans": plans}
+            else:
+                ask = {"model": body.model} if body.composition is None else {}
+                ask |= {} if body.composition is None else {FIELD: body.composition}
+                scores = await scorer.scores(body.items, ask, Question(body.members), key)
+                data = [
+                    _item(index, score, score.log_probs, body.members)
+                    for index, score in enumerate(scores)
+                ]
+                plan = {"plan": scores[0].plan}
+        except RefusedError as error:
+            return error.response
+        usage = {
+            "prompt_tokens": sum(score.prompt_tokens for score in scores),
+            "scored_tokens": sum(len(score.token_ids) for score in scores),
+        }
+        return JSONResponse({"object": "list", "data": data, **plan, "usage": usage})
+
+    @router.post(FIT)
+    async def fit(request: Request) -> Response:
+        """Find the weights of a composition that give examples the highest probability."""
+        body = read_body(FitBody, await json_object(request))
+        try:
+            return JSONResponse(await fitter.fit(body, key_of(request.scope)))
+        except RefusedError as error:
+            return error.response
+
+    def _item(index: int, score: Score, log_probs: list[float] | None, members: bool) -> Body:
+        item: Body = {
+            "index": index,
+            "tokens": [engine.detokenize((token,)) for token in score.token_ids],
+            "token_ids": list(score.token_ids),
+        }
+        if log_probs is not None:
+            item |= _log_probs(log_probs)
+        if members:
+            item["members"] = [
+                {"model": model, **_log_probs(values)}
+                for model, values in zip(score.members, score.by_member, strict=True)
+            ]
+        return item
+
+    return router
+
+
+IMPOSSIBLE = -9999.0
+"""Stands for the log-probability of a token that a filter drops, as in vLLM's responses: JSON has
+no minus infinity."""
+
+
+def _log_probs(values: list[float]) -> dict[str, Any]:
+    shown = [max(value, IMPOSSIBLE) for value in values]
+    return {
+        "logprob": sum(shown),
+        "token_logprobs": shown,
+        "impossible": any(value <= IMPOSSIBLE for value in values),
+    }

@@ -1,0 +1,150 @@
+"""Weights from examples: formulas with free names, Newton's method, mixtures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from composer.errors import CompositionSchemaError, FormulaSyntaxError
+from composer.fitting.affine import AffineFormula
+from composer.fitting.mixture_weights import fit_mixture, mixture_errors, mixture_score
+from composer.fitting.newton import Newton, Point
+
+MODELS = ("base", "chat", "polite", "rude")
+
+
+@pytest.mark.parametrize(
+    ("text", "free", "theta", "weights"),
+    [
+        ("chat + a*(polite - rude)", ("a",), [0.5], {"chat": 1, "polite": 0.5, "rude": -0.5}),
+        ("base + b*(2*rude - base/4)", ("b",), [2], {"base": 0.5, "rude": 4}),
+        ("x*base + y*polite + base", ("x", "y"), [2, -1], {"base": 3, "polite": -1}),
+        ("(1 - a)*base + a*chat", ("a",), [0.25], {"base": 0.75, "chat": 0.25}),
+        ("a/2*base + -(a)*chat", ("a",), [4], {"base": 2, "chat": -4}),
+    ],
+)
+def test_weights_depend_on_free_names(
+    text: str, free: tuple[str, ...], theta: list[float], weights: dict[str, float]
+) -> None:
+    formula = AffineFormula.parse(text, MODELS)
+    assert formula.free == free
+    found = dict(zip(formula.models, formula.weights(theta), strict=True))
+    assert found == pytest.approx(weights)
+
+
+@pytest.mark.parametrize("text", ["a*b*base", "a*a*base + rude", "base + a*(b*rude - chat)"])
+def test_products_of_free_names_are_refused(text: str) -> None:
+    with pytest.raises(CompositionSchemaError, match="free names by each other"):
+        AffineFormula.parse(text, MODELS)
+
+
+def test_a_formula_without_free_names_or_models_is_refused() -> None:
+    with pytest.raises(CompositionSchemaError, match="no free name"):
+        AffineFormula.parse("base + polite", MODELS)
+    with pytest.raises(FormulaSyntaxError, match="constant"):
+        AffineFormula.parse("a + b", MODELS)
+    with pytest.raises(FormulaSyntaxError, match="division by zero"):
+        AffineFormula.parse("base/a", MODELS)
+
+
+class LogLinear:
+    """Tokens drawn from a composition of random logits, and its exact score by weights."""
+
+    def __init__(self, truth: list[float], tokens: int, seed: int, vocabulary: int = 30) -> None:
+        rng = np.random.default_rng(seed)
+        self.logits = rng.normal(size=(len(truth), tokens, vocabulary))
+        z = np.einsum("k,ktv->tv", np.array(truth), self.logits)
+        p = np.exp(z - z.max(1, keepdims=True))
+        p /= p.sum(1, keepdims=True)
+        self.targets = np.array([rng.choice(vocabulary, p=row) for row in p])
+
+    def at(self, theta: Any) -> Point:
+        z = np.einsum("k,ktv->tv", theta, self.logits)
+        log_p = z - np.log(np.exp(z).sum(1, keepdims=True))
+        p, rows = np.exp(log_p), np.arange(len(self.targets))
+        mean = np.einsum("tv,ktv->kt", p, self.logits)
+        own = self.logits[:, rows, self.targets]
+        centred = self.logits - mean[:, :, None]
+        hessian = -np.einsum("tv,ktv,jtv->kj", p, centred, centred)
+        score = float(log_p[rows, self.targets].sum())
+        return Point(np.asarray(theta), score, (own - mean).sum(1), hessian)
+
+
+def searched(model: LogLinear, start: list[float], bound: float = 100.0) -> Newton:
+    size = len(start)
+    newton = Newton(
+        np.array(start), np.full(size, -bound), np.full(size, bound), len(model.targets)
+    )
+    while not newton.done:
+        assert newton.passes < 12
+        newton.learn([model.at(theta) for theta in newton.proposed])
+    return newton
+
+
+def test_true_weights_lie_within_two_standard_errors() -> None:
+    truth, inside = [1.0, -0.6, 0.3], 0
+    for seed in range(20):
+        newton = searched(LogLinear(truth, 400, seed), [1.0, 0.0, 0.0])
+        assert newton.best is not None
+        errors = newton.standard_errors()
+        assert newton.converged
+        assert newton.passes <= 8
+        inside += bool((np.abs(newton.best.theta - truth) < 2 * errors).all())
+    assert inside >= 15  # 0.954^3 of them are expected
+
+
+def test_the_maximum_is_found_from_far_away() -> None:
+    model = LogLinear([0.5, 2.0], 300, 1)
+    near, far = searched(model, [0.5, 2.0]), searched(model, [-8.0, 9.0])
+    assert near.best is not None
+    assert far.best is not None
+    assert far.best.theta == pytest.approx(near.best.theta, abs=0.02)
+
+
+def test_bounds_hold() -> None:
+    newton = searched(LogLinear([3.0, -1.0], 300, 2), [0.0, 0.0], bound=0.5)
+    assert newton.best is not None
+    assert newton.best.theta == pytest.approx([0.5, -0.5])
+    assert newton.standard_errors().tolist() == [0.0, 0.0]
+
+
+def test_what_the_examples_do_not_determine_stays_and_says_so() -> None:
+    model = LogLinear([1.0, 0.5], 200, 3)
+    model.logits = np.concatenate([model.logits, np.ones_like(model.logits[:1])])  # shifts all
+    newton = searched(model, [1.0, 0.0, 0.7])
+    assert newton.best is not None
+    assert newton.best.theta[2] == pytest.approx(0.7)
+    errors = newton.standard_errors()
+    assert np.isinf(errors[2])
+    assert (errors[:2] < 0.5).all()
+
+
+def test_weights_of_a_mixture() -> None:
+    rng = np.random.default_rng(0)
+    experts = rng.dirichlet(np.full(40, 0.3), size=3)  # [K, V]
+    truth = np.array([0.6, 0.3, 0.1])
+    tokens = rng.choice(40, size=4000, p=truth @ experts)
+    log_probs = np.log(experts[:, tokens] + 1e-300)
+    weights, converged = fit_mixture(log_probs, np.full(3, 1 / 3))
+    errors = mixture_errors(log_probs, weights)
+    assert converged
+    assert weights.sum() == pytest.approx(1)
+    assert (np.abs(weights - truth) < 3 * errors).all()
+    assert (errors < 0.05).all()
+    best = mixture_score(log_probs, weights)
+    for k in range(3):
+        assert best >= mixture_score(log_probs, np.eye(3)[k] * 0.999 + 0.001 / 3)
+    # Moving weight between any two experts loses.
+    for k in range(3):
+        moved = weights.copy()
+        moved[k] += 0.02
+        moved[(k + 1) % 3] -= 0.02
+        assert mixture_score(log_probs, moved) < best
+
+
+def test_an_expert_that_never_helps_gets_no_weight() -> None:
+    log_probs = np.log(np.array([[0.5] * 50, [0.1] * 50]))
+    weights, _ = fit_mixture(log_probs, np.array([0.5, 0.5]))
+    assert weights == pytest.approx([1, 0], abs=1e-3)

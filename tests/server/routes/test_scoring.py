@@ -1,0 +1,217 @@
+"""Texts scored under compositions, and weights found from examples, over HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from composer.reference.oracle import Oracle, OracleRow
+from tests.server.compose.test_bad_requests import error_of
+from tests.support.live_server import LiveServer
+
+QUESTION = "Where does Kuti Supiv live?"
+ITEMS: list[dict[str, Any]] = [
+    {"prompt": "Once upon a", "completion": " time there was Ann."},
+    {"messages": [{"role": "user", "content": QUESTION}], "completion": "Kuti lives in Mogtu."},
+    {"prompt": [5, 6, 7], "completion": [40, 41, 42]},
+]
+FORMULA = "base + 0.5*polite - 0.5*rude"
+WEIGHTS = {"base": 1.0, "polite": 0.5, "rude": -0.5}
+MOST = 1e-4  # nats
+
+
+@pytest.fixture(scope="module")
+def oracle(zoo_base: Path, zoo_adapters: dict[str, Path]) -> Oracle:
+    return Oracle(zoo_base, {name: zoo_adapters[name] for name in ("polite", "rude", "chat")})
+
+
+@pytest.fixture(scope="module")
+def tokenizer(zoo_base: Path) -> Any:
+    return AutoTokenizer.from_pretrained(zoo_base)
+
+
+def tokens_of(tokenizer: Any, item: dict[str, Any]) -> tuple[Any, Any]:
+    """What a text is read as: the token ids of the prompt, and of the completion."""
+    prompt, completion = item.get("prompt"), item["completion"]
+    if (messages := item.get("messages")) is not None:
+        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        prompt = tokenizer(text, add_special_tokens=False)["input_ids"]
+    elif isinstance(prompt, str):
+        prompt = tokenizer(prompt)["input_ids"]
+    if isinstance(completion, str):
+        completion = tokenizer(completion, add_special_tokens=False)["input_ids"]
+    return prompt, completion
+
+
+def wanted(
+    oracle: Oracle, tokenizer: Any, item: dict[str, Any], weights: dict[str, float]
+) -> list[float]:
+    prompt, completion = tokens_of(tokenizer, item)
+    rows = [
+        OracleRow(weight, None if name == "base" else name, tuple(prompt))
+        for name, weight in sorted(weights.items())  # the base first
+    ]
+    log_probs = oracle.composed(rows, (), completion)[:-1].double().log_softmax(1)
+    own: list[float] = log_probs.gather(1, torch.tensor(completion).unsqueeze(1)).flatten().tolist()
+    return own
+
+
+def ok(server: LiveServer, path: str, **body: Any) -> dict[str, Any]:
+    response = server.http.post(f"/v1/compose/{path}", json=body)
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def test_texts_are_scored_under_a_composition_and_its_members(
+    server: LiveServer, oracle: Oracle, tokenizer: Any
+) -> None:
+    answer = ok(server, "score", model=FORMULA, items=ITEMS, members=True)
+    assert answer["plan"]["formula"] == FORMULA
+    for item, scored in zip(ITEMS, answer["data"], strict=True):
+        own = wanted(oracle, tokenizer, item, WEIGHTS)
+        assert scored["token_ids"] == tokens_of(tokenizer, item)[1]
+        assert scored["token_logprobs"] == pytest.approx(own, abs=MOST)
+        assert scored["logprob"] == pytest.approx(sum(own), abs=1e-3)
+        for member in scored["members"]:
+            alone = wanted(oracle, tokenizer, item, {member["model"]: 1.0})
+            assert member["token_logprobs"] == pytest.approx(alone, abs=MOST)
+    assert [m["model"] for m in answer["data"][0]["members"]] == ["base", "polite", "rude"]
+    assert answer["usage"]["scored_tokens"] == sum(len(d["token_ids"]) for d in answer["data"])
+
+
+@pytest.mark.parametrize("model", ["base", "zoo", "polite"])
+def test_one_model_alone(server: LiveServer, oracle: Oracle, tokenizer: Any, model: str) -> None:
+    answer = ok(server, "score", model=model, items=ITEMS[:1])
+    own = wanted(oracle, tokenizer, ITEMS[0], {"polite" if model == "polite" else "base": 1.0})
+    assert answer["data"][0]["token_logprobs"] == pytest.approx(own, abs=MOST)
+
+
+def test_several_compositions_in_one_pass(
+    server: LiveServer, oracle: Oracle, tokenizer: Any
+) -> None:
+    """Their members read the texts once."""
+    grid = [FORMULA, "polite", {"members": [{"model": "rude", "weight": 2}]}]
+    before = server.metric("vllm:prompt_tokens_total")
+    answer = ok(server, "score", compositions=grid, items=ITEMS[:2])
+    read = server.metric("vllm:prompt_tokens_total") - before
+    sums = [WEIGHTS, {"polite": 1.0}, {"rude": 2.0}]
+    for item, scored in zip(ITEMS, answer["data"], strict=False):
+        assert len(scored["compositions"]) == len(grid)
+        for weights, given in zip(sums, scored["compositions"], strict=True):
+            own = wanted(oracle, tokenizer, item, weights)
+            assert given["token_logprobs"] == pytest.approx(own, abs=3 * MOST)
+    texts = [tokens_of(tokenizer, item) for item in ITEMS[:2]]
+    assert read == sum(len(prompt) + len(completion) for prompt, completion in texts)
+
+
+def test_weights_are_found_from_answers(server: LiveServer) -> None:
+    """Answers that a known composition has sampled give its weights back."""
+    truth, lines = 0.8, [f"Where does {name} live?" for name in ("Kuti Supiv", "Ann", "Velan")]
+    items = []
+    for seed in range(24):
+        question = lines[seed % 3]
+        sampled = server.chat(
+            f"base + {truth}*(polite - rude)",
+            question,
+            temperature=1,
+            seed=seed,
+            max_tokens=24,
+            return_token_ids=True,
+        ).json()["choices"][0]
+        messages = [{"role": "user", "content": question}]
+        items.append({"messages": messages, "completion": sampled["token_ids"]})
+    answer = ok(server, "fit", formula="base + a*(polite - rude)", items=items, held_out=0.25)
+    found = answer["weights"]["a"]
+    assert answer["converged"]
+    assert answer["passes"] <= 10
+    assert abs(found["value"] - truth) < 3 * found["standard_error"]
+    assert found["standard_error"] < 0.3
+    judged = answer["log_likelihood_per_token"]
+    assert judged["fit"] >= judged["start"]
+    assert judged["fit"] >= max(judged["members"].values())
+    assert answer["examples"] == {"learned": 18, "held_out": 6}
+    assert answer["warnings"] == []
+    again = server.chat(answer["request"]["model"], lines[0])
+    assert again.status_code == 200, again.text
+
+    mixture = ok(server, "fit", experts=["polite", "rude", "base"], items=items)
+    assert sum(w["value"] for w in mixture["weights"].values()) == pytest.approx(1, abs=1e-3)
+    assert mixture["weights"]["polite"]["value"] > mixture["weights"]["rude"]["value"]
+    likely = mixture["log_likelihood_per_token"]
+    assert likely["fit"] >= likely["start"] - 1e-3
+    asked = server.http.post(
+        "/v1/chat/completions",
+        json={**mixture["request"], "messages": items[0]["messages"], "max_tokens": 4},
+    )
+    assert asked.status_code == 200, asked.text
+
+
+def test_what_examples_do_not_determine_is_said(server: LiveServer) -> None:
+    answer = ok(server, "fit", formula="base + a*(polite - polite)/1 + b*polite", items=ITEMS[:2])
+    assert any("'a'" in warning for warning in answer["warnings"])
+    few = ok(server, "fit", formula="base + a*polite + b*rude", items=ITEMS[:2], max_passes=1)
+    assert not few["converged"]
+    assert any("not converged" in warning for warning in few["warnings"])
+
+
+ITEM: dict[str, Any] = ITEMS[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "words"),
+    [
+        ("score", {"items": []}, 400, ["items"]),
+        ("score", {"items": [{"prompt": "a", "completion": ""}]}, 400, ["completion"]),
+        ("score", {"items": [{"completion": "a"}]}, 400, ["prompt", "messages"]),
+        ("score", {"items": [ITEM | {"messages": []}]}, 400, ["messages"]),
+        ("score", {"items": [ITEM], "model": "nobody"}, 404, ["'nobody'", "polite"]),
+        ("score", {"items": [ITEM], "model": "base +"}, 400, ["position"]),
+        ("score", {"items": [ITEM], "model": "base", "compositions": ["base"]}, 400, ["one of"]),
+        ("score", {"items": [ITEM], "compositions": []}, 400, ["compositions"]),
+        ("score", {"items": [ITEM], "compositions": ["base"] * 65}, 400, ["compositions", "64"]),
+        ("score", {"items": [ITEM], "modle": "base"}, 400, ["model"]),
+        ("score", {"items": [{"prompt": "a " * 5000, "completion": "b"}]}, 400, ["context"]),
+        ("score", {"items": [{"prompt": "a", "completion": [999999]}]}, 400, ["999999"]),
+        (
+            "score",
+            {
+                "items": [ITEM],
+                "composition": {
+                    "recipe": "mixture",
+                    "experts": ["polite", "rude"],
+                    "router": {"kind": "sequence", "at": ["."]},
+                },
+            },
+            400,
+            ["switches adapters"],
+        ),
+        ("fit", {"items": [ITEM] * 2, "formula": "base + polite"}, 400, ["no free name"]),
+        ("fit", {"items": [ITEM] * 2, "formula": "base + a*b*polite"}, 400, ["free names"]),
+        ("fit", {"items": [ITEM] * 2}, 400, ["formula", "experts"]),
+        ("fit", {"items": [ITEM], "formula": "base + a*polite"}, 400, ["items"]),
+        (
+            "fit",
+            {"items": [ITEM] * 2, "formula": "base + a*polite", "start": {"b": 1}},
+            400,
+            ["'b'", "a"],
+        ),
+        (
+            "fit",
+            {"items": [ITEM] * 2, "formula": "base + a*polite", "bounds": {"a": [1, 0]}},
+            400,
+            ["lower"],
+        ),
+        ("fit", {"items": [ITEM] * 2, "experts": ["polite", "nobody"]}, 404, ["'nobody'"]),
+    ],
+)
+def test_bad_requests(
+    server: LiveServer, path: str, body: dict[str, Any], status: int, words: list[str]
+) -> None:
+    error = error_of(server.http.post(f"/v1/compose/{path}", json=body), status)
+    for word in words:
+        assert word in error["message"], error
