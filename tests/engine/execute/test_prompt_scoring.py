@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -67,7 +68,8 @@ def test_a_prompt_that_is_preempted_is_scored_again(
     job = Job(prompt, rows, params=params, mixture=mixture, scoring=scoring)
     name = watched.add(job)
     [gang] = watched.scheduler.gangs.by_leader.values()
-    preempted_at, done = 0, {}
+    preempted_at = 0
+    done: dict[str, Any] = {}
     while watched.engine.has_unfinished_requests():
         before = gang.leader.num_computed_tokens
         done |= {out.request_id: out for out in watched.step() if out.finished}

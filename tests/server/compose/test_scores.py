@@ -44,7 +44,7 @@ def wanted(oracle: Oracle, members: Any, ids: list[int], router: MixtureParamete
     return own.tolist(), log_probs.max(1).values.tolist()
 
 
-CASES = {
+CASES: dict[str, tuple[dict[str, Any], Any, MixtureParameters | None]] = {
     "formula": ({"model": FORMULA}, MEMBERS, None),
     "field": ({"model": "base", "composition": FORMULA}, MEMBERS, None),
     "mixture": (
@@ -61,7 +61,7 @@ def test_echo_gives_the_logprobs_of_a_text(
 ) -> None:
     """The request of lm-eval: several prompts, no answer."""
     fields, members, router = CASES[case]
-    options = {"max_tokens": 0, "echo": True, "logprobs": 1, "temperature": 0}
+    options: dict[str, Any] = {"max_tokens": 0, "echo": True, "logprobs": 1, "temperature": 0}
     answer = server.complete(prompt=list(TEXTS), **fields, **options)
     assert answer.status_code == 200, answer.text
     for text, choice in zip(TEXTS, answer.json()["choices"], strict=True):
