@@ -17,11 +17,15 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-LENGTHS = (1.0, 0.5, 0.2, 0.05, 0.01)
-"""Shares of a Newton step that a pass tries."""
+LENGTHS = (1.0, 2.0, 4.0, 0.5, 0.2, 0.05)
+"""Multiples of a Newton step that a pass tries. Far from the maximum a step is too short, where the
+models leave nothing to chance, or too long."""
+
+SHRINK = 0.02
+"""Factor on all lengths of the next pass, if none was better."""
 
 SMALLEST_GAIN = 1e-6
-"""Gain per token, in nats, below which the search ends."""
+"""Expected gain per token, in nats, below which the search ends."""
 
 UNCLEAR = 0.5
 """Standard error of a weight from which the examples are said not to determine it."""
@@ -54,6 +58,7 @@ class Newton:
     passes: int = 0
     converged: bool = False
     done: bool = False
+    _scale: float = 1.0
     proposed: list[Floats] = field(init=False)
     """Values of the free names to evaluate in the next pass."""
 
@@ -64,18 +69,20 @@ class Newton:
         """Take the results of a pass, one for each of `proposed`."""
         self.passes += 1
         found = max(points, key=self._objective)
-        before = self._objective(self.best) if self.best is not None else -np.inf
-        gain = self._objective(found) - before
-        if gain > 0:
-            self.best = found
-        if gain < SMALLEST_GAIN * self.tokens:
-            self.done = self.converged = True
-            return
-        step = self._step(found)
-        steps = [np.clip(found.theta + length * step, self.lower, self.upper) for length in LENGTHS]
-        self.proposed = list({tuple(theta): theta for theta in steps}.values())
-        if np.abs(self.proposed[0] - found.theta).max() < 1e-9:
-            self.done = self.converged = True
+        if self.best is None or self._objective(found) > self._objective(self.best):
+            self.best, self._scale = found, 1.0
+        else:
+            self._scale *= SHRINK
+        here = self.best.theta
+        step, slope = self._step(self.best)
+        moves = [
+            np.clip(here + self._scale * length * step, self.lower, self.upper)
+            for length in LENGTHS
+        ]
+        stuck = max(float(np.abs(move - here).max(initial=0.0)) for move in moves) < 1e-9
+        self.converged = stuck or float(slope @ step) / 2 < SMALLEST_GAIN * self.tokens
+        self.done = self.converged or self._scale < 1e-6
+        self.proposed = list({tuple(move): move for move in moves}.values())
 
     def standard_errors(self) -> Floats:
         """Return the standard error of each value, `[P]`, by the inverse of the Hessian; infinite
@@ -101,10 +108,11 @@ class Newton:
         held |= (point.theta >= self.upper) & (point.gradient > 0)
         return np.flatnonzero(~held)
 
-    def _step(self, point: Point) -> Floats:
+    def _step(self, point: Point) -> tuple[Floats, Floats]:
+        """Return the Newton step and the gradient, both `[P]`, 0 for values that are held."""
         free, ridge = self._free(point), self.ridge * self.tokens
-        gradient = (point.gradient - ridge * (point.theta - self.start))[free]
+        slope, step = np.zeros(len(self.start)), np.zeros(len(self.start))
+        slope[free] = (point.gradient - ridge * (point.theta - self.start))[free]
         curvature = -point.hessian[np.ix_(free, free)] + ridge * np.eye(len(free))
-        step = np.zeros(len(self.start))
-        step[free] = np.linalg.solve(curvature, gradient)
-        return step
+        step[free] = np.linalg.solve(curvature, slope[free])
+        return step, slope

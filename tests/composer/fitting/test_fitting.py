@@ -103,6 +103,13 @@ def test_the_maximum_is_found_from_far_away() -> None:
     assert far.best.theta == pytest.approx(near.best.theta, abs=0.02)
 
 
+def test_a_far_maximum_takes_few_passes() -> None:
+    newton = searched(LogLinear([12.0, -7.0], 60, 4), [0.0, 0.0])
+    assert newton.best is not None
+    assert newton.passes <= 8
+    assert newton.best.theta[0] > 6
+
+
 def test_bounds_hold() -> None:
     newton = searched(LogLinear([3.0, -1.0], 300, 2), [0.0, 0.0], bound=0.5)
     assert newton.best is not None
