@@ -29,6 +29,7 @@ class ScoredItem(ScoredTokens):
     """The score of one completion.
 
     tokens: text of each token.
+    formula: of the composition that scored it, which a router may choose for each item.
     members: with `members`, the scores under each member.
     compositions: with `compositions`, the scores under each of them, in the order of the request.
     """
@@ -36,6 +37,7 @@ class ScoredItem(ScoredTokens):
     index: int
     tokens: tuple[str, ...]
     token_ids: tuple[int, ...]
+    formula: str | None = None
     members: tuple[MemberScore, ...] = ()
     compositions: tuple[ScoredTokens, ...] = ()
 

@@ -79,7 +79,7 @@ def make_scoring_router(
             "token_ids": list(score.token_ids),
         }
         if log_probs is not None:
-            item |= _log_probs(log_probs)
+            item |= {"formula": score.plan.get("formula"), **_log_probs(log_probs)}
         if members:
             item["members"] = [
                 {"model": model, **_log_probs(values)}

@@ -78,7 +78,8 @@ class Scorer:
         Raises:
             ComposerError, RefusedError: as of a request to the composition.
         """
-        gate = asyncio.Semaphore(AT_ONCE)
+        # One by one for a key whose rows are counted: its texts must not compete with each other.
+        gate = asyncio.Semaphore(AT_ONCE if key.rows is None else 1)
 
         async def one(item: Item) -> Score:
             async with gate:

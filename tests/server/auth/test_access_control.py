@@ -252,6 +252,25 @@ def test_rows_at_once(guarded: Guarded) -> None:
     assert guarded["narrow"].post(path, json=body | {"model": "base + chat"}).status_code == 200
 
 
+def test_scores_keep_to_the_rights_of_a_key(guarded: Guarded) -> None:
+    """Its rows, one text after the other, its models, and no answer without a key."""
+    items = [{"prompt": "Once", "completion": f" upon {n}"} for n in range(4)]
+    path = "/v1/compose/score"
+
+    def ask(client: httpx.Client, model: str, **fields: Any) -> httpx.Response:
+        return client.post(path, json={"model": model, "items": items} | fields)
+
+    answer = ask(guarded["narrow"], "base + 0.5*chat")
+    assert answer.status_code == 200, answer.text
+    three = ask(guarded["narrow"], "2*base + chat + arithmetic")
+    assert "takes 3 rows" in message_of(three, path, 400)
+    assert "'arithmetic'" in message_of(ask(guarded["carol"], "base + arithmetic"), path, 404)
+    assert ask(guarded.anonymous, "base").status_code == 401
+    fit = {"formula": "base + a*arithmetic", "items": items}
+    refused = guarded["carol"].post("/v1/compose/fit", json=fit)
+    assert refused.status_code in (400, 404), refused.text
+
+
 def test_auto_gives_no_key_the_base_that_may_not_use_it(guarded: Guarded) -> None:
     def ask(name: str, question: str) -> httpx.Response:
         body = {"model": "auto", "messages": [{"role": "user", "content": question}]}
