@@ -205,7 +205,7 @@ def make_admin(
             await service.delete(alias, expected=expected_version(request), actor=actor_of(request))
         )
 
-    @admin.post("/v1/load_lora_adapter")
+    @admin.post("/v1/load_lora_adapter", response_class=PlainTextResponse)
     async def load_lora_adapter(request: Request) -> Response:
         """Load an adapter as vLLM's route does; `lora_path` is a source as in a publication."""
         body = read_body(LoadAdapter, await json_object(request))
@@ -229,7 +229,7 @@ def make_admin(
             headers=position_header(version.sequence),
         )
 
-    @admin.post("/v1/unload_lora_adapter")
+    @admin.post("/v1/unload_lora_adapter", response_class=PlainTextResponse)
     async def unload_lora_adapter(request: Request) -> Response:
         """Unload an adapter as vLLM's route does."""
         alias = read_body(UnloadAdapter, await json_object(request)).lora_name
