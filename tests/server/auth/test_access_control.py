@@ -262,11 +262,11 @@ def test_scores_keep_to_the_rights_of_a_key(guarded: Guarded) -> None:
 
     answer = ask(guarded["narrow"], "base + 0.5*chat")
     assert answer.status_code == 200, answer.text
-    three = ask(guarded["narrow"], "2*base + chat + arithmetic")
+    three = ask(guarded["narrow"], "2*base + chat + polite")
     assert "takes 3 rows" in message_of(three, path, 400)
-    assert "'arithmetic'" in message_of(ask(guarded["carol"], "base + arithmetic"), path, 404)
+    assert "'polite'" in message_of(ask(guarded["carol"], "base + polite"), path, 404)
     assert ask(guarded.anonymous, "base").status_code == 401
-    fit = {"formula": "base + a*arithmetic", "items": items}
+    fit = {"formula": "base + a*polite", "items": items}
     refused = guarded["carol"].post("/v1/compose/fit", json=fit)
     assert refused.status_code in (400, 404), refused.text
 

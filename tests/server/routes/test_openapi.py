@@ -96,6 +96,9 @@ def _aim(body: dict[str, Any], number: int) -> None:
     """Let the request reach a model more often than chance would, and be short."""
     if "model" in body:
         body["model"] = MODELS[number % len(MODELS)]
+    asked = {"messages": [{"role": "user", "content": "Hi"}], "prompt": "Once", "input": "Once"}
+    if number % 2:  # the other fields stay as they were generated
+        body |= {name: value for name, value in asked.items() if name in body}
     for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
         if isinstance(body.get(name), int):
             body[name] = min(body[name], 3)
