@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from bench.inprocess import InProcessEngine, Job
+from bench.inprocess import BLOCK_TOKENS, InProcessEngine, Job
 from bench.workload import random_job
 from composer.engine_plan import Scoring
 from composer.filters import FilterKind
@@ -15,6 +15,7 @@ from composer.reference.mixture_oracle import mixed
 from composer.reference.oracle import Oracle
 
 VOCABULARY = range(10, 500)  # of random texts
+BLOCKS, MOST_ANSWER = 15, 4
 
 
 def scored_job(rng: random.Random, engine: InProcessEngine) -> Job:
@@ -22,7 +23,10 @@ def scored_job(rng: random.Random, engine: InProcessEngine) -> Job:
     members read the same, for the whole prompt."""
     while (job := random_job(rng, engine)).switch is not None or job.rows is None:
         pass
-    text = tuple(rng.choices(VOCABULARY, k=rng.choice([1, 2, 31, 32, 33, 60])))
+    # Together the rows fit 15 blocks of 32 tokens, or the engine would shorten the answer.
+    longest = max(len(row.prompt_token_ids or job.prompt) for row in job.rows)
+    room = BLOCKS // len(job.rows) * BLOCK_TOKENS - longest - MOST_ANSWER
+    text = tuple(rng.choices(VOCABULARY, k=min(rng.choice([1, 2, 31, 32, 33, 60]), room)))
     shared = all(row.prompt_token_ids is None for row in job.rows)
     whole = shared and rng.random() < 0.5
     rows = tuple(
@@ -31,7 +35,7 @@ def scored_job(rng: random.Random, engine: InProcessEngine) -> Job:
         else replace(row, prompt_token_ids=(*row.prompt_token_ids, *text))
         for row in job.rows
     )
-    params = {"max_tokens": rng.choice([1, 1, 4]), "prompt_logprobs": 0}
+    params = {"max_tokens": rng.choice([1, 1, MOST_ANSWER]), "prompt_logprobs": 0}
     scoring = None if whole else Scoring(len(text), f"scores of {rng.random()}")
     return replace(job, prompt=(*job.prompt, *text), rows=rows, params=params, scoring=scoring)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Coroutine
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from composer.plan import Limits
-from server.auth.keys import key_of
+from server.auth.keys import Key, key_of
 from server.compose.catalogue import Catalogue
+from server.compose.incoming.request_body import ClientGoneError
 from server.compose.incoming.request_fields import FIELD
 from server.compose.scoring.fitter import Fitter
 from server.compose.scoring.score_bodies import FitBody, ScoreBody
@@ -32,45 +35,41 @@ def make_scoring_router(
     async def score(request: Request) -> Response:
         """Score texts under one composition or several, and under every member alone."""
         body = read_body(ScoreBody, await json_object(request))
-        key = key_of(request.scope)
-        try:
-            if body.compositions is not None:
-                by_item, scores, plans = await score_several(
-                    *(scorer, catalogue, body.items, body.compositions, key),
-                    max_members=limits.max_members,
-                    members=body.members,
-                )
-                data = [
-                    _item(index, score, None, body.members)
-                    | {"compositions": [_log_probs(values) for values in of_item]}
-                    for index, (score, of_item) in enumerate(zip(scores, by_item, strict=True))
-                ]
-                plan: Body = {"plans": plans}
-            else:
-                ask = {"model": body.model} if body.composition is None else {}
-                ask |= {} if body.composition is None else {FIELD: body.composition}
-                scores = await scorer.scores(body.items, ask, Question(body.members), key)
-                data = [
-                    _item(index, score, score.log_probs, body.members)
-                    for index, score in enumerate(scores)
-                ]
-                plan = {"plan": scores[0].plan}
-        except RefusedError as error:
-            return error.response
-        usage = {
-            "prompt_tokens": sum(score.prompt_tokens for score in scores),
-            "scored_tokens": sum(len(score.token_ids) for score in scores),
-        }
-        return JSONResponse({"object": "list", "data": data, **plan, "usage": usage})
+        return await _while_connected(request, _scored(body, key_of(request.scope)))
 
     @router.post(FIT)
     async def fit(request: Request) -> Response:
         """Find the weights of a composition that give examples the highest probability."""
         body = read_body(FitBody, await json_object(request))
-        try:
-            return JSONResponse(await fitter.fit(body, key_of(request.scope)))
-        except RefusedError as error:
-            return error.response
+        return await _while_connected(request, fitter.fit(body, key_of(request.scope)))
+
+    async def _scored(body: ScoreBody, key: Key) -> Body:
+        if body.compositions is not None:
+            by_item, scores, plans = await score_several(
+                *(scorer, catalogue, body.items, body.compositions, key),
+                max_members=limits.max_members,
+                members=body.members,
+            )
+            data = [
+                _item(index, score, None, body.members)
+                | {"compositions": [_log_probs(values) for values in of_item]}
+                for index, (score, of_item) in enumerate(zip(scores, by_item, strict=True))
+            ]
+            plan: Body = {"plans": plans}
+        else:
+            ask = {"model": body.model} if body.composition is None else {}
+            ask |= {} if body.composition is None else {FIELD: body.composition}
+            scores = await scorer.scores(body.items, ask, Question(body.members), key)
+            data = [
+                _item(index, score, score.log_probs, body.members)
+                for index, score in enumerate(scores)
+            ]
+            plan = {"plan": scores[0].plan}
+        usage = {
+            "prompt_tokens": sum(score.prompt_tokens for score in scores),
+            "scored_tokens": sum(len(score.token_ids) for score in scores),
+        }
+        return {"object": "list", "data": data, **plan, "usage": usage}
 
     def _item(index: int, score: Score, log_probs: list[float] | None, members: bool) -> Body:
         item: Body = {
@@ -102,3 +101,29 @@ def _log_probs(values: list[float]) -> dict[str, Any]:
         "token_logprobs": shown,
         "impossible": any(value <= IMPOSSIBLE for value in values),
     }
+
+
+async def _while_connected(request: Request, work: Coroutine[Any, Any, Body]) -> Response:
+    """Return the answer of `work`; cancel it, with all of its requests to the engine, when the
+    client disconnects.
+
+    Raises:
+        ClientGoneError: the client has disconnected.
+    """
+    task, gone = asyncio.create_task(work), asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGoneError
+        return JSONResponse(task.result())
+    except RefusedError as error:
+        return error.response
+    finally:
+        for each in (task, gone):
+            each.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -63,13 +63,25 @@ class Fitter:
         _check_names("bounds", body.bounds, names)
         most = self.limits.max_weight
         limits = [body.bounds.get(name, (-most, most)) for name in names]
-        for name, (low, high) in zip(names, limits, strict=True):
+        start = np.array([body.start.get(name, 0.0) for name in names])
+        for name, (low, high), value in zip(names, limits, start, strict=True):
             if low > high:
                 raise CompositionSchemaError(
                     f"the bounds of {quoted(name)} are {low:g} and {high:g}. Give the lower first.",
                     param=f"bounds.{name}",
                 )
-        start = np.array([body.start.get(name, 0.0) for name in names])
+            if max(abs(low), abs(high)) > most:
+                raise CompositionSchemaError(
+                    f"the bounds of {quoted(name)} are {low:g} and {high:g}; weights here are "
+                    f"between {-most:g} and {most:g}. Give narrower ones.",
+                    param=f"bounds.{name}",
+                )
+            if name in body.start and not low <= value <= high:
+                raise CompositionSchemaError(
+                    f"the start of {quoted(name)} is {value:g}, and its bounds are {low:g} and "
+                    f"{high:g}. Start between them.",
+                    param=f"start.{name}",
+                )
         lower, upper = np.array(limits, dtype=np.float64).T
         newton: Newton | None = None
         proposed = [np.clip(start, lower, upper)]

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import torch
 from transformers import AutoTokenizer
 
 from composer.reference.oracle import Oracle, OracleRow
 from tests.server.compose.test_bad_requests import error_of
+from tests.server.compose.test_streams import wait_until_idle
 from tests.support.live_server import LiveServer
 
 QUESTION = "Where does Kuti Supiv live?"
@@ -206,6 +208,18 @@ ITEM: dict[str, Any] = ITEMS[0]
             400,
             ["lower"],
         ),
+        (
+            "fit",
+            {"items": [ITEM] * 2, "formula": "base + a*polite", "bounds": {"a": [-1e9, 1]}},
+            400,
+            ["between -100 and 100"],
+        ),
+        (
+            "fit",
+            {"items": [ITEM] * 2, "formula": "base + a*polite", "start": {"a": 1e6}},
+            400,
+            ["start", "1e+06"],
+        ),
         ("fit", {"items": [ITEM] * 2, "experts": ["polite", "nobody"]}, 404, ["'nobody'"]),
     ],
 )
@@ -215,3 +229,10 @@ def test_bad_requests(
     error = error_of(server.http.post(f"/v1/compose/{path}", json=body), status)
     for word in words:
         assert word in error["message"], error
+
+
+def test_a_client_that_leaves_stops_its_texts(server: LiveServer) -> None:
+    body = {"model": FORMULA, "items": [{"prompt": "a", "completion": "b " * 100}] * 900}
+    with pytest.raises(httpx.ReadTimeout):
+        server.http.post("/v1/compose/score", json=body, timeout=1)
+    wait_until_idle(server)
