@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
 import multiprocessing
@@ -52,8 +51,6 @@ _INTERRUPTED_S = 3.0
 
 _RUNTIME_UPDATES = "VLLM_ALLOW_RUNTIME_LORA_UPDATING"
 _RESPONSE_STORE = "VLLM_ENABLE_RESPONSES_API_STORE"
-
-_M_ARENA_MAX = -8  # of mallopt in glibc's malloc.h
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -200,7 +197,6 @@ def _prepare_environment(shapes: ModelShapes | None, *, keys: bool) -> None:
     os.environ.pop("VLLM_API_KEY", None)  # `server.auth.access_control` checks it on every route
     # Longer than clients keep idle connections, so that none sends a request as it is closed.
     os.environ.setdefault("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "75")
-    _share_free_memory()
     # The engine's processes import our scheduler by name, whatever their working directory.
     root = str(Path(__file__).resolve().parent.parent)
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
@@ -210,17 +206,6 @@ def _prepare_environment(shapes: ModelShapes | None, *, keys: bool) -> None:
     if is_tiny(shapes):
         for name, value in _TINY_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-
-
-def _share_free_memory() -> None:
-    """Let what one thread frees serve the others: the server grows half as much while adapters
-    change. glibc reads the variable when a process starts, and this one has started."""
-    if "MALLOC_ARENA_MAX" in os.environ or not sys.platform.startswith("linux"):
-        return
-    os.environ["MALLOC_ARENA_MAX"] = "1"
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-    if mallopt is not None:
-        mallopt(_M_ARENA_MAX, 1)
 
 
 def _log_adapter(store: Store, alias: str) -> None:

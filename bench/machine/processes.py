@@ -26,11 +26,12 @@ def descendants(pid: int) -> dict[int, str]:
     return commands
 
 
-def resident_bytes(pid: int) -> int:
-    """Return the resident memory of `pid` and its descendants, in bytes."""
+def resident_bytes(pid: int, *, itself: bool = True) -> int:
+    """Return the resident memory of the descendants of `pid`, and with `itself` its own, in
+    bytes."""
     page = os.sysconf("SC_PAGE_SIZE")
     total = 0
-    for process in (pid, *descendants(pid)):
+    for process in ([pid] if itself else []) + [*descendants(pid)]:
         try:
             total += int(Path(f"/proc/{process}/statm").read_text().split()[1]) * page
         except OSError:
