@@ -236,10 +236,15 @@ class _GangScheduler(Scheduler):
 
         Return False if something was preempted.
         """
-        if self._kv_demand.is_ample(self.running, step):
+        if not self.gangs.late_scored() and self._kv_demand.is_ample(self.running, step):
             return True
         fits = True
         while short := self._kv_demand.short_models(self.running, step):
+            # A gang that is scored from its first tokens on holds no blocks before its release,
+            # and others may have been admitted to the same ones: it waits for the next step.
+            if late := [gang for gang in self.gangs.late_scored() if gang.models & short]:
+                late[-1].released = False
+                continue
             users = [row for row in self.running if self.gangs.models_of(row) & short]
             if not users:
                 break

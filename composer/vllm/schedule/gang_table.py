@@ -36,6 +36,10 @@ class GangTable:
         if gang in self.joining:
             self.joining.remove(gang)
 
+    def late_scored(self) -> list[Gang]:
+        """Return the released gangs that are scored and have rows that join only now."""
+        return [g for g in self.joining if g.released and g.scored and g.unjoined()]
+
     def remove(self, gang: Gang) -> None:
         """Forget a gang all of whose rows have ended."""
         for row in gang.rows:

@@ -40,7 +40,8 @@ class KVDemand:
         late = [row for gang in joining for row in gang.unjoined()]
         for gang in joining:
             for row in gang.unjoined():
-                wanted[model_of(row)] += self._models[model_of(row)].kv.of_tokens(gang.chunk)
+                # vLLM admits a row only if all of its tokens fit.
+                wanted[model_of(row)] += self._models[model_of(row)].kv.of_tokens(row.num_tokens)
         for model in set(map(model_of, late)):
             wanted[model] += self._models[model].kv.watermark
         left = step.tokens - sum(g.chunk * len(g.unjoined()) for g in joining)

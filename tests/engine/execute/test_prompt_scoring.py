@@ -83,6 +83,26 @@ def test_a_prompt_that_is_preempted_is_scored_again(
     assert watched.leftovers() == []
 
 
+@pytest.mark.parametrize("engine", ["tight", "asynchronous"])
+@pytest.mark.parametrize("tokens", [30, 61, 130])
+def test_many_texts_from_their_first_token_on(
+    engine: str, tokens: int, oracle: Oracle, request: pytest.FixtureRequest
+) -> None:
+    """Their gangs hold no KV blocks before they are released, and are admitted to the same ones."""
+    watched: WatchedEngine = request.getfixturevalue(engine)
+    rows = (Row(1.0), Row(0.7, watched.adapters["chat"]), Row(-0.4, watched.adapters["polite"]))
+    params = {"max_tokens": 1, "prompt_logprobs": 0}
+    rng = random.Random(tokens)
+    jobs = [
+        Job(tuple(rng.choices(range(10, 500), k=tokens)), rows, params=params) for _ in range(12)
+    ]
+    plain = [Job(tuple(range(30, 58)), params={"max_tokens": 20}) for _ in range(3)]
+    outputs = watched.run([*plain, *jobs])[len(plain) :]
+    for job, output in zip(jobs, outputs, strict=True):
+        assert worst_error(oracle, job, prompt_scores(output)) <= MOST
+    assert watched.leftovers() == []
+
+
 @pytest.mark.parametrize("engine", ["roomy", "tight"])
 @pytest.mark.parametrize("log_softmax", [False, True])
 def test_members_weights_and_moments(
