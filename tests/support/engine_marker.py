@@ -21,7 +21,7 @@ SERVERS = (
 )
 """Fixtures that start a server. The users of one are a group, so that it starts once."""
 
-ENGINES = ("roomy", "tight", "tiny", "asynchronous", "engine", "loaded_engine", "exam")
+ENGINES = ("roomy", "crowded", "tight", "tiny", "asynchronous", "engine", "loaded_engine", "exam")
 """Fixtures that start engines in this process. A module may have its own of the same name."""
 
 COMMANDS = (

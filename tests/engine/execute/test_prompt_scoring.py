@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -83,8 +84,13 @@ def test_a_prompt_that_is_preempted_is_scored_again(
     assert watched.leftovers() == []
 
 
-@pytest.mark.parametrize("engine", ["tight", "asynchronous"])
-@pytest.mark.parametrize("tokens", [30, 61, 130])
+@pytest.fixture(scope="module")
+def crowded(zoo_base: Path, zoo_adapters: dict[str, Path]) -> WatchedEngine:
+    """Many rows and a large step, but a KV cache of 736 tokens."""
+    return WatchedEngine(zoo_base, zoo_adapters, kv_blocks=24, max_num_seqs=48)
+
+
+@pytest.mark.parametrize(("engine", "tokens"), [("crowded", 201), ("tight", 130)])
 def test_many_texts_from_their_first_token_on(
     engine: str, tokens: int, oracle: Oracle, request: pytest.FixtureRequest
 ) -> None:
@@ -94,7 +100,7 @@ def test_many_texts_from_their_first_token_on(
     params = {"max_tokens": 1, "prompt_logprobs": 0}
     rng = random.Random(tokens)
     jobs = [
-        Job(tuple(rng.choices(range(10, 500), k=tokens)), rows, params=params) for _ in range(12)
+        Job(tuple(rng.choices(range(10, 500), k=tokens)), rows, params=params) for _ in range(16)
     ]
     plain = [Job(tuple(range(30, 58)), params={"max_tokens": 20}) for _ in range(3)]
     outputs = watched.run([*plain, *jobs])[len(plain) :]
