@@ -29,14 +29,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.routing", description=__doc__)
     parser.add_argument("--prompt-encoder", type=Path)
     folder = parser.parse_args(arguments).prompt_encoder
-    own = {name: texts for name, texts in examples().items() if name != BASE}
+    of_adapters = {name: texts for name, texts in examples().items() if name != BASE}
     indices: dict[str, Similarity] = {
-        "TF-IDF": PromptSimilarity(own),
+        "TF-IDF": PromptSimilarity(of_adapters),
         "TF-IDF, base too": PromptSimilarity(examples()),
     }
     if folder is not None:
         encoder = SentenceEncoder(folder)
-        indices["encoder"] = EncodedSimilarity(encoder, own)
+        indices["encoder"] = EncodedSimilarity(encoder, of_adapters)
         indices["encoder, base too"] = EncodedSimilarity(encoder, examples())
     columns = {name: _column(index) for name, index in indices.items()}
     labels = list(next(iter(columns.values())))

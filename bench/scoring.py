@@ -59,10 +59,10 @@ def oracle_scores(oracle: Oracle, job: Job) -> torch.Tensor:
 def worst_error(oracle: Oracle, job: Job, scores: list[float | None]) -> float:
     """Return the largest difference, in nats, between scores and the oracle's; infinity if a filter
     drops a token of one and not of the other."""
-    wanted = oracle_scores(oracle, job).tolist()
-    given = scores[len(scores) - len(wanted) :]
+    expected = oracle_scores(oracle, job).tolist()
+    computed = scores[len(scores) - len(expected) :]
     errors = [0.0]
-    for mine, its in zip(given, wanted, strict=True):
+    for mine, its in zip(computed, expected, strict=True):
         assert mine is not None
         dropped = mine < -1000, its == float("-inf")
         if any(dropped) and all(f.kind is not FilterKind.SOFT_TOP_K for f in job.filters):

@@ -114,13 +114,14 @@ def _scores(
 def _points(engine: InProcessEngine, examples: list[Job], thetas: list[Floats]) -> list[Point]:
     """Return what one pass over the examples says of each value."""
     reports = _reports(engine, examples, [FORMULA.weights(t) for t in thetas], moments=True)
-    slopes = FORMULA.slopes
     return [
         Point(
             theta,
             sum(sum(report["weights"][n]) for report in reports),
-            slopes.T @ np.sum([report["gradients"][n] for report in reports], axis=0),
-            slopes.T @ np.sum([report["hessians"][n] for report in reports], axis=0) @ slopes,
+            *FORMULA.derivatives(
+                np.sum([report["gradients"][n] for report in reports], axis=0),
+                np.sum([report["hessians"][n] for report in reports], axis=0),
+            ),
         )
         for n, theta in enumerate(thetas)
     ]

@@ -68,6 +68,11 @@ class AffineFormula:
                 )
         return formula
 
+    def derivatives(self, gradient: Floats, hessian: Floats) -> tuple[Floats, Floats]:
+        """Return `[P]` and `[P, P]`, derivatives by the free names, of what has the derivatives
+        `gradient` `[K]` and `hessian` `[K, K]` by the weights."""
+        return self.slopes.T @ gradient, self.slopes.T @ hessian @ self.slopes
+
     def weights(self, theta: Sequence[float] | Floats) -> Floats:
         """Return the weights of the models, `[K]`, for values of the free names, `[P]`."""
         result: Floats = self.constant + self.slopes @ np.asarray(theta, dtype=np.float64)

@@ -68,9 +68,9 @@ class Newton:
     def learn(self, points: Sequence[Point]) -> None:
         """Take the results of a pass, one for each of `proposed`."""
         self.passes += 1
-        found = max(points, key=self._objective)
-        if self.best is None or self._objective(found) > self._objective(self.best):
-            self.best, self._scale = found, 1.0
+        likeliest = max(points, key=self._objective)
+        if self.best is None or self._objective(likeliest) > self._objective(self.best):
+            self.best, self._scale = likeliest, 1.0
         else:
             self._scale *= SHRINK
         here = self.best.theta

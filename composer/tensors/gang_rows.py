@@ -55,6 +55,15 @@ def gather_rows(logits: torch.Tensor | None, rows: torch.Tensor) -> torch.Tensor
     return logits.index_select(0, rows).to(torch.float32)
 
 
+def aligned(rows: torch.Tensor, vocabulary: int) -> torch.Tensor:
+    """Return rows `[M, v]` over the base's vocabulary, `[M, V]`; tokens that they lack are minus
+    infinity."""
+    rows = rows[:, :vocabulary]
+    if rows.shape[1] < vocabulary:
+        rows = pad(rows, (0, vocabulary - rows.shape[1]), value=-math.inf)
+    return rows
+
+
 def allowed_rows(
     logits: torch.Tensor,
     leaders: torch.Tensor,
@@ -77,9 +86,7 @@ def allowed_rows(
     forbidden = None
     if constrained:  # before the rows are copied, so that there are never two copies
         forbidden = logits.index_select(0, leaders) == -math.inf
-    member = gather_rows(member_logits, rows)[:, : logits.shape[1]]  # [M, v]
-    if member.shape[1] < logits.shape[1]:
-        member = pad(member, (0, logits.shape[1] - member.shape[1]), value=-math.inf)
+    member = aligned(gather_rows(member_logits, rows), logits.shape[1])  # [M, V]
     if forbidden is not None:
         member.masked_fill_(forbidden, -math.inf)
     return member

@@ -13,10 +13,9 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 import torch
-from torch.nn.functional import pad
 
 from composer.engine_plan import MixtureParameters
-from composer.tensors.gang_rows import GangRows, gather_rows, group_by_key
+from composer.tensors.gang_rows import GangRows, aligned, gather_rows, group_by_key
 from composer.tensors.mixture_rules import IMPOSSIBLE, RULES, Rule, RuleInput
 from composer.tensors.mixture_states import DEPTH, MixtureStates
 
@@ -166,9 +165,7 @@ class MixtureKernel:
         if others or len(first.rows) < gangs * size:
             logits = base.new_zeros(gangs * size, vocabulary)
             for rows in self._rows:
-                expert = gather_rows(logits_of[rows.model], rows.rows)[:, :vocabulary]
-                if expert.shape[1] < vocabulary:
-                    expert = pad(expert, (0, vocabulary - expert.shape[1]), value=-math.inf)
+                expert = aligned(gather_rows(logits_of[rows.model], rows.rows), vocabulary)
                 logits.index_copy_(0, rows.places, expert)
         else:  # all on the base model, and already in order
             logits = gather_rows(base, first.rows)

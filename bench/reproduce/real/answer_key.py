@@ -135,9 +135,9 @@ class Chooser:
             for name in EXPERTS
             if name != BASE
         }
-        own = [fact.question for fact in facts[:TRAINING]]
-        self._router = PromptSimilarity({**prompts, BASE: own})
-        self.gate, self.gate_accuracy = self._trained(own)
+        known = [fact.question for fact in facts[:TRAINING]]
+        self._router = PromptSimilarity({**prompts, BASE: known})
+        self.gate, self.gate_accuracy = self._trained(known)
         self._path = folder / "gate.safetensors"
         save_gate(self.gate, self._path)
 
@@ -180,10 +180,10 @@ class Chooser:
         params = {"max_tokens": ANSWER_TOKENS, "ignore_eos": False}
         return Job(self._model.ask(question.text), switch=switch, params=params)
 
-    def _trained(self, own: Sequence[str]) -> tuple[Gate, float]:
+    def _trained(self, known: Sequence[str]) -> tuple[Gate, float]:
         """Train a gate on answers: the key's for the adapters, its own for the base."""
-        answers = self._model.texts([Job(self._model.ask(q), params=PARAMS) for q in own])
-        pairs = {BASE: list(zip(own, answers, strict=True))}
+        answers = self._model.texts([Job(self._model.ask(q), params=PARAMS) for q in known])
+        pairs = {BASE: list(zip(known, answers, strict=True))}
         for task in (ARITHMETIC, JSON):
             pairs[task.name] = task.training(TRAINING)
         adapters = {name: ADAPTERS[name] for name in EXPERTS if name != BASE}

@@ -19,7 +19,7 @@ def read_items(file: str) -> list[dict[str, Any]]:
 
     Raises:
         OSError: the file cannot be read.
-        TyperException: a line is not an item, or there is none.
+        TyperException: a line is not an item, or the file has no items.
     """
     text = sys.stdin.read() if file == STDIN else Path(file).read_text(encoding="utf-8")
     lines = enumerate(text.split("\n"), 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import pad
 
+from composer.tensors.gang_rows import aligned
 from composer.tensors.mixture_kernel import Turn
 from composer.tensors.mixture_states import DEPTH, MixtureStates, PromptPart
 from composer.vllm.execute.answer_ledger import AnswerLedger, Report
@@ -137,9 +136,7 @@ class MixtureRouting:
             chunk = slice(begin, begin + PROMPT_CHUNK)
             hidden = step.hidden_states.index_select(0, positions[chunk])
             with lm_head_adapters(view.runner, tuple(adapters[chunk])):
-                logits = view.runner.model.compute_logits(hidden)[:, :vocabulary].float()
-            if logits.shape[1] < vocabulary:  # an auxiliary model that knows fewer tokens
-                logits = pad(logits, (0, vocabulary - logits.shape[1]), value=-math.inf)
+                logits = aligned(view.runner.model.compute_logits(hidden).float(), vocabulary)
             ids = targets[chunk].unsqueeze(1)
             log_probs.append(logits.log_softmax(1).gather(1, ids).squeeze(1))
         self._states.read_prompts([r.part for r in readings], torch.cat(log_probs))

@@ -219,8 +219,7 @@ def _point(formula: AffineFormula, scores: Sequence[Score], n: int, theta: Float
     gradient = np.sum([np.array(s.gradients[n]) for s in scores], axis=0)[places]
     hessian = np.sum([np.array(s.hessians[n]) for s in scores], axis=0)[np.ix_(places, places)]
     score = float(sum(sum(s.by_weights[n]) for s in scores))
-    slopes = formula.slopes
-    return Point(theta, score, slopes.T @ gradient, slopes.T @ hessian @ slopes)
+    return Point(theta, score, *formula.derivatives(gradient, hessian))
 
 
 def _check_names(field: str, given: Iterable[str], free: Sequence[str]) -> None:

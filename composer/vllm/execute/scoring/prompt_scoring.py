@@ -13,14 +13,13 @@ from functools import lru_cache
 import torch
 
 from composer.tensors.compose import Composition
-from composer.tensors.gang_rows import GangRows
+from composer.tensors.gang_rows import GangRows, aligned
 from composer.tensors.mixture_kernel import Turn
 from composer.vllm.execute.answer_ledger import AnswerLedger
 from composer.vllm.execute.batch_view import BatchView
 from composer.vllm.execute.mixture_state import PROMPT_CHUNK, MixtureRouting
 from composer.vllm.execute.scoring.score_account import (
     ScoreAccount,
-    aligned,
     moments,
     target_scores,
 )
@@ -157,7 +156,7 @@ class PromptScoring:
         ids = torch.tensor(targets, device=base.device)
         nth = [[p.model for p in places[:k]].count(place.model) for k, place in enumerate(places)]
         members = [
-            aligned(part[n * count : (n + 1) * count], base.shape[1])
+            aligned(part[n * count : (n + 1) * count].float(), base.shape[1])
             for place, n in zip(places, nth, strict=True)
             if (part := rows[place.model]) is not None
         ]  # K of [C, V]
@@ -194,14 +193,14 @@ class PromptScoring:
 
     def _places(self, tag: RowTag) -> list[_Place]:
         """Return where the members are, in their order; fewer than there are if some are absent."""
-        found = {
+        place_of = {
             other.index: _Place(model, row)
             for model, view in enumerate(self._views)
             if view.computing
             for row, other in view.tags.by_row.items()
             if other.gang == tag.gang
         }
-        return [found[index] for index in sorted(found)]
+        return [place_of[index] for index in sorted(place_of)]
 
     def _check_lock_step(self, places: Sequence[_Place]) -> None:
         steps = [self._views[place.model].step for place in places]

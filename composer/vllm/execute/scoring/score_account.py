@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import torch
-from torch.nn.functional import pad
 
 from composer.vllm.execute.answer_ledger import Report
 
@@ -45,13 +43,6 @@ def target_scores(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return logits.gather(1, targets.unsqueeze(1)).squeeze(1) - logits.logsumexp(1)
 
 
-def aligned(rows: torch.Tensor, vocabulary: int) -> torch.Tensor:
-    """Return rows `[C, v]` of any float type over the base's vocabulary, `[C, V]` float32; tokens
-    that they lack are minus infinity."""
-    rows = rows[:, :vocabulary].float()
-    return pad(rows, (0, vocabulary - rows.shape[1]), value=-math.inf)
-
-
 def moments(
     composed: torch.Tensor, members: torch.Tensor, targets: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -70,9 +61,9 @@ def moments(
     members = members.masked_fill(p == 0, 0.0)
     mean = torch.einsum("cv,kcv->kc", p, members)
     members = members - mean.unsqueeze(2)  # first, so that large logits cancel in float32
-    own = members.gather(2, targets.view(1, -1, 1).expand(len(members), -1, 1)).squeeze(2)
+    of_targets = members.gather(2, targets.view(1, -1, 1).expand(len(members), -1, 1)).squeeze(2)
     covariance = torch.einsum("cv,kcv,jcv->kj", p, members, members)
-    return own.double().sum(1), -covariance.double()
+    return of_targets.double().sum(1), -covariance.double()
 
 
 def _joined(parts: list[torch.Tensor]) -> list[float]:
