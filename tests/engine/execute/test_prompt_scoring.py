@@ -159,6 +159,16 @@ def test_members_weights_and_moments(
     assert watched.leftovers() == []
 
 
+def test_a_text_is_scored_in_few_steps(roomy: WatchedEngine) -> None:
+    """All rows read 400 tokens in one chunk each, not token by token."""
+    rows = (Row(1.0), Row(0.7, roomy.adapters["chat"]), Row(-0.4, roomy.adapters["polite"]))
+    prompt = tuple(random.Random(7).choices(range(10, 500), k=400))
+    before = len(roomy.watch.scheduled)
+    roomy.run([Job(prompt, rows, params={"max_tokens": 1, "prompt_logprobs": 0})])
+    steps = [list(step.values()) for step in roomy.watch.scheduled[before:] if step]
+    assert steps == [[400] * 3]
+
+
 def test_the_base_alone_is_scored_as_by_vllm(roomy: WatchedEngine) -> None:
     """A gang whose members cancel to the base, beside the plain request."""
     prompt = tuple(range(20, 90))
