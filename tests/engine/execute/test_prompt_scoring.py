@@ -169,6 +169,22 @@ def test_a_text_is_scored_in_few_steps(roomy: WatchedEngine) -> None:
     assert steps == [[400] * 3]
 
 
+def test_the_prefix_cache_serves_what_is_not_scored(roomy: WatchedEngine, oracle: Oracle) -> None:
+    """Three blocks of 32 tokens before the scored part, which begins within the fourth."""
+    rows = (Row(1.0), Row(0.7, roomy.adapters["chat"]), Row(-0.4, roomy.adapters["polite"]))
+    prompt = tuple(random.Random(8).choices(range(10, 500), k=180))
+    params = {"max_tokens": 1, "prompt_logprobs": 0}
+    roomy.forget_prefixes()
+    computed = []
+    for name in ("first", "again"):
+        before = len(roomy.watch.scheduled)
+        job = Job(prompt, rows, params=params, scoring=Scoring(70, name))
+        [output] = roomy.run([job])
+        computed.append(sum(sum(step.values()) for step in roomy.watch.scheduled[before:]))
+        assert worst_error(oracle, job, prompt_scores(output)) <= MOST
+    assert computed == [3 * 180, 3 * (180 - 96)]
+
+
 def test_the_base_alone_is_scored_as_by_vllm(roomy: WatchedEngine) -> None:
     """A gang whose members cancel to the base, beside the plain request."""
     prompt = tuple(range(20, 90))
