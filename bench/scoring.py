@@ -43,8 +43,21 @@ def scored_job(rng: random.Random, engine: InProcessEngine) -> Job:
 def oracle_scores(oracle: Oracle, job: Job) -> torch.Tensor:
     """Return the log-probabilities of the scored tokens, `[scored]` float64; minus infinity where a
     filter drops a token."""
+    text = torch.tensor(scored_text(job)).unsqueeze(1)
+    return oracle_log_probs(oracle, job).gather(1, text).squeeze(1)
+
+
+def scored_text(job: Job) -> tuple[int, ...]:
+    """Return the tokens that a request scores."""
     scored = job.scoring.tokens if job.scoring is not None else len(job.prompt) - 1
-    text = job.prompt[len(job.prompt) - scored :]
+    return job.prompt[len(job.prompt) - scored :]
+
+
+def oracle_log_probs(oracle: Oracle, job: Job) -> torch.Tensor:
+    """Return the log-probabilities of all tokens in front of each scored one, `[scored, V]`
+    float64."""
+    text = scored_text(job)
+    scored = len(text)
     rows = [
         replace(row, prompt=row.prompt[: len(row.prompt) - scored]) for row in job.oracle_rows()
     ]
@@ -52,8 +65,7 @@ def oracle_scores(oracle: Oracle, job: Job) -> torch.Tensor:
         z, _ = mixed(oracle, rows, job.mixture, text, job.filters)
     else:
         z = oracle.composed(rows, job.filters, text, job.log_softmax)
-    log_probs = z[:-1].double().log_softmax(1)
-    return log_probs.gather(1, torch.tensor(text).unsqueeze(1)).squeeze(1)
+    return z[:-1].double().log_softmax(1)
 
 
 def worst_error(oracle: Oracle, job: Job, scores: list[float | None]) -> float:

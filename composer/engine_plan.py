@@ -159,6 +159,9 @@ class Scoring:
     * `moments`: at each of these, the gradient and the Hessian of the sum of log-probabilities by
       the weights. With `p` the composed distribution before token `y`, and `l_k` the logits of row
       k, they are the sums of `l_k[y] - E_p[l_k]` and of `-Cov_p(l_k, l_j)`.
+    * `divergences`: of each of these, how far it is from the plan's own weights, in front of every
+      token: KL(p || p_w) in nats, with `p` and `p_w` the distributions composed with the weights of
+      the rows and with the further ones. Both have the plan's filters.
     """
 
     tokens: int
@@ -166,6 +169,7 @@ class Scoring:
     members: bool = False
     weights: tuple[tuple[float, ...], ...] = ()
     moments: bool = False
+    divergences: bool = False
 
     def check(self, rows: int) -> None:
         """Raise `ValueError` if this is nothing that a plan of so many rows can compute."""
@@ -176,6 +180,8 @@ class Scoring:
                 raise ValueError(f"{len(weights)} weights for {rows} rows")
             if not all(abs(weight) <= MAX_WEIGHT for weight in weights):
                 raise ValueError(f"a weight of {weights} is not within ±{MAX_WEIGHT:g}")
+        if self.divergences and not self.weights:
+            raise ValueError("divergences are those of further weights, and there are none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,6 +368,7 @@ def _scoring(value: Any) -> Scoring | None:
         members=_typed(value["members"], bool),
         weights=tuple(tuple(map(float, weights)) for weights in value["weights"]),
         moments=_typed(value["moments"], bool),
+        divergences=_typed(value["divergences"], bool),
     )
 
 

@@ -178,6 +178,7 @@ def test_a_wrong_filter_is_an_error(value: object) -> None:
         (Scoring(0, "r"), "scores 0 tokens"),
         (Scoring(3, "r", weights=((1.0, 2.0),)), "2 weights for 1 rows"),
         (Scoring(3, "r", weights=((math.nan,),)), "is not within"),
+        (Scoring(3, "r", divergences=True), "further weights, and there are none"),
     ],
 )
 def test_an_impossible_scoring_is_an_error(scoring: Scoring, message: str) -> None:
@@ -186,7 +187,9 @@ def test_an_impossible_scoring_is_an_error(scoring: Scoring, message: str) -> No
 
 
 def test_scoring_survives_the_way_to_the_engine() -> None:
-    scoring = Scoring(3, "r", members=True, weights=((1.0,), (-0.5,)), moments=True)
+    scoring = Scoring(
+        3, "r", members=True, weights=((1.0,), (-0.5,)), moments=True, divergences=True
+    )
     plan = EnginePlan((Row(1.0),), scoring=scoring)
     assert EnginePlan.from_extra_args(plan.to_extra_args()) == plan
     with pytest.raises(ValueError, match="for sums"):

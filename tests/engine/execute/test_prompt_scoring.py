@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,9 +14,10 @@ import torch
 
 from bench.agreement import count_mismatches, send_under_pressure
 from bench.inprocess import prompt_scores
-from bench.scoring import oracle_scores, scored_job, worst_error
+from bench.scoring import oracle_log_probs, oracle_scores, scored_job, worst_error
 from bench.workload import random_job
 from composer.engine_plan import MixtureParameters, Row, Scoring
+from composer.filters import Filter, FilterKind
 from composer.reference.oracle import Oracle
 from tests.engine.harness import Job, WatchedEngine
 
@@ -156,6 +158,47 @@ def test_members_weights_and_moments(
                 bend = sum(a * b * total((k, a * step), (j, b * step)) for a, b in signs)
                 bend /= 4 * step**2
                 assert report["hessians"][n][k][j] == pytest.approx(bend, rel=0.05, abs=0.5)
+    assert watched.leftovers() == []
+
+
+@pytest.mark.parametrize("engine", ["roomy", "tight"])
+@pytest.mark.parametrize(
+    "filters", [(), (Filter(FilterKind.PLAUSIBILITY, 1, 0.1), Filter(FilterKind.TOP_P, 0, 0.9))]
+)
+def test_divergences(
+    engine: str, filters: tuple[Filter, ...], oracle: Oracle, request: pytest.FixtureRequest
+) -> None:
+    """Of the plan's own weights from others, at every token: zero where these are the same."""
+    watched: WatchedEngine = request.getfixturevalue(engine)
+    rng = random.Random(6)
+    prompt, text = (tuple(rng.choices(range(10, 500), k=k)) for k in (20, 60))
+    one, two = watched.adapters["chat"], watched.adapters["polite"]
+    rows = (Row(1.0), Row(0.8, one), Row(0.0, two))
+    weights = ((1.0, 0.0, 0.0), (0.5, 0.5, -0.5), (1.0, 0.8, 0.0), (0.0, 0.0, 3.0))
+    job = Job(
+        (*prompt, *text),
+        rows,
+        filters,
+        params={"max_tokens": 1, "prompt_logprobs": 0},
+        scoring=Scoring(len(text), "distances", weights=weights, divergences=True),
+    )
+    watched.run([job])
+    report = watched.scores("distances")
+
+    def log_probs(at: Sequence[float]) -> torch.Tensor:
+        changed = [replace(row, weight=w) for row, w in zip(rows, at, strict=True)]
+        return oracle_log_probs(oracle, replace(job, rows=tuple(changed)))
+
+    log_p = log_probs([row.weight for row in rows])
+    for at, divergences in zip(weights, report["divergences"], strict=True):
+        log_q = log_probs(at)
+        wanted = [
+            sum(math.exp(a) * (a - b) for a, b in zip(p, q, strict=True) if a > -math.inf)
+            for p, q in zip(log_p.tolist(), log_q.tolist(), strict=True)
+        ]
+        assert divergences == pytest.approx(wanted, rel=1e-3, abs=MOST)
+    assert max(report["divergences"][2]) < 1e-6
+    assert min(max(report["divergences"][n]) for n in (0, 1, 3)) > 0.1
     assert watched.leftovers() == []
 
 

@@ -20,6 +20,7 @@ from composer.vllm.execute.batch_view import BatchView
 from composer.vllm.execute.mixture_state import PROMPT_CHUNK, MixtureRouting
 from composer.vllm.execute.scoring.score_account import (
     ScoreAccount,
+    divergences,
     moments,
     target_scores,
 )
@@ -162,16 +163,24 @@ class PromptScoring:
         ]  # K of [C, V]
         if scoring.members:
             account.members.append(torch.stack([target_scores(m, ids) for m in members]).cpu())
-        scores, gradients, hessians = [], [], []
+        log_p: torch.Tensor | None = None  # [C, V]
+        if scoring.divergences:
+            own = self._composed(tag, places, [base.clone(), *auxiliary], tag.weights, count)
+            log_p = own.log_softmax(1)
+        scores, distances, gradients, hessians = [], [], [], []
         for weights in scoring.weights:
             composed = self._composed(tag, places, [base.clone(), *auxiliary], weights, count)
             scores.append(target_scores(composed, ids))
+            if log_p is not None:
+                distances.append(divergences(log_p, composed))
             if scoring.moments:
                 gradient, hessian = moments(composed, torch.stack(members), ids)
                 gradients.append(gradient)
                 hessians.append(hessian)
         if scores:
             account.weights.append(torch.stack(scores).cpu())
+        if distances:
+            account.divergences.append(torch.stack(distances).cpu())
         if gradients:
             account.gradients.append(torch.stack(gradients).cpu())
             account.hessians.append(torch.stack(hessians).cpu())

@@ -16,22 +16,27 @@ class ScoreAccount:
     composed: list[torch.Tensor] = field(default_factory=list)  # [C] f32 each
     members: list[torch.Tensor] = field(default_factory=list)  # [K, C] f32 each
     weights: list[torch.Tensor] = field(default_factory=list)  # [W, C] f32 each
+    divergences: list[torch.Tensor] = field(default_factory=list)  # [W, C] f32 each
     gradients: list[torch.Tensor] = field(default_factory=list)  # [W, K] f64 each
     hessians: list[torch.Tensor] = field(default_factory=list)  # [W, K, K] f64 each
 
     def begin(self) -> None:
         """Forget all parts: a preempted prompt is scored again."""
-        for parts in (self.composed, self.members, self.weights, self.gradients, self.hessians):
+        moments = self.gradients, self.hessians
+        for parts in (self.composed, self.members, self.weights, self.divergences, *moments):
             parts.clear()
 
     def report(self, tokens: int | None) -> Report:
         """Return `tokens` `[T]`, the log-probabilities; and, where they were asked for, `members`
-        `[K, T]`, `weights` `[W, T]`, `gradients` `[W, K]` and `hessians` `[W, K, K]`."""
+        `[K, T]`, `weights` `[W, T]`, `divergences` `[W, T]`, `gradients` `[W, K]` and `hessians`
+        `[W, K, K]`."""
         report: Report = {"tokens": _joined(self.composed)}
         if self.members:
             report["members"] = _joined(self.members)
         if self.weights:
             report["weights"] = _joined(self.weights)
+        if self.divergences:
+            report["divergences"] = _joined(self.divergences)
         if self.gradients:
             report["gradients"] = torch.stack(self.gradients).sum(0).tolist()
             report["hessians"] = torch.stack(self.hessians).sum(0).tolist()
@@ -41,6 +46,18 @@ class ScoreAccount:
 def target_scores(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Return the log-probability of each target, `[C]` float32, under logits `[C, V]`."""
     return logits.gather(1, targets.unsqueeze(1)).squeeze(1) - logits.logsumexp(1)
+
+
+def divergences(log_p: torch.Tensor, composed: torch.Tensor) -> torch.Tensor:
+    """Return KL(p || q) in nats, `[C]` float32.
+
+    Args:
+        log_p: `[C, V]` float32, log-probabilities.
+        composed: `[C, V]` float32, logits of q.
+    """
+    p = log_p.exp()
+    terms = torch.where(p > 0, p * (log_p - composed.log_softmax(1)), 0.0)
+    return terms.sum(1).clamp_(min=0.0)  # rounding makes those of equal distributions negative
 
 
 def moments(
