@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NoReturn, TypeAlias
 
-from composer.errors import FormulaSyntaxError, quoted
+from composer.errors import FormulaSyntaxError, nearest_name, quoted
 
 MAX_LENGTH = 2000
 """Maximum length of a formula, in characters."""
@@ -42,7 +42,9 @@ _WORD = re.compile(
 _HALF_WINDOW = 35  # characters of the formula shown on either side of an error
 
 
-def parse(text: str, numbers: Mapping[str, float] | None = None) -> Sum:
+def parse(
+    text: str, numbers: Mapping[str, float] | None = None, models: Collection[str] = ()
+) -> Sum:
     """Parse a formula into (name, weight) terms, with parentheses multiplied out.
 
     Equal names are not merged. A weight is infinite or NaN if constants overflow; `plan.normalize`
@@ -50,7 +52,8 @@ def parse(text: str, numbers: Mapping[str, float] | None = None) -> Sum:
 
     Args:
         text: the formula.
-        numbers: names that stand for a number instead of a model.
+        numbers: names that stand for a number instead of a model. A divisor cannot have any.
+        models: with `numbers`, all other names; errors suggest them.
 
     Raises:
         FormulaSyntaxError: with the position, which the message also marks.
@@ -61,7 +64,7 @@ def parse(text: str, numbers: Mapping[str, float] | None = None) -> Sum:
             MAX_LENGTH,
             f"the formula has {len(text)} characters; write at most {MAX_LENGTH}, or use 'members'",
         )
-    return _Parser(text, numbers or {}).formula()
+    return _Parser(text, numbers or {}, models).formula()
 
 
 def names(text: str) -> list[str]:
@@ -141,9 +144,10 @@ def _split(text: str) -> list[_Word]:
 class _Parser:
     """Recursive descent, one method per rule of the grammar."""
 
-    def __init__(self, text: str, numbers: Mapping[str, float]) -> None:
+    def __init__(self, text: str, numbers: Mapping[str, float], models: Collection[str]) -> None:
         self.text = text
         self.numbers = numbers
+        self.models = models
         self.words = _split(text)
         self.index = 0
         self.nesting = 0
@@ -167,10 +171,8 @@ class _Parser:
         if self.next.kind != "end":
             self.fail(self.next, f"expected + - * / or the end, found {self.next}{self.hint()}")
         if isinstance(value, float):
-            self.fail(
-                self.words[0],
-                f"the formula is the constant {format_number(value)}; multiply a model by it",
-            )
+            message = f"the formula is the constant {format_number(value)}; multiply a model by it"
+            self.fail_constant(0, self.index, message)
         return value
 
     def hint(self) -> str:
@@ -179,30 +181,55 @@ class _Parser:
             return f"; write '*' after {before.text}"
         return ""
 
+    def fail_constant(self, begin: int, end: int, message: str) -> NoReturn:
+        """Refuse the constant at `words[begin:end]`, where a model must stand.
+
+        Of names that stand for numbers, the last one may be a misspelt model: `a*(polite - rdue)`.
+        """
+        free = [word for word in reversed(self.words[begin:end]) if self.is_number(word)]
+        if not free:
+            self.fail(self.words[begin], message)
+        near = ((word, nearest_name(word.text, self.models)) for word in free)
+        word, model = next(((word, name) for word, name in near if name), (free[0], None))
+        advice = "did you mean" if model else "multiply one by it, e.g."
+        example = model or f"{quote_name(word.text)}*{quote_name(next(iter(self.models), 'base'))}"
+        self.fail(
+            word,
+            f"{quoted(word.text)} is not a model here, and no model is multiplied by it; "
+            f"{advice} {quoted(example)}{'?' if model else ''}",
+        )
+
+    def is_number(self, word: _Word) -> bool:
+        return word.kind == "name" and word.text in self.numbers
+
     def sum(self) -> _Value:
-        start = self.next
+        start = self.index
         value = self.product()
         while self.next.kind in ("+", "-"):
             sign = 1.0 if self.take().kind == "+" else -1.0
-            operand = self.next
+            operand = self.index
             right = self.product()
             if isinstance(value, float) and isinstance(right, float):
                 value += sign * right
             elif isinstance(value, tuple) and isinstance(right, tuple):
                 value += _scaled(right, sign)
             else:
-                constant = start if isinstance(value, float) else operand
-                self.fail(
-                    constant,
+                begin, end = (
+                    (start, operand - 1) if isinstance(value, float) else (operand, self.index)
+                )
+                self.fail_constant(
+                    begin,
+                    end,
                     "a constant cannot be added to a model; multiply a model by it or remove it",
                 )
         return value
 
     def product(self) -> _Value:
+        start = self.index
         value = self.factor()
         while self.next.kind in ("*", "/"):
             divide = self.take().kind == "/"
-            operand = self.next
+            operand = self.index
             right = self.factor()
             if divide:
                 value = self.quotient(value, right, operand)
@@ -211,14 +238,30 @@ class _Parser:
             elif isinstance(value, float):
                 value = _scaled(right, value)
             else:
-                self.fail(
-                    operand, "a model cannot be multiplied by a model; one side must be a number"
-                )
+                self.fail_product(start, operand)
         return value
 
-    def quotient(self, value: _Value, divisor: _Value, at: _Word) -> _Value:
+    def fail_product(self, left: int, right: int) -> NoReturn:
+        """Refuse a product of models, whose factors begin at these words."""
+        if not self.models:
+            self.fail(
+                self.words[right],
+                "a model cannot be multiplied by a model; one side must be a number",
+            )
+        word = next(word for word in self.words[left:] if word.kind == "name")
+        self.fail(
+            word,
+            f"{quoted(word.text)} is a model, and a model cannot be multiplied by a model; give "
+            "the weight a name that is not a model's",
+        )
+
+    def quotient(self, value: _Value, divisor: _Value, begin: int) -> _Value:
+        """Return `value / divisor`, where the divisor is `words[begin:index]`."""
+        at = self.words[begin]
         if isinstance(divisor, tuple):
             self.fail(at, "a model cannot be a divisor; divide by a number")
+        if any(map(self.is_number, self.words[begin : self.index])):
+            self.fail(at, "a name that stands for a number cannot be a divisor; multiply by it")
         if divisor == 0:
             self.fail(at, "division by zero; divide by another number")
         if isinstance(value, float):

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from composer.errors import CompositionSchemaError, quoted
+from composer.errors import CompositionSchemaError, FormulaSyntaxError, quoted
 from composer.formula import names, parse
 
 Floats = npt.NDArray[np.float64]
 
-_FIELD = "model"
+MAX_FREE = 32
+"""Maximum number of free names; no example set of a request determines as many."""
+
+_FIELD = "formula"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +36,28 @@ class AffineFormula:
         """Parse a formula; its names that are not `known` models are free.
 
         Raises:
-            FormulaSyntaxError: it is no formula.
-            CompositionSchemaError: it has no free name, no model, or is not linear in a free name.
+            FormulaSyntaxError: it is no formula, or a free name stands where a model must.
+            CompositionSchemaError: it has no free name, more than `MAX_FREE`, no model, or is not
+                linear in a free name.
         """
-        free = tuple(name for name in names(text) if name not in known)
+        try:
+            free = tuple(name for name in names(text) if name not in known)
+            zero = dict.fromkeys(free, 0.0)
+            models = tuple(dict.fromkeys(name for name, _ in parse(text, zero, known)))
+        except FormulaSyntaxError as error:
+            error.param = _FIELD
+            raise
         if not free:
             raise CompositionSchemaError(
                 f"the formula {quoted(text)} has no free name: every name in it is a model. Write "
                 "e.g. 'base + a*polite' to find a.",
                 param=_FIELD,
             )
-        zero = dict.fromkeys(free, 0.0)
-        models = tuple(dict.fromkeys(name for name, _ in parse(text, zero)))
+        if len(free) > MAX_FREE:
+            raise CompositionSchemaError(
+                f"the formula has {len(free)} free names; find at most {MAX_FREE} at once.",
+                param=_FIELD,
+            )
         if not models:
             raise CompositionSchemaError(f"the formula {quoted(text)} names no model", param=_FIELD)
 

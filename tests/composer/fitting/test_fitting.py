@@ -43,10 +43,42 @@ def test_products_of_free_names_are_refused(text: str) -> None:
 def test_a_formula_without_free_names_or_models_is_refused() -> None:
     with pytest.raises(CompositionSchemaError, match="no free name"):
         AffineFormula.parse("base + polite", MODELS)
-    with pytest.raises(FormulaSyntaxError, match="constant"):
-        AffineFormula.parse("a + b", MODELS)
     with pytest.raises(FormulaSyntaxError, match="division by zero"):
-        AffineFormula.parse("base/a", MODELS)
+        AffineFormula.parse("base/0 + a*base", MODELS)
+    with pytest.raises(CompositionSchemaError, match="33 free names; find at most 32"):
+        AffineFormula.parse(" + ".join(f"x{n}*base" for n in range(33)), MODELS)
+
+
+@pytest.mark.parametrize(
+    ("text", "at", "words"),
+    [
+        ("chat + a*(polite - rdue)", "rdue", "did you mean 'rude'?"),
+        ("a*(rdue - polite) + chat", "rdue", "did you mean 'rude'?"),
+        ("chat + a*rdue", "rdue", "did you mean 'rude'?"),
+        ("(1 - a)*chta + a*base", "chta", "did you mean 'chat'?"),
+        ("chat + rdue", "rdue", "did you mean 'rude'?"),
+        ("'rdue'", "'rdue'", "did you mean 'rude'?"),
+        ("a + b", "b", "e.g. 'b*base'"),
+        ("chat + a*xyz", "xyz", "e.g. 'xyz*base'"),
+        ("base + chat*polite", "chat", "'chat' is a model"),
+        ("base + a*polite + (chat - base)*rude", "chat", "'chat' is a model"),
+        ("base/x", "x", "cannot be a divisor"),
+        ("base/(2 - a)", "(2", "cannot be a divisor"),
+        ("chat + 2 + a*base", "2", "a constant cannot be added"),
+    ],
+)
+def test_a_name_must_stand_where_its_kind_may(text: str, at: str, words: str) -> None:
+    """A free name multiplies models; where a model must stand, it is a misspelt one."""
+    with pytest.raises(FormulaSyntaxError) as refused:
+        AffineFormula.parse(text, MODELS)
+    assert words in refused.value.message
+    assert refused.value.position == text.index(at)
+    assert refused.value.param == "formula"
+
+
+@pytest.mark.parametrize("text", ["base + rdue*polite", "(rdue + 1)*polite", "base*chta/2"])
+def test_a_free_name_may_be_like_a_models(text: str) -> None:
+    assert AffineFormula.parse(text, MODELS).free in {("rdue",), ("chta",)}
 
 
 class LogLinear:

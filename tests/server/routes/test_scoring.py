@@ -194,6 +194,12 @@ ITEM: dict[str, Any] = ITEMS[0]
         ),
         ("fit", {"items": [ITEM] * 2, "formula": "base + polite"}, 400, ["no free name"]),
         ("fit", {"items": [ITEM] * 2, "formula": "base + a*b*polite"}, 400, ["free names"]),
+        (
+            "fit",
+            {"items": [ITEM] * 2, "formula": "chat + a*(polite - rdue)"},
+            400,
+            ["did you mean 'rude'?", "position 19"],
+        ),
         ("fit", {"items": [ITEM] * 2}, 400, ["formula", "experts"]),
         ("fit", {"items": [ITEM], "formula": "base + a*polite"}, 400, ["items"]),
         (
