@@ -36,12 +36,13 @@ from server.compose.incoming.request_fields import (
 from server.compose.incoming.sagemaker import INVOCATIONS, read_invocation, redirect
 from server.compose.resolution import Resolution, record_and_observe
 from server.compose.resolve import Resolver
-from server.compose.response.compare import Comparison, collect_response
+from server.compose.response.compare import Comparison
 from server.compose.response.response_fields import ResponseFields
 from server.compose.response.response_stream import ResponseDecorator
 from server.engine.port import Body, Engine, Kind, RefusedError
 from server.engine.render_cache import RenderCache
 from server.errors import error_response, is_anthropic
+from server.http.inner_requests import collect_response
 from server.http.senders import AnthropicErrorSender, StreamGuard
 from server.request_record import record_of
 
@@ -233,7 +234,8 @@ class CompositionMiddleware:
             data, scope = encode_body(vllm_body, scope)
             cache = None if resolution is None else resolution.render_cache
             with _VllmRequest(scope, data, kind, vllm_body, cache).rendered_once():
-                return await collect_response(self._app, scope, replay_body(data, receive))
+                response = await collect_response(self._app, scope, replay_body(data, receive))
+        return response.json_object()
 
 
 @dataclass(frozen=True, slots=True)

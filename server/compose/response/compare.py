@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
-from starlette.types import ASGIApp, Message, Receive, Scope
+from starlette.types import Receive
 
 from composer.errors import ComposerError
 from server.engine.port import Body, RefusedError
 from server.errors import error_body
+from server.http.inner_requests import InnerRequests
 
 AskModel = Callable[[Body, Receive], Awaitable[dict[str, Any]]]
 """Runs a request through the application; `Receive` supplies its disconnect message."""
@@ -31,27 +32,22 @@ class Comparison:
 
     def __init__(self, ask: AskModel, body: Body, models: Sequence[str]) -> None:
         shared = {name: value for name, value in body.items() if name not in _UNIQUE_FIELDS}
-        self._over = asyncio.Event()
+        self._requests = InnerRequests(at_once=max(len(models), 1))
         self._tasks = {
-            model: asyncio.create_task(_answer(ask, shared | {"model": model}, self._receive))
+            model: self._requests.start(partial(_answer, ask, shared | {"model": model}))
             for model in models
         }
 
     async def answers(self) -> dict[str, Any]:
         """Return text and usage, or the error, of each model."""
-        await asyncio.gather(*self._tasks.values())
-        return {model: task.result() for model, task in self._tasks.items()}
+        results = await self._requests.results(list(self._tasks.values()))
+        return dict(zip(self._tasks, results, strict=True))
 
     async def __aenter__(self) -> Comparison:
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        self._over.set()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
-
-    async def _receive(self) -> Message:
-        await self._over.wait()
-        return {"type": "http.disconnect"}
+    async def __aexit__(self, *raised: object) -> None:
+        await self._requests.__aexit__(*raised)
 
 
 async def _answer(ask: AskModel, body: Body, receive: Receive) -> dict[str, Any]:
@@ -62,24 +58,3 @@ async def _answer(ask: AskModel, body: Body, receive: Receive) -> dict[str, Any]
     except RefusedError as error:
         response = json.loads(bytes(error.response.body))
     return {name: response[name] for name in _COMPARED_FIELDS if name in response}
-
-
-async def collect_response(app: ASGIApp, scope: Scope, receive: Receive) -> dict[str, Any]:
-    """Run a request through an application and return the JSON object of its response or error.
-
-    The request gets a copy of the scope's state, because applications keep values there.
-    """
-    headers = [(k, v) for k, v in scope["headers"] if k.lower() != b"x-request-id"]
-    copied = {"headers": headers, "state": dict(scope.get("state", {}))}
-    body = b""
-
-    async def send(message: Message) -> None:
-        nonlocal body
-        body += message.get("body", b"")
-
-    await app({**scope, **copied}, receive, send)
-    try:
-        response = json.loads(body)
-    except ValueError:  # the client disconnected before the response
-        response = {}
-    return response if isinstance(response, dict) else {}

@@ -1,4 +1,4 @@
-"""Requests beside a request: what they share, what they do not, and how they end."""
+"""Requests beside a request: what is compared, and how they end."""
 
 from __future__ import annotations
 
@@ -7,46 +7,12 @@ import json
 from typing import Any
 
 import pytest
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.responses import JSONResponse
+from starlette.types import Receive
 
 from composer.errors import PromptTooLongError
-from server.compose.response.compare import Comparison, collect_response
+from server.compose.response.compare import Comparison
 from server.engine.port import Body, RefusedError
-
-
-async def echo(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers what it was asked, and leaves a mark in the state, as vLLM does."""
-    request = Request(scope, receive)
-    told = {"headers": dict(request.headers), "body": await request.json(), "marks": 0}
-    told["marks"] = request.state.marks = getattr(request.state, "marks", 0) + 1
-    await JSONResponse(told)(scope, receive, send)
-
-
-def test_requests_share_neither_id_nor_state() -> None:
-    state: dict[str, Any] = {}
-    headers = [(b"x-request-id", b"mine"), (b"authorization", b"Bearer key")]
-    scope = {"type": "http", "method": "POST", "path": "/", "headers": headers, "state": state}
-
-    async def receive() -> Message:
-        return {"type": "http.request", "body": b'{"model": "a"}', "more_body": False}
-
-    for _ in range(2):
-        told = asyncio.run(collect_response(echo, scope, receive))
-        assert told["body"] == {"model": "a"}
-        assert told["headers"] == {"authorization": "Bearer key"}
-        assert told["marks"] == 1
-    assert state == {}
-
-
-@pytest.mark.parametrize("data", [b"null", b"", b"<html>"])
-def test_what_is_no_answer(data: bytes) -> None:
-    async def receive() -> Message:
-        return {"type": "http.disconnect"}
-
-    scope = {"type": "http", "headers": []}
-    assert asyncio.run(collect_response(Response(data), scope, receive)) == {}
 
 
 async def answer(body: Body, receive: Receive) -> dict[str, Any]:
