@@ -129,10 +129,7 @@ class Scorer:
         )
 
     async def _prompt(self, kind: Kind, body: Body, completion_tokens: int) -> Tokens:
-        try:
-            prompt = await self._engine.tokenize(kind, body)
-        except PromptOverflowError as error:
-            raise PromptTooLongError(str(error), param="items") from error
+        prompt = await self._tokenize(kind, body)
         need = RowNeed(None, len(prompt), (), "of an item")
         check_gang([need], completion_tokens + 1, self._engine.capacities)
         return prompt
@@ -142,7 +139,13 @@ class Scorer:
             self._check(tuple(item.completion))
             return tuple(item.completion)
         body = {"prompt": item.completion, "add_special_tokens": False}
-        return await self._engine.tokenize(Kind.COMPLETION, body)
+        return await self._tokenize(Kind.COMPLETION, body)
+
+    async def _tokenize(self, kind: Kind, body: Body) -> Tokens:
+        try:
+            return await self._engine.tokenize(kind, body)
+        except PromptOverflowError as error:
+            raise PromptTooLongError(str(error), param="items") from error
 
     def _check(self, tokens: Tokens) -> None:
         try:
@@ -189,9 +192,7 @@ class Scorer:
 def _request(item: Item, ask: Body, completion_tokens: int) -> tuple[Kind, Body]:
     """Return the request that a text is the answer to, and that needs as much room."""
     body: Body = {**ask, "max_tokens": completion_tokens + 1}
-    if item.messages is not None:
-        return Kind.CHAT, {**body, "messages": item.messages}
-    return Kind.COMPLETION, {**body, "prompt": item.prompt}
+    return item.kind, body | item.beginning()
 
 
 def _followed(row: Row, completion: Tokens) -> Row:

@@ -178,6 +178,7 @@ ITEM: dict[str, Any] = ITEMS[0]
         ("score", {"items": [ITEM], "compositions": ["base"] * 65}, 400, ["compositions", "64"]),
         ("score", {"items": [ITEM], "modle": "base"}, 400, ["model"]),
         ("score", {"items": [{"prompt": "a " * 5000, "completion": "b"}]}, 400, ["context"]),
+        ("score", {"items": [{"prompt": "a", "completion": "b " * 5000}]}, 400, ["context"]),
         ("score", {"items": [{"prompt": "a", "completion": [999999]}]}, 400, ["999999"]),
         (
             "score",
