@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -116,6 +117,16 @@ async def assemble(app: FastAPI, engine: Engine, deployment: Deployment) -> ASGI
     resolver = Resolver(engine, registry, catalogue, binder, settings.limits.max_members)
     quotas = Quotas()
     scorer = Scorer(engine, resolver, quotas)
+    compose = partial(
+        CompositionMiddleware,
+        engine=engine,
+        resolver=resolver,
+        quotas=quotas,
+        max_body_bytes=settings.max_body_bytes,
+        has_invocations=INVOCATIONS in settings.exposed,
+        forces_usage=app.state.args.enable_force_include_usage,
+    )
+    inner = ObservationMiddleware(compose(app.router), log_requests=settings.log_requests)
 
     restrict_routes(app, settings.exposed)
     routers = [
@@ -124,7 +135,7 @@ async def assemble(app: FastAPI, engine: Engine, deployment: Deployment) -> ASGI
         make_composition_router(
             engine, store, catalogue, threads, settings.max_compositions_per_key
         ),
-        make_scoring_router(engine, scorer, catalogue, settings.limits),
+        make_scoring_router(engine, scorer, catalogue, settings.limits, inner),
     ]
     if settings.metrics is not MetricsAccess.OFF:
         routers.append(make_metrics(engine, registry, deployment.adapters, deployment.lifecycle))
@@ -156,17 +167,7 @@ async def assemble(app: FastAPI, engine: Engine, deployment: Deployment) -> ASGI
         )
         routes += admin.routes
     app.openapi_schema = api_document(routes)
-    layers.append(
-        Middleware(
-            CompositionMiddleware,
-            engine=engine,
-            resolver=resolver,
-            quotas=quotas,
-            max_body_bytes=settings.max_body_bytes,
-            has_invocations=INVOCATIONS in settings.exposed,
-            forces_usage=app.state.args.enable_force_include_usage,
-        )
-    )
+    layers.append(Middleware(compose))
     # vLLM has built the stack already, without our layers and error handlers.
     app.middleware_stack = app.build_middleware_stack()
     deployment.lifecycle.conditions += [

@@ -5,7 +5,7 @@ The weights of the models are affine functions of the free names, `w = constant 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,7 +50,7 @@ class AffineFormula:
         if not free:
             raise CompositionSchemaError(
                 f"the formula {quoted(text)} has no free name: every name in it is a model. Write "
-                "e.g. 'base + a*polite' to find a.",
+                "e.g. 'base + a*polite', where a is free.",
                 param=_FIELD,
             )
         if len(free) > MAX_FREE:
@@ -80,6 +80,21 @@ class AffineFormula:
                     param=_FIELD,
                 )
         return formula
+
+    def check_names(self, field: str, given: Iterable[str]) -> None:
+        """Check that all names in a field of a request are free.
+
+        Raises:
+            CompositionSchemaError: a name is a model, or does not stand in the formula.
+        """
+        for name in given:
+            if name not in self.free:
+                what = "a model" if name in self.models else "not a free name of the formula"
+                raise CompositionSchemaError(
+                    f"{quoted(name)} is {what}; the free names are {', '.join(self.free)}. Give "
+                    "no value to another name.",
+                    param=f"{field}.{name}",
+                )
 
     def derivatives(self, gradient: Floats, hessian: Floats) -> tuple[Floats, Floats]:
         """Return `[P]` and `[P, P]`, derivatives by the free names, of what has the derivatives

@@ -15,6 +15,7 @@ from composer.errors import ComposerError, CompositionError, EngineFault
 from composer.request import composition_examples
 from server import errors as http
 from server.compose.scoring.score_bodies import FitBody, ScoreBody
+from server.compose.scoring.sweep_body import SweepBody
 from server.publishing.bodies import LoadAdapter, Publication, Rollback, UnloadAdapter
 
 Errors = tuple[type[ComposerError], ...]
@@ -99,6 +100,14 @@ _FITS = {
     "a formula": {"formula": "base + a*polite", "items": [_TEXT, _ANSWER]},
     "a mixture": {"experts": ["base", "polite"], "items": [_TEXT, _ANSWER]},
 }
+_GRID = {"formula": "base + a*polite", "values": {"a": [0, 0.5, 1]}, "max_tokens": 8}
+_SWEEPS = {
+    "a text": {**_GRID, "prompt": _TEXT["prompt"], "reference": _TEXT["completion"]},
+    "a question": {
+        **{"formula": "base + a*polite + b*chat", "points": [{"a": 0.5, "b": 1}]},
+        **{"messages": _ANSWER["messages"], "max_tokens": 8},
+    },
+}
 _STORED = {f"composition {n}": value for n, value in enumerate(composition_examples(), 1)}
 
 OPERATIONS: Mapping[tuple[str, str], Operation] = {
@@ -115,6 +124,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("delete", _NAME): Operation(_STORE_COMPOSITION, versioned=True),
     ("post", "/v1/compose/score"): Operation((*BODY, *COMPOSING), ScoreBody, _SCORES),
     ("post", "/v1/compose/fit"): Operation((*BODY, *COMPOSING), FitBody, _FITS),
+    ("post", "/v1/compose/sweep"): Operation((*BODY, *COMPOSING), SweepBody, _SWEEPS),
     ("get", "/v1/adapters"): Operation(_STORE),
     ("get", _ALIAS): Operation(_READ),
     ("get", _ALIAS + "/history"): Operation(_READ),

@@ -1,4 +1,4 @@
-"""The routes that score texts, and that find weights from examples."""
+"""The routes that score texts, find weights from examples, and answer with a grid of weights."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp
 
 from composer.plan import Limits
 from server.auth.keys import Key, key_of
@@ -16,20 +17,24 @@ from server.compose.incoming.request_body import ClientGoneError
 from server.compose.incoming.request_fields import FIELD
 from server.compose.scoring.fitter import Fitter
 from server.compose.scoring.score_bodies import FitBody, ScoreBody
+from server.compose.scoring.score_fields import score_fields
 from server.compose.scoring.scorer import Question, Score, Scorer
 from server.compose.scoring.several import score_several
+from server.compose.scoring.sweep_body import SweepBody
+from server.compose.scoring.sweeper import Sweeper
 from server.engine.port import Body, Engine, RefusedError
 from server.publishing.bodies import json_object, read_body
 
-SCORE, FIT = "/v1/compose/score", "/v1/compose/fit"
+SCORE, FIT, SWEEP = "/v1/compose/score", "/v1/compose/fit", "/v1/compose/sweep"
 
 
 def make_scoring_router(
-    engine: Engine, scorer: Scorer, catalogue: Catalogue, limits: Limits
+    engine: Engine, scorer: Scorer, catalogue: Catalogue, limits: Limits, app: ASGIApp
 ) -> APIRouter:
-    """Return the routes."""
+    """Return the routes. `app` answers the requests of a sweep; see `Sweeper`."""
     router = APIRouter(tags=["scoring"])
     fitter = Fitter(scorer, catalogue, limits)
+    sweeper = Sweeper(app, engine, scorer, catalogue, limits)
 
     @router.post(SCORE)
     async def score(request: Request) -> Response:
@@ -43,6 +48,12 @@ def make_scoring_router(
         body = read_body(FitBody, await json_object(request))
         return await _while_connected(request, fitter.fit(body, key_of(request.scope)))
 
+    @router.post(SWEEP)
+    async def sweep(request: Request) -> Response:
+        """Answer one prompt with every composition of a grid of weights."""
+        body = read_body(SweepBody, await json_object(request))
+        return await _while_connected(request, sweeper.sweep(body, request.scope))
+
     async def _scored(body: ScoreBody, key: Key) -> Body:
         if body.compositions is not None:
             by_item, scores, plans = await score_several(
@@ -52,7 +63,7 @@ def make_scoring_router(
             )
             data = [
                 _item(index, score, None, body.members)
-                | {"compositions": [_log_probs(values) for values in of_item]}
+                | {"compositions": [score_fields(values) for values in of_item]}
                 for index, (score, of_item) in enumerate(zip(scores, by_item, strict=True))
             ]
             plan: Body = {"plans": plans}
@@ -78,29 +89,15 @@ def make_scoring_router(
             "token_ids": list(score.token_ids),
         }
         if log_probs is not None:
-            item |= {"formula": score.plan.get("formula"), **_log_probs(log_probs)}
+            item |= {"formula": score.plan.get("formula"), **score_fields(log_probs)}
         if members:
             item["members"] = [
-                {"model": model, **_log_probs(values)}
+                {"model": model, **score_fields(values)}
                 for model, values in zip(score.members, score.by_member, strict=True)
             ]
         return item
 
     return router
-
-
-IMPOSSIBLE = -9999.0
-"""Stands for the log-probability of a token that a filter drops, as in vLLM's responses: JSON has
-no minus infinity."""
-
-
-def _log_probs(values: list[float]) -> dict[str, Any]:
-    shown = [max(value, IMPOSSIBLE) for value in values]
-    return {
-        "logprob": sum(shown),
-        "token_logprobs": shown,
-        "impossible": any(value <= IMPOSSIBLE for value in values),
-    }
 
 
 async def _while_connected(request: Request, work: Coroutine[Any, Any, Body]) -> Response:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,8 +59,8 @@ class Fitter:
         formula = AffineFormula.parse(text, self.catalogue.member_names.visible_to(key))
         self._check(formula, key)
         names = formula.free
-        _check_names("start", body.start, names)
-        _check_names("bounds", body.bounds, names)
+        formula.check_names("start", body.start)
+        formula.check_names("bounds", body.bounds)
         most = self.limits.max_weight
         limits = [body.bounds.get(name, (-most, most)) for name in names]
         start = np.array([body.start.get(name, 0.0) for name in names])
@@ -220,15 +220,6 @@ def _point(formula: AffineFormula, scores: Sequence[Score], n: int, theta: Float
     hessian = np.sum([np.array(s.hessians[n]) for s in scores], axis=0)[np.ix_(places, places)]
     score = float(sum(sum(s.by_weights[n]) for s in scores))
     return Point(theta, score, *formula.derivatives(gradient, hessian))
-
-
-def _check_names(field: str, given: Iterable[str], free: Sequence[str]) -> None:
-    for name in given:
-        if name not in free:
-            raise CompositionSchemaError(
-                f"{quoted(name)} is not a free name of the formula; those are {', '.join(free)}.",
-                param=f"{field}.{name}",
-            )
 
 
 def _value(value: float, error: float) -> Body:

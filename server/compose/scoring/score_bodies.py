@@ -1,12 +1,13 @@
-"""The bodies of `POST /v1/compose/score` and `POST /v1/compose/fit`."""
+"""The bodies of `POST /v1/compose/score` and `POST /v1/compose/fit`, and what they share."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
 from composer.fields import Fields, Flag, ModelName, Number, TokenId
+from server.engine.port import Kind
 
 MAX_ITEMS = 1024
 """Texts in one request."""
@@ -14,26 +15,41 @@ MAX_ITEMS = 1024
 MAX_COMPOSITIONS = 64
 """Compositions that score the same texts."""
 
-_Tokens = Annotated[list[TokenId], Field(min_length=1)]
+Tokens = Annotated[list[TokenId], Field(min_length=1)]
 
 
-class Item(Fields):
-    """A text to score: a completion, and what stands before it."""
+class Beginning(Fields):
+    """What stands before an answer."""
 
-    prompt: Annotated[str, Field(min_length=1)] | _Tokens | None = None
-    """What the completion continues: text, or token ids."""
+    prompt: Annotated[str, Field(min_length=1)] | Tokens | None = None
+    """What the answer continues: text, or token ids."""
 
     messages: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
-    """In place of `prompt`: a conversation that the completion answers."""
-
-    completion: Annotated[str, Field(min_length=1)] | _Tokens
-    """What is scored."""
+    """In place of `prompt`: a conversation to answer."""
 
     @model_validator(mode="after")
-    def _one_beginning(self) -> Item:
+    def _one_beginning(self) -> Self:
         if (self.prompt is None) == (self.messages is None):
             raise ValueError("give either 'prompt' or 'messages'")
         return self
+
+    @property
+    def kind(self) -> Kind:
+        """Return the route that takes it."""
+        return Kind.COMPLETION if self.messages is None else Kind.CHAT
+
+    def beginning(self) -> dict[str, Any]:
+        """Return the one field that a request has of the two."""
+        if self.messages is not None:
+            return {"messages": self.messages}
+        return {"prompt": self.prompt}
+
+
+class Item(Beginning):
+    """A text to score: a completion, and what stands before it."""
+
+    completion: Annotated[str, Field(min_length=1)] | Tokens
+    """What is scored."""
 
 
 class ScoreBody(Fields):

@@ -271,6 +271,22 @@ def test_scores_keep_to_the_rights_of_a_key(guarded: Guarded) -> None:
     assert refused.status_code in (400, 404), refused.text
 
 
+def test_sweeps_keep_to_the_rights_of_a_key(guarded: Guarded) -> None:
+    """As its own requests do: rows, one point after the other, models, policies, the quota."""
+
+    def ask(client: httpx.Client, formula: str) -> httpx.Response:
+        grid = {"formula": formula, "values": {"a": [-1, 0.5, 1]}, "reference": " upon"}
+        return client.post("/v1/compose/sweep", json={**grid, "prompt": "Once", "max_tokens": 2})
+
+    answer = ask(guarded["narrow"], "base + a*chat")
+    assert answer.status_code == 200, answer.text
+    three = ask(guarded["narrow"], "2*base + a*chat + a*polite")
+    assert "takes 3 rows" in message_of(three, "/v1/compose/sweep", 400)
+    refused = message_of(ask(guarded["carol"], "base + a*polite"), "/v1/compose/sweep", 400)
+    assert "a constant cannot be added" in refused, "she does not learn that there is such a model"
+    assert ask(guarded.anonymous, "base + a*chat").status_code == 401
+
+
 def test_auto_gives_no_key_the_base_that_may_not_use_it(guarded: Guarded) -> None:
     def ask(name: str, question: str) -> httpx.Response:
         body = {"model": "auto", "messages": [{"role": "user", "content": question}]}
