@@ -98,10 +98,13 @@ class Delta(Wire):
 
 
 class ChatChoice(Wire):
+    """`token_ids`: of the answer, if the request has `return_token_ids`."""
+
     index: int
     message: ChatMessage
     finish_reason: str | None = None
     logprobs: ChatLogprobs | None = None
+    token_ids: tuple[int, ...] | None = None
 
 
 class ChatChunkChoice(Wire):
@@ -112,10 +115,14 @@ class ChatChunkChoice(Wire):
 
 
 class CompletionChoice(Wire):
+    """`token_ids`, `prompt_token_ids`: if the request has `return_token_ids`."""
+
     index: int
     text: str
     finish_reason: str | None = None
     logprobs: CompletionLogprobs | None = None
+    token_ids: tuple[int, ...] | None = None
+    prompt_token_ids: tuple[int, ...] | None = None
 
 
 class ChatAlone(Wire):
@@ -163,10 +170,15 @@ class Answer(Wire):
 
 
 class ChatCompletion(Answer):
-    """Answer to a chat request; `comparison` (with `compare`): each model -> its answer alone."""
+    """Answer to a chat request.
+
+    comparison: with `compare`, each model -> its answer alone.
+    prompt_token_ids: if the request has `return_token_ids`.
+    """
 
     choices: tuple[ChatChoice, ...]
     comparison: dict[str, ChatAlone] | None = None
+    prompt_token_ids: tuple[int, ...] | None = None
 
     @property
     def text(self) -> str:

@@ -27,8 +27,10 @@ from clients.cli.connection import ApiKey, BaseUrl
 from clients.cli.local_work import FAILED, REFUSED, USAGE, needs_extra
 from clients.cli.recipe_commands import recipes
 from clients.cli.router_commands import router
+from clients.cli.scoring.distil_command import distil
 from clients.cli.scoring.fit_command import fit
 from clients.cli.scoring.score_command import score
+from clients.cli.scoring.sweep_command import sweep
 
 UNREACHABLE = 3
 
@@ -82,6 +84,8 @@ app.command()(chat_commands.chat)
 app.command()(chat_commands.models)
 app.command()(score)
 app.command()(fit)
+app.command()(sweep)
+app.command()(distil)
 app.command()(recipes)
 app.add_typer(compositions, name="compositions")
 app.add_typer(adapters, name="adapters")

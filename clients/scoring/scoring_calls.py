@@ -1,4 +1,4 @@
-"""Calls that score texts under compositions, and that find the weights of a composition.
+"""Calls that score texts under compositions, find the weights of a composition, and compare many.
 
 An item is `{"prompt": ..., "completion": ...}` or `{"messages": [...], "completion": ...}`; prompt
 and completion are texts or token ids. A request takes up to 1024 items.
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from clients.call import Call, reader
 from clients.calls import Composition
 from clients.scoring.scoring_responses import FittedComposition, ScoredItems
+from clients.scoring.sweep_responses import SweptGrid
 
 Item = Mapping[str, object]
 
@@ -79,6 +80,49 @@ def fit(
         **_present({"formula": formula, "experts": experts, "max_passes": max_passes, **options}),
     }
     return Call("POST", "/compose/fit", body, reader(FittedComposition))
+
+
+def sweep(
+    formula: str,
+    *,
+    values: Mapping[str, Sequence[float]] | None = None,
+    points: Sequence[Mapping[str, float]] | None = None,
+    prompt: str | Sequence[int] | None = None,
+    messages: str | Sequence[Mapping[str, object]] | None = None,
+    reference: str | Sequence[int] | None = None,
+    max_tokens: int | None = None,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+    stop: str | Sequence[str] | None = None,
+) -> Call[SweptGrid]:
+    """POST /compose/sweep: one prompt, answered with every weight of a grid of at most 64 points.
+
+    Args:
+        formula: a sum with free names, such as `chat + a*(polite - rude)`.
+        values: values of each free name; the grid has every combination.
+        points: in place of `values`: the values of all free names at each point.
+        prompt: what to continue, a text or token ids.
+        messages: in place of `prompt`: a conversation, or the text of a single user message.
+        reference: an answer whose log-probability is computed at each point, too.
+        max_tokens: longest answer; 128 by default.
+        temperature: 0 by default, so that answers differ by their weights only.
+        top_p, seed, stop: as of `clients.calls.chat`.
+
+    Raises:
+        ValueError: not exactly one of `values` and `points`, or of `prompt` and `messages`.
+    """
+    if (values is None) == (points is None):
+        raise ValueError("give either values or points")
+    if (prompt is None) == (messages is None):
+        raise ValueError("give either a prompt or messages")
+    if isinstance(messages, str):
+        messages = [{"role": "user", "content": messages}]
+    grid = {"formula": formula, "values": values, "points": points}
+    texts = {"prompt": prompt, "messages": messages, "reference": reference}
+    sampling = {"temperature": temperature, "top_p": top_p, "seed": seed, "stop": stop}
+    body = _present({**grid, **texts, "max_tokens": max_tokens, **sampling})
+    return Call("POST", "/compose/sweep", body, reader(SweptGrid))
 
 
 def _present(fields: Mapping[str, object]) -> dict[str, object]:

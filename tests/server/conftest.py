@@ -12,10 +12,11 @@ import pytest
 from adapters import inspect
 from composer.mixtures.gate_file import Gate, fingerprint, save_gate
 from tests.server.administration import admin, arguments, error, root, stalling
+from tests.server.command_line import composer
 from tests.support.live_server import LiveServer, serving
 from zoo.prompts import EXAMPLES
 
-__all__ = ["admin", "arguments", "error", "root", "stalling"]
+__all__ = ["admin", "arguments", "composer", "error", "root", "stalling"]
 
 CONTEXT = 512  # tokens
 COMPACT = {"backend": "xgrammar", "disable_any_whitespace": True}

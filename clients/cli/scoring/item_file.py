@@ -1,9 +1,10 @@
-"""Files of items: JSON lines, each with a completion and a prompt or messages."""
+"""Files of JSON lines: items, with a completion and what stands before it, or prompts alone."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from clients.cli.local_work import REFUSED, failure
 
 STDIN = "-"
 
-FORM = '{"prompt": "…", "completion": "…"} or {"messages": […], "completion": "…"}'
+ITEM = '{"prompt": "…", "completion": "…"} or {"messages": […], "completion": "…"}'
+PROMPT = '{"prompt": "…"} or {"messages": […]}'
 
 
 def read_items(file: str) -> list[dict[str, Any]]:
@@ -21,25 +23,49 @@ def read_items(file: str) -> list[dict[str, Any]]:
         OSError: the file cannot be read.
         TyperException: a line is not an item, or the file has no items.
     """
-    text = sys.stdin.read() if file == STDIN else Path(file).read_text(encoding="utf-8")
-    lines = enumerate(text.split("\n"), 1)
-    items = [_item(file, number, line) for number, line in lines if line.strip()]
-    if not items:
-        raise failure(REFUSED, f"{_place(file)} has no items; write one a line, as {FORM}")
-    return items
+    return [
+        _checked(item, place, ITEM, "'completion'", "completion" in item)
+        for place, item in _objects(file, "items", ITEM)
+    ]
 
 
-def _item(file: str, number: int, line: str) -> dict[str, Any]:
-    try:
-        item = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise failure(
-            REFUSED, f"{_place(file)}, line {number} is not JSON: {error}; write {FORM}"
-        ) from None
-    if not isinstance(item, dict) or "completion" not in item:
-        raise failure(REFUSED, f"{_place(file)}, line {number} has no 'completion'; write {FORM}")
+def read_prompts(file: str) -> list[dict[str, Any]]:
+    """Read what stands before an answer, `prompt` or `messages`, as `read_items` does.
+
+    Other fields of a line are left out.
+    """
+    beginnings = ("prompt", "messages")
+    return [
+        _checked(
+            {name: item[name] for name in beginnings if name in item},
+            place,
+            PROMPT,
+            "one of 'prompt' and 'messages'",
+            ("prompt" in item) != ("messages" in item),
+        )
+        for place, item in _objects(file, "prompts", PROMPT)
+    ]
+
+
+def _checked(item: dict[str, Any], place: str, form: str, needs: str, has: bool) -> dict[str, Any]:
+    if not has:
+        raise failure(REFUSED, f"{place} has no {needs}; write {form}")
     return item
 
 
-def _place(file: str) -> str:
-    return "standard input" if file == STDIN else f"'{file}'"
+def _objects(file: str, what: str, form: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the JSON objects of a file, each with its place for messages."""
+    name = "standard input" if file == STDIN else f"'{file}'"
+    text = sys.stdin.read() if file == STDIN else Path(file).read_text(encoding="utf-8")
+    lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if not lines:
+        raise failure(REFUSED, f"{name} has no {what}; write one a line, as {form}")
+    for number, line in lines:
+        place = f"{name}, line {number}"
+        try:
+            item = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise failure(REFUSED, f"{place} is not JSON: {error}; write {form}") from None
+        if not isinstance(item, dict):
+            raise failure(REFUSED, f"{place} is not a JSON object; write {form}")
+        yield place, item

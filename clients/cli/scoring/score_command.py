@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from json import dumps
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
 from clients.cli.connection import asks_server, connect_patiently
 from clients.cli.local_work import show_progress
 from clients.cli.scoring.item_file import read_items
-from clients.cli.scoring.score_lines import Line, digests, resume, totals
+from clients.cli.scoring.resumed_output import Line, Output, digests, opened, resume
+from clients.cli.scoring.score_lines import totals
 from clients.cli.shared_options import (
     Assignments,
     CompositionJson,
@@ -51,10 +50,7 @@ def score(
     composition: CompositionJson = None,
     set_: Assignments = None,
     members: Annotated[bool, Option("--members", help="Score every member alone, too.")] = False,
-    output: Annotated[
-        Path | None,
-        Option(metavar="OUT", help="A file; run again, the command goes on where it ended."),
-    ] = None,
+    output: Output = None,
 ) -> None:
     """Print the log-probability of each completion, as JSON lines."""
     at_most_one({
@@ -69,7 +65,7 @@ def score(
     items = read_items(file)
     marks = digests(items, asked)
     lines = [] if output is None else resume(output, marks)
-    with _opened(output) as out, show_progress() as step:
+    with opened(output) as out, show_progress() as step:
         for begin in range(len(lines), len(items), BATCH):
             step(begin, len(items), "score")
             batch = _score(client, items[begin : begin + BATCH], begin, asked)
@@ -100,13 +96,3 @@ def _score(
         }
         for item in scored.data
     ]
-
-
-@contextmanager
-def _opened(output: Path | None) -> Iterator[IO[str]]:
-    """Open a file for appending; without one, yield standard output."""
-    if output is None:
-        yield sys.stdout
-        return
-    with output.open("a", encoding="utf-8") as file:
-        yield file

@@ -1,63 +1,13 @@
-"""The lines that `composer score` writes, and those that an earlier run has left in its output."""
+"""The sums over the lines that `composer score` writes."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from clients.cli.local_work import REFUSED, failure
-
-Line = dict[str, Any]
-
-
-def digests(items: Iterable[Mapping[str, object]], asked: Mapping[str, object]) -> list[str]:
-    """Return what identifies each item together with what scores it: 16 hex digits."""
-    return [
-        hashlib.sha256(json.dumps([item, asked], sort_keys=True).encode()).hexdigest()[:16]
-        for item in items
-    ]
-
-
-def resume(output: Path, expected: Sequence[str]) -> list[Line]:
-    """Return the lines that `output` has already, and cut off a line that was not written whole.
-
-    Args:
-        output: the file, which need not exist.
-        expected: digest of each item; line k must have that of item k.
-
-    Raises:
-        OSError: the file cannot be read or written.
-        TyperException: a line is of another item or another composition.
-    """
-    if not output.exists():
-        return []
-    text = output.read_bytes()
-    whole = text.rpartition(b"\n")[0]
-    lines = [_read(line) for line in whole.split(b"\n")] if whole else []
-    for number, line in enumerate(lines, 1):
-        if number > len(expected) or line.get("digest") != expected[number - 1]:
-            raise failure(
-                REFUSED,
-                f"'{output}', line {number} does not belong to these items and this composition; "
-                "give another --output, or remove that file to begin again",
-            )
-    if len(text) > len(whole) + 1:
-        with output.open("r+b") as file:
-            file.truncate(len(whole) + 1 if whole else 0)
-    return lines
-
-
-def _read(line: bytes) -> Line:
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
+from clients.cli.scoring.resumed_output import Line
 
 
 @dataclass(frozen=True, slots=True)
