@@ -283,7 +283,7 @@ def test_sweeps_keep_to_the_rights_of_a_key(guarded: Guarded) -> None:
     three = ask(guarded["narrow"], "2*base + a*chat + a*polite")
     assert "takes 3 rows" in message_of(three, "/v1/compose/sweep", 400)
     refused = message_of(ask(guarded["carol"], "base + a*polite"), "/v1/compose/sweep", 400)
-    assert "a constant cannot be added" in refused, "she does not learn that there is such a model"
+    assert "'polite' is not a model here" in refused
     assert ask(guarded.anonymous, "base + a*chat").status_code == 401
 
 

@@ -129,7 +129,7 @@ def without(*names: str) -> dict[str, Any]:
         (GRID | {"values": {"a": [1], "polite": [1]}}, 400, ["'polite' is a model", "a"]),
         (GRID | {"values": {"a": [1], "c": [1]}}, 400, ["'c' is not a free name", "a"]),
         (GRID | {"formula": SECOND}, 400, ["'b'", "no value"]),
-        (GRID | {"formula": "base + a*polit"}, 400, ["position 7"]),
+        (GRID | {"formula": "base + a*polit"}, 400, ["'polit' is not a model"]),
         (GRID | {"values": {"a": [0, 1e6]}}, 400, ["at a = 1000000", "between -100 and 100"]),
         (GRID | {"formula": "a*polite"}, 400, ["at a = 0", "nothing is left"]),
         (GRID | {"values": {"a": ["x"]}}, 400, ["values.a"]),
