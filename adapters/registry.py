@@ -153,6 +153,10 @@ class Registry:
         """Lease what the aliases stand for now. Raises `KeyError`: an alias is not served."""
         return self._lease({alias: self._served[alias].generation for alias in aliases})
 
+    def lease_again(self, generations: Mapping[str, Generation]) -> Lease:
+        """Lease generations that a lease holds already, whatever their aliases stand for now."""
+        return self._lease(generations)
+
     def _lease(self, generations: Mapping[str, Generation]) -> Lease:
         self._users.update(generation.engine_name for generation in generations.values())
         return Lease(self, generations)

@@ -43,6 +43,7 @@ from server.publishing.uploads import Uploads
 from server.publishing.verify import against_peft
 from server.publishing.weight_jobs import WeightSpace
 from server.routes.adapters import AdminRoutes, make_admin
+from server.routes.composition_writer import CompositionWriter
 from server.routes.compositions import make_composition_router
 from server.routes.health import make_health
 from server.routes.models import make_router
@@ -127,15 +128,15 @@ async def assemble(app: FastAPI, engine: Engine, deployment: Deployment) -> ASGI
         forces_usage=app.state.args.enable_force_include_usage,
     )
     inner = ObservationMiddleware(compose(app.router), log_requests=settings.log_requests)
+    limit = settings.max_compositions_per_key
+    writer = CompositionWriter(engine, store, catalogue, threads, limit)
 
     restrict_routes(app, settings.exposed)
     routers = [
         make_health(deployment.lifecycle),
         make_router(engine, registry, store, catalogue),
-        make_composition_router(
-            engine, store, catalogue, threads, settings.max_compositions_per_key
-        ),
-        make_scoring_router(engine, scorer, catalogue, settings.limits, inner),
+        make_composition_router(writer, store, catalogue),
+        make_scoring_router(engine, scorer, catalogue, settings.limits, writer, inner),
     ]
     if settings.metrics is not MetricsAccess.OFF:
         routers.append(make_metrics(engine, registry, deployment.adapters, deployment.lifecycle))

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from server.request_record import RequestRecord
+from server.request_record import RequestRecord, ScoringKind
 
 REQUESTS = Counter(
     "composer_requests",
@@ -33,6 +33,27 @@ CHOICES = Counter(
     "composer_router_choices",
     "Mixtures in which this expert took part.",
     ("expert",),
+)
+SCORINGS = Counter(
+    "composer_scoring_requests",
+    "Requests that score texts or fit weights, by kind and outcome.",
+    ("kind", "outcome"),
+)
+SCORING_SECONDS = Histogram(
+    "composer_scoring_seconds",
+    "Duration of successful requests that score texts or fit weights.",
+    ("kind",),
+    buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000),
+)
+TEXTS = Counter(
+    "composer_scored_texts",
+    "Texts that the engine has scored; a fit reads each once in every pass.",
+    ("kind",),
+)
+TOKENS = Counter(
+    "composer_scored_tokens",
+    "Tokens of those texts that were scored, without the prompts before them.",
+    ("kind",),
 )
 LOADS = Counter(
     "composer_adapter_loads", "Adapters loaded into the engine's memory, by outcome.", ("outcome",)
@@ -59,6 +80,19 @@ def count_request(record: RequestRecord, outcome: str) -> None:
     REQUESTS.labels(record.composition, record.recipe, outcome).inc()
     if record.composed and record.rows:
         ROWS.observe(record.rows)
+
+
+def count_scoring(kind: ScoringKind, outcome: str, seconds: float) -> None:
+    """Count a request to score texts or to fit weights that has ended."""
+    SCORINGS.labels(kind.word, outcome).inc()
+    if outcome == "ok":
+        SCORING_SECONDS.labels(kind.word).observe(seconds)
+
+
+def count_text(kind: ScoringKind, tokens: int) -> None:
+    """Count a text of such a request, of which `tokens` were scored."""
+    TEXTS.labels(kind.word).inc()
+    TOKENS.labels(kind.word).inc(tokens)
 
 
 def count_error(code: str) -> None:

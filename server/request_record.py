@@ -6,6 +6,7 @@ import re
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -29,6 +30,19 @@ _ID = re.compile(r"[A-Za-z0-9_.:@/+=-]{1,128}")
 """A client's request id that may be copied into logs and headers."""
 
 
+class ScoringKind(StrEnum):
+    """The routes that score texts; the value is the path."""
+
+    SCORE = "/v1/compose/score"
+    FIT = "/v1/compose/fit"
+    SWEEP = "/v1/compose/sweep"
+
+    @property
+    def word(self) -> str:
+        """`score`, `fit` or `sweep`, as metrics say it."""
+        return self.name.lower()
+
+
 @dataclass(slots=True)
 class RequestRecord:
     """One request; each layer adds what it learns.
@@ -36,6 +50,7 @@ class RequestRecord:
     composition: name of a stored composition, `auto`, `formula`, `composition` or `PLAIN`, which is
         a bounded set.
     formula: what is computed, without the texts of prompts.
+    texts, scored_tokens: what the engine has scored; a fit reads every text once in each pass.
     """
 
     id: str
@@ -46,6 +61,8 @@ class RequestRecord:
     adapters: tuple[str, ...] = ()
     prompt_tokens: int | None = None
     answer_tokens: int | None = None
+    texts: int = 0
+    scored_tokens: int = 0
 
     @property
     def composed(self) -> bool:
@@ -67,6 +84,15 @@ class RequestRecord:
         self.composition, self.recipe, self.adapters = composition, recipe, tuple(adapters)
         if plan is not None:
             self.formula, self.rows = _formula(plan), plan.rows
+
+    def note_weights(self, *, mixture: bool) -> None:
+        """Note that many weights of a formula, or of a mixture, are computed."""
+        self.composition = "composition" if mixture else "formula"
+        self.recipe = "mixture" if mixture else "sum"
+
+    def note_compositions(self) -> None:
+        """Note that several compositions score the same texts."""
+        self.composition, self.recipe = "compositions", "several"
 
     def count_tokens(self, response: Mapping[str, Any]) -> None:
         """Take the token counts from the field `usage` of a response or chunk, if it has one."""

@@ -103,17 +103,16 @@ class Compositions:
                 f"the composition has {size} bytes as JSON; the limit is {MAX_COMPOSITION_BYTES}. "
                 "Shorten its prompts, or send it with every request."
             )
-        with self._changing(name, key, expected) as history:
-            self._check_free(name)
-            if exists(history):
-                owner = history[-1].owner
-            elif limit is not None and (count := self._count(owner)) >= limit:
-                raise CompositionLimitError(
-                    f"the key {quoted(owner)} has {count} stored compositions, and may have "
-                    f"{limit}. Delete one that is not needed, or start the server with a larger "
-                    "--max-compositions-per-key."
-                )
+        with self._putting(name, key, owner, expected, limit) as owner:
             return self._append(name, Action.PUBLISH, content, owner, actor)
+
+    def check_put(
+        self, name: str, *, key: str | None, owner: str, expected: int | None, limit: int | None
+    ) -> None:
+        """Raise the error that `put` would raise now for a composition of any content."""
+        check_name(name)
+        with self._putting(name, key, owner, expected, limit):
+            pass
 
     def rollback(
         self,
@@ -169,6 +168,23 @@ class Compositions:
             return self._append(name, Action.DELETE, None, history[-1].owner, actor)
 
     # ---- helpers
+
+    @contextmanager
+    def _putting(
+        self, name: str, key: str | None, owner: str, expected: int | None, limit: int | None
+    ) -> Iterator[str]:
+        """Exclude other writers, check that a composition may be stored, and yield its owner."""
+        with self._changing(name, key, expected) as history:
+            self._check_free(name)
+            if exists(history):
+                owner = history[-1].owner
+            elif limit is not None and (count := self._count(owner)) >= limit:
+                raise CompositionLimitError(
+                    f"the key {quoted(owner)} has {count} stored compositions, and may have "
+                    f"{limit}. Delete one that is not needed, or start the server with a larger "
+                    "--max-compositions-per-key."
+                )
+            yield owner
 
     @contextmanager
     def _changing(

@@ -42,7 +42,7 @@ def list_compositions(client: Client, json: JsonLines = None) -> None:
     if wants_lines(json):
         print_lines(stored)
     else:
-        print_table([(entry.name, str(entry.version), _content(entry)) for entry in stored])
+        print_table([(entry.name, str(entry.version), content_of(entry)) for entry in stored])
 
 
 @compositions.command()
@@ -90,7 +90,7 @@ def rollback(client: Client, name: Name, to: To = None, if_match: IfMatch = None
     Without --to, to the composition before the present one: a second rollback undoes the first.
     """
     stored = client.rollback_composition(name, to=to, if_match=if_match)
-    print(f"{stored.name}  version {stored.version}  {_content(stored)}")
+    print(f"{stored.name}  version {stored.version}  {content_of(stored)}")
 
 
 @compositions.command()
@@ -103,12 +103,13 @@ def history(client: Client, name: Name, json: JsonLines = None) -> None:
         return
     rows = [("VERSION", "ACTION", "TIME", "OWNER", "COMPOSITION")]
     for entry in versions:
-        row = (str(entry.version), entry.action, entry.time, entry.owner or "-", _content(entry))
+        row = (str(entry.version), entry.action, entry.time, entry.owner or "-", content_of(entry))
         rows.append(row)
     print_table(rows)
 
 
-def _content(entry: CompositionChange) -> str:
+def content_of(entry: CompositionChange) -> str:
+    """Return what a name stands for as a line of text."""
     if entry.composition is None:
         return "(private)" if entry.private else "-"
     shown = entry.composition

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from clients.call import Call, reader
+from clients.call import Call, condition, reader
 from clients.calls import Composition
 from clients.scoring.scoring_responses import FittedComposition, ScoredItems
 from clients.scoring.sweep_responses import SweptGrid
@@ -54,10 +54,14 @@ def fit(
     held_out: float | None = None,
     ridge: float | None = None,
     max_passes: int | None = None,
+    name: str | None = None,
+    if_match: int | None = None,
+    if_none_match: bool = False,
 ) -> Call[FittedComposition]:
     """POST /compose/fit: the weights that give examples the highest probability.
 
-    Many examples take longer than the default timeout; see `clients.client_settings.Timeouts`.
+    If the fit converges but its name cannot be stored any more, `stored` is None and a warning says
+    why. Many examples take longer than the default timeout; see `clients.client_settings.Timeouts`.
 
     Args:
         items: examples, each the wanted completion of a prompt or a conversation.
@@ -68,18 +72,26 @@ def fit(
         held_out: share of the examples that judge the result instead of being learned from.
         ridge: how strongly values are pulled towards the start.
         max_passes: how often the examples are read at most.
+        name: store the fitted composition under this name, if the search converges.
+        if_match: with `name`: only if it is at this version.
+        if_none_match: with `name`: only if it does not exist or was deleted.
 
     Raises:
-        ValueError: not exactly one of `formula` and `experts` is given.
+        ValueError: not exactly one of `formula` and `experts` is given; both conditions are, or
+            one without a name.
     """
+    headers = condition(if_match, if_none_match=if_none_match)
+    if headers and name is None:
+        raise ValueError("if_match and if_none_match are conditions on a name; give name as well")
     if (formula is None) == (experts is None):
         raise ValueError("give either a formula or experts")
     options = {"start": start, "bounds": bounds, "held_out": held_out, "ridge": ridge}
     body = {
         "items": list(items),
         **_present({"formula": formula, "experts": experts, "max_passes": max_passes, **options}),
+        **_present({"name": name}),
     }
-    return Call("POST", "/compose/fit", body, reader(FittedComposition))
+    return Call("POST", "/compose/fit", body, reader(FittedComposition), headers=headers)
 
 
 def sweep(

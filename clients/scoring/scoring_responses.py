@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, JsonValue
 
-from clients.responses import Wire
+from clients.responses import StoredComposition, Wire
 
 
 class ScoredTokens(Wire):
@@ -54,12 +54,14 @@ class ScoredItems(Wire):
 
     plan: the composition in normal form.
     plans: with `compositions`, that of each.
+    adapters: digests of the adapters that scored the items, by alias.
     """
 
     data: tuple[ScoredItem, ...]
     usage: ScoreUsage
     plan: dict[str, JsonValue] | None = None
     plans: tuple[dict[str, JsonValue], ...] = ()
+    adapters: dict[str, str] = Field(default_factory=dict)
 
 
 class FittedWeight(Wire):
@@ -92,6 +94,8 @@ class FittedComposition(Wire):
     judged_on: which examples the log-likelihoods are of.
     tokens: how many tokens the examples have that were learned from.
     request: fields of a request to the fitted composition.
+    stored: what has been stored under the name that was given; None if nothing has.
+    adapters: digests of the adapters that the weights belong to, by alias.
     """
 
     formula: str | None = None
@@ -104,3 +108,5 @@ class FittedComposition(Wire):
     tokens: int
     warnings: tuple[str, ...] = ()
     request: dict[str, JsonValue] = Field(default_factory=dict)
+    stored: StoredComposition | None = None
+    adapters: dict[str, str] = Field(default_factory=dict)

@@ -101,6 +101,11 @@ class AffineFormula:
         `gradient` `[K]` and `hessian` `[K, K]` by the weights."""
         return self.slopes.T @ gradient, self.slopes.T @ hessian @ self.slopes
 
+    def smallest_weights(self, lower: Floats, upper: Floats) -> Floats:
+        """Return the smallest weight of each model, `[K]`, for free names within bounds, `[P]`."""
+        result: Floats = self.constant + np.minimum(self.slopes * lower, self.slopes * upper).sum(1)
+        return result
+
     def weights(self, theta: Sequence[float] | Floats) -> Floats:
         """Return the weights of the models, `[K]`, for values of the free names, `[P]`."""
         result: Floats = self.constant + self.slopes @ np.asarray(theta, dtype=np.float64)

@@ -93,6 +93,15 @@ def role_for(method: str, path: str) -> Role:
     return Role.USE
 
 
+def check_role(key: Key, role: Role, what: str) -> None:
+    """Raise `RoleError` if a key lacks the role that `what` asks for."""
+    if not key.may(role):
+        raise RoleError(
+            f"{what} asks for the role '{role}', and the key {quoted(key.name)} has "
+            f"{', '.join(sorted(key.roles)) or 'none'}. Use a key with that role."
+        )
+
+
 class AccessControl:
     """ASGI middleware: identifies the key of a request, and checks its role and quota."""
 
@@ -144,11 +153,7 @@ class AccessControl:
                 f"{method} {path} asks for the role '{role}': send 'Authorization: Bearer KEY' "
                 "with a key that has it."
             )
-        if not key.may(role):
-            raise RoleError(
-                f"{method} {path} asks for the role '{role}', and the key {quoted(key.name)} has "
-                f"{', '.join(sorted(key.roles)) or 'none'}. Use a key with that role."
-            )
+        check_role(key, role, f"{method} {path}")
         if self._is_metrics(path) and not self._metrics_are_open and key.models is not None:
             raise RoleError(
                 f"{METRICS} names all models, and the key {quoted(key.name)} may use some only. "

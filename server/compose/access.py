@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from types import TracebackType
 
-from adapters import Lease, Policy, Registry
+from adapters import Generation, Lease, Policy, Registry
 from composer.errors import ComposerError, UnknownModelError, quoted
 from composer.fields import BASE
 from composer.plan import Plan
@@ -57,6 +58,40 @@ class MemberNames(Collection[str]):
         return allowed and self._key.may_use(name)
 
 
+class Pins:
+    """The adapter generations of a request that computes many texts: all texts get the same ones.
+
+    The generations stay loaded until the end of the context.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self.generations: dict[str, Generation] = {}
+        self._registry = registry
+        self._leases: list[Lease] = []
+
+    def lease(self, aliases: Collection[str]) -> Lease:
+        """Lease the generation that each alias stood for when it was leased here first.
+
+        Raises `KeyError`: an alias is not served.
+        """
+        if new := set(aliases) - self.generations.keys():
+            self._leases.append(self._registry.lease(new))
+            self.generations |= self._leases[-1].generations
+        return self._registry.lease_again({alias: self.generations[alias] for alias in aliases})
+
+    def __enter__(self) -> Pins:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        while self._leases:
+            self._leases.pop().release()
+
+
 class Access:
     """Checks the policies of adapters, and leases adapters to requests."""
 
@@ -67,15 +102,20 @@ class Access:
         self._loader = loader
         self._models = (BASE, *models)
 
-    async def lease(self, names: Collection[str]) -> Lease:
+    def pins(self) -> Pins:
+        """Return pins without generations."""
+        return Pins(self._registry)
+
+    async def lease(self, names: Collection[str], pins: Pins | None = None) -> Lease:
         """Lease the present generations of the adapters among `names`, and load them.
 
-        The caller must release the lease.
+        The caller must release the lease. `pins` takes precedence over the present generations.
 
         Raises:
             AdapterUnavailableError: an adapter does not load.
         """
-        lease = self._registry.lease({name for name in names if name in self._registry})
+        aliases = {name for name in names if name in self._registry}
+        lease = self._registry.lease(aliases) if pins is None else pins.lease(aliases)
         try:
             await self._loader.ensure(lease.generations.values())
         except ComposerError as error:
@@ -118,6 +158,12 @@ class Access:
                     "composition, and may not have a negative one. Give it a positive weight.",
                     param=FIELD,
                 )
+
+    def composes(self, model: str, key: Key) -> bool:
+        """Return whether a key may use a model that is served as a member of compositions."""
+        served = self._registry.get(model)
+        policy = Policy() if served is None else served.policy
+        return policy.compositions and policy.allows_key(key.secret) and key.may_use(model)
 
     def check(self, alias: str, key: Key) -> Policy:
         """Return the policy of an adapter that a key may use. Raise as `check_plan` otherwise."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import NoReturn
 
-from adapters import Compositions, CompositionVersion, Registry
+from adapters import Compositions, CompositionVersion, Registry, model_of
 from composer.errors import (
     CompositionError,
     CompositionSchemaError,
@@ -51,6 +52,7 @@ class Catalogue:
         self.member_names = access.names
         self._names_with_gates = MemberNames(registry, models, routing.gates.classes)
         self._engine = engine
+        self._registry = registry
         self._store = store
         self.access = access
         self.routing = routing
@@ -131,10 +133,18 @@ class Catalogue:
             ) from error
         return plan if sees(version, key) else plan.hidden()
 
-    def is_foreign(self, model: str, key: Key) -> bool:
-        """Return whether `model` is a composition that another key has stored."""
+    def key_for_members(self, model: str, key: Key) -> Key:
+        """Return the key that the members of `model` are checked with: in a composition that
+        another key has stored, they need no permission of their own."""
         stored = self._store.find(model)
-        return stored is not None and stored.owner != key.name
+        is_foreign = stored is not None and stored.owner != key.name
+        return replace(key, models=None) if is_foreign else key
+
+    def names_one_model(self, model: str) -> bool:
+        """Return whether `model` names the base model or an adapter of it, and no composition."""
+        return model in self._engine.base_names or (
+            model in self._registry and model_of(model) is None
+        )
 
     def describe(self, model: str, composition: object) -> tuple[str, str]:
         """Return name and recipe of a composition for metrics, both from bounded sets."""
@@ -144,11 +154,15 @@ class Catalogue:
             return model, _recipe_of(self._store.get(model))
         return (AUTO, "mixture") if model == AUTO else ("formula", "sum")
 
+    def member_name(self, model: str) -> str:
+        """Return the name that members have for the one model that `model` names."""
+        return BASE if model in self._engine.base_names else model
+
     # ---- refusals
 
     def check_key(self, model: str, key: Key) -> None:
         """Raise `UnknownModelError` if `model` names something that the key may not use."""
-        name = BASE if model in self._engine.base_names else model
+        name = self.member_name(model)
         stored = self._store.find(name)
         if stored is not None and is_for(stored, key):
             return

@@ -16,6 +16,7 @@ from composer.fields import BASE
 from composer.mixtures.gate_file import GateError
 from composer.plan import Plan
 from server.auth.keys import Key
+from server.compose.access import Pins
 from server.compose.catalogue import Catalogue
 from server.compose.compile import Binder, BoundPlan
 from server.compose.incoming.request_bounds import check_composed_bounds
@@ -51,13 +52,16 @@ class Resolver:
         self._binder = binder
         self._max_members = max_members
 
-    async def resolve(self, kind: Kind | None, body: Body, key: Key) -> Resolution | None:
+    async def resolve(
+        self, kind: Kind | None, body: Body, key: Key, pins: Pins | None = None
+    ) -> Resolution | None:
         """Resolve a request; return None for one that vLLM gets unchanged.
 
         Args:
             kind: the route; None for a route that composes nothing.
             body: the request.
             key: of the request.
+            pins: the adapter generations that it computes with; by default the present ones.
 
         Raises:
             CompositionError: the composition cannot be computed.
@@ -76,13 +80,12 @@ class Resolver:
                 return None
             if model in self._registry and model_of(model) is None:
                 _refuse_compare(kind, body)
-                return await self._resolve_adapter(kind, body, model, key)
+                return await self._resolve_adapter(kind, body, model, key, pins)
             if kind is None:
                 self._catalogue.refuse_composition(model, key)
                 return None
             plan = self._catalogue.plan_of(model, key)
-            if self._catalogue.is_foreign(model, key):
-                key = replace(key, models=None)  # its members need no permission of their own
+            key = self._catalogue.key_for_members(model, key)
         else:
             if model not in self._engine.base_names:
                 raise CompositionSchemaError(
@@ -94,7 +97,7 @@ class Resolver:
         try:
             if not kind.generates:
                 return self._resolve_token_count(body, model, plan, key)
-            resolution = await self._resolve_plan(kind, body, model, plan, key)
+            resolution = await self._resolve_plan(kind, body, model, plan, key, pins)
         except CompositionError as error:
             error.param = error.param or FIELD
             raise
@@ -102,13 +105,13 @@ class Resolver:
         return replace(resolution, composition=name, recipe=recipe)
 
     async def _resolve_adapter(
-        self, kind: Kind | None, body: Body, alias: str, key: Key
+        self, kind: Kind | None, body: Body, alias: str, key: Key, pins: Pins | None
     ) -> Resolution:
         """Resolve a request to one adapter, on any route of vLLM."""
         self._access.check(alias, key)
         if kind is Kind.RESPONSES:
             body = _unstored(body)
-        lease = await self._access.lease({alias})
+        lease = await self._access.lease({alias}, pins)
         digests = _digests(lease) if kind is not None else None
         fields = ResponseFields(alias, None, digests, aliases=_aliases(lease))
         return Resolution(body | {"model": lease.generations[alias].engine_name}, fields, lease)
@@ -121,7 +124,7 @@ class Resolver:
         return Resolution(vllm_body, fields, self._registry.lease(()), plan)
 
     async def _resolve_plan(
-        self, kind: Kind, body: Body, model: str, plan: Plan, key: Key
+        self, kind: Kind, body: Body, model: str, plan: Plan, key: Key, pins: Pins | None
     ) -> Resolution:
         check_composed_bounds(body)
         if kind is Kind.RESPONSES:
@@ -131,7 +134,7 @@ class Resolver:
         _check_base(plan, settled, key)
         # `auto` has left out what the key may not use: check what it chose, not all it chose from.
         self._access.check_plan(settled if model == AUTO else plan, key, missing)
-        lease = await self._access.lease({member.model for member in settled.members})
+        lease = await self._access.lease({member.model for member in settled.members}, pins)
         try:
             vllm_body, bound = await self._bind(kind, body, settled, lease.generations)
         except BaseException:

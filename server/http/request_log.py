@@ -15,12 +15,13 @@ from server.auth.access_control import route_of
 from server.auth.keys import sender_of
 from server.engine.port import Kind
 from server.http.senders import content_type, dump, send_whole
-from server.request_record import HEADER, RequestRecord, begin_record
+from server.request_record import HEADER, RequestRecord, ScoringKind, begin_record
 
 logger = logging.getLogger(__name__)
 
 _HEADER = HEADER.lower().encode()
 _COUNTED = frozenset(kind.value for kind in Kind if kind.generates)
+_SCORING = frozenset(kind.value for kind in ScoringKind)
 _ERROR_EVENTS = (b'data: {"error"', b'data:{"error"', b"event: error")
 
 
@@ -45,11 +46,16 @@ class ObservationMiddleware:
         try:
             await self._app(scope, receive, response)
         finally:
-            if route_of(scope) in _COUNTED and scope["method"] == "POST":
+            seconds, route = time.monotonic() - began, route_of(scope)
+            logged = False
+            if scope["method"] == "POST" and route in _COUNTED:
                 metrics.count_request(record, response.outcome)
-                if record.composed and self._log_requests:
-                    seconds = time.monotonic() - began
-                    logger.info(_line(record, sender_of(scope), response, seconds))
+                logged = record.composed
+            elif scope["method"] == "POST" and route in _SCORING:
+                metrics.count_scoring(ScoringKind(route), response.outcome, seconds)
+                logged = True
+            if logged and self._log_requests:
+                logger.info(_line(record, sender_of(scope), response, seconds))
             if response.error_code is not None:
                 metrics.count_error(response.error_code)
 
@@ -144,6 +150,7 @@ def _line(record: RequestRecord, sender: str, response: _ObservedResponse, secon
         "rows": record.rows,
         "prompt_tokens": record.prompt_tokens,
         "answer_tokens": record.answer_tokens,
+        **({"texts": record.texts, "scored_tokens": record.scored_tokens} if record.texts else {}),
         "seconds": f"{seconds:.3f}",
         "status": response.status,
         "outcome": response.outcome,

@@ -13,16 +13,18 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.auth.access_control import route_of
 from server.engine.port import Kind
-from server.request_record import record_of
+from server.request_record import ScoringKind, record_of
 
 SPAN = "composer.request"
 
-_TRACED = frozenset(kind.value for kind in Kind if kind.generates)
+_TRACED = frozenset(kind.value for kind in (*Kind, *ScoringKind)) - {
+    kind.value for kind in Kind if not kind.generates
+}
 _W3C = TraceContextTextMapPropagator()
 
 
 class TracingMiddleware:
-    """ASGI middleware: opens a span around each request for generated text."""
+    """ASGI middleware: opens a span around each request for generated text or for scores."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -52,3 +54,6 @@ def _describe(span: Span, scope: Scope) -> None:
         span.set_attribute("composer.formula", record.formula)
         span.set_attribute("composer.rows", record.rows)
         span.set_attribute("composer.adapters", record.adapters)
+    if record.texts:
+        span.set_attribute("composer.texts", record.texts)
+        span.set_attribute("composer.scored_tokens", record.scored_tokens)

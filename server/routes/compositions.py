@@ -16,23 +16,21 @@ from adapters import (
     CompositionNotFoundError,
     Compositions,
     CompositionVersion,
-    NameTakenError,
 )
 from composer.errors import CompositionError, quoted
-from server.auth.keys import Key, Role, key_of
+from server.auth.keys import Key, key_of
 from server.compose.catalogue import Catalogue
-from server.compose.routing.auto import AUTO
 from server.compose.stored_compositions import is_for, is_private, sees
-from server.engine.port import Body, Engine
+from server.engine.port import Body
 from server.http.store_position import position_header
 from server.publishing.bodies import parse_json, rollback_version
-from server.publishing.store_threads import StoreThreads
+from server.routes.composition_writer import CompositionWriter, changing
 from server.routes.preconditions import actor_of, etag, expected_version
 
 PREFIX = "/v1/compositions"
 
 
-class _View:
+class CompositionView:
     """Stored compositions as keys see them."""
 
     def __init__(self, compositions: Compositions, catalogue: Catalogue) -> None:
@@ -81,32 +79,16 @@ class _View:
 
 
 def make_composition_router(
-    engine: Engine,
-    compositions: Compositions,
-    catalogue: Catalogue,
-    threads: StoreThreads,
-    limit: int,
+    writer: CompositionWriter, compositions: Compositions, catalogue: Catalogue
 ) -> APIRouter:
-    """Return the routes. `limit`: the largest number of compositions of a key."""
+    """Return the routes."""
     router = APIRouter(tags=["compositions"])
-    view = _View(compositions, catalogue)
+    view = CompositionView(compositions, catalogue)
+    threads = writer.threads
 
     def answer(version: CompositionVersion, key: Key, status: int = 200) -> JSONResponse:
         headers = etag(version.number) | position_header(version.sequence)
         return JSONResponse(view.whole(version, key), status_code=status, headers=headers)
-
-    def changing(key: Key) -> str | None:
-        """Return the name of the key that must own a composition; None for any."""
-        return None if key.may(Role.ADMIN) else key.name
-
-    def check_name(name: str) -> None:
-        """Refuse what stands for something else on this server; the store knows the rest."""
-        if name == AUTO or name in engine.base_names or name in catalogue.member_names:
-            raise NameTakenError(
-                f"{quoted(name)} already names the base model, an adapter or the router. "
-                "Choose another.",
-                param="name",
-            )
 
     @router.get(PREFIX)
     async def list_compositions(request: Request) -> dict[str, Any]:
@@ -135,24 +117,13 @@ def make_composition_router(
     async def put_composition(name: str, request: Request) -> JSONResponse:
         """Store the composition in the body under a name that `model` then accepts."""
         key = key_of(request.scope)
-        check_name(name)
+        writer.check_name(name)
         content: JsonValue = parse_json(
             await request.body(),
             "the body",
             'Send a composition, e.g. "base + 0.5*polite" with the quotes.',
         )
-        catalogue.parse(content, key=key)
-        version = await threads.changes.admit(
-            lambda: compositions.put(
-                name,
-                content,
-                key=changing(key),
-                owner=key.name,
-                actor=actor_of(request),
-                expected=expected_version(request),
-                limit=limit,
-            )
-        )
+        version = await writer.put(name, content, request)
         before = compositions.history(name)[: version.number - 1]
         new = not before or before[-1].content is None
         return answer(version, key, 201 if new else 200)
@@ -161,7 +132,7 @@ def make_composition_router(
     async def roll_back(name: str, request: Request) -> JSONResponse:
         """Restore an earlier version: the previous content, or `{"to": 3}`."""
         key, to = key_of(request.scope), await rollback_version(request)
-        check_name(name)
+        writer.check_name(name)
         version = await threads.changes.admit(
             lambda: compositions.rollback(
                 name,
@@ -169,7 +140,7 @@ def make_composition_router(
                 actor=actor_of(request),
                 to=to,
                 expected=expected_version(request),
-                limit=limit,
+                limit=writer.limit,
             )
         )
         return answer(version, key)

@@ -99,6 +99,7 @@ _SCORES = {
 _FITS = {
     "a formula": {"formula": "base + a*polite", "items": [_TEXT, _ANSWER]},
     "a mixture": {"experts": ["base", "polite"], "items": [_TEXT, _ANSWER]},
+    "under a name": {"formula": "base + a*polite", "items": [_TEXT, _ANSWER], "name": "fitted"},
 }
 _GRID = {"formula": "base + a*polite", "values": {"a": [0, 0.5, 1]}, "max_tokens": 8}
 _SWEEPS = {
@@ -123,8 +124,8 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("post", _NAME + "/rollback"): Operation(_STORE_COMPOSITION, Rollback, _BACK, versioned=True),
     ("delete", _NAME): Operation(_STORE_COMPOSITION, versioned=True),
     ("post", "/v1/compose/score"): Operation((*BODY, *COMPOSING), ScoreBody, _SCORES),
-    ("post", "/v1/compose/fit"): Operation((*BODY, *COMPOSING), FitBody, _FITS),
     ("post", "/v1/compose/sweep"): Operation((*BODY, *COMPOSING), SweepBody, _SWEEPS),
+    ("post", "/v1/compose/fit"): Operation(_STORE_COMPOSITION, FitBody, _FITS, versioned=True),
     ("get", "/v1/adapters"): Operation(_STORE),
     ("get", _ALIAS): Operation(_READ),
     ("get", _ALIAS + "/history"): Operation(_READ),

@@ -3,104 +3,157 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Coroutine, Mapping
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
+from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
+from adapters import CompositionVersion
+from composer.errors import ComposerError, quoted
 from composer.plan import Limits
-from server.auth.keys import Key, key_of
+from server.auth.access_control import check_role
+from server.auth.keys import Role, key_of
+from server.compose.access import Pins
 from server.compose.catalogue import Catalogue
 from server.compose.incoming.request_body import ClientGoneError
-from server.compose.incoming.request_fields import FIELD
+from server.compose.incoming.request_body import read_body as read_json
+from server.compose.incoming.request_fields import FIELD, check_expected
+from server.compose.response.response_fields import affinity_of
+from server.compose.response.response_stream import AFFINITY
 from server.compose.scoring.fitter import Fitter
+from server.compose.scoring.score_answers import ScoreAnswers
 from server.compose.scoring.score_bodies import FitBody, ScoreBody
-from server.compose.scoring.score_fields import score_fields
-from server.compose.scoring.scorer import Question, Score, Scorer
-from server.compose.scoring.several import score_several
+from server.compose.scoring.scorer import Scorer
+from server.compose.scoring.scoring_request import ScoringRequest
 from server.compose.scoring.sweep_body import SweepBody
 from server.compose.scoring.sweeper import Sweeper
-from server.engine.port import Body, Engine, RefusedError
-from server.publishing.bodies import json_object, read_body
+from server.engine.port import Body, Engine
+from server.errors import InvalidJsonError
+from server.http.store_position import position_header
+from server.publishing.bodies import read_body
+from server.request_record import ScoringKind, record_of
+from server.routes.composition_writer import CompositionWriter
+from server.routes.compositions import CompositionView
 
-SCORE, FIT, SWEEP = "/v1/compose/score", "/v1/compose/fit", "/v1/compose/sweep"
+_Body = TypeVar("_Body", bound=BaseModel)
+
+_STORING = "'name' of a fit"
 
 
 def make_scoring_router(
-    engine: Engine, scorer: Scorer, catalogue: Catalogue, limits: Limits, app: ASGIApp
+    engine: Engine,
+    scorer: Scorer,
+    catalogue: Catalogue,
+    limits: Limits,
+    writer: CompositionWriter,
+    app: ASGIApp,
 ) -> APIRouter:
     """Return the routes. `app` answers the requests of a sweep; see `Sweeper`."""
     router = APIRouter(tags=["scoring"])
+    scores = ScoreAnswers(engine, scorer, catalogue, limits.max_members)
     fitter = Fitter(scorer, catalogue, limits)
     sweeper = Sweeper(app, engine, scorer, catalogue, limits)
+    view = CompositionView(writer.compositions, catalogue)
 
-    @router.post(SCORE)
+    @router.post(ScoringKind.SCORE)
     async def score(request: Request) -> Response:
         """Score texts under one composition or several, and under every member alone."""
-        body = read_body(ScoreBody, await json_object(request))
-        return await _while_connected(request, _scored(body, key_of(request.scope)))
+        body = await _read(request, ScoreBody)
+        composed = body.compositions is not None or body.composition is not None
+        composed = composed or (
+            body.model is not None and not catalogue.names_one_model(body.model)
+        )
+        check_expected(request.scope, composed=composed)
+        with catalogue.access.pins() as pins:
+            asked = _asked(ScoringKind.SCORE, request, pins)
+            return await _answer(asked, await _while_connected(request, scores.of(body, asked)))
 
-    @router.post(FIT)
+    @router.post(ScoringKind.FIT)
     async def fit(request: Request) -> Response:
         """Find the weights of a composition that give examples the highest probability."""
-        body = read_body(FitBody, await json_object(request))
-        return await _while_connected(request, fitter.fit(body, key_of(request.scope)))
+        body = await _read(request, FitBody)
+        check_expected(request.scope, composed=True)
+        if body.name is not None:
+            check_role(key_of(request.scope), Role.COMPOSE, _STORING)
+            await writer.check(body.name, request)
+        with catalogue.access.pins() as pins:
+            asked = _asked(ScoringKind.FIT, request, pins)
+            asked.record.note_weights(mixture=body.formula is None)
+            fitted = await _while_connected(request, fitter.fit(body, asked))
+            if body.name is None:
+                return await _answer(asked, fitted)
+            version = await _store(body.name, fitted, request)
+            headers = {} if version is None else position_header(version.sequence)
+            return await _answer(asked, fitted, headers)
 
-    @router.post(SWEEP)
+    @router.post(ScoringKind.SWEEP)
     async def sweep(request: Request) -> Response:
         """Answer one prompt with every composition of a grid of weights."""
-        body = read_body(SweepBody, await json_object(request))
-        return await _while_connected(request, sweeper.sweep(body, request.scope))
+        body = await _read(request, SweepBody)
+        check_expected(request.scope, composed=True)
+        with catalogue.access.pins() as pins:
+            asked = _asked(ScoringKind.SWEEP, request, pins)
+            asked.record.note_weights(mixture=False)
+            answer = await _while_connected(request, sweeper.sweep(body, asked, request.scope))
+            return await run_in_threadpool(JSONResponse, answer)
 
-    async def _scored(body: ScoreBody, key: Key) -> Body:
-        if body.compositions is not None:
-            by_item, scores, plans = await score_several(
-                *(scorer, catalogue, body.items, body.compositions, key),
-                max_members=limits.max_members,
-                members=body.members,
+    async def _store(name: str, fitted: Body, request: Request) -> CompositionVersion | None:
+        """Store what a fit has found; say in its answer under which name, or why not.
+
+        The answer is what the client has waited for: it is not replaced by an error.
+        """
+        fitted["stored"] = None
+        if not fitted["converged"]:
+            fitted["warnings"].append(
+                f"nothing is stored as {quoted(name)}, because the search has not converged."
             )
-            data = [
-                _item(index, score, None, body.members)
-                | {"compositions": [score_fields(values) for values in of_item]}
-                for index, (score, of_item) in enumerate(zip(scores, by_item, strict=True))
-            ]
-            plan: Body = {"plans": plans}
-        else:
-            ask = {"model": body.model} if body.composition is None else {}
-            ask |= {} if body.composition is None else {FIELD: body.composition}
-            scores = await scorer.scores(body.items, ask, Question(body.members), key)
-            data = [
-                _item(index, score, score.log_probs, body.members)
-                for index, score in enumerate(scores)
-            ]
-            plan = {"plan": scores[0].plan}
-        usage = {
-            "prompt_tokens": sum(score.prompt_tokens for score in scores),
-            "scored_tokens": sum(len(score.token_ids) for score in scores),
-        }
-        return {"object": "list", "data": data, **plan, "usage": usage}
-
-    def _item(index: int, score: Score, log_probs: list[float] | None, members: bool) -> Body:
-        item: Body = {
-            "index": index,
-            "tokens": [engine.detokenize((token,)) for token in score.token_ids],
-            "token_ids": list(score.token_ids),
-        }
-        if log_probs is not None:
-            item |= {"formula": score.plan.get("formula"), **score_fields(log_probs)}
-        if members:
-            item["members"] = [
-                {"model": model, **score_fields(values)}
-                for model, values in zip(score.members, score.by_member, strict=True)
-            ]
-        return item
+            return None
+        asked = fitted["request"]
+        try:
+            version = await writer.put(name, asked.get(FIELD, asked["model"]), request)
+        except ComposerError as error:
+            fitted["warnings"].append(f"nothing is stored as {quoted(name)}: {error.message}")
+            return None
+        fitted["stored"] = view.whole(version, key_of(request.scope))
+        fitted["request"] = {"model": name}
+        return version
 
     return router
 
 
-async def _while_connected(request: Request, work: Coroutine[Any, Any, Body]) -> Response:
+async def _read(request: Request, model: type[_Body]) -> _Body:
+    """Read the body of a request; a large one in a thread, for its lists may be long.
+
+    Raises:
+        ComposerError: it is not JSON, or not what the route takes.
+    """
+    data = await request.body()
+    value = await read_json(data, required=True)
+    if value is None:
+        raise InvalidJsonError("the body is not a JSON object. Send one.")
+    return await run_in_threadpool(read_body, model, value)
+
+
+def _asked(kind: ScoringKind, request: Request, pins: Pins) -> ScoringRequest:
+    return ScoringRequest(kind, key_of(request.scope), pins, record_of(request.scope))
+
+
+async def _answer(
+    asked: ScoringRequest, body: Body, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """Return a response that names the adapters that scored the texts, as generated ones do."""
+    headers = dict(headers or {})
+    if adapters := asked.adapters:
+        body["adapters"] = adapters
+        headers[AFFINITY.decode()] = affinity_of(adapters)
+    return await run_in_threadpool(JSONResponse, body, headers=headers)
+
+
+async def _while_connected(request: Request, work: Coroutine[Any, Any, Body]) -> Body:
     """Return the answer of `work`; cancel it, with all of its requests to the engine, when the
     client disconnects.
 
@@ -112,9 +165,7 @@ async def _while_connected(request: Request, work: Coroutine[Any, Any, Body]) ->
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             raise ClientGoneError
-        return JSONResponse(task.result())
-    except RefusedError as error:
-        return error.response
+        return task.result()
     finally:
         for each in (task, gone):
             each.cancel()

@@ -90,6 +90,8 @@ def test_contradictions_are_noticed_before_sending(server: LiveServer) -> None:
             client.score(ITEMS, model="base", composition="polite")
         with pytest.raises(ValueError, match="either a formula or experts"):
             client.fit(EXAMPLES)
+        with pytest.raises(ValueError, match="give name as well"):
+            client.fit(EXAMPLES, formula="base + a*chat", if_none_match=True)
         with pytest.raises(BadRequest, match="completion"):
             client.score([{"prompt": "a", "completion": ""}])
 
@@ -281,6 +283,29 @@ def test_a_fit_of_a_mixture(composer: Composer, tmp_path: Path) -> None:
     assert composer(*shlex.split(command)[1:], "Who are you?", "--max-tokens", "2").code == 0
 
 
+def test_a_fit_under_a_name(composer: Composer, server: LiveServer, tmp_path: Path) -> None:
+    examples = write(tmp_path / "examples", EXAMPLES)
+    words = ("fit", "--examples", examples, "base + a*polite", "--name", "named")
+    last = composer(*words, "--max-passes", "1")
+    assert last.code == 1
+    assert "nothing is stored as 'named'" in last.err
+    done = composer(*words, "--new")
+    assert (done.code, done.err) == (0, "")
+    *_, stored, command = done.out.strip().split("\n\n")
+    name, _, version, formula = stored.split(maxsplit=3)
+    assert (name, command) == ("named", 'composer chat --model "named"')
+    with Client(base_url(server)) as client:
+        kept = client.get_composition("named")
+        assert (str(kept.version), kept.composition) == (version, formula)
+        again = client.fit(EXAMPLES, formula="base + a*chat", name="named", if_match=kept.version)
+        assert again.stored is not None
+        assert again.stored.version == kept.version + 1
+        assert again.adapters.keys() == {"chat"}
+        client.delete_composition("named")
+    refused = composer(*words, "--if-match", "999")
+    assert (refused.code, refused.out) == (1, "")
+
+
 def test_a_fit_that_does_not_converge(composer: Composer, tmp_path: Path) -> None:
     examples = write(tmp_path / "examples", EXAMPLES)
     done = composer("fit", "--examples", examples, "base + a*polite", "--max-passes", "1")
@@ -316,6 +341,8 @@ def test_a_fit_that_does_not_converge(composer: Composer, tmp_path: Path) -> Non
         (["fit", "--examples", "{file}", "base + a*chat", "--bounds", "a=1:0"], 1, "lower"),
         (["fit", "--examples", "{file}", "base + chat"], 1, "no free name"),
         (["fit", "base + a*chat"], 2, "--examples"),
+        (["fit", "--examples", "{file}", "base + a*chat", "--new"], 2, "give --name"),
+        (["fit", "--examples", "{file}", "base + a*chat", "--name", "chat"], 1, "already names"),
     ],
 )
 def test_errors_say_what_is_wrong(

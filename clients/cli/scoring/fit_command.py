@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
+from clients.cli.composition_commands import content_of
 from clients.cli.connection import asks_server, connect_patiently
 from clients.cli.local_work import REFUSED, show_progress
 from clients.cli.scoring.item_file import read_items
-from clients.cli.shared_options import assignments
+from clients.cli.shared_options import IfMatch, New, assignments, at_most_one
 from clients.cli.tables import Json, print_table
 
 if TYPE_CHECKING:
@@ -62,11 +63,20 @@ def fit(
     max_passes: Annotated[
         int | None, Option(help="How often the examples are read at most. Default: 10.")
     ] = None,
+    name: Annotated[
+        str | None,
+        Option(help="Store the fitted composition under this name, if the search converges."),
+    ] = None,
+    if_match: IfMatch = None,
+    new: New = False,
     json: Json = False,
 ) -> None:
     """Find the weights that give examples the highest probability."""
     if (formula is None) == (experts is None):
         raise typer.BadParameter("give either FORMULA or --experts")
+    at_most_one({"--if-match": if_match, "--new": new})
+    if name is None and (new or if_match is not None):
+        raise typer.BadParameter("--if-match and --new are conditions on a name; give --name")
     items = read_items(examples)
     with show_progress() as step:
         step(0, 1, f"fit {len(items)} examples")
@@ -79,12 +89,15 @@ def fit(
             held_out=held_out,
             ridge=ridge,
             max_passes=max_passes,
+            name=name,
+            if_match=if_match,
+            if_none_match=new,
         )
     if json:
         print(fitted.model_dump_json(exclude_unset=True))
     else:
         _print(fitted)
-    if not fitted.converged:
+    if not fitted.converged or (name is not None and fitted.stored is None):
         raise typer.Exit(REFUSED)
 
 
@@ -95,6 +108,8 @@ def _print(fitted: FittedComposition) -> None:
     values = {"start": likely.start, "fit": likely.fit}
     values |= {f"{name} alone": value for name, value in likely.members.items()}
     print_table([(name, f"{value:.4f}") for name, value in values.items()], numbers=True)
+    if (stored := fitted.stored) is not None:
+        print(f"\n{stored.name}  version {stored.version}  {content_of(stored)}")
     print(f"\n{_request(fitted.request)}", flush=True)  # before the warnings
     for warning in fitted.warnings:
         print(f"composer: warning: {warning}", file=sys.stderr)

@@ -47,10 +47,7 @@ class ResponseFields:
 
         A gateway that hashes it sends requests with the same adapters to the same replica.
         """
-        if not self.adapters:
-            return None
-        digests = ",".join(sorted(self.adapters.values()))
-        return sha256(digests.encode()).hexdigest()[:16]
+        return affinity_of(self.adapters) if self.adapters else None
 
     async def annotate(self, response: dict[str, Any]) -> dict[str, Any]:
         """Return a complete response with all fields."""
@@ -103,6 +100,12 @@ class ResponseFields:
             routing = await self.routing(_answer_tokens(response) if single else None)
             annotated["composition"] = self.composition | {"routing": routing}
         return annotated
+
+
+def affinity_of(adapters: Mapping[str, str]) -> str:
+    """Return the hash of adapters, given their digests by alias."""
+    digests = ",".join(sorted(adapters.values()))
+    return sha256(digests.encode()).hexdigest()[:16]
 
 
 def _answer_tokens(response: dict[str, Any]) -> int | None:

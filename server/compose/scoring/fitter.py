@@ -15,11 +15,11 @@ from composer.fitting.mixture_weights import fit_mixture, mixture_errors, mixtur
 from composer.fitting.newton import UNCLEAR, Floats, Newton, Point
 from composer.formula import format_sum, quote_name
 from composer.plan import Limits, Member, normalize
-from server.auth.keys import Key
 from server.compose.catalogue import Catalogue
 from server.compose.incoming.request_fields import FIELD
 from server.compose.scoring.score_bodies import FitBody, Item
 from server.compose.scoring.scorer import Question, Score, Scorer
+from server.compose.scoring.scoring_request import ScoringRequest
 from server.engine.port import Body
 
 SHUFFLE = 0
@@ -34,7 +34,7 @@ class Fitter:
     catalogue: Catalogue
     limits: Limits
 
-    async def fit(self, body: FitBody, key: Key) -> Body:
+    async def fit(self, body: FitBody, request: ScoringRequest) -> Body:
         """Return the answer to a request.
 
         Raises:
@@ -42,9 +42,9 @@ class Fitter:
         """
         learned, held_out = _split(body.items, body.held_out)
         if body.formula is not None:
-            return await self._sum(body, body.formula, learned, held_out, key)
+            return await self._sum(body, body.formula, learned, held_out, request)
         assert body.experts is not None
-        return await self._mixture(body.experts, learned, held_out, key)
+        return await self._mixture(body.experts, learned, held_out, request)
 
     # ---- sums
 
@@ -54,10 +54,10 @@ class Fitter:
         text: str,
         learned: Sequence[Item],
         held_out: Sequence[Item],
-        key: Key,
+        request: ScoringRequest,
     ) -> Body:
+        key = request.key
         formula = AffineFormula.parse(text, self.catalogue.member_names.visible_to(key))
-        self._check(formula, key)
         names = formula.free
         formula.check_names("start", body.start)
         formula.check_names("bounds", body.bounds)
@@ -83,10 +83,13 @@ class Fitter:
                     param=f"start.{name}",
                 )
         lower, upper = np.array(limits, dtype=np.float64).T
+        smallest = formula.smallest_weights(lower, upper)
+        terms = zip(map(Member, formula.models), np.where(smallest < 0, -1.0, 1.0), strict=True)
+        self.catalogue.access.check_plan(normalize(terms, limits=self.limits), key)
         newton: Newton | None = None
         proposed = [np.clip(start, lower, upper)]
         while True:
-            scores = await self._ask(learned, formula, proposed, key, moments=True)
+            scores = await self._ask(learned, formula, proposed, request, moments=True)
             if newton is None:
                 tokens = sum(len(score.token_ids) for score in scores)
                 newton = Newton(start, lower, upper, tokens, body.ridge)
@@ -98,7 +101,9 @@ class Fitter:
         errors = newton.standard_errors()
         found = formula.weights(newton.best.theta)
         fitted = format_sum(zip(map(quote_name, formula.models), found.round(4), strict=True))
-        judged = await self._judged(formula, [start, newton.best.theta], held_out or learned, key)
+        request.record.formula = fitted
+        points = [start, newton.best.theta]
+        judged = await self._judged(formula, points, held_out or learned, request)
         return {
             "object": "fit",
             "formula": fitted,
@@ -121,7 +126,7 @@ class Fitter:
         items: Sequence[Item],
         formula: AffineFormula,
         thetas: Sequence[Floats],
-        key: Key,
+        request: ScoringRequest,
         *,
         moments: bool = False,
         members: bool = False,
@@ -132,13 +137,17 @@ class Fitter:
         )
         everybody = {"members": [{"model": model, "weight": 1} for model in formula.models]}
         question = Question(members, weights, moments)
-        return await self.scorer.scores(items, {FIELD: everybody}, question, key)
+        return await self.scorer.scores(items, {FIELD: everybody}, question, request)
 
     async def _judged(
-        self, formula: AffineFormula, thetas: Sequence[Floats], items: Sequence[Item], key: Key
+        self,
+        formula: AffineFormula,
+        thetas: Sequence[Floats],
+        items: Sequence[Item],
+        request: ScoringRequest,
     ) -> Body:
         """Return nats per token of the start, the fit, and every member alone."""
-        scores = await self._ask(items, formula, thetas, key, members=True)
+        scores = await self._ask(items, formula, thetas, request, members=True)
         tokens = sum(len(score.token_ids) for score in scores)
 
         def per_token(parts: Sequence[Sequence[float]]) -> float:
@@ -151,27 +160,24 @@ class Fitter:
         }
         return {"start": start, "fit": fit, "members": alone}
 
-    def _check(self, formula: AffineFormula, key: Key) -> None:
-        """Refuse a formula that this key may not compute for all values of its free names."""
-        varies = np.abs(formula.slopes).sum(1) > 0
-        signs = np.where(varies | (formula.constant < 0), -1.0, 1.0)
-        terms = ((Member(m), float(s)) for m, s in zip(formula.models, signs, strict=True))
-        self.catalogue.access.check_plan(normalize(terms, limits=self.limits), key)
-
     # ---- mixtures
 
     async def _mixture(
-        self, experts: Sequence[str], learned: Sequence[Item], held_out: Sequence[Item], key: Key
+        self,
+        experts: Sequence[str],
+        learned: Sequence[Item],
+        held_out: Sequence[Item],
+        request: ScoringRequest,
     ) -> Body:
         mixture = {"recipe": "mixture", "experts": list(experts), "router": "fixed"}
         question = Question(members=True)
-        scores = await self.scorer.scores(learned, {FIELD: mixture}, question, key)
+        scores = await self.scorer.scores(learned, {FIELD: mixture}, question, request)
         models = scores[0].members
         log_probs = np.concatenate([np.array(score.by_member) for score in scores], axis=1)
         start = np.full(len(models), 1 / len(models))
         weights, converged = fit_mixture(log_probs, start)
         errors = mixture_errors(log_probs, weights)
-        judges = await self.scorer.scores(held_out, {FIELD: mixture}, question, key)
+        judges = await self.scorer.scores(held_out, {FIELD: mixture}, question, request)
         judged = np.concatenate([np.array(s.by_member) for s in judges or scores], axis=1)
         tokens = judged.shape[1]
         found = dict(zip(models, weights.round(4).tolist(), strict=True))

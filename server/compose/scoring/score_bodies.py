@@ -93,6 +93,9 @@ class FitBody(Fields):
     items: Annotated[list[Item], Field(min_length=2, max_length=MAX_ITEMS)]
     """Examples: what should be answered to what."""
 
+    name: Annotated[str, Field(min_length=1)] | None = None
+    """Store the fitted composition under this name, if the search converges."""
+
     start: dict[str, Number] = Field(default_factory=dict)
     """Values of free names to start from; 0 by default."""
 
@@ -102,7 +105,7 @@ class FitBody(Fields):
     held_out: Annotated[Number, Field(ge=0, le=0.8)] = 0.25
     """Share of the examples that are not learned from, but judge the result."""
 
-    ridge: Annotated[Number, Field(ge=0)] = 1e-4
+    ridge: Annotated[Number, Field(ge=0, le=1e6)] = 1e-4
     """How strongly values are pulled towards the start: ridge/2 nats per token and unit squared."""
 
     @model_validator(mode="after")

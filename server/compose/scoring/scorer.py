@@ -13,12 +13,12 @@ from composer.capacity import RowNeed
 from composer.engine_plan import ENGINE_ARG, EnginePlan, LoadedAdapter, Row, Scoring
 from composer.errors import PromptTooLongError, UnsupportedError
 from composer.fields import BASE
-from server.auth.keys import Key
 from server.auth.quotas import Quotas
 from server.compose.gang_capacity import check_gang
 from server.compose.incoming.request_fields import FIELD
 from server.compose.resolve import Resolver
 from server.compose.scoring.score_bodies import Item
+from server.compose.scoring.scoring_request import ScoringRequest
 from server.engine.port import Body, Engine, Kind, PromptOverflowError, Tokens
 
 AT_ONCE = 16
@@ -65,7 +65,7 @@ class Scorer:
         self._quotas = quotas
 
     async def scores(
-        self, items: Sequence[Item], ask: Body, question: Question, key: Key
+        self, items: Sequence[Item], ask: Body, question: Question, request: ScoringRequest
     ) -> list[Score]:
         """Score texts.
 
@@ -73,17 +73,17 @@ class Scorer:
             items: the texts.
             ask: the fields `model` or `composition` of a request.
             question: what else to compute.
-            key: of the request.
+            request: whose texts they are.
 
         Raises:
             ComposerError, RefusedError: as of a request to the composition.
         """
         # One by one for a key whose rows are counted: its texts must not compete with each other.
-        gate = asyncio.Semaphore(AT_ONCE if key.rows is None else 1)
+        gate = asyncio.Semaphore(AT_ONCE if request.key.rows is None else 1)
 
         async def one(item: Item) -> Score:
             async with gate:
-                return await self._score(item, ask, question, key)
+                return await self._score(item, ask, question, request)
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -92,10 +92,12 @@ class Scorer:
             raise failed.exceptions[0] from failed
         return [task.result() for task in tasks]
 
-    async def _score(self, item: Item, ask: Body, question: Question, key: Key) -> Score:
+    async def _score(
+        self, item: Item, ask: Body, question: Question, request: ScoringRequest
+    ) -> Score:
         completion = await self._completion(item)
         kind, body = _request(item, ask, len(completion))
-        async with self._planned(kind, body, key) as (plan, models, shown):
+        async with self._planned(kind, body, request) as (plan, models, shown):
             beginning = {k: v for k, v in body.items() if k not in (FIELD, "model")}
             prompt = await self._prompt(kind, beginning, len(completion))
             longer = replace(
@@ -109,8 +111,9 @@ class Scorer:
                     question.moments,
                 ),
             )
-            with self._quotas.hold(key, len(plan.rows)):
+            with self._quotas.hold(request.key, len(plan.rows)):
                 report = await self._engine.score((*prompt, *completion), longer)
+        request.count_text(len(prompt), len(completion))
         kept = [k for k, model in enumerate(models) if model is not None]
 
         def of_members(values: list[Any]) -> list[Any]:
@@ -155,7 +158,7 @@ class Scorer:
 
     @asynccontextmanager
     async def _planned(
-        self, kind: Kind, body: Body, key: Key
+        self, kind: Kind, body: Body, request: ScoringRequest
     ) -> AsyncIterator[tuple[EnginePlan, tuple[str | None, ...], Body]]:
         """Resolve a request, and keep its adapters loaded within the context.
 
@@ -163,11 +166,12 @@ class Scorer:
             the plan; the model of each row, None for an added row of weight 0; and the plan as
             responses show it.
         """
-        resolution = await self._resolver.resolve(kind, body, key)
+        resolution = await self._resolver.resolve(kind, body, request.key, request.pins)
         if resolution is None:  # the base alone
             yield EnginePlan((Row(1.0),)), (BASE,), {"formula": BASE}
             return
         with resolution.lease:
+            request.note_resolution(resolution)
             shown = resolution.response_fields.composition or {}
             extra = resolution.body.get("vllm_xargs") or {}
             if ENGINE_ARG in extra:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
+from composer.errors import CompositionError, GangTooLargeError
+from composer.formula import quote_name
 from composer.plan import Plan
 from composer.prompts import RequestPrompt
 from server.auth.keys import Key
@@ -12,7 +17,24 @@ from server.compose.catalogue import Catalogue
 from server.compose.incoming.request_fields import FIELD
 from server.compose.scoring.score_bodies import Item
 from server.compose.scoring.scorer import Question, Score, Scorer
+from server.compose.scoring.scoring_request import ScoringRequest
 from server.engine.port import Body
+
+SAME = 1e-3
+"""Difference of two log-probabilities, in nats, up to which passes have read a token alike."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One of the compositions: the fields of a request for it alone, and its plan.
+
+    shares: whether its members' logits are all that it needs, and may be read together with those
+        of other compositions.
+    """
+
+    body: Body
+    plan: Plan
+    shares: bool
 
 
 async def score_several(
@@ -20,7 +42,7 @@ async def score_several(
     catalogue: Catalogue,
     items: Sequence[Item],
     compositions: Sequence[Any],
-    key: Key,
+    request: ScoringRequest,
     max_members: int,
     members: bool,
 ) -> tuple[list[list[list[float]]], list[Score], list[Body]]:
@@ -30,47 +52,70 @@ async def score_several(
     one pass computes them all.
 
     Returns:
-        `[items][compositions][tokens]`, in nats; the scores of one pass, which name the tokens and
-        the members; and the plan of each composition.
+        `[items][compositions][tokens]`, in nats; the scores of a pass, which name the tokens and,
+        with `members`, every member of every pass; and the plan of each composition.
 
     Raises:
-        ComposerError: a composition cannot be computed for this key.
+        ComposerError: a composition cannot be computed for the key of the request.
     """
-    asked = [_ask(composition) for composition in compositions]
-    plans = [_plan(ask, catalogue, key) for ask in asked]
-    for plan in plans:
-        catalogue.access.check_plan(plan, key)
-    by_item: list[list[list[float]]] = [[[] for _ in plans] for _ in items]
-    scores: list[Score] = []
-    shared = [index for index, plan in enumerate(plans) if _is_simple(plan)]
-    union = list(dict.fromkeys(m.model for index in shared for m in plans[index].members))
-    if len(shared) < 2 or len(union) > max_members:
+    asked = [_ask(*entry, catalogue, request.key) for entry in enumerate(compositions)]
+    by_item: list[list[list[float]]] = [[[] for _ in asked] for _ in items]
+    shared = [index for index, one in enumerate(asked) if one.shares]
+    union = list(dict.fromkeys(m.model for index in shared for m in asked[index].plan.members))
+    if len(shared) < 2 or len(union) > min(max_members, request.key.rows or max_members):
         shared = []
+    passes: list[list[Score]] = []
     if shared:
         everybody = {"members": [{"model": model, "weight": 1} for model in union]}
         weights = tuple(
-            {m.model: w for m, w in zip(plans[i].members, plans[i].weights, strict=True)}
-            for i in shared
+            {m.model: w for m, w in zip(plan.members, plan.weights, strict=True)}
+            for plan in (asked[index].plan for index in shared)
         )
-        scores = await scorer.scores(items, {FIELD: everybody}, Question(members, weights), key)
-        for row, score in zip(by_item, scores, strict=True):
+        question = Question(members, weights)
+        try:
+            passes.append(await scorer.scores(items, {FIELD: everybody}, question, request))
+        except GangTooLargeError:  # together; each alone may have room
+            shared = []
+    if shared:
+        for row, score in zip(by_item, passes[-1], strict=True):
             for index, log_probs in zip(shared, score.by_weights, strict=True):
                 row[index] = log_probs
-    for index in sorted({*range(len(plans))} - {*shared}):
-        scores = await scorer.scores(items, asked[index], Question(members), key)
-        for row, score in zip(by_item, scores, strict=True):
+    for index in sorted({*range(len(asked))} - {*shared}):
+        passes.append(await scorer.scores(items, asked[index].body, Question(members), request))
+        for row, score in zip(by_item, passes[-1], strict=True):
             row[index] = score.log_probs
-    return by_item, scores, [plan.to_dict() for plan in plans]
+    scores = [_with_all_members(of_item) for of_item in zip(*passes, strict=True)]
+    return by_item, scores, [one.plan.to_dict() for one in asked]
 
 
-def _ask(composition: Any) -> Body:
-    return {"model": composition} if isinstance(composition, str) else {FIELD: composition}
+def _ask(index: int, composition: Any, catalogue: Catalogue, key: Key) -> _Asked:
+    """Read one of the compositions.
+
+    Raises:
+        ComposerError: it cannot be computed for this key.
+    """
+    param = f"compositions[{index}]"
+    if not isinstance(composition, str):
+        plan = catalogue.parse(composition, param, key)
+        body, members_key = {FIELD: composition}, key
+    else:
+        try:
+            plan = _plan_of(composition, catalogue, key)
+        except CompositionError as error:
+            error.param = param
+            raise
+        body, members_key = {"model": composition}, catalogue.key_for_members(composition, key)
+    if plan.mixture is None:  # which members a router asks, it decides for each text
+        catalogue.access.check_plan(plan, members_key)
+    may_share = all(catalogue.access.composes(member.model, key) for member in plan.members)
+    return _Asked(body, plan, may_share and _is_simple(plan))
 
 
-def _plan(ask: Body, catalogue: Catalogue, key: Key) -> Plan:
-    if FIELD in ask:
-        return catalogue.parse(ask[FIELD], key=key)
-    return catalogue.plan_of(ask["model"], key)
+def _plan_of(model: str, catalogue: Catalogue, key: Key) -> Plan:
+    if not catalogue.names_one_model(model):
+        return catalogue.plan_of(model, key)
+    catalogue.check_key(model, key)
+    return catalogue.parse(quote_name(catalogue.member_name(model)), "model", key)
 
 
 def _is_simple(plan: Plan) -> bool:
@@ -79,4 +124,22 @@ def _is_simple(plan: Plan) -> bool:
         and not plan.filters
         and not plan.log_softmax
         and all(isinstance(member.prompt, RequestPrompt) for member in plan.members)
+    )
+
+
+def _with_all_members(passes: Sequence[Score]) -> Score:
+    """Return the score of a text in its last pass, with the members of all passes.
+
+    A member that several passes have read alike is listed once; one with prompts of its own may be
+    listed several times.
+    """
+    found: list[tuple[str, list[float]]] = []
+    for score in passes:
+        for model, log_probs in zip(score.members, score.by_member, strict=bool(score.by_member)):
+            if not any(m == model and np.allclose(log_probs, v, atol=SAME) for m, v in found):
+                found.append((model, log_probs))
+    return replace(
+        passes[-1],
+        members=tuple(model for model, _ in found),
+        by_member=[log_probs for _, log_probs in found],
     )

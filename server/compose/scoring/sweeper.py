@@ -13,13 +13,14 @@ from composer.errors import CompositionError, CompositionSchemaError, EngineFaul
 from composer.fitting.affine import AffineFormula
 from composer.formula import format_number, parse
 from composer.plan import Limits, Member, Plan, normalize
-from server.auth.keys import Key, key_of
+from server.auth.keys import Key
 from server.compose.catalogue import Catalogue
 from server.compose.incoming.request_body import ClientGoneError, encode_body, replay_body
 from server.compose.incoming.request_fields import EXPECT, FIELD
 from server.compose.scoring.score_bodies import Item
 from server.compose.scoring.score_fields import score_fields
 from server.compose.scoring.scorer import AT_ONCE, Scorer
+from server.compose.scoring.scoring_request import ScoringRequest
 from server.compose.scoring.several import score_several
 from server.compose.scoring.sweep_body import Point, SweepBody
 from server.engine.port import Body, Engine, Kind, RefusedError
@@ -44,18 +45,19 @@ class Sweeper:
     catalogue: Catalogue
     limits: Limits
 
-    async def sweep(self, body: SweepBody, scope: Scope) -> Body:
+    async def sweep(self, body: SweepBody, asked: ScoringRequest, scope: Scope) -> Body:
         """Return the answer to a request.
 
         Args:
             body: of the request.
+            asked: the request, for the scores of its reference.
             scope: of the request, with its key and its record.
 
         Raises:
             CompositionError: a composition of the grid cannot be computed, or not by this key.
             RequestError, RefusedError: a point is answered by this error.
         """
-        key = key_of(scope)
+        key = asked.key
         formula = AffineFormula.parse(body.formula, self.catalogue.member_names.visible_to(key))
         points = body.grid()
         plans = [self._plan(body, formula, point, key) for point in points]
@@ -65,7 +67,7 @@ class Sweeper:
         ]
         answer: Body = {"object": "sweep", "formula": body.formula, "free": list(formula.free)}
         if body.reference is not None:
-            answer["reference"] = await self._score(body, data, key)
+            answer["reference"] = await self._score(body, data, asked)
         # One by one for a key whose rows are counted: its points must not compete with each other.
         async with InnerRequests(AT_ONCE if key.rows is None else 1) as requests:
             tasks = [requests.start(partial(self._answer, body, entry, scope)) for entry in data]
@@ -101,14 +103,14 @@ class Sweeper:
             raise
         return plan
 
-    async def _score(self, body: SweepBody, data: Sequence[Body], key: Key) -> Body:
+    async def _score(self, body: SweepBody, data: Sequence[Body], asked: ScoringRequest) -> Body:
         """Score the reference under the formula of each point; return its tokens."""
         assert body.reference is not None
         item = Item(prompt=body.prompt, messages=body.messages, completion=body.reference)
         formulas = [entry["formula"] for entry in data]
         try:
             (log_probs,), (score, *_), _ = await score_several(
-                *(self.scorer, self.catalogue, [item], formulas, key),
+                *(self.scorer, self.catalogue, [item], formulas, asked),
                 max_members=self.limits.max_members,
                 members=False,
             )

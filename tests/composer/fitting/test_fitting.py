@@ -104,11 +104,12 @@ class LogLinear:
         return Point(np.asarray(theta), score, (own - mean).sum(1), hessian)
 
 
-def searched(model: LogLinear, start: list[float], bound: float = 100.0) -> Newton:
+def searched(
+    model: LogLinear, start: list[float], bound: float = 100.0, ridge: float = 1e-4
+) -> Newton:
     size = len(start)
-    newton = Newton(
-        np.array(start), np.full(size, -bound), np.full(size, bound), len(model.targets)
-    )
+    bounds = np.full(size, -bound), np.full(size, bound)
+    newton = Newton(np.array(start), *bounds, len(model.targets), ridge)
     while not newton.done:
         assert newton.passes < 12
         newton.learn([model.at(theta) for theta in newton.proposed])
@@ -149,15 +150,28 @@ def test_bounds_hold() -> None:
     assert newton.standard_errors().tolist() == [0.0, 0.0]
 
 
-def test_what_the_examples_do_not_determine_stays_and_says_so() -> None:
+@pytest.mark.parametrize("ridge", [1e-4, 0.0])
+def test_what_the_examples_do_not_determine_stays_and_says_so(ridge: float) -> None:
     model = LogLinear([1.0, 0.5], 200, 3)
     model.logits = np.concatenate([model.logits, np.ones_like(model.logits[:1])])  # shifts all
-    newton = searched(model, [1.0, 0.0, 0.7])
+    newton = searched(model, [1.0, 0.0, 0.7], ridge=ridge)
     assert newton.best is not None
     assert newton.best.theta[2] == pytest.approx(0.7)
     errors = newton.standard_errors()
     assert np.isinf(errors[2])
     assert (errors[:2] < 0.5).all()
+
+
+def test_names_that_only_their_sum_determines() -> None:
+    """Without a ridge their Hessian is singular."""
+    model = LogLinear([0.6], 200, 5)
+    model.logits = np.concatenate([model.logits, model.logits])
+    newton = searched(model, [0.0, 0.0], ridge=0.0)
+    alone = searched(LogLinear([0.6], 200, 5), [0.0], ridge=0.0)
+    assert newton.best is not None
+    assert alone.best is not None
+    assert newton.best.theta.sum() == pytest.approx(alone.best.theta.sum(), abs=0.01)
+    assert np.isinf(newton.standard_errors()).all()
 
 
 def test_weights_of_a_mixture() -> None:

@@ -258,7 +258,7 @@ def test_scores_keep_to_the_rights_of_a_key(guarded: Guarded) -> None:
     path = "/v1/compose/score"
 
     def ask(client: httpx.Client, model: str, **fields: Any) -> httpx.Response:
-        return client.post(path, json={"model": model, "items": items} | fields)
+        return client.post(path, json={"model": model or None, "items": items} | fields)
 
     answer = ask(guarded["narrow"], "base + 0.5*chat")
     assert answer.status_code == 200, answer.text
@@ -269,6 +269,27 @@ def test_scores_keep_to_the_rights_of_a_key(guarded: Guarded) -> None:
     fit = {"formula": "base + a*polite", "items": items}
     refused = guarded["carol"].post("/v1/compose/fit", json=fit)
     assert refused.status_code in (400, 404), refused.text
+    # The members of a composition that another key has stored need no permission of their own, and
+    # the members of several compositions share no pass that is too wide for the key.
+    for name, several in (
+        ("alice", ["warm", "base", "chat"]),
+        ("narrow", ["base + chat", "base + rude"]),
+    ):
+        answer = ask(guarded[name], "", compositions=several)
+        assert answer.status_code == 200, answer.text
+
+
+def test_who_may_store_what_a_fit_finds(guarded: Guarded) -> None:
+    """It is decided before the first text, as by the route that stores compositions."""
+    path = "/v1/compose/fit"
+    items = [{"prompt": "Once", "completion": f" upon {n}"} for n in range(4)]
+    fit = {"formula": "base + a*chat", "items": items, "name": "fitted"}
+    assert "'compose'" in message_of(guarded["alice"].post(path, json=fit), path, 403)
+    refused = guarded["carol"].post(path, json=fit | {"name": "warm"})
+    assert "belongs to another key" in message_of(refused, path, 403)
+    made = guarded["carol"].post(path, json=fit | {"bounds": {"a": [0, 1]}})
+    assert made.status_code == 200, made.text
+    assert made.json()["stored"]["owner"] == "carol"
 
 
 def test_sweeps_keep_to_the_rights_of_a_key(guarded: Guarded) -> None:

@@ -30,7 +30,7 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
     return exporter
 
 
-def ask(path: str, headers: dict[str, str], plan: Plan | None) -> dict[str, str]:
+def ask(path: str, headers: dict[str, str], plan: Plan | None, **counts: int) -> dict[str, str]:
     """Send a request through the middleware; the headers that vLLM gets."""
     seen: dict[str, str] = {}
 
@@ -38,6 +38,8 @@ def ask(path: str, headers: dict[str, str], plan: Plan | None) -> dict[str, str]
         seen.update((k.decode(), v.decode()) for k, v in scope["headers"])
         if plan is not None:
             record_of(scope).note_resolution("formula", "sum", plan, ["polite"])
+        for name, count in counts.items():
+            setattr(record_of(scope), name, count)
 
     async def nothing(*_: Message) -> Any:
         raise AssertionError("the middleware neither reads nor answers")
@@ -69,6 +71,14 @@ def test_a_composed_request(spans: InMemorySpanExporter) -> None:
     assert context is not None
     assert seen["traceparent"] == f"00-{TRACE}-{context.span_id:016x}-01"
     assert seen["x-request-id"] == "r1"
+
+
+def test_a_request_for_scores(spans: InMemorySpanExporter) -> None:
+    ask("/v1/compose/score", {}, Plan((Member("polite"),), (1.0,)), texts=3, scored_tokens=40)
+    (span,) = spans.get_finished_spans()
+    assert span.attributes is not None
+    shown = {name: span.attributes[f"composer.{name}"] for name in ("texts", "scored_tokens")}
+    assert shown == {"texts": 3, "scored_tokens": 40}
 
 
 def test_a_plain_request_and_another_route(spans: InMemorySpanExporter) -> None:

@@ -153,12 +153,31 @@ def test_weights_are_found_from_answers(server: LiveServer) -> None:
     assert asked.status_code == 200, asked.text
 
 
+NEAR: dict[str, Any] = {
+    "formula": "base + a*polite + b*rude",
+    "items": ITEMS[:2],
+    "held_out": 0,
+    "bounds": {"a": [-2, 2], "b": [-2, 2]},
+}
+
+
 def test_what_examples_do_not_determine_is_said(server: LiveServer) -> None:
     answer = ok(server, "fit", formula="base + a*(polite - polite)/1 + b*polite", items=ITEMS[:2])
     assert any("'a'" in warning for warning in answer["warnings"])
+    twins = ok(server, "fit", formula="base + a*polite + b*polite", items=ITEMS[:2], ridge=0)
+    assert [w["standard_error"] for w in twins["weights"].values()] == [None, None]
     few = ok(server, "fit", formula="base + a*polite + b*rude", items=ITEMS[:2], max_passes=1)
     assert not few["converged"]
     assert any("not converged" in warning for warning in few["warnings"])
+    start = {"a": 0.3, "b": -0.2}
+    last = ok(server, "fit", **NEAR, start=start, max_passes=1)  # the only point is the start
+    assert {name: w["value"] for name, w in last["weights"].items()} == start
+    likely = last["log_likelihood_per_token"]
+    assert likely["fit"] == likely["start"]
+    done = ok(server, "fit", **NEAR, start=start, max_passes=50)
+    assert done["converged"]
+    assert not any("not converged" in warning for warning in done["warnings"])
+    assert done["log_likelihood_per_token"]["fit"] > likely["fit"]
 
 
 ITEM: dict[str, Any] = ITEMS[0]
@@ -228,6 +247,12 @@ ITEM: dict[str, Any] = ITEMS[0]
             ["start", "1e+06"],
         ),
         ("fit", {"items": [ITEM] * 2, "experts": ["polite", "nobody"]}, 404, ["'nobody'"]),
+        (
+            "fit",
+            {"items": [ITEM] * 2, "formula": "base + a*polite", "ridge": 1e308},
+            400,
+            ["ridge"],
+        ),
     ],
 )
 def test_bad_requests(
