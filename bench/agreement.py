@@ -7,15 +7,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+import torch
 from safetensors.torch import load_file
 
 from bench.inprocess import InProcessEngine, Job, prompt_scores
+from composer.engine_plan import Switch
 from composer.reference.mixture_oracle import mixed_mismatches
 from composer.reference.oracle import TIE, Mismatch, Oracle, greedy_mismatches
 from composer.reference.switching_oracle import (
     LinearGate,
     gated,
-    switched_mismatches,
     trigger_choices,
 )
 
@@ -121,15 +122,30 @@ def mismatches(oracle: Oracle, job: Job, answer: Sequence[int]) -> list[Mismatch
         return mixed_mismatches(oracle, job.oracle_rows(), job.mixture, answer, job.filters)
     if job.switch is None:
         return oracle.mismatches(job.oracle_rows(), job.filters, answer)
-    switch = job.switch
+    # A scored part of the prompt was computed as the beginning of the answer.
+    prompt = job.prompt[: len(job.prompt) - job.scored_tokens]
+    text = job.prompt[len(prompt) :]
+    logits, sure = switched(oracle, job.switch, prompt, (*text, *answer))
+    differing = greedy_mismatches(logits[len(text) :], answer)
+    return [replace(m, gap=0.0) if m.position + len(text) >= sure else m for m in differing]
+
+
+def switched(
+    oracle: Oracle, switch: Switch, prompt: Sequence[int], answer: Sequence[int]
+) -> tuple[torch.Tensor, int]:
+    """Compute an answer whose adapters a switch chooses.
+
+    Returns:
+        logits `[len(answer) + 1, V]` float32 before and after each token, and how many of these
+        rows are sure: before one, the gate nearly chose otherwise, and all from there may differ.
+    """
     names = [adapter.name if adapter is not None else None for adapter in switch.candidates]
     if switch.gate is None:
-        choices = trigger_choices(len(names), switch.triggers, job.prompt, answer, switch.start)
-        return switched_mismatches(oracle, job.prompt, answer, names, choices)
+        choices = trigger_choices(len(names), switch.triggers, prompt, answer, switch.start)
+        adapters = [names[choice] for choice in choices]
+        return oracle.switched(prompt, answer, adapters)[0], len(answer) + 1
     tensors, classes = load_file(switch.gate), list(switch.classes)
     gate = LinearGate(tensors["weight"][classes], tensors["bias"][classes], switch.stickiness)
-    result = gated(oracle, job.prompt, answer, names, gate, switch.start)
-    differing = greedy_mismatches(result.logits, answer)
-    # If the gate nearly chose otherwise somewhere, everything after that point may differ.
-    close = min(result.margins) < TIE
-    return [replace(mismatch, gap=0.0) for mismatch in differing] if close else differing
+    result = gated(oracle, prompt, answer, names, gate, switch.start)
+    close = [margin < TIE for margin in result.margins[len(prompt) - 1 :]]
+    return result.logits, close.index(True) if True in close else len(close)

@@ -104,6 +104,13 @@ class Job:
             for row in rows
         ]
 
+    @property
+    def scored_tokens(self) -> int:
+        """How many tokens at the end of the prompt are scored."""
+        if self.params.get("prompt_logprobs") is None:
+            return 0
+        return len(self.prompt) - 1 if self.scoring is None else self.scoring.tokens
+
     def separate(self) -> list[Job]:
         """Return the same rows as plain requests, which vLLM batches without composing them."""
         return self.separate_by_model().get(None, [])

@@ -195,7 +195,8 @@ class EnginePlan:
     `log_softmax` the rows' log-probabilities are added instead of their logits.
 
     If the request asks for `prompt_logprobs`, they are those of the composition. `scoring` says of
-    which tokens, and what else to compute of them; without it, they are all but the first.
+    which tokens, and what else to compute of them; without it, they are all but the first. A switch
+    computes these tokens as those of an answer, and an answer after them continues them.
     """
 
     rows: tuple[Row, ...]
@@ -212,6 +213,8 @@ class EnginePlan:
             self.scoring.check(len(self.rows))
             if self.scoring.weights and self.mixture is not None:
                 raise ValueError("further weights are for sums, and the plan is a mixture")
+            if self.switch is not None and (self.scoring.members or self.scoring.weights):
+                raise ValueError("a switch computes one candidate at each token; score each alone")
         if self.switch is not None:
             if len(self.rows) != 1 or self.filters or self.mixture or self.log_softmax:
                 raise ValueError("a switch has one row and nothing else")

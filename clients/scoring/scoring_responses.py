@@ -30,6 +30,7 @@ class ScoredItem(ScoredTokens):
 
     tokens: text of each token.
     formula: of the composition that scored it, which a router may choose for each item.
+    experts: with a router that switches adapters, the expert that gave each token its probability.
     members: with `members`, the scores under each member.
     compositions: with `compositions`, the scores under each of them, in the order of the request.
     """
@@ -38,6 +39,7 @@ class ScoredItem(ScoredTokens):
     tokens: tuple[str, ...]
     token_ids: tuple[int, ...]
     formula: str | None = None
+    experts: tuple[str, ...] = ()
     members: tuple[MemberScore, ...] = ()
     compositions: tuple[ScoredTokens, ...] = ()
 

@@ -14,9 +14,8 @@ def check_request(params: SamplingParams) -> None:
     """Refuse what cannot work. Sees the requests of all routes, composed or not.
 
     Raises:
-        ValueError: the request carries a row's tag or a malformed plan, asks for prompt logprobs
-            of a switch, exceeds a bound of `composer.bounds`, or has a grammar that no answer
-            satisfies.
+        ValueError: the request carries a row's tag or a malformed plan, exceeds a bound of
+            `composer.bounds`, or has a grammar that no answer satisfies.
     """
     check_token_lists(
         stop=len(params.stop_token_ids or ()),
@@ -30,8 +29,3 @@ def check_request(params: SamplingParams) -> None:
     if plan is None:
         return
     check_repetition_penalty(params.repetition_penalty)
-    if params.prompt_logprobs is not None and plan.switch is not None:
-        raise ValueError(
-            "prompt_logprobs is not available where a router switches adapters; drop it, or use a "
-            "mixture"
-        )

@@ -124,12 +124,6 @@ class Binder:
         generations: Mapping[str, Generation],
     ) -> BoundPlan:
         names = router.experts
-        if request.scoring_field is not None:
-            raise UnsupportedError(
-                f"{quoted(request.scoring_field)} asks for logprobs of the prompt, and a router "
-                f"that switches adapters has none. Leave it out, or mix the experts.",
-                param=request.scoring_field,
-            )
         for name in names:
             if self.auxiliary_model_of(name) is not None:
                 raise UnsupportedError(

@@ -234,6 +234,16 @@ TRIGGERED = Switch((None, ONE), triggers=(5,))
             "a switch has one row and nothing else",
         ),
         ((Row(1.0, ONE),), {"switch": TRIGGERED}, "begins with another adapter than its start"),
+        (
+            (LEADER,),
+            {"switch": TRIGGERED, "scoring": Scoring(3, "r", members=True)},
+            "score each alone",
+        ),
+        (
+            (LEADER,),
+            {"switch": TRIGGERED, "scoring": Scoring(3, "r", weights=((1.0,),))},
+            "score each alone",
+        ),
     ],
 )
 def test_an_impossible_mixture_or_switch_is_an_error(

@@ -40,7 +40,8 @@ class _SwitchingRow:
     switch: Switch
     ids: list[int]  # lora_int_id of each candidate, 0 for the base
     requests: list[LoRARequest]
-    prompt_tokens: int
+    prompt_tokens: int  # without those that are scored as an answer
+    scored: int
     triggers: frozenset[int]
     matrix: tuple[torch.Tensor, torch.Tensor] | None = None  # of its gate, as `Switches._matrix`
     chosen: dict[int, int] = field(default_factory=dict)  # position -> candidate, from then on
@@ -55,7 +56,8 @@ class _SwitchingRow:
 
         Args:
             position: from the beginning of the prompt.
-            inputs: `[1]`, the id of the token before; with a gate `[K]`, its logits there.
+            inputs: `[1]`, the id of the token there; with a gate `[K]`, its logits at the token
+                before.
         """
         now = self.candidate_at(position - 1)
         if self.switch.gate is None:
@@ -66,15 +68,25 @@ class _SwitchingRow:
             stays = largest <= inputs[now] + self.switch.stickiness
             self.chosen[position] = now if stays else inputs.index(largest)
 
+    def follow(self, text: Sequence[int]) -> None:
+        """With triggers, choose for all tokens of a text that is scored as an answer."""
+        for position, token in enumerate(text, start=self.prompt_tokens):
+            self.choose(position, [token])
+
+    def candidates_between(self, begin: int, end: int) -> list[int]:
+        """Return the candidate for each of these positions, `[end - begin]`."""
+        return [self.candidate_at(position) for position in range(begin, end)]
+
     def adapters_between(self, begin: int, end: int) -> list[int]:
         """Return the lora_int_id for each of these positions, `[end - begin]`."""
-        return [self.ids[self.candidate_at(position)] for position in range(begin, end)]
+        return [self.ids[candidate] for candidate in self.candidates_between(begin, end)]
 
     def report(self, tokens: int | None) -> Report:
         """Return the share of the tokens that each candidate computed, and the candidate of every
         token."""
         count = self.answered if tokens is None else min(self.answered, tokens)
-        used = [self.candidate_at(self.prompt_tokens - 1 + token) for token in range(count)]
+        first = self.prompt_tokens + self.scored - 1
+        used = self.candidates_between(first, first + count)
         shares = [used.count(candidate) / max(count, 1) for candidate in range(len(self.ids))]
         return {"weights": shares, "tokens": used}
 
@@ -118,9 +130,12 @@ class Switches:
                     tag.switch,
                     [c.id if c is not None else 0 for c in tag.switch.candidates],
                     [lora_request(c) for c in tag.switch.candidates if c is not None],
-                    len(new.prompt_token_ids),
+                    len(new.prompt_token_ids) - tag.scored,
+                    tag.scored,
                     frozenset(tag.switch.triggers),
                 )
+                if tag.switch.gate is None:
+                    row.follow(new.prompt_token_ids[row.prompt_tokens :])
                 if tag.report_id is not None:
                     self._ledger.open(new.req_id, tag.report_id, partial(self._settled, row))
             if tag.switch.gate is not None and row.matrix is None:
@@ -206,13 +221,13 @@ class Switches:
             row = self._rows[tag.gang]
             position = step.computed_after(index)
             if not step.discarded[index]:
-                row.answered = position - row.prompt_tokens + 1
+                row.answered = position - row.prompt_tokens - row.scored + 1
             elif (
                 tag.switch.gate is None
-                or position != row.prompt_tokens - 1
+                or position < row.prompt_tokens - 1
                 or position in row.chosen
             ):
-                continue  # still reading
+                continue  # still reading, or chosen before a preemption
             gate = None
             if tag.switch.gate is not None:
                 if row.matrix is None:
@@ -268,6 +283,16 @@ class Switches:
         """Return a row whose choices are all made: its account."""
         self._settle()
         return row
+
+    # ---- scored prompts
+
+    def candidates_between(self, request_id: str, begin: int, end: int) -> list[int]:
+        """Return the candidate that computes each of these positions of a row, `[end - begin]`."""
+        return self._rows[request_id].candidates_between(begin, end)
+
+    def adapters_between(self, request_id: str, begin: int, end: int) -> list[int]:
+        """Return the lora_int_id for each of these positions of a row, 0 for none."""
+        return self._rows[request_id].adapters_between(begin, end)
 
     # ---- gates
 

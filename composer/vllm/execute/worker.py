@@ -93,7 +93,11 @@ class ComposerWorker(PlatformWorker):
         )
         base.install_sampler(self._forward)
         self.scoring = PromptScoring(
-            list(self._views.values()), self.mixtures, self.device, is_pin_memory_available()
+            list(self._views.values()),
+            self.mixtures,
+            self.switches,
+            self.device,
+            is_pin_memory_available(),
         )
         base.install_prompt_scoring(self.scoring)
         for model, view in self._views.items():

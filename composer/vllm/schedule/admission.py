@@ -104,7 +104,7 @@ class Admission:
         kv = {model: self._limits.models[model].kv for model in rows}
         # Hits in the prefix cache are not counted on here: they may be evicted within the step.
         gang.released = (
-            not gang.prompt_tail_alone
+            not gang.one_by_one
             and not gang.scored
             and sum(row.num_tokens for row in gang.rows) <= step.unreserved
             and all(kv[model].holds(waiting) for model, waiting in rows.items())

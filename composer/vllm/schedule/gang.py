@@ -103,8 +103,9 @@ class Gang:
     adapters: frozenset[Slot]
     adapter_names: frozenset[str]  # the engine's names of `adapters`
     models: frozenset[str | None]  # that compute its rows; always with None, the base
-    prompt_tail_alone: bool = False
-    """Whether the last token of the prompt has a step of its own, however short the prompt is."""
+    one_by_one: bool = False
+    """Whether each token after the barrier has a step of its own: by the one before it a gate
+    chooses the adapter."""
     scored: int = 0
     """Tokens at the end of every row's prompt whose log-probabilities are asked for."""
     chunk: int = 1
@@ -223,7 +224,7 @@ def expand(leader: Request, plan: EnginePlan, max_tokens: int, block_tokens: int
         params.skip_reading_prefix_cache and params.prompt_logprobs is None
     )
     if switch is not None:
-        keep_answer_private(leader, block_tokens)
+        keep_answer_private(leader, leader.num_prompt_tokens - scored, block_tokens)
     rows = (leader, *(_companion(leader, plan, k) for k in range(1, size)))
     slots = {slot for row in rows if (slot := slot_of(row)) is not None}
     adapters = [row.adapter for row in plan.rows]
@@ -235,7 +236,7 @@ def expand(leader: Request, plan: EnginePlan, max_tokens: int, block_tokens: int
         frozenset(slots),
         frozenset(adapter.name for adapter in adapters if adapter is not None),
         frozenset(row.model for row in plan.rows),
-        prompt_tail_alone=switch is not None and switch.gate is not None,
+        one_by_one=switch is not None and switch.gate is not None,
         scored=scored,
     )
 
@@ -251,8 +252,6 @@ def scored_tokens(leader: Request, plan: EnginePlan) -> int:
     prompt, most = leader.prompt_token_ids, leader.num_prompt_tokens - 1
     if leader.sampling_params.prompt_logprobs is None:
         return 0
-    if plan.switch is not None:
-        raise CompositionError("a composition that switches adapters cannot be scored")
     scored = most if plan.scoring is None else plan.scoring.tokens
     if scored > most:
         raise CompositionError(f"{scored} tokens cannot be scored in a prompt of {most + 1}")
@@ -297,8 +296,9 @@ def _companion(leader: Request, plan: EnginePlan, index: int) -> Request:
     )
 
 
-def keep_answer_private(request: Request, block_tokens: int) -> None:
-    """Share no block that holds the last token of the prompt or a token of the answer.
+def keep_answer_private(request: Request, prompt_tokens: int, block_tokens: int) -> None:
+    """Share no block that holds the last of `prompt_tokens` or a token after them, which is of the
+    answer or scored as one.
 
     Which adapter computed a token of an answer depends on the router, and vLLM's block keys contain
     one adapter per request. The blocks before are those of a plain request to that adapter. After a
@@ -307,7 +307,7 @@ def keep_answer_private(request: Request, block_tokens: int) -> None:
     hasher, salt = request._block_hasher, request.request_id.encode()
     if hasher is None:  # the prefix cache is off
         return
-    shared = (request.num_prompt_tokens - 1) // block_tokens
+    shared = (prompt_tokens - 1) // block_tokens
 
     def private(row: Request) -> list[BlockHash]:
         first = len(row.block_hashes)

@@ -217,7 +217,7 @@ class _GangScheduler(Scheduler):
     def _share_among_scored(self, step: StepBudget) -> None:
         """Decide how much of its prompt each gang that is scored computes in this step."""
         released = [gang for gang in self.gangs.by_leader.values() if gang.released and gang.scored]
-        scored = [gang for gang in released if tokens_left(gang.leader) > 1]
+        scored = [g for g in released if tokens_left(g.leader) > 1 and not g.one_by_one]
         for gang in released:
             gang.chunk = 1
         if not scored:

@@ -77,6 +77,8 @@ class ScoreAnswers:
         }
         if log_probs is not None:
             item |= {"formula": score.plan.get("formula"), **score_fields(log_probs)}
+            if score.chosen:
+                item["experts"] = list(score.chosen)
         if members:
             item["members"] = [
                 {"model": model, **score_fields(values)}

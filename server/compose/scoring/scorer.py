@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from composer.capacity import RowNeed
-from composer.engine_plan import ENGINE_ARG, EnginePlan, LoadedAdapter, Row, Scoring
+from composer.engine_plan import ENGINE_ARG, EnginePlan, LoadedAdapter, Row, Scoring, Switch
 from composer.errors import PromptTooLongError, UnsupportedError
 from composer.fields import BASE
 from server.auth.quotas import Quotas
@@ -54,6 +54,8 @@ class Score:
     by_weights: list[list[float]]  # [W][T]
     gradients: list[list[float]]  # [W][K]
     hessians: list[list[list[float]]]  # [W][K][K]
+    chosen: tuple[str, ...] = ()
+    """`[T]`, of a router that switches adapters: the expert that each token was scored by."""
 
 
 class Scorer:
@@ -100,19 +102,22 @@ class Scorer:
         async with self._planned(kind, body, request) as (plan, models, shown):
             beginning = {k: v for k, v in body.items() if k not in (FIELD, "model")}
             prompt = await self._prompt(kind, beginning, len(completion))
+            tokens = (*prompt, *completion)
             longer = replace(
                 plan,
                 rows=tuple(_followed(row, completion) for row in plan.rows),
                 scoring=Scoring(
                     len(completion),
                     uuid.uuid4().hex,
-                    question.members,
+                    question.members and plan.switch is None,
                     tuple(_of_rows(weights, models) for weights in question.weights),
                     question.moments,
                 ),
             )
             with self._quotas.hold(request.key, len(plan.rows)):
-                report = await self._engine.score((*prompt, *completion), longer)
+                report = await self._engine.score(tokens, longer)
+                if question.members and plan.switch is not None:
+                    report["members"] = await self._alone(tokens, plan.switch, len(completion))
         request.count_text(len(prompt), len(completion))
         kept = [k for k, model in enumerate(models) if model is not None]
 
@@ -129,7 +134,17 @@ class Scorer:
             report.get("weights", []),
             [of_members(gradient) for gradient in report.get("gradients", [])],
             [[of_members(row) for row in of_members(h)] for h in report.get("hessians", [])],
+            tuple(str(models[k]) for k in report.get("choices", ())),
         )
+
+    async def _alone(self, tokens: Tokens, switch: Switch, scored: int) -> list[list[float]]:
+        """Score a text under each candidate of a switch, `[K][T]`, in passes of their own: its row
+        computes one of them at each token."""
+        plans = [
+            EnginePlan((Row(1.0, candidate),), scoring=Scoring(scored, uuid.uuid4().hex))
+            for candidate in switch.candidates
+        ]
+        return [(await self._engine.score(tokens, plan))["tokens"] for plan in plans]
 
     async def _prompt(self, kind: Kind, body: Body, completion_tokens: int) -> Tokens:
         prompt = await self._tokenize(kind, body)
@@ -163,8 +178,8 @@ class Scorer:
         """Resolve a request, and keep its adapters loaded within the context.
 
         Yields:
-            the plan; the model of each row, None for an added row of weight 0; and the plan as
-            responses show it.
+            the plan; the model of each row (of a switch: of each candidate), None for an added row
+            of weight 0; and the plan as responses show it.
         """
         resolution = await self._resolver.resolve(kind, body, request.key, request.pins)
         if resolution is None:  # the base alone
@@ -177,11 +192,7 @@ class Scorer:
             if ENGINE_ARG in extra:
                 plan = EnginePlan.from_extra_args(extra)
                 assert plan is not None
-                if plan.switch is not None:
-                    raise UnsupportedError(
-                        "a router that switches adapters gives a text no score. Mix the experts.",
-                        param=FIELD,
-                    )
+                plan = replace(plan, report_id=None, explain=False)  # nobody would take the report
                 yield plan, resolution.models, shown.get("plan", {})
                 return
             generations = resolution.lease.generations

@@ -13,11 +13,10 @@ from typing import Any
 
 import pytest
 import torch
-from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import StructuredOutputsParams
 from vllm.v1.sample.sampler import Sampler
 
-from composer.engine_plan import Row, Switch
+from composer.engine_plan import Row
 from tests.engine.harness import Job, WatchedEngine
 
 PROMPT = tuple(range(40, 77))
@@ -192,10 +191,3 @@ def test_unseeded_answers_differ(roomy: WatchedEngine) -> None:
     params = {"temperature": 1.5}
     answers = roomy.answers([Job(PROMPT, TWIN, params=params) for _ in range(4)])
     assert len({tuple(a) for a in answers}) > 1
-
-
-def test_prompt_logprobs_of_a_switch_are_refused(roomy: WatchedEngine) -> None:
-    switch = Switch((None, roomy.adapters["chat"]), triggers=(7,))
-    with pytest.raises(VLLMValidationError, match="prompt_logprobs is not available where"):
-        roomy.add(Job(PROMPT, switch=switch, params={"prompt_logprobs": 1}))
-    roomy.assert_nothing_left()

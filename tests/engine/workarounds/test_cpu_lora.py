@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import random
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 import zoo
 from composer.engine_plan import LoadedAdapter, MixtureParameters, Row
@@ -19,6 +16,7 @@ from composer.reference.oracle import Oracle
 from composer.vllm.workarounds.lora_factors import MOST_PACKED, LayerFactors
 from composer.vllm.workarounds.lora_rows import LONG, SIDE_BY_SIDE, Rows
 from tests.engine.harness import Job, WatchedEngine, count_mismatches
+from tests.support.adapter_layers import with_factors, with_head
 
 PROMPT = tuple(range(40, 77))
 SLOTS = 6
@@ -194,28 +192,6 @@ def test_one_pack_serves_all_combinations_of_few_adapters() -> None:
         factors.pack(slots)
     whole = factors.pack((0, 1, 2))
     assert all(factors.pack(slots) is whole for slots in combinations)
-
-
-def with_factors(folder: Path, module: str, a: str, b: str, **shapes: tuple[int, int]) -> Path:
-    """A copy of an adapter with factors for one more module."""
-    shutil.copytree(zoo.ADAPTERS["chat"], folder)
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    config["target_modules"].append(module.rpartition(".")[2])
-    (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
-    tensors = load_file(folder / "adapter_model.safetensors")
-    generator = torch.Generator().manual_seed(0)
-    for name in (a, b):
-        tensors[f"base_model.model.{module}.{name}"] = (
-            torch.randn(shapes[name.split(".")[0]], generator=generator) * 0.1
-        )
-    save_file(tensors, folder / "adapter_model.safetensors")
-    return folder
-
-
-def with_head(folder: Path) -> Path:
-    """An adapter that changes the output layer too."""
-    shapes = {"lora_A": (16, 256), "lora_B": (1024, 16)}
-    return with_factors(folder, "lm_head", "lora_A.weight", "lora_B.weight", **shapes)
 
 
 @pytest.mark.parametrize("layer", ["head", "embedding"])

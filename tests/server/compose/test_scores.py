@@ -93,21 +93,40 @@ def test_prompt_logprobs_of_a_conversation(
     assert answer.json()["choices"][0]["message"] == plain["choices"][0]["message"]
 
 
-@pytest.mark.parametrize(
-    "composition",
-    [
-        {"recipe": "classifier_free_guidance", "negative_prompt": "Be rude."},
-        {
-            "recipe": "mixture",
-            "experts": ["polite", "rude"],
-            "router": {"kind": "sequence", "at": ["."]},
-        },
-    ],
-)
-@pytest.mark.parametrize("field", ["prompt_logprobs", "echo"])
-def test_what_cannot_be_scored_is_refused(
-    server: LiveServer, composition: dict[str, Any], field: str
+SWITCHES: dict[str, dict[str, Any]] = {
+    "sequence": {"kind": "sequence", "at": ["."]},
+    "gate": {"kind": "gate", "name": "tasks"},
+}
+
+
+@pytest.mark.parametrize("kind", SWITCHES)
+def test_a_router_that_switches_adapters_reads_a_text_as_its_answer(
+    server: LiveServer, zoo_base: Path, zoo_adapters: dict[str, Path], tokenizer: Any, kind: str
 ) -> None:
+    """The gate wants `arithmetic` always, but the first token is the prompt, which `chat` reads."""
+    experts = ["chat", "arithmetic"]
+    oracle = Oracle(zoo_base, {name: zoo_adapters[name] for name in experts})
+    composition = {"recipe": "mixture", "experts": experts, "router": SWITCHES[kind]}
+    text = "Kuti Supiv lives in Mogtu. 37+58: 7+8=15"
+    ids = tokenizer(text)["input_ids"]
+    stop = ids.index(tokenizer(".", add_special_tokens=False)["input_ids"][0])
+    first = 1 if kind == "gate" else stop
+    adapters = ["chat" if place < first else "arithmetic" for place in range(len(ids))]
+    log_probs = oracle.switched(ids[:1], ids[1:], adapters)[0][:-1].double().log_softmax(1)
+    own = log_probs.gather(1, torch.tensor(ids[1:]).unsqueeze(1)).flatten().tolist()
+    fields: dict[str, Any] = {"max_tokens": 0, "echo": True, "logprobs": 1, "prompt_logprobs": 0}
+    answer = server.complete("base", text, composition=composition, **fields)
+    assert answer.status_code == 200, answer.text
+    [choice] = answer.json()["choices"]
+    assert choice["logprobs"]["token_logprobs"][1:] == pytest.approx(own, abs=MOST)
+    given = choice["prompt_logprobs"][1:]
+    values = [place[str(id)]["logprob"] for place, id in zip(given, ids[1:], strict=True)]
+    assert values == pytest.approx(own, abs=MOST)
+
+
+@pytest.mark.parametrize("field", ["prompt_logprobs", "echo"])
+def test_what_cannot_be_scored_is_refused(server: LiveServer, field: str) -> None:
+    composition = {"recipe": "classifier_free_guidance", "negative_prompt": "Be rude."}
     asked = {"prompt_logprobs": 1} if field == "prompt_logprobs" else {"echo": True, "logprobs": 1}
     answer = server.complete("base", composition=composition, **asked)
     error = error_of(answer, 400)

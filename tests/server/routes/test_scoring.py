@@ -86,6 +86,33 @@ def test_texts_are_scored_under_a_composition_and_its_members(
     assert answer["usage"]["scored_tokens"] == sum(len(d["token_ids"]) for d in answer["data"])
 
 
+def test_a_router_that_switches_adapters_names_the_expert_of_each_token(
+    server: LiveServer, oracle: Oracle, tokenizer: Any
+) -> None:
+    """It hands over at the second token. Its members alone are scored in passes of their own."""
+    item = {"prompt": "Kuti Supiv lives in", "completion": " Mogtu."}
+    prompt, completion = tokens_of(tokenizer, item)
+    switched = {
+        "recipe": "mixture",
+        "experts": ["polite", "rude"],
+        "router": {"kind": "sequence", "at": [completion[0]]},
+    }
+    answer = ok(server, "score", composition=switched, items=[item], members=True)
+    [scored] = answer["data"]
+    assert scored["experts"] == ["polite", "rude"]
+    adapters = [*["polite"] * len(prompt), "rude", "rude"]
+    log_probs = oracle.switched(prompt, completion, adapters)[0][:-1].double().log_softmax(1)
+    own = log_probs.gather(1, torch.tensor(completion).unsqueeze(1)).flatten().tolist()
+    assert scored["token_logprobs"] == pytest.approx(own, abs=MOST)
+    assert [member["model"] for member in scored["members"]] == ["polite", "rude"]
+    for member in scored["members"]:
+        alone = wanted(oracle, tokenizer, item, {member["model"]: 1.0})
+        assert member["token_logprobs"] == pytest.approx(alone, abs=MOST)
+    several = ok(server, "score", compositions=[switched, "polite"], items=[item])
+    [first, _] = several["data"][0]["compositions"]
+    assert first["token_logprobs"] == pytest.approx(own, abs=MOST)
+
+
 @pytest.mark.parametrize("model", ["base", "zoo", "polite"])
 def test_one_model_alone(server: LiveServer, oracle: Oracle, tokenizer: Any, model: str) -> None:
     answer = ok(server, "score", model=model, items=ITEMS[:1])
@@ -199,19 +226,6 @@ ITEM: dict[str, Any] = ITEMS[0]
         ("score", {"items": [{"prompt": "a " * 5000, "completion": "b"}]}, 400, ["context"]),
         ("score", {"items": [{"prompt": "a", "completion": "b " * 5000}]}, 400, ["context"]),
         ("score", {"items": [{"prompt": "a", "completion": [999999]}]}, 400, ["999999"]),
-        (
-            "score",
-            {
-                "items": [ITEM],
-                "composition": {
-                    "recipe": "mixture",
-                    "experts": ["polite", "rude"],
-                    "router": {"kind": "sequence", "at": ["."]},
-                },
-            },
-            400,
-            ["switches adapters"],
-        ),
         ("fit", {"items": [ITEM] * 2, "formula": "base + polite"}, 400, ["no free name"]),
         ("fit", {"items": [ITEM] * 2, "formula": "base + a*b*polite"}, 400, ["free names"]),
         (

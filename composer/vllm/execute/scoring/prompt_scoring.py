@@ -15,6 +15,7 @@ import torch
 from composer.tensors.compose import Composition
 from composer.tensors.gang_rows import GangRows, aligned
 from composer.tensors.mixture_kernel import Turn
+from composer.vllm.execute.adapter_switch import Switches
 from composer.vllm.execute.answer_ledger import AnswerLedger
 from composer.vllm.execute.batch_view import BatchView
 from composer.vllm.execute.mixture_state import PROMPT_CHUNK, MixtureRouting
@@ -46,12 +47,14 @@ class PromptScoring:
         self,
         views: Sequence[BatchView],
         mixtures: MixtureRouting,
+        switches: Switches | None,
         device: torch.device,
         pin_memory: bool,
     ) -> None:
         """`views`: the base model's batch, then those of the auxiliary models in their order."""
         self._views = views
         self._mixtures = mixtures
+        self._switches = switches
         self._starts: dict[str, tuple[int, torch.Tensor]] = {}
         """By gang whose weights change: the slot of its states, and the state before the part that
         is scored."""
@@ -107,7 +110,7 @@ class PromptScoring:
         at_once = max(1, PROMPT_CHUNK // tag.size)
         for begin in range(first, last, at_once):
             end = min(begin + at_once, last)
-            rows = self._member_logits(places, begin - first, end - begin)
+            rows = self._member_logits(tag, places, begin, end)
             targets = prompt[begin + 1 : end + 1]
             if account is not None:
                 self._read_members(account, tag, places, rows, targets)
@@ -118,6 +121,8 @@ class PromptScoring:
             if account is not None:
                 ids = torch.tensor(targets, device=logits.device)
                 account.composed.append(target_scores(logits, ids).cpu())
+                if tag.switch is not None and self._switches is not None:
+                    account.choices += self._switches.candidates_between(leader, begin, end)
             yield begin + 1, logits
 
     def _begin(self, tag: RowTag) -> None:
@@ -224,12 +229,16 @@ class PromptScoring:
             )
 
     def _member_logits(
-        self, places: Sequence[_Place], offset: int, count: int
+        self, tag: RowTag, places: Sequence[_Place], begin: int, end: int
     ) -> list[torch.Tensor | None]:
-        """Return the logits of each model's members, member after member, `[M * count, v]`.
+        """Return the logits of each model's members at `count = end - begin` tokens, member after
+        member, `[M * count, v]`.
 
-        Those of the base are float32; None for a model without a member.
+        Those of the base are float32; None for a model without a member. `begin` and `end` count
+        from the beginning of the leader's prompt.
         """
+        leader = places[0]
+        offset, count = begin - self._views[0].step.computed[leader.row], end - begin
         logits: list[torch.Tensor | None] = []
         for model, view in enumerate(self._views):
             members = [place.row for place in places if place.model == model]
@@ -245,8 +254,10 @@ class PromptScoring:
                     for row in members
                 ]
             )
-            adapters = tuple(step.adapters[row] for row in members for _ in range(count))
-            with lm_head_adapters(view.runner, adapters):
+            adapters = [step.adapters[row] for row in members for _ in range(count)]
+            if tag.switch is not None and self._switches is not None:
+                adapters = self._switches.adapters_between(tag.gang, begin, end)
+            with lm_head_adapters(view.runner, tuple(adapters)):
                 rows = view.runner.model.compute_logits(hidden)
             logits.append(rows.float() if model == 0 else rows)
         return logits

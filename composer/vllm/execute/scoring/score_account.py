@@ -19,17 +19,20 @@ class ScoreAccount:
     divergences: list[torch.Tensor] = field(default_factory=list)  # [W, C] f32 each
     gradients: list[torch.Tensor] = field(default_factory=list)  # [W, K] f64 each
     hessians: list[torch.Tensor] = field(default_factory=list)  # [W, K, K] f64 each
+    choices: list[int] = field(default_factory=list)  # candidate of a switch for each token
 
     def begin(self) -> None:
         """Forget all parts: a preempted prompt is scored again."""
         moments = self.gradients, self.hessians
         for parts in (self.composed, self.members, self.weights, self.divergences, *moments):
             parts.clear()
+        self.choices.clear()
 
     def report(self, tokens: int | None) -> Report:
         """Return `tokens` `[T]`, the log-probabilities; and, where they were asked for, `members`
         `[K, T]`, `weights` `[W, T]`, `divergences` `[W, T]`, `gradients` `[W, K]` and `hessians`
-        `[W, K, K]`."""
+        `[W, K, K]`. Of a switch there is `choices` `[T]`, the candidate that computed what predicts
+        each token."""
         report: Report = {"tokens": _joined(self.composed)}
         if self.members:
             report["members"] = _joined(self.members)
@@ -37,6 +40,8 @@ class ScoreAccount:
             report["weights"] = _joined(self.weights)
         if self.divergences:
             report["divergences"] = _joined(self.divergences)
+        if self.choices:
+            report["choices"] = self.choices
         if self.gradients:
             report["gradients"] = torch.stack(self.gradients).sum(0).tolist()
             report["hessians"] = torch.stack(self.hessians).sum(0).tolist()

@@ -46,8 +46,7 @@ class PromptLogprobs:
         return complete
 
     def _is_composed(self, name: str) -> bool:
-        tag = RowTag.of(self._runner.requests[name].sampling_params)
-        return tag is not None and tag.switch is None
+        return RowTag.of(self._runner.requests[name].sampling_params) is not None
 
     def _add(self, name: str, request: Any, count: int) -> None:
         """Add the logprobs of what the step has computed of a prompt: those of its tokens, and of
