@@ -120,6 +120,8 @@ class Scorer:
                     report["members"] = await self._alone(tokens, plan.switch, len(completion))
         request.count_text(len(prompt), len(completion))
         kept = [k for k, model in enumerate(models) if model is not None]
+        if plan.switch is not None:  # its experts may repeat
+            kept = [models.index(model) for model in dict.fromkeys(models)]
 
         def of_members(values: list[Any]) -> list[Any]:
             return [values[k] for k in kept]
@@ -140,11 +142,12 @@ class Scorer:
     async def _alone(self, tokens: Tokens, switch: Switch, scored: int) -> list[list[float]]:
         """Score a text under each candidate of a switch, `[K][T]`, in passes of their own: its row
         computes one of them at each token."""
-        plans = [
-            EnginePlan((Row(1.0, candidate),), scoring=Scoring(scored, uuid.uuid4().hex))
-            for candidate in switch.candidates
-        ]
-        return [(await self._engine.score(tokens, plan))["tokens"] for plan in plans]
+        scores: dict[LoadedAdapter | None, list[float]] = {}
+        for candidate in dict.fromkeys(switch.candidates):
+            scoring = Scoring(scored, uuid.uuid4().hex)
+            plan = EnginePlan((Row(1.0, candidate),), scoring=scoring)
+            scores[candidate] = (await self._engine.score(tokens, plan))["tokens"]
+        return [scores[candidate] for candidate in switch.candidates]
 
     async def _prompt(self, kind: Kind, body: Body, completion_tokens: int) -> Tokens:
         prompt = await self._tokenize(kind, body)

@@ -95,7 +95,7 @@ def test_prompt_logprobs_of_a_conversation(
 
 SWITCHES: dict[str, dict[str, Any]] = {
     "sequence": {"kind": "sequence", "at": ["."]},
-    "gate": {"kind": "gate", "name": "tasks"},
+    "gate": {"kind": "gate", "name": "tasks", "start": "chat"},
 }
 
 

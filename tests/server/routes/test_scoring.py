@@ -89,18 +89,18 @@ def test_texts_are_scored_under_a_composition_and_its_members(
 def test_a_router_that_switches_adapters_names_the_expert_of_each_token(
     server: LiveServer, oracle: Oracle, tokenizer: Any
 ) -> None:
-    """It hands over at the second token. Its members alone are scored in passes of their own."""
+    """It hands over at every token. Its experts alone are scored in passes of their own."""
     item = {"prompt": "Kuti Supiv lives in", "completion": " Mogtu."}
     prompt, completion = tokens_of(tokenizer, item)
     switched = {
         "recipe": "mixture",
-        "experts": ["polite", "rude"],
-        "router": {"kind": "sequence", "at": [completion[0]]},
+        "experts": ["polite", "rude", "polite"],
+        "router": {"kind": "sequence", "at": list(completion)},
     }
     answer = ok(server, "score", composition=switched, items=[item], members=True)
     [scored] = answer["data"]
     assert scored["experts"] == ["polite", "rude"]
-    adapters = [*["polite"] * len(prompt), "rude", "rude"]
+    adapters = [*["polite"] * len(prompt), "rude", "polite"]
     log_probs = oracle.switched(prompt, completion, adapters)[0][:-1].double().log_softmax(1)
     own = log_probs.gather(1, torch.tensor(completion).unsqueeze(1)).flatten().tolist()
     assert scored["token_logprobs"] == pytest.approx(own, abs=MOST)
