@@ -40,7 +40,7 @@ def test_scores_are_those_of_the_oracle(
     assert outcome.lost == 0
     assert outcome.leftovers == ()
     scored = [a for a in outcome.answered if a.scores]
-    assert len(scored) > 8
+    assert len(scored) > 5
     for answered in scored:
         error = worst_error(oracle, answered.job, answered.scores)
         assert error <= MOST, (error, answered.job)
