@@ -27,6 +27,14 @@ CLAIMS: tuple[Claim, ...] = (
         1e-4,
     ),
     Claim(
+        "lm_eval",
+        "lm-evaluation-harness on compositions of SmolLM2 in float32 over HTTP (HellaSwag, "
+        "TruthfulQA, perplexity, word problems): largest error of a log-likelihood against a loop "
+        "of transformers and PEFT, in nats per token; metrics and generated texts must be the same",
+        Sense.AT_MOST,
+        1e-4,
+    ),
+    Claim(
         "score_tax",
         "CPU time of scoring texts with compositions of three rows relative to the same rows as "
         "plain requests with prompt_logprobs",

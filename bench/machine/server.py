@@ -1,4 +1,4 @@
-"""The server as a process on a free port, with the zoo's base model and adapters."""
+"""The server as a process on a free port, with the zoo's base model and adapters or others."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 import httpx
@@ -47,22 +48,28 @@ def serving(
 
 @contextmanager
 def running(
-    environment: Mapping[str, str] | None = None, options: Sequence[str] = ()
+    environment: Mapping[str, str] | None = None,
+    options: Sequence[str] = (),
+    *,
+    model: Path = zoo.BASE,
+    adapters: Mapping[str, Path] = zoo.ADAPTERS,
 ) -> Iterator[Running]:
-    """Serve the zoo's base model and all its adapters, from readiness to the end of the block.
+    """Serve a model and adapters, the zoo's by default, from readiness to the end of the block.
 
     Args:
         environment: variables beside those that this process was started with.
         options: further options of the server.
+        model: folder of the base model.
+        adapters: folders of adapters by name.
 
     Raises:
         RuntimeError: the server ended or took longer than `READY_S`; the message ends with its log.
     """
     port = free_port()
-    adapters = ",".join(f"{name}={path}" for name, path in zoo.ADAPTERS.items())
+    pairs = ",".join(f"{name}={path}" for name, path in adapters.items())
     command = [
         *(sys.executable, "-m", "server", "--port", str(port)),
-        *("--model", str(zoo.BASE), "--adapters", adapters, *options),
+        *("--model", str(model), "--adapters", pairs, *options),
     ]
     with (
         tempfile.TemporaryFile() as log,

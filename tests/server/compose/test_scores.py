@@ -75,6 +75,48 @@ def test_echo_gives_the_logprobs_of_a_text(
         assert "".join(logprobs["tokens"]) == text
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_lm_evals_request_for_a_log_likelihood(
+    server: LiveServer, oracle: Oracle, tokenizer: Any, case: str
+) -> None:
+    """A batch of token ids and one token of answer, as `local-completions` sends and reads it."""
+    fields, members, router = CASES[case]
+    prompts = [tokenizer(text)["input_ids"] for text in TEXTS]
+    options: dict[str, Any] = {"max_tokens": 1, "echo": True, "logprobs": 1, "seed": 1234}
+    answer = server.complete(prompt=prompts, **fields, **options)
+    assert answer.status_code == 200, answer.text
+    choices = sorted(answer.json()["choices"], key=lambda choice: choice["index"])
+    for ids, choice in zip(prompts, choices, strict=True):
+        own, likeliest = wanted(oracle, members, ids, router)
+        logprobs = choice["logprobs"]
+        assert logprobs["token_logprobs"][1:-1] == pytest.approx(own, abs=MOST)
+        for logprob, top in zip(
+            logprobs["token_logprobs"][1:-1], logprobs["top_logprobs"][1:-1], strict=True
+        ):
+            assert logprob in top.values(), "lm-eval compares it with the maximum for equality"
+        tops = [max(top.values()) for top in logprobs["top_logprobs"][1:-1]]
+        assert tops == pytest.approx(likeliest, abs=MOST)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_lm_evals_request_for_a_text(server: LiveServer, case: str) -> None:
+    """Greedy, with stop sequences; every prompt of a batch gets the answer it gets alone."""
+    fields, _, _ = CASES[case]
+    prompts = [server.tokens(text) for text in ("Where does Kuti Supiv live?", "Once upon a")]
+    options: dict[str, Any] = {
+        "max_tokens": 12,
+        "seed": 1234,
+        "stop": ["Question:", ".", "<|end|>"],
+    }
+    answer = server.complete(prompt=prompts, **fields, **options)
+    assert answer.status_code == 200, answer.text
+    texts = {choice["index"]: choice["text"] for choice in answer.json()["choices"]}
+    assert not any("." in text for text in texts.values())
+    for number, ids in enumerate(prompts):
+        alone = server.complete(prompt=ids, **fields, **options).json()
+        assert texts[number] == alone["choices"][0]["text"]
+
+
 def test_prompt_logprobs_of_a_conversation(
     server: LiveServer, oracle: Oracle, tokenizer: Any
 ) -> None:
