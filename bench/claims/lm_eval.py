@@ -31,7 +31,7 @@ MOST_METRIC = 1e-4
 STORED = "mixed"
 MIXTURE = {
     "recipe": "mixture",
-    "experts": ["base", "devil", "kjv"],
+    "experts": ["base", "kjv"],
     "router": {"kind": "posterior", "prior": "fixed", "forgetting": 0.9},
 }
 
@@ -54,7 +54,7 @@ CASES = (
     Case(
         STORED,
         Composition(
-            ((1 / 3, None), (1 / 3, "devil"), (1 / 3, "kjv")),
+            ((0.5, None), (0.5, "kjv")),
             MixtureParameters(fixed=0.0, posterior=1.0, forgetting=0.9, prompt=False),
         ),
         ("local_truthfulqa",),

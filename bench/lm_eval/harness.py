@@ -16,7 +16,8 @@ TASKS = Path(__file__).parent / "tasks"
 MAX_LENGTH = 512
 """Context that lm_eval may use, in tokens: the pages of wikitext need several windows."""
 
-BATCH = 16
+BATCH = 8
+TIMEOUT_S = 3600  # of a request; lm_eval sends it again after five minutes by default
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,7 @@ def evaluate(
         "tokenizer": str(tokenizer),
         "tokenizer_backend": "huggingface",
         "max_length": str(MAX_LENGTH),
+        "timeout": str(TIMEOUT_S),
     }
     command = [
         *(str(lm_eval_command()), "--model", "local-completions", "--include_path", str(TASKS)),
