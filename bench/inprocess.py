@@ -29,7 +29,7 @@ from composer.reference.oracle import OracleRow, Weights
 from composer.vllm.auxiliary.spec import Auxiliary
 from composer.vllm.execute.adapter_loader import still_loading
 from composer.vllm.options import engine_options
-from composer.vllm.schedule.kv_pools import RoutedKVCache
+from composer.vllm.schedule.kv_cache.kv_pools import RoutedKVCache
 
 BLOCK_TOKENS = 32  # the smallest KV block of vLLM's CPU attention
 _QUEUES = ("running", "waiting", "kv_holding_waiting")

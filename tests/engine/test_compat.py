@@ -25,7 +25,7 @@ from composer.vllm.execute.v1.composition_processor import CompositionProcessor
 from composer.vllm.execute.worker import ComposerWorker
 from composer.vllm.options import prepare_environment
 from composer.vllm.schedule.gang_scheduler import SyncGangScheduler
-from composer.vllm.schedule.kv_pools import RoutedKVCache
+from composer.vllm.schedule.kv_cache.kv_pools import RoutedKVCache
 from composer.vllm.workarounds.cpu_lora import AdapterwisePunica
 from tests.engine.harness import Job, WatchedEngine, count_mismatches
 from tests.engine.vllm_source import RELIES_ON

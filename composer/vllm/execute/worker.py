@@ -30,7 +30,7 @@ from composer.vllm.execute.scoring.prompt_scoring import PromptScoring
 from composer.vllm.execute.v1.view import V1View
 from composer.vllm.lifeline import obey_front_end
 from composer.vllm.schedule.counts import GangFigures, figures_of
-from composer.vllm.schedule.kv_blocks import kv_capacity
+from composer.vllm.schedule.kv_cache.kv_blocks import kv_capacity
 from composer.vllm.step_failures import Failures, attach
 
 if current_platform.is_cpu():

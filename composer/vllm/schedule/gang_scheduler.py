@@ -13,7 +13,7 @@ class overrides them for the rows of gangs:
 * `_preempt_request`, `finish_requests`, `_free_request`: what happens to one row happens to all.
 
 Preemption must not hit a gang in the middle of a step, so blocks for all that will run are freed
-before vLLM's own loop starts (`_preempt_until_fits`). A step without gangs runs vLLM's code alone.
+before vLLM's own loop starts (`preemption`). A step without gangs runs vLLM's code alone.
 
 Rows of auxiliary models are rows like others; only their KV blocks and adapter slots belong to
 another model (`kv_pools`), and every limit is checked per model.
@@ -22,48 +22,45 @@ another model (`kv_pools`), and every limit is checked per model.
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from vllm.config import ModelConfig, VllmConfig
+from vllm.config import VllmConfig
 from vllm.logger import init_logger
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
-from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
+from vllm.v1.engine import EngineCoreOutputs
 from vllm.v1.metrics.stats import SchedulerStats
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
-from composer.capacity import ModelCapacity
 from composer.engine_plan import EnginePlan
 from composer.errors import CompositionError
-from composer.vllm.auxiliary.config import kv_cache, model_config
-from composer.vllm.auxiliary.spec import from_additional_config
 from composer.vllm.lifeline import obey_front_end
 from composer.vllm.options import gang_patience_s
 from composer.vllm.schedule.admission import Admission
 from composer.vllm.schedule.barrier import Barrier
 from composer.vllm.schedule.counts import GangFigures, correct_stats
+from composer.vllm.schedule.engine_models import engine_models
+from composer.vllm.schedule.failed_requests import add_final_outputs, failed_requests
 from composer.vllm.schedule.gang import (
     Gang,
     Slot,
     expand,
-    lateness,
     model_of,
     refuse_row_tag,
     slot_of,
-    tokens_left,
 )
 from composer.vllm.schedule.gang_table import GangTable
-from composer.vllm.schedule.kv_blocks import KVBlocks
-from composer.vllm.schedule.kv_demand import KVDemand
-from composer.vllm.schedule.kv_pools import RoutedKVCache, auxiliary_pool, forget_prefixes
-from composer.vllm.schedule.limits import EngineLimits, ModelLimits
+from composer.vllm.schedule.kv_cache.kv_demand import KVDemand
+from composer.vllm.schedule.kv_cache.kv_pools import forget_prefixes
+from composer.vllm.schedule.kv_cache.preemption import Preemption
+from composer.vllm.schedule.limits import EngineLimits
 from composer.vllm.schedule.reservation import Need
+from composer.vllm.schedule.scored_shares import share_among_scored
 from composer.vllm.schedule.step_budget import StepBudget
 from composer.vllm.step_failures import Failures, failures_of
 
@@ -79,11 +76,9 @@ class _GangScheduler(Scheduler):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        slots = self.lora_config.max_loras if self.lora_config else 0
-        models: dict[str | None, ModelLimits] = {
-            None: self._limits_of(self.kv_cache_manager, self.vllm_config.model_config, slots)
-        }
-        self._pools = self._add_auxiliaries(models)
+        models, self._pools = engine_models(self)
+        if self._pools is not None:
+            self.kv_cache_manager = self._pools
         self._slots_of_all_models = copy.copy(self.lora_config)  # vLLM counts adapters of all
         if self._slots_of_all_models:
             self._slots_of_all_models.max_loras = sum(m.capacity.adapters for m in models.values())
@@ -97,36 +92,10 @@ class _GangScheduler(Scheduler):
         )
         self._barrier = Barrier(self.gangs, self)
         self._kv_demand = KVDemand(self.gangs, self.limits)
+        self._preemption = Preemption(self.gangs, self._kv_demand, self)
         self._step: StepBudget | None = None  # while vLLM's loop runs over gangs
         self._figures = GangFigures()
         self._sent_figures = GangFigures()
-
-    def _add_auxiliaries(self, models: dict[str | None, ModelLimits]) -> RoutedKVCache | None:
-        """Make a block pool for every auxiliary model and add its limits; None if there are none.
-
-        Raises:
-            ValueError: a model does not work with the engine or the base model.
-        """
-        managers = {}
-        for auxiliary in from_additional_config(self.vllm_config.additional_config):
-            model = model_config(self.vllm_config, auxiliary)
-            cache = kv_cache(self.vllm_config, auxiliary, model)
-            manager = auxiliary_pool(self, cache, model.max_model_len)
-            managers[auxiliary.name] = manager
-            limits = self._limits_of(manager, model, auxiliary.max_loras)
-            models[auxiliary.name] = limits
-            logger.info(
-                "Auxiliary model %s: %d KV cache blocks", auxiliary.name, limits.kv.capacity
-            )
-        if not managers:
-            return None
-        self.kv_cache_manager = RoutedKVCache(self.kv_cache_manager, managers)
-        return self.kv_cache_manager
-
-    def _limits_of(self, manager: Any, model: ModelConfig, slots: int) -> ModelLimits:
-        kv = KVBlocks(manager, self.vllm_config, self.block_size)
-        capacity = ModelCapacity(model.max_model_len, slots, kv.capacity, kv.block_tokens)
-        return ModelLimits(capacity, kv, model.get_vocab_size())
 
     # ---- arrival
 
@@ -194,8 +163,9 @@ class _GangScheduler(Scheduler):
         self._barrier.recall()
         if self._pause_state is not PauseState.PAUSED_ALL:
             self._barrier.release(step)
-        self._share_among_scored(step)
-        fits = self._preempt_until_fits(step)
+        longest = self.scheduler_config.long_prefill_token_threshold or step.tokens
+        share_among_scored(self.gangs, self._kv_demand, self.running, step, longest)
+        fits = self._preemption.until_fits(step)
         self._barrier.queue(step, may_release=fits)  # in a step that preempts nobody joins
         # Tokens of the budget for every row in lock-step; prefills share the rest.
         step.reserved += sum(map(self._kv_demand.in_lock_step, self.running))
@@ -213,50 +183,6 @@ class _GangScheduler(Scheduler):
             self.max_num_active_reqs, self.lora_config = max_rows, base_slots
         self._barrier.check_lock_step(step, output)
         return output
-
-    def _share_among_scored(self, step: StepBudget) -> None:
-        """Decide how much of its prompt each gang that is scored computes in this step."""
-        released = [gang for gang in self.gangs.by_leader.values() if gang.released and gang.scored]
-        scored = [g for g in released if tokens_left(g.leader) > 1 and not g.one_by_one]
-        for gang in released:
-            gang.chunk = 1
-        if not scored:
-            return
-        longest = self.scheduler_config.long_prefill_token_threshold or step.tokens
-        late = sum(len(gang.unjoined()) for gang in self.gangs.joining if gang.released)
-        spare = step.tokens - late - sum(map(self._kv_demand.in_lock_step, self.running))
-        for index, gang in enumerate(scored):
-            share = spare // (len(scored) - index) // len(gang.rows)
-            more = max(0, min(share, longest - 1, tokens_left(gang.leader) - 1))
-            gang.chunk += more
-            spare -= more * len(gang.rows)
-
-    def _preempt_until_fits(self, step: StepBudget) -> bool:
-        """Preempt, the latest first and gangs as a whole, until all that runs fits the KV caches.
-
-        Return False if something was preempted.
-        """
-        if not self.gangs.late_scored() and self._kv_demand.is_ample(self.running, step):
-            return True
-        fits = True
-        while short := self._kv_demand.short_models(self.running, step):
-            # A gang that is scored from its first tokens on holds no blocks before its release,
-            # and others may have been admitted to the same ones: it waits for the next step.
-            if late := [gang for gang in self.gangs.late_scored() if gang.models & short]:
-                late[-1].released = False
-                continue
-            users = [row for row in self.running if self.gangs.models_of(row) & short]
-            if not users:
-                break
-            victim = max(users, key=lateness)
-            gang = self.gangs.of(victim)
-            victims = [victim] if gang is None else [r for r in self.running if r in gang.rows]
-            now = time.monotonic()
-            for row in reversed(victims):
-                self.running.remove(row)
-                self._preempt_request(row, now, drop_stale_output=self.requires_kv_delivery)
-            fits = False
-        return fits
 
     def _held_adapters(self) -> set[Slot]:
         """Return the adapters of all that runs or was admitted, scheduled in this step or not.
@@ -407,17 +333,7 @@ class _GangScheduler(Scheduler):
         outputs: dict[int, EngineCoreOutputs] = super().update_from_output(
             scheduler_output, model_runner_output
         )
-        for request in failed:
-            client = outputs.setdefault(request.client_index, EngineCoreOutputs())
-            client.outputs.append(
-                EngineCoreOutput(
-                    request_id=request.request_id,
-                    new_token_ids=[],
-                    finish_reason=request.get_finished_reason(),
-                    events=request.take_events(),
-                    trace_headers=request.trace_headers,
-                )
-            )
+        add_final_outputs(outputs, failed)
         if self.gangs.by_row:
             for client in outputs.values():
                 client.outputs = [
@@ -428,23 +344,9 @@ class _GangScheduler(Scheduler):
 
     def _fail(self, failures: Failures, output: SchedulerOutput) -> list[Request]:
         """End the requests that needed what a step could not load, before vLLM reads the step's
-        tokens; return them, with no token of that step.
-
-        All that run with a failed adapter end: under async scheduling the next step is under way,
-        and may have taken blocks from the prefix cache that this one filled with something else.
+        tokens; return them.
         """
-        names = set(failures.gates)
-        scheduled = (self.requests.get(name) for name in output.num_scheduled_tokens)
-        for row in {*self.running, *scheduled}:
-            if row is None or row.is_finished():
-                continue
-            if not failures.adapters.keys().isdisjoint(self.gangs.adapters_of(row)):
-                gang = self.gangs.of(row)
-                names.add((row if gang is None else gang.leader).request_id)
-        names &= self.requests.keys()
-        for problem in {*failures.adapters.values(), *failures.gates.values()}:
-            ended = ", ".join(sorted(names)) or "no request: all that needed it had left"
-            logger.error("In a step, %s; ended %s", problem, ended)
+        names = failed_requests(self, self.gangs, failures, output)
         pools = {None: self.kv_cache_manager} if self._pools is None else self._pools.by_model
         for manager in pools.values():
             forget_prefixes(manager)

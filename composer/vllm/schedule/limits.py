@@ -10,7 +10,7 @@ from vllm.v1.request import Request
 from composer.capacity import EngineCapacity, ModelCapacity, RowNeed
 from composer.engine_plan import EnginePlan
 from composer.errors import CompositionError
-from composer.vllm.schedule.kv_blocks import KVBlocks
+from composer.vllm.schedule.kv_cache.kv_blocks import KVBlocks
 
 
 @dataclass(frozen=True, slots=True)
