@@ -99,7 +99,7 @@ def _path(detail: ErrorDetails, value: object) -> _Path:
             continue
         if isinstance(value, Mapping) and key in value:
             value = value[str(key)]
-        elif isinstance(value, Sequence) and isinstance(key, int):
+        elif isinstance(value, Sequence) and isinstance(key, int) and key < len(value):
             value = value[key]
         elif not (detail["type"] == "missing" and key == detail["loc"][-1]):
             continue

@@ -99,7 +99,7 @@ def make_scoring_router(
             asked = _asked(ScoringKind.SWEEP, request, pins)
             asked.record.note_weights(mixture=False)
             answer = await _while_connected(request, sweeper.sweep(body, asked, request.scope))
-            return await run_in_threadpool(JSONResponse, answer)
+            return await _answer(asked, answer)
 
     async def _store(name: str, fitted: Body, request: Request) -> CompositionVersion | None:
         """Store what a fit has found; say in its answer under which name, or why not.
@@ -144,13 +144,25 @@ def _asked(kind: ScoringKind, request: Request, pins: Pins) -> ScoringRequest:
 
 async def _answer(
     asked: ScoringRequest, body: Body, headers: Mapping[str, str] | None = None
-) -> JSONResponse:
+) -> Response:
     """Return a response that names the adapters that scored the texts, as generated ones do."""
     headers = dict(headers or {})
     if adapters := asked.adapters:
         body["adapters"] = adapters
         headers[AFFINITY.decode()] = affinity_of(adapters)
-    return await run_in_threadpool(JSONResponse, body, headers=headers)
+    return Response(await _json(body), headers=headers, media_type="application/json")
+
+
+async def _json(body: Body) -> bytes:
+    """Return an answer as JSON. Its list `data` may be of megabytes, which take seconds: other
+    requests are served between the entries."""
+    entries = []
+    for entry in body.get("data", ()):
+        entries.append(bytes(JSONResponse(entry).body))
+        await asyncio.sleep(0)
+    others = JSONResponse({name: value for name, value in body.items() if name != "data"})
+    data = b',"data":[' + b",".join(entries) + b"]" if "data" in body else b""
+    return bytes(others.body)[:-1] + data + b"}"
 
 
 async def _while_connected(request: Request, work: Coroutine[Any, Any, Body]) -> Body:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from transformers import AutoTokenizer
 from composer.reference.oracle import Oracle, OracleRow
 from tests.server.compose.test_bad_requests import error_of
 from tests.server.compose.test_streams import wait_until_idle
+from tests.server.http.test_request_log import figure
 from tests.support.live_server import LiveServer
 
 QUESTION = "Where does Kuti Supiv live?"
@@ -256,6 +258,12 @@ ITEM: dict[str, Any] = ITEMS[0]
         ),
         (
             "fit",
+            {"items": [ITEM] * 2, "formula": "base + a*polite", "bounds": {"a": [1]}},
+            400,
+            ["bounds.a[1] is missing"],
+        ),
+        (
+            "fit",
             {"items": [ITEM] * 2, "formula": "base + a*polite", "start": {"a": 1e6}},
             400,
             ["start", "1e+06"],
@@ -278,7 +286,15 @@ def test_bad_requests(
 
 
 def test_a_client_that_leaves_stops_its_texts(server: LiveServer) -> None:
-    body = {"model": FORMULA, "items": [{"prompt": "a", "completion": "b " * 100}] * 900}
+    count = 900
+    body = {"model": FORMULA, "items": [{"prompt": "a", "completion": "b " * 100}] * count}
+    scored = figure(server, "composer_scored_texts_total")
+    gone = figure(server, "composer_scoring_requests_total", outcome="client_gone")
     with pytest.raises(httpx.ReadTimeout):
         server.http.post("/v1/compose/score", json=body, timeout=1)
+    deadline = time.monotonic() + 20
+    while figure(server, "composer_scoring_requests_total", outcome="client_gone") == gone:
+        assert time.monotonic() < deadline, "the request goes on without its client"
     wait_until_idle(server)
+    assert figure(server, "composer_scored_texts_total") - scored < count
+    assert figure(server, "composer_leases") == 0
