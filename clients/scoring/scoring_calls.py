@@ -23,6 +23,7 @@ def score(
     composition: Composition | None = None,
     compositions: Sequence[Composition] | None = None,
     members: bool | None = None,
+    divergences: bool | None = None,
 ) -> Call[ScoredItems]:
     """POST /compose/score: log-probabilities of completions, without generating anything.
 
@@ -33,6 +34,8 @@ def score(
         compositions: in place of both: several that score the same items. Sums without filters
             share one pass of their members.
         members: score the items under every member alone as well.
+        divergences: say how far the first of `compositions` is from each: the Kullback-Leibler
+            divergence in front of every token. All must be sums without filters.
 
     Raises:
         ValueError: more than one of `model`, `composition` and `compositions` is given.
@@ -40,7 +43,8 @@ def score(
     asked = {"model": model, "composition": composition, "compositions": compositions}
     if len(given := _present(asked)) > 1:
         raise ValueError(f"{' and '.join(given)} contradict each other; give one")
-    body = {"items": list(items), **given, **_present({"members": members})}
+    options = _present({"members": members, "divergences": divergences})
+    body = {"items": list(items), **given, **options}
     return Call("POST", "/compose/score", body, reader(ScoredItems))
 
 

@@ -19,6 +19,18 @@ class ScoredTokens(Wire):
     impossible: bool = False
 
 
+class ComposedScore(ScoredTokens):
+    """The score of a completion under one of several compositions.
+
+    divergence: with `divergences`, KL(p || q) in nats, where p is the first composition and q this
+        one; its mean over the tokens.
+    token_divergences: that in front of each token.
+    """
+
+    divergence: float | None = None
+    token_divergences: tuple[float, ...] = ()
+
+
 class MemberScore(ScoredTokens):
     """The score of a completion under one member alone."""
 
@@ -41,7 +53,7 @@ class ScoredItem(ScoredTokens):
     formula: str | None = None
     experts: tuple[str, ...] = ()
     members: tuple[MemberScore, ...] = ()
-    compositions: tuple[ScoredTokens, ...] = ()
+    compositions: tuple[ComposedScore, ...] = ()
 
 
 class ScoreUsage(Wire):

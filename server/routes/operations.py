@@ -95,6 +95,11 @@ _ANSWER = {
 _SCORES = {
     "one composition": {"model": "base + 0.5*polite", "items": [_TEXT, _ANSWER], "members": True},
     "several": {"compositions": ["base", "base + 0.5*polite", "polite"], "items": [_TEXT]},
+    "how far is one from another": {
+        "compositions": ["base + 0.5*polite", "polite"],
+        "items": [_TEXT],
+        "divergences": True,
+    },
 }
 _FITS = {
     "a formula": {"formula": "base + a*polite", "items": [_TEXT, _ANSWER]},

@@ -67,6 +67,16 @@ def test_score(server: LiveServer) -> None:
     assert scored.usage.scored_tokens == sum(len(item.tokens) for item in scored.data)
 
 
+def test_distances(server: LiveServer) -> None:
+    with Client(base_url(server)) as client:
+        scored = client.score(ITEMS, compositions=[FORMULA, "polite"], divergences=True)
+    for item in scored.data:
+        own, other = item.compositions
+        assert max(own.token_divergences) < 1e-6
+        mean = sum(other.token_divergences) / len(item.tokens)
+        assert other.divergence == pytest.approx(mean)
+
+
 def test_an_awaited_score_and_fit(server: LiveServer) -> None:
     async def run() -> None:
         async with AsyncClient(base_url(server)) as client:
@@ -215,6 +225,27 @@ def test_an_output_of_something_else_is_refused(
     assert output.read_bytes() == written
 
 
+def test_distances_from_other_compositions(composer: Composer, file: Path) -> None:
+    """The composition scores as without them, in the same fields."""
+    words = ("score", file, "--formula", FORMULA, "--output", file.parent / "out.jsonl")
+    plain = composer("score", file, "--formula", FORMULA).lines
+    done = composer(*words, "--against", "base", "--against", FORMULA)
+    lines = [json.loads(line) for line in (file.parent / "out.jsonl").read_text().splitlines()]
+    for line, alone in zip(lines, plain, strict=True):
+        assert line["token_logprobs"] == pytest.approx(alone["token_logprobs"], abs=1e-4)
+        assert [other["model"] for other in line["against"]] == ["base", FORMULA]
+        assert len(line["against"][0]["token_divergences"]) == len(line["tokens"])
+    totals = done.err.splitlines()
+    assert re.fullmatch(
+        r"composer: base: .* per token, perplexity .*; KL 0\.\d+ per token", totals[1]
+    )
+    assert float(totals[2].rsplit("KL ")[1].split()[0]) < 1e-6
+    again = composer(*words, "--against", "base", "--against", FORMULA)
+    assert again.err == done.err
+    other = composer(*words, "--against", "base")
+    assert "does not belong to these items" in other.err
+
+
 def test_what_cannot_be_produced_is_left_out_of_the_perplexity(
     composer: Composer, file: Path
 ) -> None:
@@ -328,6 +359,7 @@ def test_a_fit_that_does_not_converge(composer: Composer, tmp_path: Path) -> Non
         (["score", "{file}", "--model", "a", "--formula", "b"], 2, "not allowed with --model"),
         (["score", "{file}", "--model", "nobody"], 1, "'nobody'"),
         (["score", "{file}", "--composition", "base +"], 1, "position"),
+        (["score", "{file}", "--against", "nobody"], 1, "'nobody'"),
         (["score", "{file}", "--composition", '{"recipe"'], 2, "not JSON"),
         (["score", "{broken}"], 1, "line 2 is not JSON"),
         (["score", "{other}"], 1, "line 1 has no 'completion'"),

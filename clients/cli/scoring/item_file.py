@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from clients.cli.local_work import REFUSED, failure
 STDIN = "-"
 
 ITEM = '{"prompt": "…", "completion": "…"} or {"messages": […], "completion": "…"}'
+TEXT = f'{{"text": "…"}}, {ITEM}'
 PROMPT = '{"prompt": "…"} or {"messages": […]}'
 
 
@@ -27,6 +29,11 @@ def read_items(file: str) -> list[dict[str, Any]]:
         _checked(item, place, ITEM, "'completion'", "completion" in item)
         for place, item in _objects(file, "items", ITEM)
     ]
+
+
+def read_texts(file: str) -> list[dict[str, Any]]:
+    """Read items as `read_items` does, and texts, of which the first word is the prompt."""
+    return [_text(item, place) for place, item in _objects(file, "texts", TEXT)]
 
 
 def read_prompts(file: str) -> list[dict[str, Any]]:
@@ -45,6 +52,15 @@ def read_prompts(file: str) -> list[dict[str, Any]]:
         )
         for place, item in _objects(file, "prompts", PROMPT)
     ]
+
+
+def _text(item: dict[str, Any], place: str) -> dict[str, Any]:
+    if set(item) != {"text"}:
+        return _checked(item, place, TEXT, "'completion'", "completion" in item)
+    words = re.match(r"(\s*\S+)(\s+\S.*)", str(item["text"]), re.DOTALL)
+    if words is None:
+        raise failure(REFUSED, f"{place} has a text of less than two words; write {TEXT}")
+    return {"prompt": words[1], "completion": words[2]}
 
 
 def _checked(item: dict[str, Any], place: str, form: str, needs: str, has: bool) -> dict[str, Any]:

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 BATCH = 32
 """Items of one request."""
 
+BASE = "base"
+"""The base model, which scores if no composition is given."""
+
 
 @asks_server(connect_patiently)
 def score(
@@ -50,6 +53,13 @@ def score(
     composition: CompositionJson = None,
     set_: Assignments = None,
     members: Annotated[bool, Option("--members", help="Score every member alone, too.")] = False,
+    against: Annotated[
+        list[str] | None,
+        Option(
+            metavar="FORMULA",
+            help="Also say how far this is: KL(composition || FORMULA) in nats. Repeatable.",
+        ),
+    ] = None,
     output: Output = None,
 ) -> None:
     """Print the log-probability of each completion, as JSON lines."""
@@ -57,11 +67,11 @@ def score(
         **{"--model": model, "--formula": formula, "--recipe": recipe},
         "--composition": composition,
     })  # fmt: skip
-    asked: dict[str, Any] = {
-        "model": model,
-        "composition": composition_of(formula, recipe, composition, set_),
-        "members": members,
-    }
+    composed = composition_of(formula, recipe, composition, set_)
+    asked: dict[str, Any] = {"model": model, "composition": composed, "members": members}
+    if against:
+        asked = {"compositions": [composed or model or BASE, *against], "divergences": True}
+        asked["members"] = members
     items = read_items(file)
     marks = digests(items, asked)
     lines = [] if output is None else resume(output, marks)
@@ -89,10 +99,15 @@ def _score(
     except ApiError as error:
         error.message = f"items {begin} to {begin + len(items) - 1}: {error.message}"
         raise
-    return [
-        {
-            "index": begin + item.index,
-            **item.model_dump(mode="json", exclude={"index"}, exclude_unset=True),
-        }
-        for item in scored.data
-    ]
+    lines = []
+    for item in scored.data:
+        line = item.model_dump(mode="json", exclude={"index", "compositions"}, exclude_unset=True)
+        if item.compositions:
+            own, *others = (
+                c.model_dump(mode="json", exclude_unset=True) for c in item.compositions
+            )
+            line |= {name: own[name] for name in ("logprob", "token_logprobs", "impossible")}
+            names = asked["compositions"][1:]
+            line["against"] = [{"model": n, **o} for n, o in zip(names, others, strict=True)]
+        lines.append({"index": begin + item.index, **line})
+    return lines

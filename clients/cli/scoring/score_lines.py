@@ -42,8 +42,26 @@ class ScoreTotal:
         return f"{text}; {left_out}" if self.impossible else text
 
 
-def totals(lines: Sequence[Line]) -> Iterator[tuple[str, ScoreTotal]]:
-    """Yield a name and the sums: of the composition, and of each member that was scored alone."""
+@dataclass(frozen=True, slots=True)
+class DistanceTotal:
+    """The score of another composition, and how far the first is from it."""
+
+    score: ScoreTotal
+    divergence: float  # KL in nats per token
+
+    @staticmethod
+    def of(scores: Sequence[Mapping[str, Any]]) -> DistanceTotal:
+        """Sum up the scores of items, which have divergences."""
+        values = [value for score in scores for value in score["token_divergences"]]
+        return DistanceTotal(ScoreTotal.of(scores), sum(values) / len(values))
+
+    def __str__(self) -> str:
+        return f"{self.score}; KL {self.divergence:.4g} per token"
+
+
+def totals(lines: Sequence[Line]) -> Iterator[tuple[str, ScoreTotal | DistanceTotal]]:
+    """Yield a name and the sums: of the composition, of each member that was scored alone, and of
+    each composition that it was compared with."""
     count = sum(len(line["token_logprobs"]) for line in lines)
     yield f"{len(lines)} items, {count} tokens", ScoreTotal.of(lines)
     alone: dict[str, list[Line]] = {}
@@ -52,3 +70,6 @@ def totals(lines: Sequence[Line]) -> Iterator[tuple[str, ScoreTotal]]:
             alone.setdefault(member["model"], []).append(member)
     for model, scores in alone.items():
         yield f"{model} alone", ScoreTotal.of(scores)
+    others = zip(*(line.get("against", ()) for line in lines), strict=True)
+    for compared in others:
+        yield compared[0]["model"], DistanceTotal.of(compared)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from server.compose.catalogue import Catalogue
@@ -37,17 +38,21 @@ class ScoreAnswers:
         """
         if body.compositions is not None:
             request.record.note_compositions()
-            by_item, scores, plans = await score_several(
+            several = await score_several(
                 *(self.scorer, self.catalogue, body.items, body.compositions, request),
                 max_members=self.max_members,
                 members=body.members,
+                divergences=body.divergences,
             )
+            scores = several.scores
             data = [
                 await self._item(index, score, None, body.members)
-                | {"compositions": [score_fields(values) for values in of_item]}
-                for index, (score, of_item) in enumerate(zip(scores, by_item, strict=True))
+                | {"compositions": _compositions(log_probs, divergences)}
+                for index, (score, log_probs, divergences) in enumerate(
+                    zip(scores, several.log_probs, several.divergences, strict=True)
+                )
             ]
-            plan: Body = {"plans": plans}
+            plan: Body = {"plans": several.plans}
         else:
             ask = {"model": body.model} if body.composition is None else {}
             ask |= {} if body.composition is None else {FIELD: body.composition}
@@ -85,3 +90,14 @@ class ScoreAnswers:
                 for model, values in zip(score.members, score.by_member, strict=True)
             ]
         return item
+
+
+def _compositions(
+    log_probs: Sequence[list[float]], divergences: Sequence[list[float]]
+) -> list[Body]:
+    """Return the scores of one text under each composition; their divergences, if there are any."""
+    shown: list[Body] = [score_fields(values) for values in log_probs]
+    for composition, values in zip(shown, divergences, strict=False):
+        composition["divergence"] = sum(values) / len(values)
+        composition["token_divergences"] = values
+    return shown

@@ -73,11 +73,21 @@ class ScoreBody(Fields):
     members: Flag = False
     """Whether to score the texts under every member alone as well."""
 
+    divergences: Flag = False
+    """Whether to compute how far the first of `compositions` is from each of the others: the
+    Kullback-Leibler divergence in nats in front of every token. All must be sums without filters.
+    """
+
     @model_validator(mode="after")
     def _one_way(self) -> ScoreBody:
         given = [v for v in (self.model, self.composition, self.compositions) if v is not None]
         if len(given) > 1:
             raise ValueError("give one of 'model', 'composition' and 'compositions'")
+        if self.divergences and len(self.compositions or ()) < 2:
+            raise ValueError(
+                "'divergences' are those of the first of 'compositions' from the others; give at "
+                "least two"
+            )
         return self
 
 

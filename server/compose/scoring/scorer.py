@@ -29,12 +29,15 @@ AT_ONCE = 16
 class Question:
     """What to compute of a text beside its score; see `composer.engine_plan.Scoring`.
 
-    `weights` are by model, where `base` is the base model.
+    Weights are by model, where `base` is the base model. `reference` takes the place of the
+    composition's own.
     """
 
     members: bool = False
     weights: tuple[dict[str, float], ...] = ()
     moments: bool = False
+    divergences: bool = False
+    reference: dict[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,7 @@ class Score:
     members: tuple[str, ...]  # [K]
     by_member: list[list[float]]  # [K][T]
     by_weights: list[list[float]]  # [W][T]
+    divergences: list[list[float]]  # [W][T], in nats
     gradients: list[list[float]]  # [W][K]
     hessians: list[list[list[float]]]  # [W][K][K]
     chosen: tuple[str, ...] = ()
@@ -103,15 +107,20 @@ class Scorer:
             beginning = {k: v for k, v in body.items() if k not in (FIELD, "model")}
             prompt = await self._prompt(kind, beginning, len(completion))
             tokens = (*prompt, *completion)
+            rows = plan.rows
+            if question.reference is not None:
+                own = _of_rows(question.reference, models)
+                rows = tuple(replace(r, weight=w) for r, w in zip(rows, own, strict=True))
             longer = replace(
                 plan,
-                rows=tuple(_followed(row, completion) for row in plan.rows),
+                rows=tuple(_followed(row, completion) for row in rows),
                 scoring=Scoring(
                     len(completion),
                     uuid.uuid4().hex,
                     question.members and plan.switch is None,
                     tuple(_of_rows(weights, models) for weights in question.weights),
                     question.moments,
+                    question.divergences,
                 ),
             )
             with self._quotas.hold(request.key, len(plan.rows)):
@@ -134,6 +143,7 @@ class Scorer:
             tuple(str(models[k]) for k in kept),
             of_members(report["members"]) if question.members else [],
             report.get("weights", []),
+            report.get("divergences", []),
             [of_members(gradient) for gradient in report.get("gradients", [])],
             [[of_members(row) for row in of_members(h)] for h in report.get("hessians", [])],
             tuple(str(models[k]) for k in report.get("choices", ())),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from composer.errors import CompositionError, GangTooLargeError
+from composer.errors import CompositionError, GangTooLargeError, UnsupportedError
 from composer.formula import quote_name
 from composer.plan import Plan
 from composer.prompts import RequestPrompt
@@ -37,6 +37,20 @@ class _Asked:
     shares: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Several:
+    """The scores of N texts under C compositions; T tokens of a text.
+
+    `scores` are those of a pass, which name the tokens and, with `members`, every member of every
+    pass.
+    """
+
+    log_probs: list[list[list[float]]]  # [N][C][T], in nats
+    divergences: list[list[list[float]]]  # [N][C][T], in nats; [N][0] without `divergences`
+    scores: list[Score]  # [N]
+    plans: list[Body]  # [C]
+
+
 async def score_several(
     scorer: Scorer,
     catalogue: Catalogue,
@@ -44,26 +58,30 @@ async def score_several(
     compositions: Sequence[Any],
     request: ScoringRequest,
     max_members: int,
-    members: bool,
-) -> tuple[list[list[list[float]]], list[Score], list[Body]]:
+    *,
+    members: bool = False,
+    divergences: bool = False,
+) -> Several:
     """Score texts under each composition.
 
     Sums of logits over the request's own prompt, without filters, need only their members' logits:
-    one pass computes them all.
-
-    Returns:
-        `[items][compositions][tokens]`, in nats; the scores of a pass, which name the tokens and,
-        with `members`, every member of every pass; and the plan of each composition.
+    one pass computes them all. `divergences` are those of the first composition from each, which
+    only one pass can compute.
 
     Raises:
         ComposerError: a composition cannot be computed for the key of the request.
+        UnsupportedError: one pass cannot compute all compositions, and must for the divergences.
     """
     asked = [_ask(*entry, catalogue, request.key) for entry in enumerate(compositions)]
     by_item: list[list[list[float]]] = [[[] for _ in asked] for _ in items]
     shared = [index for index, one in enumerate(asked) if one.shares]
     union = list(dict.fromkeys(m.model for index in shared for m in asked[index].plan.members))
-    if len(shared) < 2 or len(union) > min(max_members, request.key.rows or max_members):
+    most = min(max_members, request.key.rows or max_members)
+    if divergences:
+        _check_one_pass(asked, union, most)
+    if len(shared) < 2 or len(union) > most:
         shared = []
+    distances: list[list[list[float]]] = [[] for _ in items]
     passes: list[list[Score]] = []
     if shared:
         everybody = {"members": [{"model": model, "weight": 1} for model in union]}
@@ -71,12 +89,16 @@ async def score_several(
             {m.model: w for m, w in zip(plan.members, plan.weights, strict=True)}
             for plan in (asked[index].plan for index in shared)
         )
-        question = Question(members, weights)
+        reference = weights[0] if divergences else None
+        question = Question(members, weights, divergences=divergences, reference=reference)
         try:
             passes.append(await scorer.scores(items, {FIELD: everybody}, question, request))
         except GangTooLargeError:  # together; each alone may have room
+            if divergences:
+                raise
             shared = []
     if shared:
+        distances = [score.divergences for score in passes[-1]]
         for row, score in zip(by_item, passes[-1], strict=True):
             for index, log_probs in zip(shared, score.by_weights, strict=True):
                 row[index] = log_probs
@@ -85,7 +107,7 @@ async def score_several(
         for row, score in zip(by_item, passes[-1], strict=True):
             row[index] = score.log_probs
     scores = [_with_all_members(of_item) for of_item in zip(*passes, strict=True)]
-    return by_item, scores, [one.plan.to_dict() for one in asked]
+    return Several(by_item, distances, scores, [one.plan.to_dict() for one in asked])
 
 
 def _ask(index: int, composition: Any, catalogue: Catalogue, key: Key) -> _Asked:
@@ -125,6 +147,25 @@ def _is_simple(plan: Plan) -> bool:
         and not plan.log_softmax
         and all(isinstance(member.prompt, RequestPrompt) for member in plan.members)
     )
+
+
+def _check_one_pass(asked: Sequence[_Asked], union: Sequence[str], most: int) -> None:
+    """Raise `UnsupportedError` unless one pass of all members computes every composition."""
+    for index, one in enumerate(asked):
+        if not one.shares:
+            raise UnsupportedError(
+                f"compositions[{index}], {one.plan.formula()}, is not a sum of models that read "
+                "the text together: divergences need compositions without mixtures, filters, "
+                "log_softmax, prompts of members, and adapters that may not be composed. Leave it "
+                "out, or do not ask for divergences.",
+                param=f"compositions[{index}]",
+            )
+    if len(union) > most:
+        raise UnsupportedError(
+            f"the compositions have {len(union)} members together, and divergences need them in "
+            f"one pass of at most {most}. Compare fewer compositions at a time.",
+            param="compositions",
+        )
 
 
 def _with_all_members(passes: Sequence[Score]) -> Score:

@@ -109,15 +109,14 @@ class Sweeper:
         item = Item(prompt=body.prompt, messages=body.messages, completion=body.reference)
         formulas = [entry["formula"] for entry in data]
         try:
-            (log_probs,), (score, *_), _ = await score_several(
-                *(self.scorer, self.catalogue, [item], formulas, asked),
-                max_members=self.limits.max_members,
-                members=False,
+            several = await score_several(
+                *(self.scorer, self.catalogue, [item], formulas, asked, self.limits.max_members)
             )
         except CompositionError as error:
             if error.param == "items":
                 error.param = "reference"
             raise
+        (log_probs,), score = several.log_probs, several.scores[0]
         for entry, values in zip(data, log_probs, strict=True):
             entry["reference"] = score_fields(values)
         tokens = [self.engine.detokenize((token,)) for token in score.token_ids]

@@ -51,15 +51,23 @@ def tokens_of(tokenizer: Any, item: dict[str, Any]) -> tuple[Any, Any]:
     return prompt, completion
 
 
-def wanted(
+def distributions(
     oracle: Oracle, tokenizer: Any, item: dict[str, Any], weights: dict[str, float]
-) -> list[float]:
+) -> torch.Tensor:
+    """Return the log-probabilities in front of each token of a completion, `[T, V]` float64."""
     prompt, completion = tokens_of(tokenizer, item)
     rows = [
         OracleRow(weight, None if name == "base" else name, tuple(prompt))
         for name, weight in sorted(weights.items())  # the base first
     ]
-    log_probs = oracle.composed(rows, (), completion)[:-1].double().log_softmax(1)
+    return oracle.composed(rows, (), completion)[:-1].double().log_softmax(1)
+
+
+def wanted(
+    oracle: Oracle, tokenizer: Any, item: dict[str, Any], weights: dict[str, float]
+) -> list[float]:
+    _, completion = tokens_of(tokenizer, item)
+    log_probs = distributions(oracle, tokenizer, item, weights)
     own: list[float] = log_probs.gather(1, torch.tensor(completion).unsqueeze(1)).flatten().tolist()
     return own
 
@@ -140,6 +148,29 @@ def test_several_compositions_in_one_pass(
     assert read == sum(len(prompt) + len(completion) for prompt, completion in texts)
 
 
+def test_how_far_the_first_composition_is_from_the_others(
+    server: LiveServer, oracle: Oracle, tokenizer: Any
+) -> None:
+    """Members that the first does not have are read as well."""
+    grid = ["base + 0.5*polite", "chat", "2*base", "base + 0.5*polite"]
+    own = {"base": 1.0, "polite": 0.5}
+    sums = [own, {"chat": 1.0}, {"base": 2.0}, own]
+    answer = ok(server, "score", compositions=grid, items=ITEMS[:2], divergences=True)
+    for item, scored in zip(ITEMS, answer["data"], strict=False):
+        first = distributions(oracle, tokenizer, item, own)
+        for weights, given in zip(sums, scored["compositions"], strict=True):
+            other = distributions(oracle, tokenizer, item, weights)
+            distances = (first.exp() * (first - other)).sum(1).tolist()
+            assert given["token_divergences"] == pytest.approx(distances, rel=1e-3, abs=MOST)
+            mean = sum(distances) / len(distances)
+            assert given["divergence"] == pytest.approx(mean, rel=1e-3, abs=MOST)
+            log_probs = wanted(oracle, tokenizer, item, weights)
+            assert given["token_logprobs"] == pytest.approx(log_probs, abs=3 * MOST)
+        assert [given["divergence"] > 0.05 for given in scored["compositions"]] == [
+            *(False, True, True, False)
+        ]
+
+
 def test_weights_are_found_from_answers(server: LiveServer) -> None:
     """Answers that a known composition has sampled give its weights back."""
     truth, lines = 0.8, [f"Where does {name} live?" for name in ("Kuti Supiv", "Ann", "Velan")]
@@ -210,6 +241,16 @@ def test_what_examples_do_not_determine_is_said(server: LiveServer) -> None:
 
 
 ITEM: dict[str, Any] = ITEMS[0]
+TOP_K = {
+    "members": [{"model": "base", "weight": 1}],
+    "filters": [{"kind": "top_k", "model": "base", "value": 5}],
+}
+OWN_PROMPT = {
+    "members": [
+        {"model": "base", "weight": 1},
+        {"model": "chat", "weight": -0.5, "prompt": "Be rude."},
+    ]
+}
 
 
 @pytest.mark.parametrize(
@@ -228,6 +269,29 @@ ITEM: dict[str, Any] = ITEMS[0]
         ("score", {"items": [{"prompt": "a " * 5000, "completion": "b"}]}, 400, ["context"]),
         ("score", {"items": [{"prompt": "a", "completion": "b " * 5000}]}, 400, ["context"]),
         ("score", {"items": [{"prompt": "a", "completion": [999999]}]}, 400, ["999999"]),
+        ("score", {"items": [ITEM], "divergences": True}, 400, ["compositions", "two"]),
+        (
+            "score",
+            {"items": [ITEM], "compositions": ["base", TOP_K], "divergences": True},
+            400,
+            ["compositions[1]", "filters", "Leave it out"],
+        ),
+        (
+            "score",
+            {
+                "items": [ITEM],
+                "compositions": [{"recipe": "mixture", "experts": ["chat", "rude"]}, "base"],
+                "divergences": True,
+            },
+            400,
+            ["compositions[0]", "mixtures"],
+        ),
+        (
+            "score",
+            {"items": [ITEM], "compositions": ["base", OWN_PROMPT], "divergences": True},
+            400,
+            ["compositions[1]", "prompts"],
+        ),
         ("fit", {"items": [ITEM] * 2, "formula": "base + polite"}, 400, ["no free name"]),
         ("fit", {"items": [ITEM] * 2, "formula": "base + a*b*polite"}, 400, ["free names"]),
         (
