@@ -22,8 +22,10 @@ from typer.main import get_command
 from clients import errors
 from clients.cli import chat_commands
 from clients.cli.adapter_commands import adapters
+from clients.cli.baking.bake_command import bake
 from clients.cli.composition_commands import compositions
 from clients.cli.connection import ApiKey, BaseUrl
+from clients.cli.exploring.explore_command import explore
 from clients.cli.local_work import FAILED, REFUSED, USAGE, needs_extra
 from clients.cli.recipe_commands import recipes
 from clients.cli.router_commands import router
@@ -86,6 +88,8 @@ app.command()(score)
 app.command()(fit)
 app.command()(sweep)
 app.command()(distil)
+app.command()(bake)
+app.command()(explore)
 app.command()(recipes)
 app.add_typer(compositions, name="compositions")
 app.add_typer(adapters, name="adapters")

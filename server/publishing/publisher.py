@@ -269,7 +269,8 @@ class AdapterService:
                 alias,
                 None,
                 f"its rank is {stored.report.rank}, and the server has room for {max_rank}",
-                "Start the server with a larger --max-lora-rank",
+                "Start the server with a larger --max-lora-rank, or cut the rank, as merges by svd "
+                "and 'composer bake --rank' do",
             )
         return self.registry.prepare(alias, stored.digest, stored.path, stored.report.rank)
 

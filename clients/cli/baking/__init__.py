@@ -1,0 +1,1 @@
+"""`composer bake`: one adapter for a sum of adapters."""

@@ -1,0 +1,1 @@
+"""`composer explore`: what an adapter has learned."""
