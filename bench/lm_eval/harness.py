@@ -105,7 +105,7 @@ def evaluate(
     metrics = json.loads(results.read_text(encoding="utf-8"))["results"]
     samples = {
         path.name.removeprefix("samples_").rpartition("_")[0]: read_samples(path)
-        for path in results.parent.glob("samples_*.jsonl")
+        for path in sorted(results.parent.glob("samples_*.jsonl"))
     }
     return Evaluation({task: metrics[task] for task in samples}, samples)
 
