@@ -43,6 +43,13 @@ def scored_job(rng: random.Random, engine: InProcessEngine) -> Job:
     return job if job.switch is not None else replace(job, rows=rows)
 
 
+def scored_switch(rng: random.Random, engine: InProcessEngine) -> Job:
+    """Return a request to a gate or a sequence router, for a text after its prompt or the whole."""
+    while (job := scored_job(rng, engine)).switch is None:
+        pass
+    return job
+
+
 def oracle_scores(oracle: Oracle, job: Job) -> torch.Tensor:
     """Return the log-probabilities of the scored tokens, `[scored]` float64; minus infinity where a
     filter drops a token. After a gate's near-tie there are no more: the rest may differ."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 import zoo
@@ -9,10 +11,16 @@ from bench.agreement import PRESSURE, count_mismatches, send_under_pressure
 from bench.claim import Result
 from bench.inprocess import InProcessEngine
 from bench.measure import show, table
-from bench.scoring import scored_job, worst_error
+from bench.scoring import scored_job, scored_switch, worst_error
 from composer.reference.oracle import Oracle
 
-TEXTS = {"alone": 100, "with an auxiliary model": 100}
+SMALL = {"small": (zoo.SMALL, zoo.SMALL_ADAPTERS)}
+RUNS: tuple[tuple[str, int, Any, Any], ...] = (
+    ("alone", 80, None, scored_job),
+    ("with an auxiliary model", 80, SMALL, scored_job),
+    ("gates and sequences", 40, None, scored_switch),
+)
+"""Name, number of texts, auxiliary models, and what draws the requests."""
 
 
 def measure() -> Result:
@@ -22,13 +30,11 @@ def measure() -> Result:
     which follow a scored prompt are right, and that gangs were preempted.
     """
     torch.set_grad_enabled(False)
-    small = {"small": (zoo.SMALL, zoo.SMALL_ADAPTERS)}
-    oracle = Oracle(zoo.BASE, zoo.ADAPTERS, small)
+    oracle = Oracle(zoo.BASE, zoo.ADAPTERS, SMALL)
     worst, rows, holds, preempted = 0.0, [], True, 0
-    for seed, (name, count) in enumerate(TEXTS.items()):
-        auxiliaries = small if seed else None
+    for seed, (name, count, auxiliaries, make_job) in enumerate(RUNS):
         engine = InProcessEngine(zoo.BASE, zoo.ADAPTERS, auxiliaries=auxiliaries, **PRESSURE)
-        outcome = send_under_pressure(engine, seed, count, scored_job)
+        outcome = send_under_pressure(engine, seed, count, make_job)
         errors = [worst_error(oracle, a.job, a.scores) for a in outcome.answered]
         jobs = [a.job for a in outcome.answered]
         wrong, _ = count_mismatches(oracle, jobs, [a.answer for a in outcome.answered])
