@@ -18,6 +18,7 @@ from vllm.v1.request import Request
 
 from composer.engine_plan import (
     EnginePlan,
+    Explanation,
     LoadedAdapter,
     MixtureParameters,
     Row,
@@ -55,6 +56,7 @@ class Job:
     explain: bool = False
     log_softmax: bool = False
     scoring: Scoring | None = None  # with `prompt_logprobs`
+    explanation: Explanation | None = None
 
     def sampling_params(self) -> SamplingParams:
         """Return greedy sampling of 16 tokens without an early end, changed by `params`."""
@@ -82,6 +84,7 @@ class Job:
             self.explain,
             self.log_softmax,
             self.scoring,
+            self.explanation,
         )
         return plan.to_extra_args()
 
@@ -250,6 +253,14 @@ class InProcessEngine:
         [[report]] = self.core.collective_rpc("score_report", args=(report_id,))
         return dict(report)
 
+    def explained(
+        self, report_id: str, seen: Mapping[str, int] | None = None, *, last: bool = True
+    ) -> list[dict[str, Any]]:
+        """Return what is known of the answers to the job with this `Explanation.report_id`."""
+        arguments = (report_id, seen or {}, last)
+        [reports] = self.core.collective_rpc("explanation_report", args=arguments)
+        return list(reports)
+
     def answers(self, jobs: Sequence[Job]) -> list[list[int]]:
         return [list(out.outputs[0].token_ids) for out in self.run(jobs)]
 
@@ -270,6 +281,7 @@ class InProcessEngine:
             return []
         left = [f"mixture {name}" for name in self.worker.mixtures.tracked()]
         left += [f"scores of {name}" for name in self.worker.scoring.tracked()]
+        left += [f"explanation of {name}" for name in self.worker.explanations.tracked()]
         if self.worker.switches is not None:
             left += [f"switch {name}" for name in self.worker.switches.tracked()]
         left += [f"answer to {name}" for name in self.worker._ledger.open_requests]

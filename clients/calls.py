@@ -34,6 +34,7 @@ def chat(
     model: str = "base",
     composition: Composition | None = None,
     compare: bool | None = None,
+    explain: bool | None = None,
     max_tokens: int | None = None,
     temperature: float | None = None,
     top_p: float | None = None,
@@ -52,6 +53,7 @@ def chat(
             adapter that the server chooses.
         composition: what to compute in place of a single model; see `Composition`.
         compare: answer with each model of the composition alone as well; not in streams.
+        explain: tell what every member thought of each token of the answer.
         logprobs: report log-probabilities of the answer's tokens, and this many alternatives each.
         extra: further fields of the body, from OpenAI's API or vLLM's.
     """
@@ -64,6 +66,7 @@ def chat(
             "model": model,
             "composition": composition,
             "compare": compare,
+            "explain": explain,
         },
         {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k},
         {"seed": seed, "stop": stop, "n": n, **alternatives},
@@ -78,6 +81,7 @@ def complete(
     model: str = "base",
     composition: Composition | None = None,
     compare: bool | None = None,
+    explain: bool | None = None,
     max_tokens: int | None = None,
     temperature: float | None = None,
     top_p: float | None = None,
@@ -91,7 +95,8 @@ def complete(
     """POST /completions: continue a text or token ids; the other arguments are those of `chat`."""
     text = prompt if isinstance(prompt, str) else list(prompt)
     body = _body(
-        {"prompt": text, "model": model, "composition": composition, "compare": compare},
+        {"prompt": text, "model": model, "composition": composition},
+        {"compare": compare, "explain": explain},
         {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k},
         {"seed": seed, "stop": stop, "n": n, "logprobs": logprobs},
         extra=extra,

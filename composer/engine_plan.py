@@ -185,6 +185,18 @@ class Scoring:
 
 
 @dataclass(frozen=True, slots=True)
+class Explanation:
+    """A request to explain every token of the answer (`composer.tensors.explain_kernel`).
+
+    `report_id` retrieves the explanations, also while the answer grows. `base` is the row that the
+    composition is compared with; None if there is none.
+    """
+
+    report_id: str
+    base: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class EnginePlan:
     """Rows in the order of the plan's members; row 0 is the leader.
 
@@ -197,6 +209,7 @@ class EnginePlan:
     If the request asks for `prompt_logprobs`, they are those of the composition. `scoring` says of
     which tokens, and what else to compute of them; without it, they are all but the first. A switch
     computes these tokens as those of an answer, and an answer after them continues them.
+    `explanation` asks what every row thought of the answer's tokens.
     """
 
     rows: tuple[Row, ...]
@@ -207,8 +220,13 @@ class EnginePlan:
     explain: bool = False
     log_softmax: bool = False
     scoring: Scoring | None = None
+    explanation: Explanation | None = None
 
     def __post_init__(self) -> None:
+        if self.explanation is not None:
+            base = self.explanation.base
+            if base is not None and not 0 <= base < len(self.rows):
+                raise ValueError(f"the explanation compares with row {base} of {len(self.rows)}")
         if self.scoring is not None:
             self.scoring.check(len(self.rows))
             if self.scoring.weights and self.mixture is not None:
@@ -333,6 +351,7 @@ def _plan(value: Any) -> EnginePlan:
         explain=_typed(value["explain"], bool),
         log_softmax=_typed(value["log_softmax"], bool),
         scoring=_scoring(value["scoring"]),
+        explanation=_explanation(value["explanation"]),
     )
 
 
@@ -373,6 +392,13 @@ def _scoring(value: Any) -> Scoring | None:
         moments=_typed(value["moments"], bool),
         divergences=_typed(value["divergences"], bool),
     )
+
+
+def _explanation(value: Any) -> Explanation | None:
+    if value is None:
+        return None
+    base = _typed(value["base"], int, optional=True)
+    return Explanation(_typed(value["report_id"], str), base)
 
 
 def _integers(values: Sequence[Any]) -> tuple[int, ...]:

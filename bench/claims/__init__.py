@@ -42,6 +42,13 @@ CLAIMS: tuple[Claim, ...] = (
         1.05,
     ),
     Claim(
+        "explain_tax",
+        "CPU time of composed requests whose every token is explained, on SmolLM2, relative to the "
+        "same requests without",
+        Sense.AT_MOST,
+        1.10,
+    ),
+    Claim(
         "fit",
         "20 random weights, each found from 40 answers that its composition has sampled: those "
         "within two standard errors of the true one",

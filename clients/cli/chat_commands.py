@@ -12,6 +12,7 @@ import typer
 from typer import Argument, Option
 
 from clients.cli.connection import asks_server, connect
+from clients.cli.scoring.explanation_table import joined, print_explanation
 from clients.cli.shared_options import (
     Assignments,
     CompositionJson,
@@ -40,6 +41,7 @@ class _Output:
     json: bool
     routing: bool
     compare: bool
+    explain: bool
 
 
 @asks_server(connect)
@@ -61,6 +63,9 @@ def chat(
     ] = False,
     compare: Annotated[
         bool, Option("--compare", help="Print what each expert answers alone, too.")
+    ] = False,
+    explain: Annotated[
+        bool, Option("--explain", help="Print what every member thought of each token, too.")
     ] = False,
     stream: Annotated[
         bool, Option("--stream", help="Print the answer while it is generated.")
@@ -89,6 +94,7 @@ def chat(
         model=model,
         composition=composition_of(formula, recipe, composition, set_),
         compare=compare or None,
+        explain=explain or None,
         max_tokens=max_tokens,
         temperature=temperature,
         top_p=top_p,
@@ -101,17 +107,17 @@ def chat(
     if system is not None:
         messages.append({"role": "system", "content": system})
     if question is None and sys.stdin.isatty():
-        for option, present in (("--json", json), ("--compare", compare)):
+        for option, present in (("--json", json), ("--compare", compare), ("--explain", explain)):
             if present:
                 raise typer.BadParameter("needs a question", param_hint=option)
-        _converse(client, ask, messages, _Output(True, False, routing, False))
+        _converse(client, ask, messages, _Output(True, False, routing, False, False))
         return
     if question in (None, "-"):
         question = sys.stdin.read().strip()
     if not question:
         raise typer.BadParameter("the question is empty", param_hint="QUESTION")
     messages.append({"role": "user", "content": question})
-    _answer(client, ask(messages), _Output(stream, json, routing, compare))
+    _answer(client, ask(messages), _Output(stream, json, routing, compare, explain))
 
 
 @asks_server(connect)
@@ -148,19 +154,25 @@ def _answer(
         print(answer.model_dump_json(exclude_unset=True) if output.json else answer.text)
         if output.compare and not output.json:
             _print_comparison(answer)
+        if output.explain and not output.json:
+            print_explanation(answer.explanation)
         if output.routing:
             _print_routing(answer.composition)
         return answer.text
-    texts, composition = [], None
+    texts, composition, parts = [], None, []
     for chunk in client.stream(call):
         texts.append(chunk.text)
         composition = chunk.composition or composition
+        if chunk.explanation is not None:
+            parts.append(chunk.explanation)
         if output.json:
             print(chunk.model_dump_json(exclude_unset=True), flush=True)
         else:
             print(chunk.text, end="", flush=True)
     if not output.json:
         print()
+        if output.explain:
+            print_explanation(joined(parts))
     if output.routing:
         _print_routing(composition)
     return "".join(texts)

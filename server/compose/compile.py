@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from adapters import Generation, model_of
 from composer.capacity import RowNeed
-from composer.engine_plan import EnginePlan, LoadedAdapter, MixtureParameters, Row, Switch
+from composer.engine_plan import (
+    EnginePlan,
+    Explanation,
+    LoadedAdapter,
+    MixtureParameters,
+    Row,
+    Switch,
+)
 from composer.errors import CompositionSchemaError, UnsupportedError, quoted
 from composer.fields import BASE
 from composer.mixtures import specs
@@ -30,11 +37,13 @@ class BoundPlan:
     models: the model of each row, or of each candidate of a switch; None marks an added
         zero-weight leader row.
     render_cache: the rendered prompts of the request.
+    prompts: how many these are.
     """
 
     engine_plan: EnginePlan
     models: tuple[str | None, ...]
     render_cache: RenderCache
+    prompts: int = 1
 
 
 class Binder:
@@ -53,7 +62,13 @@ class Binder:
         return name if name in self._templates else model_of(name)
 
     async def bind(
-        self, kind: Kind, body: Body, plan: Plan, generations: Mapping[str, Generation]
+        self,
+        kind: Kind,
+        body: Body,
+        plan: Plan,
+        generations: Mapping[str, Generation],
+        *,
+        explain: bool = False,
     ) -> BoundPlan:
         """Bind a settled plan, and check that its gang fits the engine.
 
@@ -62,6 +77,7 @@ class Binder:
             body: the request for vLLM.
             plan: a plan that `Routing.settle` returned.
             generations: leased adapter generations, by alias.
+            explain: whether every token of the answer is to be explained.
 
         Raises:
             CompositionError: the plan cannot run.
@@ -70,14 +86,23 @@ class Binder:
         request = await self._engine.render(kind, body)
         router = plan.mixture.router if plan.mixture is not None else None
         if isinstance(router, specs.GateSpec | specs.HandoverSpec):
-            return await self._bind_switch(request, plan, router, generations)
-        return await self._bind_rows(request, plan, generations)
+            bound = await self._bind_switch(request, plan, router, generations)
+        else:
+            bound = await self._bind_rows(request, plan, generations, compares=explain)
+        bound = replace(bound, prompts=len(request.prompts))
+        return _explained(bound) if explain else bound
 
     # ---- one row for each member
 
     async def _bind_rows(
-        self, request: RenderedRequest, plan: Plan, generations: Mapping[str, Generation]
+        self,
+        request: RenderedRequest,
+        plan: Plan,
+        generations: Mapping[str, Generation],
+        *,
+        compares: bool,
     ) -> BoundPlan:
+        """With `compares`, a sum has a row of the base to be compared with."""
         tokens = max(request.prompts, key=len)
         if len(request.prompts) > 1 and not self._all_read_request(request.kind, plan):
             raise UnsupportedError(
@@ -97,13 +122,17 @@ class Binder:
             rows.append(Row(weight, adapter, prompt, model))
             length = len(tokens if prompt is None else prompt)
             needs.append(RowNeed(model, length, (adapter.name,) if adapter else (), str(member)))
+        if compares and mixture is None and not any(map(_is_base, rows)):
+            rows.append(Row(0.0))
+            needs.append(RowNeed(None, len(tokens), (), BASE))
         report = (_report_id(plan), _explains(plan))
         engine_plan = EnginePlan.led(rows, plan.filters, mixture, *report, plan.log_softmax)
         if len(engine_plan.rows) > len(rows):  # a row of the base model was added to lead
             needs.append(RowNeed(None, len(tokens), (), BASE))
         check_gang(needs, request.max_tokens, self._engine.capacities)
         order = EnginePlan.order(rows)
-        models = tuple(k if k is None else plan.members[k].model for k in order)
+        members = dict(enumerate(member.model for member in plan.members))
+        models = tuple(None if k is None else members.get(k) for k in order)
         return BoundPlan(engine_plan, models, request.cache)
 
     def _all_read_request(self, kind: Kind, plan: Plan) -> bool:
@@ -194,6 +223,21 @@ def _check_scorable(
             "read the same prompt.",
             param=request.scoring_field,
         )
+
+
+def _is_base(row: Row) -> bool:
+    """Return whether a row computes what the base alone would answer."""
+    return row.adapter is None and row.model is None and row.prompt_token_ids is None
+
+
+def _explained(bound: BoundPlan) -> BoundPlan:
+    """Return a plan whose answer is explained, compared with the base where it is a row."""
+    plan = bound.engine_plan
+    base = None
+    if plan.switch is None:
+        base = next((k for k, row in enumerate(plan.rows) if _is_base(row)), None)
+    explanation = Explanation(uuid.uuid4().hex, base)
+    return replace(bound, engine_plan=replace(plan, explanation=explanation))
 
 
 def _report_id(plan: Plan) -> str | None:

@@ -203,6 +203,9 @@ class CompositionMiddleware:
                 await self._app(request.scope, replay_body(request.data, receive), sender)
         except Exception as error:
             await self._fail(error, guard, request)
+        finally:
+            if response_fields is not None:
+                await response_fields.close()
 
     async def _fail(self, error: Exception, guard: StreamGuard, request: _VllmRequest) -> None:
         """Answer a request on which vLLM raised `error`.

@@ -22,11 +22,13 @@ from server.compose.compile import Binder, BoundPlan
 from server.compose.incoming.request_bounds import check_composed_bounds
 from server.compose.incoming.request_fields import (
     COMPARE,
+    EXPLAIN,
     FIELD,
-    wants_compare,
+    wants,
     without_composer_fields,
 )
 from server.compose.resolution import Resolution
+from server.compose.response.explanation import Explainer
 from server.compose.response.response_fields import ResponseFields, RoutingField
 from server.compose.routing.auto import AUTO
 from server.compose.routing.router_report import RouterReport
@@ -77,14 +79,16 @@ class Resolver:
             self._catalogue.check_key(model, key)
             if model in self._engine.base_names:
                 _refuse_compare(kind, body)
+                _refuse_explain(kind, body)
                 return None
-            if model in self._registry and model_of(model) is None:
+            explained = kind is not None and kind.generates and wants(EXPLAIN, body)
+            if model in self._registry and model_of(model) is None and not explained:
                 _refuse_compare(kind, body)
                 return await self._resolve_adapter(kind, body, model, key, pins)
             if kind is None:
                 self._catalogue.refuse_composition(model, key)
                 return None
-            plan = self._catalogue.plan_of(model, key)
+            plan = self._plan_of(model, key)
             key = self._catalogue.key_for_members(model, key)
         else:
             if model not in self._engine.base_names:
@@ -103,6 +107,12 @@ class Resolver:
             raise
         name, recipe = self._catalogue.describe(model, composition)
         return replace(resolution, composition=name, recipe=recipe)
+
+    def _plan_of(self, model: str, key: Key) -> Plan:
+        if model not in self._registry:
+            return self._catalogue.plan_of(model, key)
+        alone = {"members": [{"model": model, "weight": 1}]}  # to be explained
+        return self._catalogue.parse(alone, param="model", key=key)
 
     async def _resolve_adapter(
         self, kind: Kind | None, body: Body, alias: str, key: Key, pins: Pins | None
@@ -130,13 +140,14 @@ class Resolver:
         if kind is Kind.RESPONSES:
             body = _unstored(body)
         settled, missing = await self._settle(kind, body, plan, key)
-        compared = await self._compared_models(kind, body, plan) if wants_compare(body) else ()
+        explain = wants(EXPLAIN, body)
+        compared = await self._compared_models(kind, body, plan) if wants(COMPARE, body) else ()
         _check_base(plan, settled, key)
         # `auto` has left out what the key may not use: check what it chose, not all it chose from.
         self._access.check_plan(settled if model == AUTO else plan, key, missing)
         lease = await self._access.lease({member.model for member in settled.members}, pins)
         try:
-            vllm_body, bound = await self._bind(kind, body, settled, lease.generations)
+            vllm_body, bound = await self._bind(kind, body, settled, lease.generations, explain)
         except BaseException:
             lease.release()
             raise
@@ -145,6 +156,7 @@ class Resolver:
             {"plan": settled.to_dict(), "rows": settled.rows},
             _digests(lease),
             self._routing_field(settled, bound, missing),
+            explainer=self._explainer(body, bound),
             aliases=_aliases(lease),
         )
         resolution = Resolution(vllm_body, fields, lease, settled, compared)
@@ -179,22 +191,40 @@ class Resolver:
         return tuple(dict.fromkeys(settled.candidates))
 
     async def _bind(
-        self, kind: Kind, body: Body, plan: Plan, generations: Mapping[str, Generation]
+        self,
+        kind: Kind,
+        body: Body,
+        plan: Plan,
+        generations: Mapping[str, Generation],
+        explain: bool,
     ) -> tuple[Body, BoundPlan | None]:
         """Return the request for vLLM, and its bound plan; None if one model alone answers."""
         vllm_body = without_composer_fields(body)
         name = plan.members[plan.leader].model
-        if plan.is_plain and self._binder.auxiliary_model_of(name) is None:
+        if plan.is_plain and not explain and self._binder.auxiliary_model_of(name) is None:
             generation = generations.get(name)
             vllm_body["model"] = generation.engine_name if generation else self._base
             return vllm_body, None
         vllm_body["model"] = self._base
-        bound = await self._binder.bind(kind, vllm_body, plan, generations)
+        bound = await self._binder.bind(kind, vllm_body, plan, generations, explain=explain)
         leader = bound.engine_plan.rows[0].adapter
         vllm_body["model"] = leader.name if leader else self._base
         extra_args = bound.engine_plan.to_extra_args()
         vllm_body["vllm_xargs"] = {**(body.get("vllm_xargs") or {}), **extra_args}
         return vllm_body, bound
+
+    def _explainer(self, body: Body, bound: BoundPlan | None) -> Explainer | None:
+        if bound is None or (explanation := bound.engine_plan.explanation) is None:
+            return None
+        return Explainer(
+            self._engine,
+            explanation.report_id,
+            bound.models,
+            mixed=bound.engine_plan.mixture is not None,
+            switches=bound.engine_plan.switch is not None,
+            prompts=bound.prompts,
+            n=body.get("n") or 1,
+        )
 
     def _routing_field(
         self, plan: Plan, bound: BoundPlan | None, missing: tuple[str, ...]
@@ -239,11 +269,20 @@ def _check_base(plan: Plan, settled: Plan, key: Key) -> None:
 
 
 def _refuse_compare(kind: Kind | None, body: Body) -> None:
-    if kind is not None and wants_compare(body):
+    if kind is not None and wants(COMPARE, body):
         raise UnsupportedError(
             f"'{COMPARE}' asks for each expert alone, and the request asks one model alone. "
             f"Give a '{FIELD}', or leave it out.",
             param=COMPARE,
+        )
+
+
+def _refuse_explain(kind: Kind | None, body: Body) -> None:
+    if kind is not None and kind.generates and wants(EXPLAIN, body):
+        raise UnsupportedError(
+            f"'{EXPLAIN}' compares members with the base, and the request asks the base alone. "
+            "Name an adapter or a formula, or leave it out.",
+            param=EXPLAIN,
         )
 
 

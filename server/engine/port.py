@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -106,6 +106,22 @@ class RoutingTrace:
     tokens: tuple[tuple[float, ...] | int, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class ExplainedPart:
+    """What has become known of one answer since it was asked for last.
+
+    name: of the answer in the engine.
+    prompt, number: the number of its prompt, and its own among the answers to that.
+    tokens: for each what `composer.tensors.explain_kernel.ExplainedShape.read` returns; of a
+        switch also the `candidate` that computed it.
+    """
+
+    name: str
+    prompt: int
+    number: int
+    tokens: list[Body]
+
+
 class RefusedError(Exception):
     """vLLM refuses the request; the client gets `response`, vLLM's answer, unchanged."""
 
@@ -193,6 +209,17 @@ class Engine(Protocol):
         """Return and forget the trace of each answer to the request with this `report_id`.
 
         Empty if the weights never change. `answer_tokens`: length of the answer if there is one.
+        """
+
+    async def explained_parts(
+        self, report_id: str, seen: Mapping[str, int], *, last: bool
+    ) -> Sequence[ExplainedPart]:
+        """Return what is known of the answers to the request with this `Explanation.report_id`.
+
+        Args:
+            report_id: of the request's plan.
+            seen: how many tokens of each answer are known already, by the answer's name.
+            last: forget the answers: they are complete, or will not be asked for again.
         """
 
     async def score(self, tokens: Tokens, plan: EnginePlan) -> dict[str, Any]:

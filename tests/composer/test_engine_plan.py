@@ -15,6 +15,7 @@ from composer.engine_plan import (
     ENGINE_ARG,
     MAX_WEIGHT,
     EnginePlan,
+    Explanation,
     LoadedAdapter,
     MixtureParameters,
     Row,
@@ -105,6 +106,7 @@ PLAN = {
     "explain": False,
     "log_softmax": False,
     "scoring": None,
+    "explanation": None,
 }
 
 
@@ -184,6 +186,13 @@ def test_a_wrong_filter_is_an_error(value: object) -> None:
 def test_an_impossible_scoring_is_an_error(scoring: Scoring, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         EnginePlan((Row(1.0),), scoring=scoring)
+
+
+def test_an_explanation_compares_with_a_row_that_there_is() -> None:
+    with pytest.raises(ValueError, match="compares with row 1 of 1"):
+        EnginePlan((Row(1.0),), explanation=Explanation("r", 1))
+    plan = EnginePlan((Row(1.0),), explanation=Explanation("r", 0))
+    assert EnginePlan.from_extra_args(plan.to_extra_args()) == plan
 
 
 def test_scoring_survives_the_way_to_the_engine() -> None:

@@ -12,7 +12,7 @@ step before it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias
@@ -81,12 +81,16 @@ class _SwitchingRow:
         """Return the lora_int_id for each of these positions, `[end - begin]`."""
         return [self.ids[candidate] for candidate in self.candidates_between(begin, end)]
 
+    def used(self) -> list[int]:
+        """Return the candidate that computed each token of the answer."""
+        first = self.prompt_tokens + self.scored - 1
+        return self.candidates_between(first, first + self.answered)
+
     def report(self, tokens: int | None) -> Report:
         """Return the share of the tokens that each candidate computed, and the candidate of every
         token."""
         count = self.answered if tokens is None else min(self.answered, tokens)
-        first = self.prompt_tokens + self.scored - 1
-        used = self.candidates_between(first, first + count)
+        used = self.used()[:count]
         shares = [used.count(candidate) / max(count, 1) for candidate in range(len(self.ids))]
         return {"weights": shares, "tokens": used}
 
@@ -172,6 +176,12 @@ class Switches:
     def adapters_in_use(self) -> set[int]:
         """Return the lora_int_id of every candidate of every row."""
         return {request.lora_int_id for row in self._rows.values() for request in row.requests}
+
+    def choices(self, request_id: str) -> Callable[[], list[int]]:
+        """Return what returns the candidate of every token of an answer up to the time of its
+        call."""
+        row = self._rows[request_id]
+        return lambda: self._settled(row).used()
 
     def tracked(self) -> list[str]:
         """Return the request ids of the rows."""

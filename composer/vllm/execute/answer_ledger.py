@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 MAX_COMPLETE_REPORTS = 512
 """How many reports of complete answers wait to be taken; the oldest is dropped first."""
@@ -21,14 +21,17 @@ class Account(Protocol):
         """Return what routers did in the first `tokens` tokens; None: in all of them."""
 
 
-class AnswerLedger:
+_A = TypeVar("_A", bound=Account)
+
+
+class AnswerLedger(Generic[_A]):
     """Accounts of answers by report id; one request with `n` answers has `n` accounts."""
 
     def __init__(self) -> None:
-        self._open: dict[str, tuple[str, Callable[[], Account]]] = {}  # by request id
-        self._complete: OrderedDict[str, list[tuple[str, Account]]] = OrderedDict()
+        self._open: dict[str, tuple[str, Callable[[], _A]]] = {}  # by request id
+        self._complete: OrderedDict[str, list[tuple[str, _A]]] = OrderedDict()
 
-    def open(self, request_id: str, report_id: str, account: Callable[[], Account]) -> None:
+    def open(self, request_id: str, report_id: str, account: Callable[[], _A]) -> None:
         """Begin an answer. `account` returns how it stands at the time of the call."""
         self._open.setdefault(request_id, (report_id, account))
 
@@ -41,6 +44,14 @@ class AnswerLedger:
         while len(self._complete) > MAX_COMPLETE_REPORTS:
             self._complete.popitem(last=False)
 
+    def peek(self, report_id: str) -> list[tuple[str, _A]]:
+        """Return the accounts of all answers to one request, by request id, and keep them."""
+        accounts = list(self._complete.get(report_id, ()))
+        for request_id, (report, account) in self._open.items():
+            if report == report_id:
+                accounts.append((request_id, account()))
+        return accounts
+
     def take(self, report_id: str, tokens: int | None = None) -> list[Report]:
         """Return and forget the reports of all answers to one request, in the order of their names.
 
@@ -49,12 +60,10 @@ class AnswerLedger:
             tokens: length of the answer, if it is the only one. Under async scheduling the engine
                 may be one token ahead of it.
         """
-        accounts = self._complete.pop(report_id, [])
-        for request_id, (report, account) in list(self._open.items()):
-            if report == report_id:
-                accounts.append((request_id, account()))
-                del self._open[request_id]
-        accounts.sort(key=lambda entry: entry[0])
+        accounts = sorted(self.peek(report_id), key=lambda entry: entry[0])
+        self._complete.pop(report_id, None)
+        for request_id, _ in accounts:
+            self._open.pop(request_id, None)
         return [{"name": name, **account.report(tokens)} for name, account in accounts]
 
     @property

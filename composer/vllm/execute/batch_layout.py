@@ -21,6 +21,8 @@ class BatchLayout:
         self._pin_memory = pin_memory
         self._built: Sequence[int | None] = ()  # changes of every batch at the last build
         self._composition: Composition | None = None
+        self.gangs: Sequence[GangRows] = ()
+        """The gangs of the last `composition`."""
 
     def composition(self, views: Sequence[BatchView]) -> Composition | None:
         """Return the gangs of the step in progress, None if there are none.
@@ -32,7 +34,9 @@ class BatchLayout:
         changes = [view.tags.changes if view.computing else None for view in views]
         if changes != self._built:
             self._built = changes
-            gangs = _complete_gangs([view.tags.by_row if view.computing else {} for view in views])
+            self.gangs = gangs = _complete_gangs(
+                [view.tags.by_row if view.computing else {} for view in views]
+            )
             self._composition = (
                 Composition(gangs, self._device, self._pin_memory) if gangs else None
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -20,12 +20,13 @@ from composer.vllm.compat import check_engine
 from composer.vllm.execute.adapter_loader import AdapterLoader, Unready
 from composer.vllm.execute.adapter_probes import Probes
 from composer.vllm.execute.adapter_switch import Switches
-from composer.vllm.execute.answer_ledger import AnswerLedger, Report
+from composer.vllm.execute.answer_ledger import Account, AnswerLedger, Report
 from composer.vllm.execute.auxiliary_runners import AuxiliaryRunner, AuxiliaryRunners
 from composer.vllm.execute.batch_layout import BatchLayout
 from composer.vllm.execute.batch_view import BatchView
 from composer.vllm.execute.mixture_state import MixtureRouting
 from composer.vllm.execute.sampler import ComposingForward
+from composer.vllm.execute.scoring.explanations import Explanations
 from composer.vllm.execute.scoring.prompt_scoring import PromptScoring
 from composer.vllm.execute.v1.view import V1View
 from composer.vllm.lifeline import obey_front_end
@@ -80,15 +81,17 @@ class ComposerWorker(PlatformWorker):
         self._views = {None: base} | {
             runner.auxiliary.name: runner.view for runner in self.auxiliaries.runners
         }
-        self._ledger = AnswerLedger()
+        self._ledger: AnswerLedger[Account] = AnswerLedger()
         self.mixtures = MixtureRouting(self.device, self._ledger)
         self.switches: Switches | None = None  # without LoRA nothing can be switched
         if self.model_runner.lora_config is not None:
             self.switches = Switches(self.model_runner, self._ledger)
+        self.explanations = Explanations(list(self._views.values()), self.switches)
         self._forward = ComposingForward(
             list(self._views.values()),
             self.mixtures,
             self.switches,
+            self.explanations,
             BatchLayout(self.device, is_pin_memory_available()),
         )
         base.install_sampler(self._forward)
@@ -137,11 +140,13 @@ class ComposerWorker(PlatformWorker):
         finished, new = scheduler_output.finished_req_ids, scheduler_output.scheduled_new_reqs
         self._probes.begin_step(scheduler_output, self._views.values())
         self.scoring.forget(finished)
+        self.explanations.forget(finished)
         self.mixtures.forget(finished)
         self.mixtures.add(new)
         if self.switches is not None:
             self.switches.forget(finished)
             self.switches.add(new)
+        self.explanations.add(new)
         if self.auxiliaries:
             scheduler_output = self.auxiliaries.execute(scheduler_output, self._views[None])
         output = super().execute_model(scheduler_output, *args, **kwargs)
@@ -220,6 +225,13 @@ class ComposerWorker(PlatformWorker):
         """Return, once, what was computed of the prompt with this `Scoring.report_id`: see
         `ScoreAccount.report`. Empty if it is unknown."""
         return self.scoring.ledger.take(report_id)
+
+    def explanation_report(
+        self, report_id: str, seen: Mapping[str, int], last: bool
+    ) -> list[Report]:
+        """Return what is known of each answer to the request that carried this
+        `Explanation.report_id`: see `Explanations.report`. Empty if it is unknown."""
+        return self.explanations.report(report_id, seen, last)
 
     def prefetch_adapters(
         self, adapters: Iterable[tuple[str, int, str]], model: str | None = None

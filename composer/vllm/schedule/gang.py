@@ -18,6 +18,7 @@ from composer.engine_plan import (
     ENGINE_ARG,
     ROW_ARG,
     EnginePlan,
+    Explanation,
     LoadedAdapter,
     MixtureParameters,
     Scoring,
@@ -36,7 +37,7 @@ class RowTag:
 
     `index` is the row's place in the order of `EnginePlan.rows`, which scheduler, workers and
     tensors share; row 0 is the leader. `weights`, `filters`, `switch`, `report_id`, `explain`,
-    `log_softmax`, `scored` and `scoring` are set on the leader's tag only.
+    `log_softmax`, `scored`, `scoring` and `explanation` are set on the leader's tag only.
     """
 
     gang: str  # request id of the leader
@@ -52,6 +53,7 @@ class RowTag:
     log_softmax: bool = False
     scored: int = 0  # tokens at the end of the prompt whose log-probabilities are asked for
     scoring: Scoring | None = None
+    explanation: Explanation | None = None
 
     @staticmethod
     def of(params: SamplingParams | None) -> RowTag | None:
@@ -216,6 +218,7 @@ def expand(leader: Request, plan: EnginePlan, max_tokens: int, block_tokens: int
         log_softmax=plan.log_softmax and params.repetition_penalty != 1.0,
         scored=scored,
         scoring=plan.scoring,
+        explanation=plan.explanation,
     )
     leader.max_tokens = max_tokens
     # The likelihood of a prompt must be computed, whether or not its KV cache is there. What is

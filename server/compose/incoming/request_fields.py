@@ -18,29 +18,35 @@ FIELD = "composition"
 COMPARE = "compare"
 """Whether to answer with each expert alone as well."""
 
+EXPLAIN = "explain"
+"""Whether to say what every member thought of each token of the answer."""
+
 EXPECT = "X-Composer-Expect"
 """Request header by which a client states that it asked for a composition."""
+
+_OURS = (FIELD, COMPARE, EXPLAIN)
 
 _NEAR_FIELDS = (FIELD, "compaction", "completions", "conversation")
 """Names that a misspelt field is compared with; all but the first belong to other protocols."""
 
-_NEAR_COMPARE = 0.85
-"""From this ratio on a field is a misspelt `compare`; "compress" has 0.8."""
+_NEAR_FLAG = 0.85
+"""From this ratio on a field is a misspelt `compare` or `explain`; "compress" has 0.8."""
 
 
 def without_composer_fields(body: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields that vLLM knows."""
-    return {name: value for name, value in body.items() if name not in (FIELD, COMPARE)}
+    return {name: value for name, value in body.items() if name not in _OURS}
 
 
-def wants_compare(body: Mapping[str, Any]) -> bool:
-    """Return the field `compare`. Raise `CompositionSchemaError` if it is not a boolean."""
-    compare = body.get(COMPARE)
-    if compare is not None and not isinstance(compare, bool):
+def wants(flag: str, body: Mapping[str, Any]) -> bool:
+    """Return the field `compare` or `explain`. Raise `CompositionSchemaError` if it is not a
+    boolean."""
+    value = body.get(flag)
+    if value is not None and not isinstance(value, bool):
         raise CompositionSchemaError(
-            f"'{COMPARE}' is {quoted(repr(compare))}. Give true or false.", param=COMPARE
+            f"'{flag}' is {quoted(repr(value))}. Give true or false.", param=flag
         )
-    return bool(compare)
+    return bool(value)
 
 
 def check_misspelt(body: Mapping[str, Any]) -> None:
@@ -50,18 +56,18 @@ def check_misspelt(body: Mapping[str, Any]) -> None:
 
     Raises:
         CompositionLostError: a field looks like `composition`.
-        CompositionSchemaError: a field looks like `compare`.
+        CompositionSchemaError: a field looks like `compare` or `explain`.
     """
     for name in body:
-        if name[:1] not in "cC" or name in (FIELD, COMPARE):
+        if name[:1] not in "cCeE" or name in _OURS:
             continue
         advice = f"{quoted(name)} is not a field of a request; did you mean"
         if nearest_name(name.lower(), _NEAR_FIELDS) == FIELD:
             raise CompositionLostError(f"{advice} '{FIELD}'?", param=name)
-        if len(name) <= 2 * len(COMPARE) and difflib.get_close_matches(
-            name.lower(), (COMPARE,), 1, _NEAR_COMPARE
-        ):
-            raise CompositionSchemaError(f"{advice} '{COMPARE}'?", param=name)
+        if len(name) > 2 * len(COMPARE):
+            continue
+        for flag in difflib.get_close_matches(name.lower(), (COMPARE, EXPLAIN), 1, _NEAR_FLAG):
+            raise CompositionSchemaError(f"{advice} '{flag}'?", param=name)
 
 
 def check_expected(scope: Scope, *, composed: bool) -> None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, TypeAlias
 
+from server.compose.response.explanation import Explainer
+
 RoutingField: TypeAlias = Callable[[int | None], Awaitable[dict[str, Any]]]
 """Returns the field `routing` once the response is complete; takes the length of the answer in
 tokens, or None where there are several answers or the length is unknown."""
@@ -26,6 +28,7 @@ class ResponseFields:
     composition: the field `composition`; None where nothing was composed.
     adapters: digests by alias; None where the response does not show them.
     routing, comparison: called once, when the response is complete.
+    explainer: explains the answers; None where nobody asked for it.
     aliases: aliases by engine name; clients see aliases only.
     observe_usage: called with everything that may have the field `usage`.
     hides_usage: whether to drop the closing usage of a stream, because the client did not ask for
@@ -37,9 +40,20 @@ class ResponseFields:
     adapters: dict[str, str] | None = None
     routing: RoutingField | None = None
     comparison: ComparisonField | None = None
+    explainer: Explainer | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
     observe_usage: UsageObserver | None = None
     hides_usage: bool = False
+
+    @property
+    def reports_at_end(self) -> bool:
+        """Whether the final chunk of a stream has fields that no other has."""
+        return self.routing is not None or self.explainer is not None
+
+    async def close(self) -> None:
+        """Release what the engine keeps for a response that may have ended early."""
+        if self.explainer is not None:
+            await self.explainer.close()
 
     @property
     def affinity(self) -> str | None:
@@ -54,7 +68,7 @@ class ResponseFields:
         self.observe(response)
         choices = response.get("choices")
         single = not isinstance(choices, list) or len(choices) == 1
-        annotated = await self._with_routing(response, single=single)
+        annotated = await self._complete(response, single=single)
         if self.comparison is not None:
             annotated["comparison"] = await self.comparison()
         return annotated
@@ -63,13 +77,19 @@ class ResponseFields:
         """Return the first chunk of a stream with the fields that are known in advance."""
         return self.rename_model(chunk) | self._known_fields()
 
+    async def next_chunk(self, chunk: dict[str, Any]) -> dict[str, Any]:
+        """Return a chunk with what has become known of the explanation."""
+        known = None if self.explainer is None else await self.explainer.more()
+        return chunk if known is None else chunk | {"explanation": known}
+
     async def final_chunk(self, chunk: dict[str, Any], *, single: bool) -> dict[str, Any]:
-        """Return the final chunk of a stream, with the routing of the whole answer.
+        """Return the final chunk of a stream, with the routing of the whole answer, and the rest of
+        its explanation.
 
         `single`: whether the stream has one answer.
         """
         self.observe(chunk)
-        return await self._with_routing(chunk, single=single)
+        return await self._complete(chunk, single=single)
 
     def rename_model(self, response: dict[str, Any]) -> dict[str, Any]:
         """Return a response or chunk in the name of the requested model."""
@@ -94,11 +114,13 @@ class ResponseFields:
             known["adapters"] = self.adapters
         return known
 
-    async def _with_routing(self, response: dict[str, Any], *, single: bool) -> dict[str, Any]:
+    async def _complete(self, response: dict[str, Any], *, single: bool) -> dict[str, Any]:
         annotated = self.rename_model(response) | self._known_fields()
+        tokens = _answer_tokens(response) if single else None
+        if self.explainer is not None:
+            annotated["explanation"] = await self.explainer.rest(tokens)
         if self.routing is not None and self.composition is not None:
-            routing = await self.routing(_answer_tokens(response) if single else None)
-            annotated["composition"] = self.composition | {"routing": routing}
+            annotated["composition"] = self.composition | {"routing": await self.routing(tokens)}
         return annotated
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -24,6 +25,9 @@ _DONE = b"[DONE]"
 AFFINITY = b"x-composer-affinity"
 """Header of responses that adapters computed; clients may send it back as `X-Session-ID`."""
 
+EXPLAIN_S = 0.25
+"""Seconds between the parts of an explanation in a stream."""
+
 Annotate: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
 """Returns a chunk with our fields."""
 
@@ -34,8 +38,10 @@ class EventStream:
     Only complete events are rewritten, and pieces are split as bytes, so a piece may end within a
     character. Anything but a JSON object passes unchanged: `[DONE]`, comments, error events.
 
-    The final chunk reports the routing: the closing usage where the client asked for it, otherwise
-    the last chunk with a finish reason. Such chunks are therefore held until the next event.
+    Every `EXPLAIN_S` seconds a chunk has the explanation of the tokens up to there. The final chunk
+    reports the routing, and the rest of the explanation: it is the closing usage where the client
+    asked for it, otherwise the last chunk with a finish reason. Such chunks are therefore held
+    until the next event.
     """
 
     def __init__(self, response_fields: ResponseFields) -> None:
@@ -44,6 +50,7 @@ class EventStream:
         self._is_first = True
         self._indices: set[int] = set()  # of the answers in the stream
         self._held: tuple[_Event, Annotate] | None = None
+        self._explained_s = time.monotonic()
 
     async def feed(self, data: bytes) -> bytes:
         """Return the events that `data` completes, rewritten."""
@@ -78,10 +85,14 @@ class EventStream:
         self._indices |= event.indices
         if event.closes:
             return out + await self._final(event)
-        if self._fields.routing is not None and event.finishes:
+        if self._fields.reports_at_end and event.finishes:
             self._held = event, annotate
             return out
-        return out + event.write(annotate(event.response))
+        response = annotate(event.response)
+        if event.indices and time.monotonic() > self._explained_s + EXPLAIN_S:
+            response = await self._fields.next_chunk(response)
+            self._explained_s = time.monotonic()
+        return out + event.write(response)
 
     async def _final(self, event: _Event) -> bytes:
         single = len(self._indices) <= 1

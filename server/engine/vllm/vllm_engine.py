@@ -10,7 +10,7 @@ import asyncio
 import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,16 @@ from composer.engine_plan import EnginePlan, LoadedAdapter, Row
 from composer.errors import EngineFault
 from composer.vllm.execute.adapter_loader import still_loading
 from composer.vllm.execute.adapter_probes import PREFIX
-from server.engine.port import Body, Capacity, Kind, Probe, RenderedRequest, RoutingTrace, Tokens
+from server.engine.port import (
+    Body,
+    Capacity,
+    ExplainedPart,
+    Kind,
+    Probe,
+    RenderedRequest,
+    RoutingTrace,
+    Tokens,
+)
 from server.engine.vllm.prompt_renderer import PromptRenderer
 
 _PROBE_TEXT = "The quick brown fox jumps over the lazy dog, 0 1 2 3 4 5 6 7 8 9."
@@ -190,6 +199,14 @@ class VllmEngine:
         reports: list[dict[str, Any]] = next(filter(None, replies), [])
         reports = sorted(reports, key=lambda report: _place(report.get("name", "")))
         return tuple(RoutingTrace(tuple(r["weights"]), _by_token(r["tokens"])) for r in reports)
+
+    async def explained_parts(
+        self, report_id: str, seen: Mapping[str, int], *, last: bool
+    ) -> Sequence[ExplainedPart]:
+        replies = await self._call("explanation_report", report_id, dict(seen), last)
+        # Of several workers, only those that sample know tokens.
+        reports = max(replies, key=lambda reply: sum(len(answer["tokens"]) for answer in reply))
+        return [ExplainedPart(r["name"], *_place(r["name"]), r["tokens"]) for r in reports]
 
     def detokenize(self, tokens: Tokens) -> str:
         return self._prompts.detokenize(tokens)

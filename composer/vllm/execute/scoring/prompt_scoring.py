@@ -40,7 +40,7 @@ class PromptScoring:
         self._composer = ChunkComposer(device, pin_memory)
         self._routed = RoutedScores(mixtures, self._composer)
         self._accounts: dict[str, ScoreAccount] = {}  # by gang
-        self.ledger = AnswerLedger()
+        self.ledger: AnswerLedger[ScoreAccount] = AnswerLedger()
 
     def begin_step(self) -> None:
         """See `RoutedScores`."""

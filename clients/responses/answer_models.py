@@ -1,14 +1,11 @@
-"""Models of the server's answers. Unknown fields are kept, not refused."""
+"""Models of generated answers and their chunks, and of the list of models."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import Field, JsonValue
 
-
-class Wire(BaseModel):
-    """Base of all models: frozen; unknown fields are attributes, too."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
+from clients.responses.explanation_models import Explanation
+from clients.responses.wire_model import Wire
 
 
 class Usage(Wire):
@@ -159,6 +156,7 @@ class Answer(Wire):
 
     composition: None for an ordinary request.
     adapters: generations that computed the answer, alias -> digest; None without an adapter.
+    explanation: with `explain`; in a stream it comes in parts.
     """
 
     id: str
@@ -167,6 +165,7 @@ class Answer(Wire):
     usage: Usage | None = None
     composition: CompositionInfo | None = None
     adapters: dict[str, str] | None = None
+    explanation: Explanation | None = None
 
 
 class ChatCompletion(Answer):
@@ -216,113 +215,3 @@ class Model(Wire):
 
 class ModelList(Wire):
     data: tuple[Model, ...]
-
-
-class CompositionChange(Wire):
-    """One change of a stored composition.
-
-    version: counts the changes of the name from 1; `if_match` refers to it.
-    composition: as stored; None if it was deleted, or is private and belongs to another key.
-    private: the composition contains prompts, which only its owner may read.
-    owner, actor: visible to the owner and to administrators.
-    """
-
-    name: str
-    version: int
-    action: str
-    time: str
-    composition: JsonValue = None
-    private: bool = False
-    owner: str | None = None
-    actor: str | None = None
-    origin: dict[str, JsonValue] = {}
-
-
-class StoredComposition(CompositionChange):
-    """Present state of a name: its plan, or the error why the composition has none any more."""
-
-    plan: dict[str, JsonValue] | None = None
-    error: str | None = None
-
-
-class StoredCompositionList(Wire):
-    data: tuple[StoredComposition, ...]
-
-
-class CompositionHistory(Wire):
-    data: tuple[CompositionChange, ...]
-
-
-class AdapterPolicy(Wire):
-    """Who may use an adapter, and how. By default everything is allowed.
-
-    compositions: whether it may be a member of a composition.
-    negative: whether it may have a negative weight.
-    keys: API keys that may use it, each as "sha256:" and its hash in hex; None allows every key.
-    """
-
-    compositions: bool = True
-    negative: bool = True
-    keys: tuple[str, ...] | None = None
-
-
-class AdapterProfile(Wire):
-    """What an adapter is for; routers that read the prompt compare it with these texts.
-
-    examples: prompts that the adapter should answer.
-    description: what it is for, in a few words; used if there are no examples.
-    """
-
-    examples: tuple[str, ...] | None = None
-    description: str | None = None
-
-
-class AdapterReport(Wire):
-    """What inspection read from the two files of an adapter."""
-
-    digest: str
-    rank: int
-    scaling: tuple[float, ...] = ()
-    modules: tuple[str, ...] = ()
-    dtypes: tuple[str, ...] = ()
-    parameters: int = 0
-    size_bytes: int = 0
-    base_model: str | None = None
-    warnings: tuple[str, ...] = ()
-
-
-class AdapterVersion(Wire):
-    """One change of an alias.
-
-    number: counts the changes of the alias from 1; `if_match` refers to it.
-    digest: content that the alias pointed at from then on; None if it was deleted.
-    """
-
-    alias: str
-    number: int
-    action: str
-    digest: str | None = None
-    policy: AdapterPolicy
-    profile: AdapterProfile = AdapterProfile()
-    time: str
-    actor: str
-    origin: dict[str, JsonValue] = {}
-
-
-class Adapter(AdapterVersion):
-    """Present state of an alias; `served`: new requests get this version; `error`: why not."""
-
-    adapter: AdapterReport | None = None
-    served: bool
-    error: str | None = None
-
-
-class AdapterList(Wire):
-    """All adapters; `retiring`: replaced generations that requests in flight still use."""
-
-    data: tuple[Adapter, ...]
-    retiring: tuple[str, ...] = ()
-
-
-class AdapterHistory(Wire):
-    data: tuple[AdapterVersion, ...]

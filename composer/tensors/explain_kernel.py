@@ -1,0 +1,119 @@
+"""What each member of a composition thinks of the token that was sampled, and how far the
+composition is from the base.
+
+For a sum `z = sum_k w_k l_k` with distribution p, member k contributes `w_k (l_k[y] - E_p[l_k])` to
+the logit of token y, compared with what it contributes on average. For a mixture its
+responsibility is `pi_k p_k(y) / p(y)`.
+
+G gangs of K rows each, V the base's vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+BEST = 5
+"""How many of the most likely tokens are named."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedShape:
+    """Gangs that are explained alike: `rows` K; `base` the row that they are compared with, None
+    if there is none; `mixed` whether probabilities are mixed instead of logits summed."""
+
+    rows: int
+    base: int | None
+    mixed: bool
+
+    def explain(
+        self,
+        composed: torch.Tensor,
+        members: torch.Tensor,
+        weights: torch.Tensor,
+        tokens: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return the figures of one token for each gang, `[G, F]` float32, for `read`.
+
+        Ids are among them: float32 holds integers exactly up to 16,777,216.
+
+        Args:
+            composed: `[G, V]` float32, the composed logits; minus infinity where a token is
+                impossible.
+            members: `[K, G, V]` float32, the members' logits; changed in place.
+            weights: `[G, K]` float32, of the sum or of the mixture.
+            tokens: `[G]` int64, what was sampled.
+        """
+        ids = tokens.unsqueeze(1)
+        total = composed.logsumexp(1, keepdim=True)
+        p = (composed - total).exp_()
+        impossible = p == 0
+        of_token = members.gather(2, ids.expand(len(members), -1, 1)).squeeze(2).T  # [G, K]
+        alone = of_token - members.logsumexp(2).T  # [G, K]
+        figures = [ids, composed.gather(1, ids) - total, alone]
+        if self.base is not None:
+            figures += self._of_base(composed, members[self.base], p, impossible, ids)
+        figures += _best(composed, total)
+        if self.mixed:
+            figures += [(weights.log() + alone).softmax(1), weights]
+        else:
+            members.masked_fill_(impossible, 0.0)
+            figures.append(weights * (of_token - torch.einsum("gv,kgv->gk", p, members)))
+        return torch.cat([f.float() for f in figures], 1)
+
+    def _of_base(
+        self,
+        composed: torch.Tensor,
+        base: torch.Tensor,
+        p: torch.Tensor,
+        impossible: torch.Tensor,
+        ids: torch.Tensor,
+    ) -> list[torch.Tensor]:
+        total, base_total = (z.logsumexp(1, keepdim=True) for z in (composed, base))
+        ratio = (composed - total) - (base - base_total)  # log p / p_base
+        divergence = (p * ratio.masked_fill_(impossible, 0.0)).sum(1, keepdim=True).clamp_(min=0)
+        rank = (base > base.gather(1, ids)).sum(1, keepdim=True) + 1
+        return [divergence, rank, *_best(base, base_total)]
+
+    def read(self, figures: list[float]) -> dict[str, Any]:
+        """Return one row of `explain` as an object.
+
+        Its fields: `id` of the token, `logprob` under the composition, `member_logprobs` `[K]`,
+        `best` tokens as pairs of id and log-probability. Of a sum the `contributions` `[K]`, of a
+        mixture the `responsibilities` and `weights` `[K]`. With a base, `base`: `logprob`, `kl`
+        (of the composition from it, in nats), `rank` of the token (1 is the most likely), `best`.
+        """
+        values = iter(figures)
+
+        def take(count: int) -> list[float]:
+            return [next(values) for _ in range(count)]
+
+        def best() -> list[tuple[int, float]]:
+            return list(zip(map(int, take(BEST)), take(BEST), strict=True))
+
+        [id, log_p], alone = take(2), take(self.rows)
+        token: dict[str, Any] = {"id": int(id), "logprob": log_p, "member_logprobs": alone}
+        if self.base is not None:
+            kl, rank = take(2)
+            token["base"] = {"logprob": alone[self.base], "kl": kl, "rank": int(rank)}
+            token["base"]["best"] = best()
+        token["best"] = best()
+        if self.mixed:
+            token |= {"responsibilities": take(self.rows), "weights": take(self.rows)}
+        else:
+            token["contributions"] = take(self.rows)
+        return token
+
+
+def _best(logits: torch.Tensor, total: torch.Tensor) -> list[torch.Tensor]:
+    """Return the ids and log-probabilities `[G, BEST]` of the most likely tokens."""
+    count = min(BEST, logits.shape[1])
+    values, ids = logits.topk(count, 1)
+    values = values - total
+    if count < BEST:
+        values = torch.nn.functional.pad(values, (0, BEST - count), value=-math.inf)
+        ids = torch.nn.functional.pad(ids, (0, BEST - count), value=-1)
+    return [ids, values]
