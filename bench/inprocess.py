@@ -18,7 +18,7 @@ from vllm.v1.request import Request
 
 from composer.engine_plan import (
     EnginePlan,
-    Explanation,
+    Explaining,
     LoadedAdapter,
     MixtureParameters,
     Row,
@@ -56,7 +56,7 @@ class Job:
     explain: bool = False
     log_softmax: bool = False
     scoring: Scoring | None = None  # with `prompt_logprobs`
-    explanation: Explanation | None = None
+    explanation: Explaining | None = None
 
     def sampling_params(self) -> SamplingParams:
         """Return greedy sampling of 16 tokens without an early end, changed by `params`."""
@@ -256,7 +256,7 @@ class InProcessEngine:
     def explained(
         self, report_id: str, seen: Mapping[str, int] | None = None, *, last: bool = True
     ) -> list[dict[str, Any]]:
-        """Return what is known of the answers to the job with this `Explanation.report_id`."""
+        """Return what is known of the answers to the job with this `Explaining.report_id`."""
         arguments = (report_id, seen or {}, last)
         [reports] = self.core.collective_rpc("explanation_report", args=arguments)
         return list(reports)

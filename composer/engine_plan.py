@@ -185,7 +185,7 @@ class Scoring:
 
 
 @dataclass(frozen=True, slots=True)
-class Explanation:
+class Explaining:
     """A request to explain every token of the answer (`composer.tensors.explain_kernel`).
 
     `report_id` retrieves the explanations, also while the answer grows. `base` is the row that the
@@ -220,7 +220,7 @@ class EnginePlan:
     explain: bool = False
     log_softmax: bool = False
     scoring: Scoring | None = None
-    explanation: Explanation | None = None
+    explanation: Explaining | None = None
 
     def __post_init__(self) -> None:
         if self.explanation is not None:
@@ -394,11 +394,11 @@ def _scoring(value: Any) -> Scoring | None:
     )
 
 
-def _explanation(value: Any) -> Explanation | None:
+def _explanation(value: Any) -> Explaining | None:
     if value is None:
         return None
     base = _typed(value["base"], int, optional=True)
-    return Explanation(_typed(value["report_id"], str), base)
+    return Explaining(_typed(value["report_id"], str), base)
 
 
 def _integers(values: Sequence[Any]) -> tuple[int, ...]:

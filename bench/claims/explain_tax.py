@@ -10,7 +10,7 @@ from bench.claim import Result
 from bench.inprocess import InProcessEngine, Job
 from bench.measure import RATIO, paired, settle, show, table
 from bench.real_model import decoding_seconds, real_engine, steered
-from composer.engine_plan import Explanation
+from composer.engine_plan import Explaining
 from composer.vllm.execute.sampler import ComposingForward
 from composer.vllm.execute.scoring.explanations import Explanations
 
@@ -34,7 +34,7 @@ def measure() -> Result:
     costs = {}
     for count in SHOWN:
         plain = steered(engine, count, PROMPT_TOKENS, max_tokens=TOKENS)
-        explained = [replace(j, explanation=Explanation(f"{n}", 0)) for n, j in enumerate(plain)]
+        explained = [replace(j, explanation=Explaining(f"{n}", 0)) for n, j in enumerate(plain)]
         normal = partial(decoding_seconds, engine, plain)
         explaining = partial(_explained, engine, explained)
         for warm_up in (explaining, normal):

@@ -10,7 +10,7 @@ from adapters import Generation, model_of
 from composer.capacity import RowNeed
 from composer.engine_plan import (
     EnginePlan,
-    Explanation,
+    Explaining,
     LoadedAdapter,
     MixtureParameters,
     Row,
@@ -236,7 +236,7 @@ def _explained(bound: BoundPlan) -> BoundPlan:
     base = None
     if plan.switch is None:
         base = next((k for k, row in enumerate(plan.rows) if _is_base(row)), None)
-    explanation = Explanation(uuid.uuid4().hex, base)
+    explanation = Explaining(uuid.uuid4().hex, base)
     return replace(bound, engine_plan=replace(plan, explanation=explanation))
 
 

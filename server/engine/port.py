@@ -214,7 +214,7 @@ class Engine(Protocol):
     async def explained_parts(
         self, report_id: str, seen: Mapping[str, int], *, last: bool
     ) -> Sequence[ExplainedPart]:
-        """Return what is known of the answers to the request with this `Explanation.report_id`.
+        """Return what is known of the answers to the request with this `Explaining.report_id`.
 
         Args:
             report_id: of the request's plan.

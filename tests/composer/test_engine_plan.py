@@ -15,7 +15,7 @@ from composer.engine_plan import (
     ENGINE_ARG,
     MAX_WEIGHT,
     EnginePlan,
-    Explanation,
+    Explaining,
     LoadedAdapter,
     MixtureParameters,
     Row,
@@ -190,8 +190,8 @@ def test_an_impossible_scoring_is_an_error(scoring: Scoring, message: str) -> No
 
 def test_an_explanation_compares_with_a_row_that_there_is() -> None:
     with pytest.raises(ValueError, match="compares with row 1 of 1"):
-        EnginePlan((Row(1.0),), explanation=Explanation("r", 1))
-    plan = EnginePlan((Row(1.0),), explanation=Explanation("r", 0))
+        EnginePlan((Row(1.0),), explanation=Explaining("r", 1))
+    plan = EnginePlan((Row(1.0),), explanation=Explaining("r", 0))
     assert EnginePlan.from_extra_args(plan.to_extra_args()) == plan
 
 

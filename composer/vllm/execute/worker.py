@@ -230,7 +230,7 @@ class ComposerWorker(PlatformWorker):
         self, report_id: str, seen: Mapping[str, int], last: bool
     ) -> list[Report]:
         """Return what is known of each answer to the request that carried this
-        `Explanation.report_id`: see `Explanations.report`. Empty if it is unknown."""
+        `Explaining.report_id`: see `Explanations.report`. Empty if it is unknown."""
         return self.explanations.report(report_id, seen, last)
 
     def prefetch_adapters(

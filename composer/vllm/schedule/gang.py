@@ -18,7 +18,7 @@ from composer.engine_plan import (
     ENGINE_ARG,
     ROW_ARG,
     EnginePlan,
-    Explanation,
+    Explaining,
     LoadedAdapter,
     MixtureParameters,
     Scoring,
@@ -53,7 +53,7 @@ class RowTag:
     log_softmax: bool = False
     scored: int = 0  # tokens at the end of the prompt whose log-probabilities are asked for
     scoring: Scoring | None = None
-    explanation: Explanation | None = None
+    explanation: Explaining | None = None
 
     @staticmethod
     def of(params: SamplingParams | None) -> RowTag | None:

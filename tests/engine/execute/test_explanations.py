@@ -13,7 +13,7 @@ import torch
 from vllm.sampling_params import StructuredOutputsParams
 
 from bench.workload import random_job
-from composer.engine_plan import Explanation, MixtureParameters, Row
+from composer.engine_plan import Explaining, MixtureParameters, Row
 from composer.reference.mixture_oracle import mixed
 from composer.reference.oracle import Oracle
 from composer.tensors.explain_kernel import BEST
@@ -29,7 +29,7 @@ def explained(job: Job, name: str) -> Job:
     """The same request, compared with its first row that is the base."""
     rows = job.rows or ()
     bases = [k for k, row in enumerate(rows) if row == Row(row.weight)]
-    return replace(job, explanation=Explanation(name, bases[0] if bases else None))
+    return replace(job, explanation=Explaining(name, bases[0] if bases else None))
 
 
 def expected(oracle: Oracle, job: Job, answer: list[int]) -> Iterator[dict[str, Any]]:
@@ -132,7 +132,7 @@ def test_what_was_told_while_the_answer_grew_stays_true(
     for mixture in (None, ROUTED):
         params = {"temperature": 1.0, "seed": 3, "max_tokens": 24, "n": 2}
         job = Job(PROMPT, rows, mixture=mixture, params=params)
-        job = replace(job, explanation=Explanation("growing", 0))
+        job = replace(job, explanation=Explaining("growing", 0))
         engine.add(job)
         seen: dict[str, int] = {}
         grown: dict[str, list[Any]] = {}
@@ -155,7 +155,7 @@ def test_what_was_told_while_the_answer_grew_stays_true(
 
 def test_of_a_switch_the_candidate_of_every_token(roomy: WatchedEngine, oracle: Oracle) -> None:
     switch = gate_between(roomy, None, "chat", "velan")
-    job = Job(PROMPT, switch=switch, explanation=Explanation("switch"))
+    job = Job(PROMPT, switch=switch, explanation=Explaining("switch"))
     [answer] = roomy.answers([job])
     [report] = roomy.explained("switch")
     choices = reference(oracle, job, answer)
@@ -174,7 +174,7 @@ def test_what_a_grammar_forbids_is_impossible_for_everyone(roomy: WatchedEngine)
         "structured_outputs": StructuredOutputsParams(choice=["yes", "no"]),
         "ignore_eos": False,
     }
-    job = Job(PROMPT, rows, params=params, explanation=Explanation("grammar", 0))
+    job = Job(PROMPT, rows, params=params, explanation=Explaining("grammar", 0))
     [answer] = roomy.answers([job])
     [report] = roomy.explained("grammar")
     tokens = report["tokens"]
