@@ -73,7 +73,7 @@ def record(claim: Claim, result: Result) -> None:
     RECORDS.parent.mkdir(exist_ok=True)
     with RECORDS.open("a", encoding="utf-8") as file:
         file.write(json.dumps(asdict(entry)) + "\n")
-    RESULTS.write_text(render(read()), encoding="utf-8")
+    RESULTS.write_text(render(read(RECORDS)), encoding="utf-8")
 
 
 def read(path: Path = RECORDS) -> list[Record]:
