@@ -20,6 +20,7 @@ from tests.support.bounds_table import bounds_table
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = (
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "bench/README.md", "zoo/README.md")),
+    ROOT / "deploy" / "README.md",
     *(ROOT / "bench" / name for name in ("RESULTS.md", "reproduce/README.md")),
     *sorted((ROOT / "docs").glob("*.md")),
 )
