@@ -250,7 +250,8 @@ class InProcessEngine:
 
     def scores(self, report_id: str) -> dict[str, Any]:
         """Return what was computed of the prompt with this `Scoring.report_id`."""
-        [[report]] = self.core.collective_rpc("score_report", args=(report_id,))
+        [reports] = self.core.collective_rpc("score_reports", args=([report_id],))
+        [report] = reports[report_id]
         return dict(report)
 
     def explained(

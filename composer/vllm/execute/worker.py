@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -221,10 +221,10 @@ class ComposerWorker(PlatformWorker):
         empty if it is unknown. See `AnswerLedger.take`."""
         return self._ledger.take(report_id, tokens)
 
-    def score_report(self, report_id: str) -> list[Report]:
-        """Return, once, what was computed of the prompt with this `Scoring.report_id`: see
-        `ScoreAccount.report`. Empty if it is unknown."""
-        return self.scoring.ledger.take(report_id)
+    def score_reports(self, report_ids: Sequence[str]) -> dict[str, list[Report]]:
+        """Return, once, what was computed of the prompts with these `Scoring.report_id`: see
+        `ScoreAccount.report`. Lists are empty for unknown ones."""
+        return {report_id: self.scoring.ledger.take(report_id) for report_id in report_ids}
 
     def explanation_report(
         self, report_id: str, seen: Mapping[str, int], last: bool

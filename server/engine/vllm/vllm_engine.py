@@ -11,6 +11,7 @@ import math
 import re
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from server.engine.port import (
     Tokens,
 )
 from server.engine.vllm.prompt_renderer import PromptRenderer
+from server.engine.vllm.score_reports import ScoreReports
 
 _PROBE_TEXT = "The quick brown fox jumps over the lazy dog, 0 1 2 3 4 5 6 7 8 9."
 _PROBE_TOKENS = 20
@@ -58,6 +60,7 @@ class VllmEngine:
         self._client = client
         self._models = app.state.openai_serving_models
         self._prompts = PromptRenderer(app, self._validate)
+        self._score_reports = ScoreReports(partial(self._call, "score_reports"))
         self._probes = 0
 
     @property
@@ -162,11 +165,10 @@ class VllmEngine:
         )
         async for _ in outputs:
             pass
-        replies = await self._call("score_report", report_id)
-        reports: list[dict[str, Any]] = next(filter(None, replies), [])
-        if not reports or len(reports[0]["tokens"]) != plan.scoring.tokens:
+        report = await self._score_reports.take(report_id)
+        if report is None or len(report["tokens"]) != plan.scoring.tokens:
             raise EngineFault("the engine lost a text while it scored it. Send it again.")
-        return reports[0]
+        return report
 
     def base_cards(self) -> list[Body]:
         cards = self._models.registry.base_model_paths
