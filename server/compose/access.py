@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from types import TracebackType
 
 from adapters import Generation, Lease, Policy, Registry
@@ -56,6 +56,23 @@ class MemberNames(Collection[str]):
         served = self._registry.get(name)
         allowed = served is None or served.policy.allows_key(self._key.secret)
         return allowed and self._key.may_use(name)
+
+
+def check_alone(models: Iterable[str], key: Key, field: str) -> None:
+    """Check that a key may see what each of these models says alone, as `field` asks.
+
+    A composition that another key has stored may have members that the key may not use.
+
+    Raises:
+        AdapterForbiddenError: a model is not open to the key.
+    """
+    for model in models:
+        if not key.may_use(model):
+            raise AdapterForbiddenError(
+                f"'{field}' shows what each member says alone, and {quoted(model)} is not open to "
+                "this API key alone. Leave it out, or ask the operator for access.",
+                param=field,
+            )
 
 
 class Pins:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 
 from adapters import Generation, model_of
 from composer.capacity import RowNeed
@@ -27,6 +28,16 @@ from server.compose.member_prompts import member_tokens
 from server.compose.routing.auto import Routing
 from server.engine.port import Body, Engine, Kind, RenderedRequest
 from server.engine.render_cache import RenderCache
+
+
+class Explain(Enum):
+    """Whose view of every token of an answer is explained."""
+
+    MEMBERS = auto()
+    """Each member's."""
+
+    WITH_BASE = auto()
+    """Also the base's, even if it is no member of a sum."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +79,7 @@ class Binder:
         plan: Plan,
         generations: Mapping[str, Generation],
         *,
-        explain: bool = False,
+        explain: Explain | None = None,
     ) -> BoundPlan:
         """Bind a settled plan, and check that its gang fits the engine.
 
@@ -77,7 +88,7 @@ class Binder:
             body: the request for vLLM.
             plan: a plan that `Routing.settle` returned.
             generations: leased adapter generations, by alias.
-            explain: whether every token of the answer is to be explained.
+            explain: whether, and how, every token of the answer is to be explained.
 
         Raises:
             CompositionError: the plan cannot run.
@@ -88,9 +99,11 @@ class Binder:
         if isinstance(router, specs.GateSpec | specs.HandoverSpec):
             bound = await self._bind_switch(request, plan, router, generations)
         else:
-            bound = await self._bind_rows(request, plan, generations, compares=explain)
+            bound = await self._bind_rows(
+                request, plan, generations, compares=explain is Explain.WITH_BASE
+            )
         bound = replace(bound, prompts=len(request.prompts))
-        return _explained(bound) if explain else bound
+        return bound if explain is None else _explained(bound, explain)
 
     # ---- one row for each member
 
@@ -230,11 +243,11 @@ def _is_base(row: Row) -> bool:
     return row.adapter is None and row.model is None and row.prompt_token_ids is None
 
 
-def _explained(bound: BoundPlan) -> BoundPlan:
+def _explained(bound: BoundPlan, explain: Explain) -> BoundPlan:
     """Return a plan whose answer is explained, compared with the base where it is a row."""
     plan = bound.engine_plan
     base = None
-    if plan.switch is None:
+    if plan.switch is None and explain is Explain.WITH_BASE:
         base = next((k for k, row in enumerate(plan.rows) if _is_base(row)), None)
     explanation = Explaining(uuid.uuid4().hex, base)
     return replace(bound, engine_plan=replace(plan, explanation=explanation))

@@ -16,9 +16,9 @@ from composer.fields import BASE
 from composer.mixtures.gate_file import GateError
 from composer.plan import Plan
 from server.auth.keys import Key
-from server.compose.access import Pins
+from server.compose.access import Pins, check_alone
 from server.compose.catalogue import Catalogue
-from server.compose.compile import Binder, BoundPlan
+from server.compose.compile import Binder, BoundPlan, Explain
 from server.compose.incoming.request_bounds import check_composed_bounds
 from server.compose.incoming.request_fields import (
     COMPARE,
@@ -89,7 +89,6 @@ class Resolver:
                 self._catalogue.refuse_composition(model, key)
                 return None
             plan = self._plan_of(model, key)
-            key = self._catalogue.key_for_members(model, key)
         else:
             if model not in self._engine.base_names:
                 raise CompositionSchemaError(
@@ -100,7 +99,8 @@ class Resolver:
             plan = self._catalogue.parse(composition, key=key)
         try:
             if not kind.generates:
-                return self._resolve_token_count(body, model, plan, key)
+                members_key = self._catalogue.key_for_members(model, key)
+                return self._resolve_token_count(body, model, plan, members_key)
             resolution = await self._resolve_plan(kind, body, model, plan, key, pins)
         except CompositionError as error:
             error.param = error.param or FIELD
@@ -140,11 +140,15 @@ class Resolver:
         if kind is Kind.RESPONSES:
             body = _unstored(body)
         settled, missing = await self._settle(kind, body, plan, key)
-        explain = wants(EXPLAIN, body)
         compared = await self._compared_models(kind, body, plan) if wants(COMPARE, body) else ()
-        _check_base(plan, settled, key)
+        members_key = self._catalogue.key_for_members(model, key)
+        _check_base(plan, settled, members_key)
         # `auto` has left out what the key may not use: check what it chose, not all it chose from.
-        self._access.check_plan(settled if model == AUTO else plan, key, missing)
+        self._access.check_plan(settled if model == AUTO else plan, members_key, missing)
+        explain = None
+        if wants(EXPLAIN, body):
+            check_alone(settled.candidates, key, EXPLAIN)
+            explain = Explain.WITH_BASE if key.may_use(BASE) else Explain.MEMBERS
         lease = await self._access.lease({member.model for member in settled.members}, pins)
         try:
             vllm_body, bound = await self._bind(kind, body, settled, lease.generations, explain)
@@ -196,12 +200,12 @@ class Resolver:
         body: Body,
         plan: Plan,
         generations: Mapping[str, Generation],
-        explain: bool,
+        explain: Explain | None,
     ) -> tuple[Body, BoundPlan | None]:
         """Return the request for vLLM, and its bound plan; None if one model alone answers."""
         vllm_body = without_composer_fields(body)
         name = plan.members[plan.leader].model
-        if plan.is_plain and not explain and self._binder.auxiliary_model_of(name) is None:
+        if plan.is_plain and explain is None and self._binder.auxiliary_model_of(name) is None:
             generation = generations.get(name)
             vllm_body["model"] = generation.engine_name if generation else self._base
             return vllm_body, None

@@ -14,6 +14,7 @@ from composer.engine_plan import ENGINE_ARG, EnginePlan, LoadedAdapter, Row, Sco
 from composer.errors import PromptTooLongError, UnsupportedError
 from composer.fields import BASE
 from server.auth.quotas import Quotas
+from server.compose.access import check_alone
 from server.compose.gang_capacity import check_gang
 from server.compose.incoming.request_fields import FIELD
 from server.compose.resolve import Resolver
@@ -104,6 +105,8 @@ class Scorer:
         completion = await self._completion(item)
         kind, body = _request(item, ask, len(completion))
         async with self._planned(kind, body, request) as (plan, models, shown):
+            if question.members:
+                check_alone(filter(None, models), request.key, "members")
             beginning = {k: v for k, v in body.items() if k not in (FIELD, "model")}
             prompt = await self._prompt(kind, beginning, len(completion))
             tokens = (*prompt, *completion)

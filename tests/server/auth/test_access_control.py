@@ -279,6 +279,27 @@ def test_scores_keep_to_the_rights_of_a_key(guarded: Guarded) -> None:
         assert answer.status_code == 200, answer.text
 
 
+def test_a_key_sees_no_model_alone_that_it_may_not_use(guarded: Guarded) -> None:
+    """Neither a member of a composition that another key has stored, nor the base beside it."""
+    items = [{"prompt": "Once", "completion": " upon"}]
+    path, body = GENERATING[0]
+    for route, asked in (
+        (path, {**body, "model": "warm", "explain": True}),
+        ("/v1/compose/score", {"model": "warm", "items": items, "members": True}),
+        ("/v1/compose/score", {"compositions": ["warm", "chat"], "items": items, "members": True}),
+    ):
+        message = message_of(guarded["alice"].post(route, json=asked), route, 403)
+        assert "'polite'" in message
+        assert ("'explain'" if route == path else "'members'") in message
+        assert guarded["bob"].post(route, json=asked).status_code == 200
+    for name, compared in (("alice", True), ("dave", False)):
+        answer = guarded[name].post(path, json={**body, "model": "chat", "explain": True})
+        assert answer.status_code == 200, answer.text
+        [told] = answer.json()["explanation"]["answers"]
+        assert {"base" in token for token in told["tokens"]} == {compared}
+        assert ("changed" in told["summary"]) == compared
+
+
 def test_who_may_store_what_a_fit_finds(guarded: Guarded) -> None:
     """It is decided before the first text, as by the route that stores compositions."""
     path = "/v1/compose/fit"
