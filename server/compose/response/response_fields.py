@@ -68,7 +68,7 @@ class ResponseFields:
         self.observe(response)
         choices = response.get("choices")
         single = not isinstance(choices, list) or len(choices) == 1
-        annotated = await self._complete(response, single=single)
+        annotated = await self._complete(response, answer_tokens(response) if single else None)
         if self.comparison is not None:
             annotated["comparison"] = await self.comparison()
         return annotated
@@ -82,14 +82,18 @@ class ResponseFields:
         known = None if self.explainer is None else await self.explainer.more()
         return chunk if known is None else chunk | {"explanation": known}
 
-    async def final_chunk(self, chunk: dict[str, Any], *, single: bool) -> dict[str, Any]:
+    async def final_chunk(
+        self, chunk: dict[str, Any], tokens: int | None, *, single: bool
+    ) -> dict[str, Any]:
         """Return the final chunk of a stream, with the routing of the whole answer, and the rest of
         its explanation.
 
-        `single`: whether the stream has one answer.
+        Args:
+            chunk: as vLLM sends it.
+            tokens: of the answer, if that is known.
+            single: whether the stream has one answer.
         """
-        self.observe(chunk)
-        return await self._complete(chunk, single=single)
+        return await self._complete(chunk, tokens if single else None)
 
     def rename_model(self, response: dict[str, Any]) -> dict[str, Any]:
         """Return a response or chunk in the name of the requested model."""
@@ -114,9 +118,8 @@ class ResponseFields:
             known["adapters"] = self.adapters
         return known
 
-    async def _complete(self, response: dict[str, Any], *, single: bool) -> dict[str, Any]:
+    async def _complete(self, response: dict[str, Any], tokens: int | None) -> dict[str, Any]:
         annotated = self.rename_model(response) | self._known_fields()
-        tokens = _answer_tokens(response) if single else None
         if self.explainer is not None:
             annotated["explanation"] = await self.explainer.rest(tokens)
         if self.routing is not None and self.composition is not None:
@@ -130,7 +133,7 @@ def affinity_of(adapters: Mapping[str, str]) -> str:
     return sha256(digests.encode()).hexdigest()[:16]
 
 
-def _answer_tokens(response: dict[str, Any]) -> int | None:
+def answer_tokens(response: dict[str, Any]) -> int | None:
     """Return the length of the answer in tokens, from the field `usage`."""
     usage = response.get("usage")
     if not isinstance(usage, dict):

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 from starlette.types import Message, Send
 
-from server.compose.response.response_fields import ResponseFields
+from server.compose.response.response_fields import ResponseFields, answer_tokens
 from server.http.senders import content_type, dump, send_whole
 
 _EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
@@ -49,6 +49,7 @@ class EventStream:
         self._pending = b""
         self._is_first = True
         self._indices: set[int] = set()  # of the answers in the stream
+        self._tokens: int | None = None  # of all answers, once the usage has told
         self._held: tuple[_Event, Annotate] | None = None
         self._explained_s = time.monotonic()
 
@@ -77,7 +78,7 @@ class EventStream:
                 return await self._final(held) + data + end
             return self._release() + data + end
         if event.closes and self._fields.hides_usage:
-            self._fields.observe(event.response)
+            self._read_usage(event)
             return b""
         out = self._release()
         annotate = self._fields.first_chunk if self._is_first else self._fields.rename_model
@@ -95,8 +96,15 @@ class EventStream:
         return out + event.write(response)
 
     async def _final(self, event: _Event) -> bytes:
+        self._read_usage(event)
         single = len(self._indices) <= 1
-        return event.write(await self._fields.final_chunk(event.response, single=single))
+        response = await self._fields.final_chunk(event.response, self._tokens, single=single)
+        return event.write(response)
+
+    def _read_usage(self, event: _Event) -> None:
+        self._fields.observe(event.response)
+        if (tokens := answer_tokens(event.response)) is not None:
+            self._tokens = tokens
 
     def _release(self) -> bytes:
         if self._held is None:

@@ -34,8 +34,11 @@ def fed(stream: EventStream, pieces: list[bytes]) -> list[bytes]:
     return asyncio.run(run())
 
 
-def rewritten(pieces: list[bytes], routing: RoutingField | None = None) -> bytes:
-    return b"".join(fed(EventStream(ResponseFields("kind", PLAN, routing=routing)), pieces))
+def rewritten(
+    pieces: list[bytes], routing: RoutingField | None = None, *, hides_usage: bool = False
+) -> bytes:
+    fields = ResponseFields("kind", PLAN, routing=routing, hides_usage=hides_usage)
+    return b"".join(fed(EventStream(fields), pieces))
 
 
 def chunks(data: bytes) -> list[Any]:
@@ -101,6 +104,15 @@ def test_the_last_chunk_tells_the_routing(
     assert found[tells]["composition"] == {**PLAN, "routing": {"weights": {"polite": 1.0}}}
     assert found[0]["composition"].items() >= PLAN.items()
     assert [one["choices"] for one in found] == [one["choices"] for one in chunks(data)[:-1]]
+
+
+def test_a_usage_that_is_hidden_tells_the_length() -> None:
+    router = Router()
+    data = "".join([chunk(0), chunk(0, "stop"), USAGE, DONE]).encode()
+    first, last, done = chunks(rewritten([data], router, hides_usage=True))
+    assert router.asked == [7]
+    assert ("routing" in first["composition"], "routing" in last["composition"]) == (False, True)
+    assert done == "[DONE]"
 
 
 def test_a_chunk_that_waits_leaves_when_the_stream_breaks() -> None:
