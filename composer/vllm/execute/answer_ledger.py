@@ -21,7 +21,8 @@ class Account(Protocol):
         """Return what routers did in the first `tokens` tokens; None: in all of them."""
 
 
-_A = TypeVar("_A", bound=Account)
+_A = TypeVar("_A")
+_Reported = TypeVar("_Reported", bound=Account)
 
 
 class AnswerLedger(Generic[_A]):
@@ -52,7 +53,15 @@ class AnswerLedger(Generic[_A]):
                 accounts.append((request_id, account()))
         return accounts
 
-    def take(self, report_id: str, tokens: int | None = None) -> list[Report]:
+    def drop(self, report_id: str) -> None:
+        """Forget the accounts of all answers to one request."""
+        self._complete.pop(report_id, None)
+        for request_id in [r for r, (report, _) in self._open.items() if report == report_id]:
+            del self._open[request_id]
+
+    def take(
+        self: AnswerLedger[_Reported], report_id: str, tokens: int | None = None
+    ) -> list[Report]:
         """Return and forget the reports of all answers to one request, in the order of their names.
 
         Args:
@@ -61,9 +70,7 @@ class AnswerLedger(Generic[_A]):
                 may be one token ahead of it.
         """
         accounts = sorted(self.peek(report_id), key=lambda entry: entry[0])
-        self._complete.pop(report_id, None)
-        for request_id, _ in accounts:
-            self._open.pop(request_id, None)
+        self.drop(report_id)
         return [{"name": name, **account.report(tokens)} for name, account in accounts]
 
     @property

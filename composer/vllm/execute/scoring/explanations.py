@@ -43,15 +43,15 @@ class _Answer:
         The last token of an answer that is not complete may still be sampled again.
         """
         positions = range(first, len(self.tokens) - (not self.complete))
-        tokens = [self.shape.read(self.tokens[position].tolist()) for position in positions]
+        if not positions:
+            return {"tokens": []}
+        figures = torch.stack([self.tokens[position] for position in positions])
+        tokens = list(map(self.shape.read, figures.tolist()))
         if self.choices is not None:
             chosen = self.choices()
             for position, token in zip(positions, tokens, strict=True):
                 token["candidate"] = chosen[position]
         return {"tokens": tokens}
-
-    def report(self, tokens: int | None) -> Report:
-        return self.since(0)
 
 
 @dataclass(slots=True)
@@ -117,7 +117,7 @@ class Explanations:
         if last:
             for _, answer in answers:
                 answer.complete = True
-            self._ledger.take(report_id)
+            self._ledger.drop(report_id)
         return [{"name": name, **answer.since(seen.get(name, 0))} for name, answer in answers]
 
     # ---- one step
