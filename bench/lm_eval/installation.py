@@ -1,7 +1,7 @@
 """lm-evaluation-harness in an environment of its own, which the project's environment never sees.
 
-It borrows the packages of the project's environment, such as torch and transformers, by a `.pth`
-file, so that 220 MB are downloaded and not some gigabytes.
+It borrows the packages of the project's environment by a `.pth` file, so that torch, transformers
+and others are not downloaded a second time.
 """
 
 from __future__ import annotations
