@@ -17,6 +17,7 @@ from composer.errors import (
     quoted,
 )
 from composer.fields import BASE
+from composer.formula import quote_name
 from composer.plan import Limits, Plan
 from composer.request import parse_composition
 from server.auth.keys import Key
@@ -73,12 +74,15 @@ class Catalogue:
         return parse_composition(composition, known=known, limits=self._limits, param=param)
 
     def plan_of(self, model: str, key: Key) -> Plan:
-        """Return the plan of a stored composition, of the default router, or of a formula.
+        """Return the plan of one model alone, a stored composition, the default router or a
+        formula. A name such as `chat-small` is a model before it is a formula.
 
         Raises:
             CompositionError: `model` is none of these.
         """
         self.check_key(model, key)
+        if (name := self.member_name(model)) in self.member_names:
+            return self.parse(quote_name(name), param="model", key=key)
         if (stored := self._store.find(model)) is not None:
             return self.stored_plan(stored, key, param="model")
         if model == AUTO:

@@ -88,7 +88,7 @@ class Resolver:
             if kind is None:
                 self._catalogue.refuse_composition(model, key)
                 return None
-            plan = self._plan_of(model, key)
+            plan = self._catalogue.plan_of(model, key)
         else:
             if model not in self._engine.base_names:
                 raise CompositionSchemaError(
@@ -107,12 +107,6 @@ class Resolver:
             raise
         name, recipe = self._catalogue.describe(model, composition)
         return replace(resolution, composition=name, recipe=recipe)
-
-    def _plan_of(self, model: str, key: Key) -> Plan:
-        if model not in self._registry:
-            return self._catalogue.plan_of(model, key)
-        alone = {"members": [{"model": model, "weight": 1}]}  # to be explained
-        return self._catalogue.parse(alone, param="model", key=key)
 
     async def _resolve_adapter(
         self, kind: Kind | None, body: Body, alias: str, key: Key, pins: Pins | None

@@ -6,10 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from server.compose.scoring.score_fields import IMPOSSIBLE
 from server.engine.port import Body, Engine, ExplainedPart
-
-IMPOSSIBLE = -9999.0
-"""Stands for the log-probability of an impossible token, as in vLLM's responses."""
 
 _DIGITS = 6
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from composer.errors import CompositionError, GangTooLargeError, UnsupportedError
-from composer.formula import quote_name
 from composer.plan import Plan
 from composer.prompts import RequestPrompt
 from server.auth.keys import Key
@@ -122,7 +121,7 @@ def _ask(index: int, composition: Any, catalogue: Catalogue, key: Key) -> _Asked
         body, members_key = {FIELD: composition}, key
     else:
         try:
-            plan = _plan_of(composition, catalogue, key)
+            plan = catalogue.plan_of(composition, key)
         except CompositionError as error:
             error.param = param
             raise
@@ -131,13 +130,6 @@ def _ask(index: int, composition: Any, catalogue: Catalogue, key: Key) -> _Asked
         catalogue.access.check_plan(plan, members_key)
     may_share = all(catalogue.access.composes(member.model, key) for member in plan.members)
     return _Asked(body, plan, may_share and _is_simple(plan))
-
-
-def _plan_of(model: str, catalogue: Catalogue, key: Key) -> Plan:
-    if not catalogue.names_one_model(model):
-        return catalogue.plan_of(model, key)
-    catalogue.check_key(model, key)
-    return catalogue.parse(quote_name(catalogue.member_name(model)), "model", key)
 
 
 def _is_simple(plan: Plan) -> bool:

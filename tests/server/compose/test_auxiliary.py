@@ -45,7 +45,7 @@ def family(
     arguments = [
         *("--model", str(zoo_base), "--adapters", f"chat={zoo.ADAPTERS['chat']}"),
         *("--auxiliary", f"small={zoo_small},chat={small['chat']},rude={small['rude']}"),
-        *("--auxiliary", f"other={own_template}"),
+        *("--auxiliary", f"chat-small={own_template}"),
         *("--auxiliary-memory", "32", "--max-model-len", "512", "--max-num-seqs", "16"),
         *("--adapter-root", str(zoo.PROJECT / "zoo" / "adapters")),
     ]
@@ -113,16 +113,16 @@ def test_recipes_take_auxiliary_models(family: LiveServer, recipe: dict[str, Any
 def test_a_conversation_is_rendered_by_each_models_template(
     family: LiveServer, own_template: Path
 ) -> None:
-    """`other` reads `Well. ` before everything."""
+    """`chat-small` reads `Well. ` before everything."""
     tokenizer = AutoTokenizer.from_pretrained(own_template)
     messages = [{"role": "user", "content": "Who are you?"}]
     text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     assert text.startswith("Well. ")
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    chat = family.chat("other", return_token_ids=True)
-    assert tokens_of(chat) == tokens_of(family.complete("other", ids, return_token_ids=True))
+    chat = family.chat("chat-small", return_token_ids=True)
+    assert tokens_of(chat) == tokens_of(family.complete("chat-small", ids, return_token_ids=True))
     said = chat.json()["choices"][0]["message"]["content"]
-    options: dict[str, Any] = {"model": "other", "temperature": 0}
+    options: dict[str, Any] = {"model": "chat-small", "temperature": 0}
     responses = {"input": messages, "max_output_tokens": 12} | options
     answer = family.http.post("/v1/responses", json=responses).json()
     assert answer["output"][0]["content"][0]["text"] == said
@@ -134,7 +134,23 @@ def test_a_conversation_is_rendered_by_each_models_template(
         first: float = answer["choices"][0]["logprobs"]["content"][0]["logprob"]
         return first
 
-    assert surprise("small") != pytest.approx(surprise("other"), abs=1e-3)
+    assert surprise("small") != pytest.approx(surprise("chat-small"), abs=1e-3)
+
+
+def test_a_name_that_reads_as_a_difference_is_that_of_its_model(family: LiveServer) -> None:
+    """Of `chat-small`, and not of `chat` minus `small`."""
+    member = {"model": "chat-small", "weight": 1.0, "prompt": "request"}
+    answer = family.complete("chat-small", PROMPT)
+    assert answer.json()["composition"]["plan"]["members"] == [member]
+    items = [{"prompt": PROMPT, "completion": [31, 32]}]
+    body = {"compositions": ["chat-small", "chat"], "items": items}
+    scored = family.http.post("/v1/compose/score", json=body)
+    assert [plan["members"] for plan in scored.json()["plans"]] == [
+        [member],
+        [member | {"model": "chat"}],
+    ]
+    card = family.http.get("/v1/models/chat-small").json()
+    assert card["id"] == "chat-small"
 
 
 def test_a_mixture_across_models(family: LiveServer) -> None:
@@ -157,12 +173,12 @@ def test_a_mixture_across_models(family: LiveServer) -> None:
 
 
 def test_experts_that_cannot_be_routed_together(family: LiveServer) -> None:
-    """`other` reads conversations in a template of its own."""
+    """`chat-small` reads conversations in a template of its own."""
     posterior = {"kind": "posterior", "prompt": True}
-    mixture = {"recipe": "mixture", "experts": ["chat", "other"], "router": posterior}
+    mixture = {"recipe": "mixture", "experts": ["chat", "chat-small"], "router": posterior}
     refused = family.chat("base", composition=mixture)
     assert refused.status_code == 400
-    for words in ("'other'", "chat template", '"prompt"'):
+    for words in ("'chat-small'", "chat template", '"prompt"'):
         assert words in refused.json()["error"]["message"]
     assert family.complete("base", PROMPT, composition=mixture).status_code == 200
     assert family.chat("base", composition=mixture | {"router": "posterior"}).status_code == 200
