@@ -7,15 +7,14 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
-from fastapi import APIRouter, Request
-from prometheus_client import REGISTRY
+from fastapi import APIRouter
+from prometheus_client import REGISTRY, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
     Metric,
 )
-from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from starlette.responses import Response
 
@@ -26,6 +25,11 @@ from server.engine.port import Engine
 from server.lifecycle import Lifecycle, Phase
 
 logger = logging.getLogger(__name__)
+
+TEXT_FORMAT = "text/plain; version=0.0.4; charset=utf-8"
+"""The one format, which every scraper reads. prometheus_client's OpenMetrics writes
+`vllm:num_requests_running` as `vllm_num_requests_running` to a Prometheus before version 3
+(prometheus/client_python#1177), and queries find nothing."""
 
 _PATIENCE_S = 1.0
 """How long to wait for the engine's figures before showing the previous ones."""
@@ -86,13 +90,12 @@ def make_metrics(
         except TimeoutError:
             logger.warning("The engine did not report its figures within %g s", _PATIENCE_S)
 
-    formats: dict[str, Any] = {"text/plain": {}, "application/openmetrics-text": {}}
+    formats: dict[str, Any] = {"text/plain": {}}
 
     @router.get(METRICS, response_class=Response, responses={200: {"content": formats}})
-    async def show_metrics(request: Request) -> Response:
-        """Return the metrics in the format that the client accepts."""
+    async def show_metrics() -> Response:
+        """Return the metrics in Prometheus' text format."""
         await refresh()
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(REGISTRY), media_type=content_type)
+        return Response(generate_latest(REGISTRY), media_type=TEXT_FORMAT)
 
     return router

@@ -14,6 +14,14 @@ from tests.support.live_server import LiveServer
 OF_PROMETHEUS = {"instance", "job"}
 """Labels that a scrape adds."""
 
+ACCEPTED = {
+    "2": "application/openmetrics-text;version=1.0.0;q=0.5,"
+    "application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
+    "3": "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,"
+    "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
+}
+"""What Prometheus of a version asks for."""
+
 SCRAPE = "up"
 """The metric that Prometheus makes itself."""
 
@@ -27,16 +35,19 @@ class Shown:
     samples: int = 0
 
 
-@pytest.fixture(scope="module")
-def metrics(server: LiveServer) -> Mapping[str, Shown]:
-    """The metrics, by the names that queries use, of a server that has done a bit of everything."""
+@pytest.fixture(scope="module", params=ACCEPTED)
+def metrics(server: LiveServer, request: pytest.FixtureRequest) -> Mapping[str, Shown]:
+    """The metrics, by the names that queries use, of a server that has done a bit of everything,
+    as Prometheus of some version reads them."""
     assert server.complete("base + 0.5*polite - 0.5*rude", max_tokens=2).status_code == 200
     assert server.chat("auto", "What is 12 plus 7?", max_tokens=2).status_code == 200
     body = {"model": "polite", "items": [{"prompt": "Once upon a", "completion": " time"}]}
     assert server.http.post("/v1/compose/score", json=body).status_code == 200
     assert server.complete("nobody").status_code == 404
+    answer = server.http.get("/metrics", headers={"Accept": ACCEPTED[request.param]})
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
     shown: dict[str, Shown] = {}
-    for family in text_string_to_metric_families(server.http.get("/metrics").text):
+    for family in text_string_to_metric_families(answer.text):
         for sample in family.samples:
             metric = shown.setdefault(sample.name, Shown(family.type))
             metric.labels |= sample.labels.keys()
