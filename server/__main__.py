@@ -117,7 +117,7 @@ def _serve(settings: Settings, lifecycle: Lifecycle) -> None:
             logger.info("what is published or stored is lost at exit; see --adapter-store")
         elif store.read_only:
             logger.warning("the adapter store is read-only: nothing can be published or stored")
-        _prepare_environment(shapes, keys=settings.keys.required)
+        _prepare_environment(settings, shapes)
         check_address(settings.host, settings.port, settings.vllm_flags)
         encoder = _load_encoder(settings.prompt_encoder)
         # vLLM takes seconds to import, so it comes last, after everything that can fail early.
@@ -181,7 +181,7 @@ def _adapter_store(settings: Settings) -> Iterator[Store]:
         yield Store(Path(folder))
 
 
-def _prepare_environment(shapes: ModelShapes | None, *, keys: bool) -> None:
+def _prepare_environment(settings: Settings, shapes: ModelShapes | None) -> None:
     """Set the environment variables that vLLM reads as it is imported, unless they are set."""
     if os.environ.get(_RUNTIME_UPDATES, "0") not in ("", "0"):
         raise ValueError(
@@ -189,7 +189,7 @@ def _prepare_environment(shapes: ModelShapes | None, *, keys: bool) -> None:
             "Unset it. Name adapters with --adapters, or set COMPOSER_ADMIN_KEY, so that these "
             "routes publish in the adapter store."
         )
-    if keys and os.environ.get(_RESPONSE_STORE, "0") not in ("", "0"):
+    if settings.keys.required and os.environ.get(_RESPONSE_STORE, "0") not in ("", "0"):
         raise ValueError(
             f"{_RESPONSE_STORE} is set: any key could continue the responses of any other. "
             "Unset it, or serve without keys."
@@ -201,7 +201,7 @@ def _prepare_environment(shapes: ModelShapes | None, *, keys: bool) -> None:
     root = str(Path(__file__).resolve().parent.parent)
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([root, *filter(None, paths)]))
-    prepare_environment()
+    logger.info("model runner: %s", prepare_environment(settings.model_runner))
     run_first_in_children()
     if is_tiny(shapes):
         for name, value in _TINY_ENVIRONMENT.items():

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from composer.vllm.options import DEFAULT_GANG_PATIENCE_S
+from composer.vllm.options import DEFAULT_GANG_PATIENCE_S, MODEL_RUNNERS
 from server.auth.access_control import MetricsAccess
 from server.option_values import (
     auxiliary_model,
@@ -198,6 +198,12 @@ def option_parser() -> argparse.ArgumentParser:
         default=100.0,
         metavar="WEIGHT",
         help="largest magnitude of a weight (default: %(default)s)",
+    )
+    add(
+        "--model-runner",
+        choices=MODEL_RUNNERS,
+        default="auto",
+        help="vLLM's model runner; auto is V2 on CUDA, V1 elsewhere (default: auto)",
     )
     add(
         "--gang-patience",

@@ -28,6 +28,7 @@ class Settings:
     default_router: router of the model `auto`, with `top_k` and `explain` of its mixture.
     auxiliary_memory_bytes: KV cache of each auxiliary model; None leaves it to the base's size.
     drain_s: how long requests in flight may take to finish after SIGTERM.
+    model_runner: vLLM's model runner: auto, v1 or v2.
     gang_patience_s: how long other requests may overtake a composed one that waits for room.
     log_requests: whether to log each composed request.
     verbose: whether to print everything that vLLM, torch and transformers log.
@@ -54,6 +55,7 @@ class Settings:
     auxiliaries: tuple[AuxiliaryOption, ...]
     auxiliary_memory_bytes: int | None
     drain_s: float
+    model_runner: str
     gang_patience_s: float
     log_requests: bool
     verbose: bool
@@ -103,6 +105,7 @@ class Settings:
             auxiliaries=tuple(options.auxiliary),
             auxiliary_memory_bytes=options.auxiliary_memory and options.auxiliary_memory * MIB,
             drain_s=options.drain_seconds,
+            model_runner=options.model_runner,
             gang_patience_s=options.gang_patience,
             log_requests=options.request_log,
             verbose=options.verbose,

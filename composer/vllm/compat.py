@@ -237,10 +237,10 @@ def check_engine(config: VllmConfig) -> None:
     Raises:
         ValueError: names the setting and the remedy.
     """
-    if config.use_v2_model_runner:
+    if config.use_v2_model_runner and config.parallel_config.enable_batch_sharded_sampling:
         raise ValueError(
-            "composition needs vLLM's V1 model runner; set VLLM_USE_V2_MODEL_RUNNER=0 "
-            "in the environment of the server"
+            "composition does not work with batch-sharded sampling, which puts the rows of one "
+            "request on several ranks; drop --enable-batch-sharded-sampling"
         )
     if config.speculative_config is not None:
         raise ValueError(

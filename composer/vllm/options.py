@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from composer.vllm.auxiliary.spec import Auxiliary, to_additional_config
 
 SCHEDULER = "composer.vllm.schedule.gang_scheduler.gang_scheduler"
 WORKER = "composer.vllm.execute.worker.ComposerWorker"
-PROCESSOR = "composer.vllm.execute.v1.composition_processor:CompositionProcessor"
+PROCESSORS = {
+    "0": "composer.vllm.execute.v1.composition_processor:CompositionProcessor",
+    "1": "composer.vllm.execute.v2.slot_processor:SlotProcessor",
+}
+"""By the value of `VLLM_USE_V2_MODEL_RUNNER`."""
 
 PATIENCE_KEY = "composer_gang_patience_s"
 """Key in vLLM's `additional_config`, which must be JSON."""
@@ -18,20 +23,39 @@ PATIENCE_KEY = "composer_gang_patience_s"
 DEFAULT_GANG_PATIENCE_S = 3.0
 """How long requests that fit may pass a waiting gang, counted from when it first did not fit."""
 
+MODEL_RUNNERS = ("auto", "v1", "v2")
+
 _V2_RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
 
 
-def prepare_environment() -> None:
-    """Select the model runner that composition supports. Call this before vLLM is imported.
+def prepare_environment(model_runner: str = "auto") -> str:
+    """Select vLLM's model runner, and return which. Call this before vLLM is imported.
+
+    Args:
+        model_runner: "v1", "v2", or "auto": as `VLLM_USE_V2_MODEL_RUNNER` says, otherwise V2 on
+            CUDA, and V1 where PyTorch has no CUDA or there is no Triton.
 
     Raises:
         ValueError: the environment selects the other one.
     """
-    if os.environ.setdefault(_V2_RUNNER, "0") not in ("", "0"):
+    given = os.environ.get(_V2_RUNNER, "")
+    if model_runner == "auto":
+        wanted = given or ("1" if _has_cuda() else "0")
+    else:
+        wanted = {"v1": "0", "v2": "1"}[model_runner]
+    if wanted not in PROCESSORS or (given and given != wanted):
         raise ValueError(
-            f"{_V2_RUNNER} is set to {os.environ[_V2_RUNNER]}: composition needs vLLM's V1 model "
-            "runner. Unset the variable."
+            f"{_V2_RUNNER} is set to {given}, and the model runner to {model_runner}. Set it to 0 "
+            "for V1 or to 1 for V2, or unset it and give --model-runner."
         )
+    os.environ[_V2_RUNNER] = wanted
+    return "v2" if wanted == "1" else "v1"
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.version.cuda is not None and find_spec("triton") is not None
 
 
 def engine_options(
@@ -41,7 +65,7 @@ def engine_options(
     return {
         "scheduler_cls": SCHEDULER,
         "worker_cls": WORKER,
-        "logits_processors": [PROCESSOR],
+        "logits_processors": [PROCESSORS[os.environ[_V2_RUNNER]]],
         "additional_config": {
             **to_additional_config(auxiliaries),
             PATIENCE_KEY: gang_patience_s,

@@ -10,6 +10,9 @@ from pathlib import Path
 # Before vLLM is imported. One process, so that tests can look at the scheduler.
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 
+if os.environ.get("VLLM_USE_V2_MODEL_RUNNER") == "1":
+    import tests.support.triton_on_cpu  # noqa: F401
+
 from composer.vllm.options import prepare_environment
 
 prepare_environment()

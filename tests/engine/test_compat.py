@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +24,7 @@ from composer.reference.oracle import Oracle
 from composer.vllm.compat import SEAMS, SUPPORTED, check_engine
 from composer.vllm.execute.v1.composition_processor import CompositionProcessor
 from composer.vllm.execute.worker import ComposerWorker
-from composer.vllm.options import prepare_environment
+from composer.vllm.options import engine_options, prepare_environment
 from composer.vllm.schedule.gang_scheduler import SyncGangScheduler
 from composer.vllm.schedule.kv_cache.kv_pools import RoutedKVCache
 from composer.vllm.workarounds.cpu_lora import AdapterwisePunica
@@ -188,12 +189,36 @@ def test_settings_that_break_gangs_are_refused_at_start(
         check_engine(config)
 
 
-def test_the_other_model_runner_is_refused_before_anything_is_read(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("asked", "given", "chosen"),
+    [
+        ("auto", None, "v1"),  # PyTorch here has no CUDA
+        ("auto", "0", "v1"),
+        ("auto", "1", "v2"),
+        ("v1", None, "v1"),
+        ("v2", None, "v2"),
+        ("v2", "1", "v2"),
+    ],
+)
+def test_the_model_runner_is_always_chosen_explicitly(
+    asked: str, given: str | None, chosen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "1")
-    with pytest.raises(ValueError, match=r"VLLM_USE_V2_MODEL_RUNNER is set to 1.*Unset"):
-        prepare_environment()
+    monkeypatch.delenv("VLLM_USE_V2_MODEL_RUNNER")
+    if given is not None:
+        monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", given)
+    assert prepare_environment(asked) == chosen
+    assert os.environ["VLLM_USE_V2_MODEL_RUNNER"] == {"v1": "0", "v2": "1"}[chosen]
+    [processor] = engine_options()["logits_processors"]
+    assert f".{chosen}." in processor
+
+
+@pytest.mark.parametrize(("asked", "given"), [("v1", "1"), ("v2", "0"), ("auto", "yes")])
+def test_a_contradiction_about_the_model_runner_is_refused(
+    asked: str, given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", given)
+    with pytest.raises(ValueError, match=f"is set to {given}, and the model runner to {asked}"):
+        prepare_environment(asked)
 
 
 def test_a_row_of_the_engine_is_a_request_of_vllm(roomy: WatchedEngine) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -28,7 +28,6 @@ from composer.vllm.execute.mixture_state import MixtureRouting
 from composer.vllm.execute.sampler import ComposingForward
 from composer.vllm.execute.scoring.explanations import Explanations
 from composer.vllm.execute.scoring.prompt_scoring import PromptScoring
-from composer.vllm.execute.v1.view import V1View
 from composer.vllm.lifeline import obey_front_end
 from composer.vllm.schedule.counts import GangFigures, figures_of
 from composer.vllm.schedule.kv_cache.kv_blocks import kv_capacity
@@ -74,10 +73,11 @@ class ComposerWorker(PlatformWorker):
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         self._log_stage("reading the weights")
         super().load_model(*args, **kwargs)
+        view_of = _view_class(v2=self.vllm_config.use_v2_model_runner)
         for runner in self.auxiliaries.runners:
-            runner.load(type(self.model_runner), self.device, V1View)
+            runner.load(type(self.model_runner), self.device, view_of)
         self._vocabulary = self.model_config.get_vocab_size()
-        base = V1View(self.model_runner)
+        base = view_of(self.model_runner)
         self._views = {None: base} | {
             runner.auxiliary.name: runner.view for runner in self.auxiliaries.runners
         }
@@ -282,6 +282,17 @@ class ComposerWorker(PlatformWorker):
         if model is None and self.switches is not None:
             used |= self.switches.adapters_in_use()
         return used
+
+
+def _view_class(*, v2: bool) -> Callable[[Any], BatchView]:
+    """Return the view of a model runner; the other one is not imported."""
+    if v2:
+        from composer.vllm.execute.v2.slot_view import V2View
+
+        return V2View
+    from composer.vllm.execute.v1.view import V1View
+
+    return V1View
 
 
 def _called(model: str | None) -> str:

@@ -1,0 +1,70 @@
+"""Lets vLLM's V2 model runner run on a CPU: Triton's interpreter computes its kernels.
+
+vLLM stands in for CUDA on a CPU (vllm/v1/worker/cpu/); what the published Triton lacks is a backend
+for it. With TRITON_INTERPRET=1 no kernel is compiled, so that a driver which merely exists is
+enough. Import it before vLLM. Streams, CUDA graphs and speed cannot be tested like this.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+os.environ["TRITON_INTERPRET"] = "1"
+
+import torch
+import triton.backends
+import triton.runtime.interpreter as interpreter
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+
+
+class _CpuDriver:
+    """The part of a Triton driver that is used without compiling anything."""
+
+    @staticmethod
+    def is_active() -> bool:
+        return True
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cpu", 0, 0)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def set_current_device(self, device: int) -> None:
+        pass
+
+    def get_current_stream(self, device: int | None = None) -> int:
+        return 0
+
+    def get_active_torch_device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def get_device_interface(self) -> Any:
+        return torch.cpu
+
+
+class _Number(int):
+    """A loop variable of a kernel: Triton's have a method `to`, the interpreter's integers none."""
+
+    def to(self, dtype: object, **_: object) -> int:
+        return int(self)
+
+
+def _numbered(ranges: Callable[..., Any]) -> Callable[..., Iterator[_Number]]:
+    return lambda *args, **kwargs: map(_Number, ranges(*args, **kwargs))
+
+
+_patch_language = interpreter._patch_lang_core
+
+
+def _patch_with_numbers(language: Any, scope: Any) -> None:
+    _patch_language(language, scope)
+    scope.set_attr(language, "range", _numbered(language.range))
+
+
+interpreter._patch_lang_core = _patch_with_numbers
+triton.backends.backends["cpu"] = triton.backends.Backend(compiler=None, driver=_CpuDriver)
+driver.set_active(_CpuDriver())
