@@ -13,7 +13,6 @@ from vllm.lora.request import LoRARequest
 from composer.vllm.execute.batch_view import (
     AdapterChoice,
     Forward,
-    GangTags,
     LoRAInputs,
     PromptScores,
     StepRows,
@@ -39,13 +38,10 @@ class V2View:
                 f"{SlotProcessor.__module__}:{SlotProcessor.__name__}"
             )
         self._processor = processors[0]
+        self.tags = self._processor.tags
         self._state: Any = None  # vLLM's ExecuteModelState
         self._step: StepRows | None = None
         self._logits: torch.Tensor | None = None
-
-    @property
-    def tags(self) -> GangTags:
-        return self._processor.tags
 
     def install_sampler(self, forward: Forward) -> None:
         self.runner.sampler = SlotSampler(self.runner.sampler, forward, self.tags)
@@ -126,9 +122,11 @@ def _let_choose(runner: Any, choice: AdapterChoice) -> None:
         def make_lora_inputs(
             self, req_ids: list[str], idx_mapping: np.ndarray, num_scheduled_tokens: np.ndarray
         ) -> LoRAInputs:
-            inputs = super().make_lora_inputs(req_ids, idx_mapping, num_scheduled_tokens)
+            inputs: LoRAInputs = super().make_lora_inputs(
+                req_ids, idx_mapping, num_scheduled_tokens
+            )
             if not choice.candidates(req_ids):
-                return inputs  # type: ignore[no-any-return]
+                return inputs
             computed = runner.req_states.num_computed_tokens_np[idx_mapping]
             return choice.choose(req_ids, computed, num_scheduled_tokens, inputs)
 
