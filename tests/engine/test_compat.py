@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 import os
 from dataclasses import fields
@@ -21,15 +20,15 @@ from vllm.v1.sample.metadata import SamplingMetadata
 
 from composer.engine_plan import ENGINE_ARG, EnginePlan, Row
 from composer.reference.oracle import Oracle
-from composer.vllm.compat import SEAMS, SUPPORTED, check_engine
+from composer.vllm.compat import SUPPORTED, check_engine
 from composer.vllm.execute.v1.composition_processor import CompositionProcessor
 from composer.vllm.execute.worker import ComposerWorker
 from composer.vllm.options import engine_options, prepare_environment
 from composer.vllm.schedule.gang_scheduler import SyncGangScheduler
 from composer.vllm.schedule.kv_cache.kv_pools import RoutedKVCache
+from composer.vllm.seams.breaks import TABLES, breaks, changed, members, read
 from composer.vllm.workarounds.cpu_lora import AdapterwisePunica
 from tests.engine.harness import Job, WatchedEngine, count_mismatches
-from tests.engine.vllm_source import RELIES_ON
 
 _spec = find_spec("vllm")
 assert _spec is not None
@@ -38,48 +37,31 @@ VLLM = Path(_spec.origin).parent
 PROMPT = tuple(range(40, 77))
 
 
-def test_vllm_still_has_what_the_engine_part_reads() -> None:
-    missing = [
-        (file, text)
-        for file, texts in RELIES_ON.items()
-        for text in texts
-        if text not in (VLLM / file).read_text()
-    ]
-    assert not missing, f"not in this vLLM; composer/vllm was written for {SUPPORTED}"
+@pytest.mark.parametrize("table", TABLES)
+def test_the_seams_are_those_of_the_installed_vllm(table: str) -> None:
+    assert changed(table)
+    assert read(table)
+    assert list(breaks(VLLM, table)) == [], f"composer/vllm was written for {SUPPORTED}"
 
 
-def members(source: str) -> dict[str, str]:
-    """Class and name of every method, with its whole signature, and of every attribute that a class
-    declares or assigns to itself."""
-    found: dict[str, str] = {}
-    for cls in ast.parse(source).body:
-        if not isinstance(cls, ast.ClassDef):
-            continue
-        for node in ast.walk(cls):
-            match node:
-                case ast.Attribute(value=ast.Name(id="self"), attr=name, ctx=ast.Store()):
-                    found.setdefault(f"{cls.name}.{name}", "")
-        for node in cls.body:
-            match node:
-                case ast.FunctionDef() | ast.AsyncFunctionDef():
-                    returns = ast.unparse(node.returns) if node.returns else ""
-                    found[f"{cls.name}.{node.name}"] = f"({ast.unparse(node.args)}) -> {returns}"
-                case ast.AnnAssign(target=ast.Name(id=name)) | ast.Expr(value=ast.Name(id=name)):
-                    found.setdefault(f"{cls.name}.{name}", "")
-    return found
-
-
-@pytest.mark.parametrize("file", SEAMS)
-def test_a_seam_has_the_signatures_of_the_installed_vllm(file: str) -> None:
-    stub, installed = members(SEAMS[file]), members((VLLM / file).read_text())
-    assert stub
-    assert {name: installed.get(name) for name in stub} == stub
+def test_a_release_that_differs_is_told_by_name(tmp_path: Path) -> None:
+    for file in {*changed("v2"), *read("v2")}:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text((VLLM / file).read_text())
+    runner = tmp_path / "v1/worker/gpu/model_runner.py"
+    runner.write_text(
+        runner.read_text().replace("def sample(\n        self,", "def sample(self, more,")
+    )
+    (tmp_path / "v1/worker/gpu/lora_utils.py").unlink()
+    told = list(breaks(tmp_path, "v2"))
+    assert "v1/worker/gpu/lora_utils.py is gone" in told
+    assert any("GPUModelRunner.sample is (self, more" in line for line in told)
 
 
 def test_sampling_metadata_have_no_field_that_is_not_narrowed() -> None:
     """A field with a value for each row that `SampledRows` copies as it is would be those of other
     rows."""
-    known = members(SEAMS["v1/sample/metadata.py"])
+    known = members(changed("v1")["v1/sample/metadata.py"])
     assert {f"SamplingMetadata.{f.name}" for f in fields(SamplingMetadata)} == set(known)
 
 
