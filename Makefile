@@ -27,8 +27,19 @@ SETUP = $(PYTHON) -m scripts.setup --extra $(EXTRA) --venv $(VENV)
 # The tests of one server run on one worker, and long ones begin first: tests/support/engine_marker.py
 PYTEST = $(RUN) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --durations 15
 
+# Triton's interpreter, with which the V2 model runner is tested on a CPU
+INTERPRETER := $(VENV)/interpreter
+PYTEST_V2 = PYTHONPATH=$(INTERPRETER) VLLM_USE_V2_MODEL_RUNNER=1 $(RUN) -m pytest -q
+# Some of every kind of composition, and random requests under pressure
+SHORT_ON_V2 = tests/engine/execute/test_mixtures.py \
+  tests/engine/execute/test_switching.py::test_a_gate_chooses_for_every_token \
+  tests/engine/execute/test_explanations.py::test_of_a_switch_the_candidate_of_every_token \
+  tests/engine/execute/test_explanations.py::test_what_a_grammar_forbids_is_impossible_for_everyone \
+  tests/engine/execute/test_prompt_scoring.py::test_members_weights_and_moments \
+  tests/engine/schedule/test_gangs.py::test_random_requests_under_pressure
+
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev serve test test-all lint zoo experts bench claims soak fresh-check gpu-check clean
+.PHONY: help setup setup-dev serve test test-all lint zoo experts bench claims soak fresh-check gpu-check compat clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
@@ -45,10 +56,16 @@ serve: setup ## install if necessary, then serve SmolLM2 (MODEL=zoo: the zoo) on
 	  $(EXAMPLES),--examples $(EXAMPLES) )$(if $(AUXILIARY),--auxiliary $(AUXILIARY) )--host $(HOST) \
 	  --port $(PORT) $(if $(STORE),--adapter-store $(STORE) )$(ARGS)
 
-test: setup-dev ## install if necessary, then run the tests
+test: setup-dev $(INTERPRETER) ## install if necessary, then run the tests
+	$(PYTEST_V2) $(SHORT_ON_V2)
 	$(PYTEST) -m "not long" $(ARGS)
 
-test-all: setup-dev ## also repeat the figures of papers, and answer mixed traffic for two minutes
+$(INTERPRETER): requirements/interpreter.lock
+	$(RUN) -m pip install --quiet --no-deps --upgrade --target $@ -r $<
+	@touch $@
+
+test-all: setup-dev $(INTERPRETER) ## also repeat the figures of papers, and answer mixed traffic for two minutes
+	$(PYTEST_V2) tests/engine
 	$(PYTEST) $(ARGS)
 	$(RUN) -m bench.soak --minutes 2
 
@@ -70,6 +87,9 @@ bench: setup ## print the benchmark tables
 
 claims: setup ## measure every claim; python -m bench.claims NAME measures one
 	$(RUN) -m bench.claims all
+
+compat: setup ## what another release of vLLM changes at our seams: make compat VLLM=0.33.0
+	$(RUN) -m scripts.compat $(VLLM)
 
 soak: setup ## thirty minutes of mixed traffic of 64 clients; ARGS="--minutes 2" for less
 	$(RUN) -m bench.soak $(ARGS)

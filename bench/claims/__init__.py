@@ -14,6 +14,13 @@ CLAIMS: tuple[Claim, ...] = (
         0,
     ),
     Claim(
+        "v2_oracle",
+        "The same 300 requests on vLLM's V2 model runner, with Triton's interpreter on a CPU: "
+        "answers that differ, lost requests, and leftovers",
+        Sense.AT_MOST,
+        0,
+    ),
+    Claim(
         "composition_tax",
         "CPU time of composed requests relative to the same rows as plain requests of vLLM",
         Sense.AT_MOST,

@@ -6,10 +6,12 @@ that every test of this folder is a test of them.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from vllm.outputs import RequestOutput
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.request import RequestStatus
@@ -19,6 +21,10 @@ from bench.inprocess import InProcessEngine, Job
 from composer.vllm.schedule.gang import slot_of, tokens_left
 
 __all__ = ["InProcessEngine", "Job", "WatchedEngine", "count_mismatches"]
+
+of_v1 = pytest.mark.skipif(
+    os.environ.get("VLLM_USE_V2_MODEL_RUNNER") == "1", reason="reads what only the V1 runner has"
+)
 
 
 @dataclass

@@ -21,7 +21,7 @@ from bench.workload import random_gate
 from composer.engine_plan import Row, Switch
 from composer.reference.oracle import Oracle
 from composer.reference.switching_oracle import LinearGate, gated
-from tests.engine.harness import Job, WatchedEngine, count_mismatches
+from tests.engine.harness import Job, WatchedEngine, count_mismatches, of_v1
 
 PROMPT = tuple(range(40, 77))
 NAMES = ("chat", "polite", "velan")
@@ -145,6 +145,7 @@ def test_candidates_stay_until_the_last_token(roomy: WatchedEngine, oracle: Orac
     assert roomy.answers([Job(PROMPT, adapter=velan)])  # and comes back
 
 
+@of_v1
 def test_vllm_counts_all_candidates_while_a_row_may_switch(roomy: WatchedEngine) -> None:
     """On CUDA it picks the graph of a step by the adapters in its books."""
     books = roomy.runner.input_batch.lora_id_to_lora_request
