@@ -30,13 +30,13 @@ PYTEST = $(RUN) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --duratio
 # Triton's interpreter, with which the V2 model runner is tested on a CPU
 INTERPRETER := $(VENV)/interpreter
 PYTEST_V2 = PYTHONPATH=$(INTERPRETER) VLLM_USE_V2_MODEL_RUNNER=1 $(RUN) -m pytest -q
-# Some of every kind of composition, and random requests under pressure
+# Of every kind of composition something
 SHORT_ON_V2 = tests/engine/execute/test_mixtures.py \
-  tests/engine/execute/test_switching.py::test_a_gate_chooses_for_every_token \
+  tests/engine/execute/test_switching.py::test_triggers_hand_over \
+  tests/engine/execute/test_switching.py::test_beside_sums_and_plain_requests \
   tests/engine/execute/test_explanations.py::test_of_a_switch_the_candidate_of_every_token \
   tests/engine/execute/test_explanations.py::test_what_a_grammar_forbids_is_impossible_for_everyone \
-  tests/engine/execute/test_prompt_scoring.py::test_members_weights_and_moments \
-  tests/engine/schedule/test_gangs.py::test_random_requests_under_pressure
+  "tests/engine/execute/test_prompt_scoring.py::test_members_weights_and_moments[False-roomy]"
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev serve test test-all lint zoo experts bench claims soak fresh-check gpu-check compat clean
