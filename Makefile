@@ -39,7 +39,8 @@ SHORT_ON_V2 = tests/engine/execute/test_mixtures.py \
   "tests/engine/execute/test_prompt_scoring.py::test_members_weights_and_moments[False-roomy]"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev serve test test-all lint zoo experts bench claims soak fresh-check gpu-check compat clean
+.PHONY: help setup setup-dev serve test test-all lint zoo experts bench claims soak fresh-check \
+  image-check gpu-check compat clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
@@ -69,11 +70,12 @@ test-all: setup-dev $(INTERPRETER) ## also repeat the figures of papers, and ans
 	$(PYTEST) $(ARGS)
 	$(RUN) -m bench.soak --minutes 2
 
-lint: setup-dev ## ruff, mypy and typos
+lint: setup-dev ## ruff, mypy, typos and hadolint
 	$(RUN) -m ruff check
 	$(RUN) -m ruff format --check
 	$(RUN) -m mypy
 	$(VENV)/bin/typos
+	$(VENV)/bin/hadolint Dockerfile
 
 zoo: setup ## train the zoo's models and adapters again
 	$(RUN) -m zoo $(ARGS)
@@ -96,6 +98,9 @@ soak: setup ## thirty minutes of mixed traffic of 64 clients; ARGS="--minutes 2"
 
 fresh-check: setup ## run make serve and make test in a clean Debian root (as root, with mmdebstrap and buildah)
 	$(RUN) -m bench.claims fresh_machine
+
+image-check: setup ## build and run the CPU image without Docker (as root, with mmdebstrap and buildah)
+	$(RUN) -m bench.claims image
 
 gpu-check: setup ## check the GPU path on this machine
 	$(RUN) -m bench.gpu $(ARGS)

@@ -55,13 +55,17 @@ class Environment:
         """JSON file: name of a lock (or pyproject.toml) -> SHA-256 of the installed version."""
         return self.venv / "composer-setup.json"
 
-    def prepare(self, locks: Sequence[str]) -> None:
+    def prepare(self, locks: Sequence[str], *, project: bool = True) -> None:
         """Install the files in `locks` (names in requirements/) that changed since the last run.
+
+        Args:
+            locks: the locks to install.
+            project: whether to install this project as well, editable.
 
         Raises:
             SetupError: the machine lacks something, or an installation failed.
         """
-        wanted = {name: self._digest(name) for name in [*locks, PROJECT]}
+        wanted = {name: self._digest(name) for name in [*locks, *([PROJECT] if project else [])]}
         if self.python.exists() and self.installed_extra() == self.extra:
             installed = self._read_stamp()
             if wanted.items() <= installed.items():
@@ -72,7 +76,8 @@ class Environment:
         for name in locks:
             if installed.get(name) != wanted[name]:
                 self._install_lock(name)
-        self._pip(["--no-build-isolation", "-e", str(self.root)], total=1)
+        if project:
+            self._pip(["--no-build-isolation", "-e", str(self.root)], total=1)
         self._verify()
         self.stamp.write_text(json.dumps(installed | wanted, indent=1) + "\n", encoding="utf-8")
         print(f"setup: ready in {time.monotonic() - started:.0f} s")

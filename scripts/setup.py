@@ -1,6 +1,6 @@
 """Create the environment and install the locked packages, unless they are installed already.
 
-    python3 -m scripts.setup [--extra auto|cpu|cuda] [--dev] [--venv .venv]
+    python3 -m scripts.setup [--extra auto|cpu|cuda] [--dev] [--packages-only] [--venv .venv]
 
 Needs only Python's standard library. `make serve` and `make test` call it. This file and
 scripts/checks.py must parse on old Pythons, because they report that a Python is too old.
@@ -38,7 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
         extra = "cuda" if checks.has_nvidia_gpu() else "cpu"
     locks = [f"{extra}.lock", *(["dev.lock"] if arguments.dev else [])]
     try:
-        Environment(ROOT, arguments.venv.absolute(), extra).prepare(locks)
+        environment = Environment(ROOT, arguments.venv.absolute(), extra)
+        environment.prepare(locks, project=not arguments.packages_only)
     except SetupError as error:
         return fail(str(error))
     except KeyboardInterrupt:
@@ -61,6 +62,11 @@ def parse_arguments() -> argparse.Namespace:
         help="engine build; auto: cuda if nvidia-smi lists a GPU, else cpu",
     )
     parser.add_argument("--dev", action="store_true", help="also install test and lint tools")
+    parser.add_argument(
+        "--packages-only",
+        action="store_true",
+        help="leave out this project, which is then found only where it is the working directory",
+    )
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="environment's folder")
     return parser.parse_args()
 

@@ -1,13 +1,19 @@
-"""The Dockerfile says what the rest of the repository says; a build would need a daemon."""
+"""The Dockerfile says what the rest of the repository says. `make image-check` builds it."""
 
 from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sysconfig
 import tomllib
 from pathlib import Path
+from typing import Any, cast
 
+from bench.machine import buildah
+from scripts import libraries
 from scripts.locks import read_pins
+from server import server_options
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -26,31 +32,67 @@ def values(name: str) -> list[str]:
 
 
 def vllm_pin(extra: str) -> str:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     (pin,) = [
         requirement.partition("==")[2]
-        for requirement in project["project"]["optional-dependencies"][extra]
+        for requirement in project()["optional-dependencies"][extra]
         if requirement.startswith("vllm")
     ]
     return str(pin)
 
 
-def test_the_base_is_the_image_of_the_pinned_version() -> None:
-    assert values("ARG") == [f"BASE_IMAGE=vllm/vllm-openai:v{vllm_pin('cuda')}"]
-    assert values("FROM") == ["${BASE_IMAGE}"]
+def project() -> dict[str, Any]:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    return cast(dict[str, Any], tomllib.loads(text)["project"])
+
+
+def arguments() -> dict[str, str]:
+    """The build arguments and their defaults."""
+    return dict(value.split("=", 1) for value in values("ARG"))
+
+
+def stage(name: str) -> str:
+    """The instructions of a stage, one per line."""
+    text = "\n".join(f"{instruction} {rest}" for instruction, rest in instructions())
+    (found,) = [part for part in text.split("\nFROM ") if part.splitlines()[0].endswith(name)]
+    return found
+
+
+def test_hadolint_finds_nothing() -> None:
+    program = Path(sysconfig.get_path("scripts")) / "hadolint"
+    found = subprocess.run(
+        [program, "Dockerfile"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (found.returncode, found.stdout) == (0, "")
+
+
+def test_the_bases_are_pinned_arguments() -> None:
+    assert arguments()["CUDA_BASE"] == f"vllm/vllm-openai:v{vllm_pin('cuda')}"
+    assert re.fullmatch(r"debian:\d+\.\d+-slim", arguments()["CPU_BASE"])
+    assert arguments()["ENGINE"] == "cuda"
+    bases = {value.split()[0] for value in values("FROM")}
+    assert bases == {"${CUDA_BASE}", "${CPU_BASE}", "${ENGINE}"}
     assert vllm_pin("cpu") == vllm_pin("cuda")
 
 
+def test_the_stages_have_the_names_of_the_engines() -> None:
+    names = {value.partition(" AS ")[2] for value in values("FROM")}
+    assert {"cpu", "cuda"} <= names
+
+
 def test_it_does_not_run_as_root() -> None:
-    *_, user = values("USER")
-    assert re.fullmatch(r"[1-9]\d*(:[1-9]\d*)?", user)
+    (user,) = values("USER")
+    number, _, group = user.partition(":")
+    assert int(number) >= 1000
+    assert int(group) >= 1000
+    assert f"useradd --uid {number} " in " ".join(values("RUN"))
     names = [name for name, _ in instructions()]
     assert names.index("USER") > max(i for i, name in enumerate(names) if name in ("RUN", "COPY"))
 
 
 def test_every_source_exists_and_travels_to_the_build() -> None:
     ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
-    sources = [word for value in values("COPY") for word in value.split()[:-1]]
+    copies = [value.split() for value in values("COPY") if not value.startswith("--from")]
+    sources = [word for words in copies for word in words[:-1]]
     for source in sources:
         assert (ROOT / source).exists(), source
         assert f"!{source}" in ignored, f".dockerignore keeps {source} out of the build"
@@ -63,17 +105,62 @@ def test_it_is_checked_for_health() -> None:
     assert "--start-period" in check
     command = json.loads(check.partition("CMD ")[2])
     assert command[:2] == ["python3", "-c"]
-    assert "/health" in command[2]
+    assert "/ready" in command[2]
     compile(command[2], "HEALTHCHECK", "exec")
 
 
-def test_it_serves_with_the_runner_that_we_support() -> None:
-    assert json.loads(values("ENTRYPOINT")[0])[:3] == ["python3", "-m", "server"]
-    assert "VLLM_USE_V2_MODEL_RUNNER=0" in values("ENV")
+def test_the_server_is_the_first_process_and_gets_the_signal_that_drains_it() -> None:
+    entry = json.loads(values("ENTRYPOINT")[0])
+    assert entry[:3] == ["python3", "-m", "server"]
+    assert {flag for flag in entry if flag.startswith("--")} <= server_options.option_names()
+    assert values("STOPSIGNAL") == ["SIGTERM"]
     assert json.loads(values("VOLUME")[0]) == ["/models", "/adapters", "/state"]
+    assert entry[entry.index("--adapter-store") + 1].startswith("/state/")
+    assert entry[entry.index("--adapter-root") + 1] == "/adapters"
 
 
-def test_what_it_adds_is_what_the_lock_pins() -> None:
+def test_the_labels_say_what_pyproject_says() -> None:
+    (label,) = values("LABEL")
+    named = dict(re.findall(r'org\.opencontainers\.image\.(\w+)="([^"]*)"', label))
+    assert named["title"] == project()["name"]
+    assert named["version"] == project()["version"]
+    assert named["licenses"] == project()["license"]
+    assert named["revision"] == "${REVISION}"
+
+
+def test_what_it_adds_is_what_the_locks_pin() -> None:
     pins = set(read_pins(ROOT / "requirements" / "image.lock", "linux"))
     assert pins
     assert pins <= set(read_pins(ROOT / "requirements" / "cuda.lock", "linux"))
+    assert "--packages-only" in stage("cpu-packages")
+    assert "scripts.setup --extra cpu" in stage("cpu-packages")
+
+
+def test_the_cpu_image_has_the_system_libraries_and_no_build_tools() -> None:
+    words = set(stage("AS cpu").replace("\n", " ").split())
+    wanted = {
+        libraries.PACKAGES["apt"]["libnuma.so.1"],
+        libraries.PACKAGES["apt"]["libstdc++.so.6"],
+    }
+    assert wanted <= words
+    assert words.isdisjoint(
+        {"gcc", "g++", "make", "git", "python3-venv", "python3-pip", "python3-dev"}
+    )
+
+
+def test_it_names_no_package_index() -> None:
+    """pip's configuration is a secret of the build: it may hold passwords."""
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    assert "://" not in text
+    assert "index-url" not in text
+    assert all("id=pip.conf" in run for run in values("RUN") if "pip install" in run)
+
+
+def test_the_check_says_what_this_machine_lacks() -> None:
+    tools = {"sh": "dash", "builder-of-nobody": "buildah", "root-of-nobody": "mmdebstrap"}
+    lacks = buildah.missing(tools, 0)
+    assert lacks is not None
+    assert "`apt install buildah mmdebstrap`" in lacks
+    assert "become root" not in lacks
+    assert "become root" in (buildah.missing({"sh": "dash"}, 1000) or "")
+    assert buildah.missing({"sh": "dash"}, 0) is None

@@ -286,6 +286,13 @@ CLAIMS: tuple[Claim, ...] = (
         Sense.AT_MOST,
         0,
     ),
+    Claim(
+        "image",
+        "The CPU image, built on a clean Debian without a Docker daemon and run as its user: "
+        "failed checks of its health check, a composed answer, left build tools, and its end",
+        Sense.AT_MOST,
+        0,
+    ),
 )
 
 

@@ -87,10 +87,12 @@ class Platform:
 
     processor: what vLLM computes on, if that is a CPU.
     lora_ranks: the valid values of --max-lora-rank.
+    compiles: whether a CPU can compile models, for which torch needs a C++ compiler.
     """
 
     processor: Processor | None
     lora_ranks: tuple[int, ...]
+    compiles: bool = True
 
     @property
     def is_cpu(self) -> bool:
@@ -140,7 +142,7 @@ def read_flags(
     if platform.processor is not None:
         if (dtype := cpu_dtype(platform.processor, needs).name) is not None:
             parser.set_defaults(dtype=dtype)
-        if needs.small:
+        if needs.small or not platform.compiles:
             parser.set_defaults(enforce_eager=True)
     args = parser.parse_args(list(settings.vllm_flags))
     _refuse(args, parser, _REFUSED)

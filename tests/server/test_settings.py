@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -196,9 +196,13 @@ def test_defaults_for_small_models_on_a_cpu() -> None:
     assert (small.dtype, small.enforce_eager) == ("float32", True)
     assert (large.dtype, large.enforce_eager) == (None, False)
     assert 2**28 <= small.kv_cache_memory_bytes <= 2**30
+    no_compiler = replace(CPU, compiles=False)
+    assert flags(shapes=LARGE, platform=no_compiler).enforce_eager
+    assert not flags("--no-enforce-eager", shapes=LARGE, platform=no_compiler).enforce_eager
     assert small.kv_cache_memory_bytes <= large.kv_cache_memory_bytes <= 2**32
     gpu = flags(platform=GPU)
     assert (gpu.dtype, gpu.enforce_eager, gpu.kv_cache_memory_bytes) == (None, False, None)
+    assert not flags(platform=replace(GPU, compiles=False)).enforce_eager
 
 
 def test_one_back_end_for_grammars() -> None:

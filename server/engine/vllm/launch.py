@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 import os
+import shutil
 import signal
 import socket
 import typing
@@ -93,7 +94,8 @@ def run(
     cli_env_setup()
     parser = make_arg_parser(FlexibleArgumentParser(prog="python -m server", usage=USAGE))
     processor = Processor.read() if current_platform.is_cpu() else None
-    platform = Platform(processor, typing.get_args(MaxLoRARanks))
+    compiler = shutil.which(os.environ.get("CXX", "g++"))  # where torch looks for it
+    platform = Platform(processor, typing.get_args(MaxLoRARanks), compiler is not None)
     args = read_flags(parser, settings, needs, platform)
     if processor is not None:
         _use_processor(processor, args, cpu_dtype(processor, needs))
