@@ -75,7 +75,7 @@ lint: setup-dev ## ruff, mypy, typos and hadolint
 	$(RUN) -m ruff format --check
 	$(RUN) -m mypy
 	$(VENV)/bin/typos
-	$(VENV)/bin/hadolint Dockerfile
+	$(VENV)/bin/hadolint Dockerfile deploy/router.Dockerfile
 
 zoo: setup ## train the zoo's models and adapters again
 	$(RUN) -m zoo $(ARGS)

@@ -16,6 +16,7 @@ from scripts.locks import read_pins
 from server import server_options
 
 ROOT = Path(__file__).resolve().parent.parent
+ROUTER = "deploy/router.Dockerfile"
 
 
 def instructions() -> list[tuple[str, str]]:
@@ -58,10 +59,8 @@ def stage(name: str) -> str:
 
 
 def test_hadolint_finds_nothing() -> None:
-    program = Path(sysconfig.get_path("scripts")) / "hadolint"
-    found = subprocess.run(
-        [program, "Dockerfile"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    command = [Path(sysconfig.get_path("scripts"), "hadolint"), "Dockerfile", ROUTER]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (found.returncode, found.stdout) == (0, "")
 
 
