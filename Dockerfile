@@ -18,19 +18,22 @@ RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
 FROM ${CPU_BASE} AS cpu-packages
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends python3-venv libnuma1 \
+    && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
+        libnuma1 python3-venv \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 COPY scripts scripts
 COPY requirements/cpu.lock requirements/
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     PIP_NO_CACHE_DIR=1 python3 -m scripts.setup --extra cpu --packages-only --venv /opt/composer \
-    && /opt/composer/bin/python -m pip uninstall --yes pip
+    && /opt/composer/bin/python -m pip uninstall --yes pip \
+    && rm /opt/composer/setup.log
 
 FROM ${CPU_BASE} AS cpu
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends ca-certificates libnuma1 libstdc++6 python3 \
+    && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
+        ca-certificates libnuma1 libstdc++6 python3 \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=cpu-packages /opt/composer /opt/composer
 ENV PATH=/opt/composer/bin:$PATH
