@@ -43,7 +43,7 @@ def measure() -> Result:
             if not all(passed for _, passed in checks):
                 print(container.text())
     show(table(("check", "passed"), [(what, "yes" if passed else "no") for what, passed in checks]))
-    print(f"built in {built_s:.0f} s: {image.size / 1e9:.1f} GB")
+    print(f"built in {built_s:.0f} s: {image.size}")
     return Result(sum(not passed for _, passed in checks))
 
 

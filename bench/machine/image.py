@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import tempfile
@@ -36,11 +37,11 @@ _OWN_NETWORK = ("unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"'
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image, its configuration as `docker inspect` shows it, and its size in bytes."""
+    """An image, its configuration as `docker inspect` shows it, and its size as text."""
 
     buildah: Buildah
     config: Mapping[str, Any]
-    size: int
+    size: str
 
 
 def build(buildah: Buildah) -> Image:
@@ -106,9 +107,13 @@ class Container:
     def server(self) -> int:
         """Return the process id of the container's first process on this machine."""
         entry = " ".join(self.image.config["Entrypoint"])
+        # buildah's own processes name the command as well, after theirs.
+        start = re.compile(rf"(\S*/)?{re.escape(entry)}\b")
         found = descendants(self.process.pid)
-        # The processes of buildah name the command as well, after their own.
-        return next(pid for pid, command in found.items() if command.startswith(entry))
+        servers = [pid for pid, command in found.items() if start.match(command)]
+        if len(servers) != 1:
+            raise RuntimeError(f"{len(servers)} servers are in the container: {found}")
+        return servers[0]
 
     def end(self, seconds: float) -> int:
         """Send the image's stop signal to the server and return its exit status.
