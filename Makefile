@@ -39,8 +39,7 @@ SHORT_ON_V2 = tests/engine/execute/test_mixtures.py \
   "tests/engine/execute/test_prompt_scoring.py::test_members_weights_and_moments[False-roomy]"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev serve test test-all lint zoo experts bench claims soak fresh-check \
-  image-check gpu-check compat clean
+.PHONY: help setup setup-dev serve test test-all lint zoo experts bench claims soak fresh-check image-check gpu-check compat clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
