@@ -9,6 +9,10 @@ from enum import StrEnum
 from importlib import import_module
 
 
+class CannotMeasure(Exception):
+    """This machine lacks something that a claim needs; the message says what, and the remedy."""
+
+
 class Sense(StrEnum):
     """Direction of a bound."""
 

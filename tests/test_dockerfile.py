@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
+import sys
 import sysconfig
 import tomllib
 from pathlib import Path
@@ -153,6 +155,20 @@ def test_it_names_no_package_index() -> None:
     assert "://" not in text
     assert "index-url" not in text
     assert all("id=pip.conf" in run for run in values("RUN") if "pip install" in run)
+
+
+def test_without_buildah_the_check_ends_with_what_to_install() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "bench.claims", "image"],
+        cwd=ROOT,
+        env={**os.environ, "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "`apt install mmdebstrap buildah" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_the_check_says_what_this_machine_lacks() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import results
-from bench.claim import Claim
+from bench.claim import CannotMeasure, Claim
 from bench.claims import CLAIMS
 from bench.machine.environment import prepare
 
@@ -48,7 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _measure(claim: Claim, *, record: bool) -> int:
     """Measure one claim in this process."""
     prepare()
-    result = claim.measure()
+    try:
+        result = claim.measure()
+    except CannotMeasure as error:
+        print(f"{claim.name}: {error}", file=sys.stderr)
+        return 1
     if record:
         results.record(claim, result)
     print(claim.verdict(result), flush=True)

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from bench.claim import CannotMeasure
+
 TOOLS = {"mmdebstrap": "mmdebstrap", "buildah": "buildah"}
 """Program -> Debian package."""
 
@@ -80,10 +82,10 @@ def buildah(further: Mapping[str, str] = MappingProxyType({})) -> Iterator[Build
         further: programs that the block needs beside `TOOLS`, and their Debian packages.
 
     Raises:
-        RuntimeError: this machine lacks something; the message says what.
+        CannotMeasure: this machine lacks something; the message says what.
     """
     if problem := missing({**TOOLS, **further}, os.geteuid()):
-        raise RuntimeError(problem)
+        raise CannotMeasure(problem)
     with tempfile.TemporaryDirectory(prefix="buildah-") as name:
         folder = Path(name)
         state = ("--root", str(folder / "state"), "--runroot", str(folder / "run"))
@@ -103,7 +105,7 @@ def missing(tools: Mapping[str, str], user: int) -> str | None:
 
     tools: program -> Debian package.
     """
-    absent = [package for tool, package in tools.items() if shutil.which(tool) is None]
+    absent = dict.fromkeys(p for tool, p in tools.items() if shutil.which(tool) is None)
     remedies = ["become root"] if user != 0 else []
     if absent:
         remedies.append(f"`apt install {' '.join(absent)}`")

@@ -55,7 +55,8 @@ def clean_root(packages: Sequence[str]) -> Iterator[CleanRoot]:
     end of the block.
 
     Raises:
-        RuntimeError: this machine lacks something; the message says what.
+        CannotMeasure: this machine lacks something; the message says what.
+        RuntimeError: the user of the root could not be created.
         subprocess.CalledProcessError: mmdebstrap or buildah failed.
     """
     with buildah() as builder:
