@@ -75,6 +75,10 @@ def check_alone(models: Iterable[str], key: Key, field: str) -> None:
             )
 
 
+PINS = "composer.pins"
+"""Key of an ASGI scope under which a request of the server to itself has its `Pins`."""
+
+
 class Pins:
     """The adapter generations of a request that computes many texts: all texts get the same ones.
 

@@ -18,6 +18,7 @@ from composer.errors import ComposerError, UnsupportedError
 from server.auth.access_control import route_of
 from server.auth.keys import key_of
 from server.auth.quotas import Quotas
+from server.compose.access import PINS
 from server.compose.incoming.grammar_bounds import GRAMMAR_FIELDS
 from server.compose.incoming.request_body import (
     ClientGoneError,
@@ -113,7 +114,8 @@ class CompositionMiddleware:
         resolution = None
         if body is not None:
             record_of(scope).note_attempt(body)
-            resolution = await self._resolver.resolve(kind, body, key_of(scope))
+            pins = scope.get(PINS)
+            resolution = await self._resolver.resolve(kind, body, key_of(scope), pins)
         rows = self._quotas.hold(key_of(scope), _count_rows(kind, body, resolution))
         if resolution is None:
             check_expected(scope, composed=False)

@@ -117,7 +117,10 @@ class Fitter:
             "judged_on": "held-out examples" if held_out else "the examples that it learned from",
             "examples": {"learned": len(learned), "held_out": len(held_out)},
             "tokens": newton.tokens,
-            "warnings": _warnings(names, newton.best.theta, errors, newton.converged),
+            "warnings": [
+                *_warnings(names, newton.best.theta, errors, newton.converged),
+                *_beyond(formula.models, found, self.limits.max_weight),
+            ],
             "request": {"model": fitted},
         }
 
@@ -234,6 +237,16 @@ def _value(value: float, error: float) -> Body:
         "value": round(float(value), 4),
         "standard_error": round(float(error), 4) if known else None,
     }
+
+
+def _beyond(models: Sequence[str], weights: Floats, most: float) -> list[str]:
+    """Return a warning for each model whose weight no request may have."""
+    return [
+        f"the weight of {quoted(model)} is {weight:.4g}, and weights here are within ±{most:g}: "
+        "the server refuses the formula. Give bounds."
+        for model, weight in zip(models, weights, strict=True)
+        if abs(weight) > most
+    ]
 
 
 def _warnings(

@@ -14,6 +14,7 @@ from composer.fitting.affine import AffineFormula
 from composer.formula import format_number, parse
 from composer.plan import Limits, Member, Plan, normalize
 from server.auth.keys import Key
+from server.compose.access import PINS
 from server.compose.catalogue import Catalogue
 from server.compose.incoming.request_body import ClientGoneError, encode_body, replay_body
 from server.compose.incoming.request_fields import EXPECT, FIELD
@@ -70,6 +71,7 @@ class Sweeper:
             answer["reference"] = await self._score(body, data, asked)
         # One by one for a key whose rows are counted: its points must not compete with each other.
         async with InnerRequests(AT_ONCE if key.rows is None else 1) as requests:
+            scope = {**scope, PINS: asked.pins}
             tasks = [requests.start(partial(self._answer, body, entry, scope)) for entry in data]
             answers = await requests.results(tasks)
         usage: Counter[str] = Counter()

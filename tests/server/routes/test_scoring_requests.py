@@ -14,6 +14,7 @@ from tests.server.http.test_request_log import figure, line_of
 from tests.support.live_server import LiveServer
 
 SCORE, FIT = "/v1/compose/score", "/v1/compose/fit"
+SWEEP = "/v1/compose/sweep"
 ITEMS = [
     {"prompt": "Once upon a", "completion": " time there was Ann."},
     {"prompt": [5, 6, 7], "completion": [40, 41, 42]},
@@ -135,6 +136,38 @@ def test_all_texts_of_a_request_get_one_generation(admin: Admin) -> None:
     assert scores == pytest.approx([scores[0]] * 300, abs=1e-3)
     assert abs(other["data"][0]["logprob"] - scores[0]) > 0.01
     assert figure(admin.server, "composer_leases") == 0
+
+
+def test_all_points_of_a_sweep_get_one_generation(admin: Admin) -> None:
+    digest = admin.put("swapped", "polite").json()["digest"]
+    values = {"a": [0.5 + k / 64 for k in range(64)]}
+    messages = [{"role": "user", "content": "Where does Kuti Supiv live?"}]
+    body: dict[str, Any] = {"formula": "chat + a*swapped", "values": values}
+    body |= {"messages": messages, "max_tokens": 60}
+    before = ok(admin.http.post(SWEEP, json=body))
+    generated = admin.server.metric("vllm:generation_tokens_total")
+    with ThreadPoolExecutor(1) as pool:
+        sweeping = pool.submit(admin.http.post, SWEEP, json=body)
+        while admin.server.metric("vllm:generation_tokens_total") == generated:
+            assert not sweeping.done(), sweeping.result().text
+        assert admin.put("swapped", "rude").json()["digest"] != digest
+        assert not sweeping.done()
+    during, after = ok(sweeping.result()), ok(admin.http.post(SWEEP, json=body))
+    assert before["adapters"] == during["adapters"] != after["adapters"]
+    assert during["adapters"]["swapped"] == digest
+    texts = [[point["text"] for point in answer["data"]] for answer in (before, during, after)]
+    assert texts[0] == texts[1] != texts[2]
+    assert figure(admin.server, "composer_leases") == 0
+
+
+def test_a_fit_says_if_its_weights_are_beyond_what_requests_may_have(admin: Admin) -> None:
+    admin.put("wide", "polite")
+    wanted = [{"prompt": "Hi", "completion": " of the of the of the"}] * 2
+    body = {"formula": "base + 400*a*wide", "items": wanted, "held_out": 0, "ridge": 0}
+    answer = ok(admin.http.post(FIT, json=body | {"start": {"a": 1}, "max_passes": 1}))
+    [warning] = [text for text in answer["warnings"] if "refuses the formula" in text]
+    assert "'wide' is " in warning
+    error_of(admin.http.post("/v1/completions", json={**answer["request"], "prompt": "Hi"}), 400)
 
 
 # ---- several compositions, some of which cannot share a pass
