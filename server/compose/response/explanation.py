@@ -67,7 +67,7 @@ class Explainer:
 
     async def close(self) -> None:
         """Let the engine forget what will not be asked for."""
-        if not self._over:
+        if not self._over and self.engine.alive:
             await self._parts(last=True)
 
     @property
