@@ -19,6 +19,8 @@ import torch
 BEST = 5
 """How many of the most likely tokens are named."""
 
+_LOWEST = -1e30
+
 
 @dataclass(frozen=True, slots=True)
 class ExplainedShape:
@@ -42,41 +44,37 @@ class ExplainedShape:
 
         Args:
             composed: `[G, V]` float32, the composed logits; minus infinity where a token is
-                impossible.
+                impossible. Changed in place.
             members: `[K, G, V]` float32, the members' logits; changed in place.
             weights: `[G, K]` float32, of the sum or of the mixture.
             tokens: `[G]` int64, what was sampled.
         """
         ids = tokens.unsqueeze(1)
         total = composed.logsumexp(1, keepdim=True)
-        p = (composed - total).exp_()
-        impossible = p == 0
+        totals = members.logsumexp(2).T  # [G, K]
         of_token = members.gather(2, ids.expand(len(members), -1, 1)).squeeze(2).T  # [G, K]
-        alone = of_token - members.logsumexp(2).T  # [G, K]
+        alone = of_token - totals
+        best = _best(composed, total)
+        if self.base is not None:
+            of_base = totals[:, self.base : self.base + 1]
+            best_of_base = _best(members[self.base], of_base)
+        p = (composed - total).exp_()
+        # Impossible tokens: their probability is 0, and 0 times minus infinity is not a number.
+        members, composed = members.clamp_(min=_LOWEST), composed.clamp_(min=_LOWEST)
         figures = [ids, composed.gather(1, ids) - total, alone]
         if self.base is not None:
-            figures += self._of_base(composed, members[self.base], p, impossible, ids)
-        figures += _best(composed, total)
+            base = members[self.base]
+            # KL(p || p_base) = E_p[log p] - E_p[log p_base]
+            mean, mean_of_base = ((p * z).sum(1, keepdim=True) for z in (composed, base))
+            divergence = (mean - total) - (mean_of_base - of_base)
+            rank = (base > base.gather(1, ids)).sum(1, keepdim=True) + 1
+            figures += [divergence.clamp_(min=0), rank, *best_of_base]
+        figures += best
         if self.mixed:
             figures += [(weights.log() + alone).softmax(1), weights]
         else:
-            members.masked_fill_(impossible, 0.0)
             figures.append(weights * (of_token - torch.einsum("gv,kgv->gk", p, members)))
         return torch.cat([f.float() for f in figures], 1)
-
-    def _of_base(
-        self,
-        composed: torch.Tensor,
-        base: torch.Tensor,
-        p: torch.Tensor,
-        impossible: torch.Tensor,
-        ids: torch.Tensor,
-    ) -> list[torch.Tensor]:
-        total, base_total = (z.logsumexp(1, keepdim=True) for z in (composed, base))
-        ratio = (composed - total) - (base - base_total)  # log p / p_base
-        divergence = (p * ratio.masked_fill_(impossible, 0.0)).sum(1, keepdim=True).clamp_(min=0)
-        rank = (base > base.gather(1, ids)).sum(1, keepdim=True) + 1
-        return [divergence, rank, *_best(base, base_total)]
 
     def read(self, figures: list[float]) -> dict[str, Any]:
         """Return one row of `explain` as an object.

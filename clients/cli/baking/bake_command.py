@@ -60,9 +60,7 @@ def bake(
     recipe = bakeable(plan, aliases)
     if name in recipe.adapters:
         raise typer.BadParameter(f"'{name}' is part of the sum; give another name")
-    entry = client.put_adapter(
-        name, merge=recipe.merge(rank), description=f"baked from {recipe.formula}"
-    )
+    entry = client.put_adapter(name, merge=recipe.merge(rank))
     baked = {"members": [{"model": name, "weight": recipe.total}]}
     with show_progress() as step:
         tokens, rows = _compared(client, items, [asked, baked, BASE], step)
