@@ -20,7 +20,7 @@ from composer.vllm.execute.batch_view import BatchView
 from composer.vllm.schedule.gang import RowTag
 
 AT_ONCE = 16
-"""Gangs whose members' logits are copied at once."""
+"""Gangs whose members' logits are copied at once; one on a CPU, whose cache holds no more."""
 
 _EMPTY = torch.empty(0)
 _T = TypeVar("_T")
@@ -143,8 +143,9 @@ class Explanations:
                 alike[answer.shape, models].append(gang)
         asked = []
         for (shape, models), group in alike.items():
-            for begin in range(0, len(group), AT_ONCE):
-                part = group[begin : begin + AT_ONCE]
+            at_once = 1 if logits.device.type == "cpu" else AT_ONCE
+            for begin in range(0, len(group), at_once):
+                part = group[begin : begin + at_once]
                 rows = torch.tensor([gang.rows for gang in part], device=logits.device).T
                 members = torch.stack(
                     [
