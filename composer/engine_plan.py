@@ -181,7 +181,7 @@ class Scoring:
             if not all(abs(weight) <= MAX_WEIGHT for weight in weights):
                 raise ValueError(f"a weight of {weights} is not within ±{MAX_WEIGHT:g}")
         if self.divergences and not self.weights:
-            raise ValueError("divergences are those of further weights, and there are none")
+            raise ValueError("divergences are distances from further weights, and there are none")
 
 
 @dataclass(frozen=True, slots=True)

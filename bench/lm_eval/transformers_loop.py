@@ -51,8 +51,9 @@ def likelihood(
         start = len(_encode(tokenizer, request.context))
         parts = [(ids, start)]
     scores = [_scores(oracle, composition, ids)[start - 1 :] for ids, start in parts]
-    own, best = torch.cat(scores).unbind(1)
-    return Likelihood(float(own.sum()), bool((own == best).all()), len(own))
+    of_text, best = torch.cat(scores).unbind(1)
+    is_greedy = bool((of_text == best).all())
+    return Likelihood(float(of_text.sum()), is_greedy, len(of_text))
 
 
 def page_windows(tokens: Sequence[int], prefix: int) -> Iterator[tuple[list[int], int]]:
@@ -93,8 +94,8 @@ def _scores(oracle: Oracle, composition: Composition, ids: Sequence[int]) -> tor
     else:
         z = oracle.composed(rows, (), ids[1:])
     log_probs = z[:-1].double().log_softmax(1)
-    own = log_probs.gather(1, torch.tensor(ids[1:]).unsqueeze(1)).squeeze(1)
-    return torch.stack((own, log_probs.max(1).values), 1)
+    of_text = log_probs.gather(1, torch.tensor(ids[1:]).unsqueeze(1)).squeeze(1)
+    return torch.stack((of_text, log_probs.max(1).values), 1)
 
 
 def _encode(tokenizer: Any, text: str) -> list[int]:

@@ -93,11 +93,11 @@ def buildah(further: Mapping[str, str] = MappingProxyType({})) -> Iterator[Build
         pip_conf = folder / "pip.conf"
         with pip_conf.open("w", encoding="utf-8") as file:
             config.write(file)
-        own = Buildah(("buildah", "--storage-driver", "vfs", *state), folder, pip_conf, paths)
+        buildah = Buildah(("buildah", "--storage-driver", "vfs", *state), folder, pip_conf, paths)
         try:
-            yield own
+            yield buildah
         finally:
-            own.run("rm", "--all")
+            buildah.run("rm", "--all")
 
 
 def missing(tools: Mapping[str, str], user: int) -> str | None:

@@ -109,10 +109,10 @@ class Container:
         entry = " ".join(self.image.config["Entrypoint"])
         # buildah's own processes name the command as well, after theirs.
         start = re.compile(rf"(\S*/)?{re.escape(entry)}\b")
-        found = descendants(self.process.pid)
-        servers = [pid for pid, command in found.items() if start.match(command)]
+        processes = descendants(self.process.pid)
+        servers = [pid for pid, command in processes.items() if start.match(command)]
         if len(servers) != 1:
-            raise RuntimeError(f"{len(servers)} servers are in the container: {found}")
+            raise RuntimeError(f"{len(servers)} servers are in the container: {processes}")
         return servers[0]
 
     def end(self, seconds: float) -> int:

@@ -61,11 +61,11 @@ class RoutedScores:
         slot, _ = self._starts[chunk.tag.gang]
         composed = []
         for index, target in enumerate(chunk.targets):
-            one = chunk.at(index)
+            token = chunk.at(index)
             routed.prepare([Turn(slot, position + index)], states)
-            layout.compose(one.base, *one.rows[1:], constrained=False)
-            routed.update(torch.full((len(one.base), 1), target, device=one.base.device))
-            composed.append(one.base[:1])
+            layout.compose(token.base, *token.rows[1:], constrained=False)
+            routed.update(torch.full((len(token.base), 1), target, device=token.base.device))
+            composed.append(token.base[:1])
         return torch.cat(composed)
 
 

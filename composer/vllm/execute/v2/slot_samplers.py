@@ -38,7 +38,7 @@ class SlotSampler:
         """Sample from logits `[R, V]`. Companions have token 0 in the output, and no logprobs."""
         companions = {row for row, tag in self._tags.by_row.items() if tag.index > 0}
         total = batch.num_reqs
-        if not companions or total != len(batch.req_ids):  # or vLLM measures its memory
+        if not companions:
             return self._replaced(logits, batch)
         rows = [row for row in range(total) if row not in companions]
         index = async_tensor_h2d(rows, device=logits.device, dtype=torch.int64)
