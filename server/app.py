@@ -47,6 +47,7 @@ from server.routes.composition_writer import CompositionWriter
 from server.routes.compositions import make_composition_router
 from server.routes.health import make_health
 from server.routes.models import make_router
+from server.routes.pages import make_pages
 from server.routes.prometheus import make_metrics
 from server.routes.scoring import make_scoring_router
 from server.server_paths import ServerPaths
@@ -134,6 +135,7 @@ async def assemble(app: FastAPI, engine: Engine, deployment: Deployment) -> ASGI
     restrict_routes(app, settings.exposed)
     routers = [
         make_health(deployment.lifecycle),
+        make_pages(),
         make_router(engine, registry, store, catalogue),
         make_composition_router(writer, store, catalogue),
         make_scoring_router(engine, scorer, catalogue, settings.limits, writer, inner),

@@ -39,6 +39,13 @@ METRICS = "/metrics"
 KEYLESS = frozenset({"/live", "/ready", "/health"})
 """Routes that require no key, for orchestrators and load balancers."""
 
+PAGES = frozenset({"/", "/status"})
+"""Pages for browsers. They and their files hold nothing of this server; the routes that they ask
+require a key as ever."""
+
+PAGE_FILES = "/page/"
+"""Below it are the scripts, styles and pictures of the pages."""
+
 _ADAPTERS = "/v1/adapters"
 _COMPOSITIONS = "/v1/compositions"
 _VLLM_ADAPTERS = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
@@ -82,6 +89,11 @@ def restrict_routes(app: FastAPI, exposed: Collection[str]) -> None:
 def route_path(route: BaseRoute) -> str:
     """Return the path of a route, with the names of its parameters in braces."""
     return str(getattr(route, "path", ""))
+
+
+def is_page(path: str) -> bool:
+    """Return whether a path is that of a page for browsers, or of a file of one."""
+    return path in PAGES or path.startswith(PAGE_FILES)
 
 
 def role_for(method: str, path: str) -> Role:
@@ -131,7 +143,8 @@ class AccessControl:
         await self._app(scope, receive, send)
 
     def _identify(self, scope: Scope, path: str) -> Key:
-        keyless = path in KEYLESS or (self._is_metrics(path) and self._metrics_are_open)
+        keyless = path in KEYLESS or is_page(path)
+        keyless = keyless or (self._is_metrics(path) and self._metrics_are_open)
         keyless = keyless and scope.get("method", "GET") in _READING
         return self._keys.anonymous(scope) if keyless else self._keys.identify(scope)
 

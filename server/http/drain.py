@@ -7,12 +7,15 @@ import asyncio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from composer.errors import ComposerError
-from server.auth.access_control import KEYLESS, METRICS, route_of
+from server.auth.access_control import KEYLESS, METRICS, is_page, route_of
 from server.errors import error_events, error_response
 from server.http.senders import content_type
 from server.lifecycle import Lifecycle
 
-_ALWAYS_ANSWERED = KEYLESS | {METRICS}
+
+def _is_answered(path: str) -> bool:
+    """Return whether a route answers during the drain too: supervisors and operators look on."""
+    return path in KEYLESS or path == METRICS or is_page(path)
 
 
 class DrainMiddleware:
@@ -23,7 +26,7 @@ class DrainMiddleware:
         self._lifecycle = lifecycle
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or (path := route_of(scope)) in _ALWAYS_ANSWERED:
+        if scope["type"] != "http" or _is_answered(path := route_of(scope)):
             await self._app(scope, receive, send)
             return
         response = _BreakableResponse(send, path)

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from server.auth.access_control import KEYLESS
+from server.routes.pages import page_files
 from tests.support.live_server import LiveServer, serving
 from zoo.prompts import EXAMPLES
 
@@ -140,6 +141,18 @@ def test_routes_without_a_key_read_only(guarded: Guarded, path: str) -> None:
     for model in ("x@0123456789ab", "polite"):
         answer = guarded.anonymous.post(path, json={"model": model})
         assert "API key" in message_of(answer, path, 401)
+
+
+def test_pages_ask_for_no_key_and_take_nothing(guarded: Guarded) -> None:
+    for path in page_files():
+        assert guarded.anonymous.get(path).status_code == 200, path
+        assert "API key" in message_of(guarded.anonymous.post(path, json={}), path, 401)
+    assert "is not a route" in message_of(guarded.anonymous.get("/page/x.js"), "/page/x.js", 404)
+    for path in ("/pagex", "/page", "/status/", "/page/../metrics", "/page/%2e%2e/metrics"):
+        url = f"{guarded.live.url}{path}"  # as it is, not resolved
+        request = guarded.anonymous.build_request("GET", url)
+        request.url = request.url.copy_with(raw_path=path.encode())
+        assert guarded.anonymous.send(request).status_code in (401, 404), path
 
 
 def test_what_is_not_on_the_list_does_not_exist(guarded: Guarded) -> None:
