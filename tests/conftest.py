@@ -23,7 +23,7 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
 
-pytest_plugins = ["pytester"]
+pytest_plugins = ["pytester", "tests.server.shared_server", "tests.server.administration"]
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import httpx
 import pytest
-from safetensors.torch import load_file, save_file
 
 from tests.support.live_server import LiveServer, serving
 
@@ -58,6 +57,9 @@ class Admin:
 @pytest.fixture(scope="session")
 def root(zoo_adapters: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that administrators may publish from."""
+    # Every run of pytest reads this module; not every one needs torch.
+    from safetensors.torch import load_file, save_file
+
     folder = tmp_path_factory.mktemp("root")
     for name in ("polite", "rude", "chat"):
         shutil.copytree(zoo_adapters[name], folder / name)

@@ -19,7 +19,7 @@ from openai.types.responses.response_create_params import (
 
 from composer.engine_plan import RESERVED_ARGS
 from server.compose.incoming.request_fields import check_misspelt
-from tests.server.conftest import CONTEXT
+from tests.server.shared_server import CONTEXT
 from tests.support.live_server import LiveServer
 
 OTHER = {"model": "rude", "weight": -1.0}
