@@ -32,6 +32,7 @@ INTERPRETER := $(VENV)/interpreter
 PYTEST_V2 = PYTHONPATH=$(INTERPRETER) VLLM_USE_V2_MODEL_RUNNER=1 $(RUN) -m pytest -q
 # Of every kind of composition something
 SHORT_ON_V2 = tests/engine/execute/test_mixtures.py \
+  "tests/engine/auxiliary/test_auxiliary_models.py::test_greedy_answers_alone[tight]" \
   tests/engine/execute/test_switching.py::test_triggers_hand_over \
   tests/engine/execute/test_switching.py::test_beside_sums_and_plain_requests \
   tests/engine/execute/test_explanations.py::test_of_a_switch_the_candidate_of_every_token \

@@ -21,6 +21,14 @@ CLAIMS: tuple[Claim, ...] = (
         0,
     ),
     Claim(
+        "compat",
+        "What composition overrides, adjusts, reads and imports in vLLM, compared with its source: "
+        "names and signatures that the installed release lacks; the other supported releases must "
+        "lack none either",
+        Sense.AT_MOST,
+        0,
+    ),
+    Claim(
         "composition_tax",
         "CPU time of composed requests relative to the same rows as plain requests of vLLM",
         Sense.AT_MOST,

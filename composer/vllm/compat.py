@@ -1,11 +1,8 @@
-"""The supported release of vLLM, and engine settings that composition cannot do with."""
+"""Engine settings that composition cannot do with."""
 
 from __future__ import annotations
 
 from vllm.config import VllmConfig
-
-SUPPORTED = "0.32.0"
-"""The vLLM release that the tests run."""
 
 
 def check_engine(config: VllmConfig) -> None:
@@ -14,10 +11,16 @@ def check_engine(config: VllmConfig) -> None:
     Raises:
         ValueError: names the setting and the remedy.
     """
-    if config.use_v2_model_runner and config.parallel_config.enable_batch_sharded_sampling:
+    if config.parallel_config.enable_batch_sharded_sampling:
         raise ValueError(
             "composition does not work with batch-sharded sampling, which puts the rows of one "
             "request on several ranks; drop --enable-batch-sharded-sampling"
+        )
+    if (interval := config.scheduler_config.prefill_schedule_interval) > 1:
+        raise ValueError(
+            f"composition does not work with a prefill schedule interval of {interval}: vLLM holds "
+            "prompts back for whole steps, and a gang starts in the step in which all its rows "
+            "have read theirs; drop --prefill-schedule-interval"
         )
     if config.speculative_config is not None:
         raise ValueError(

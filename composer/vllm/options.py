@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from composer.vllm.auxiliary.spec import Auxiliary, to_additional_config
+from composer.vllm.releases import check_release, installed_release
 
 SCHEDULER = "composer.vllm.schedule.gang_scheduler.gang_scheduler"
 WORKER = "composer.vllm.execute.worker.ComposerWorker"
@@ -36,8 +37,10 @@ def prepare_environment(model_runner: str = "auto") -> str:
             CUDA, and V1 where PyTorch has no CUDA or there is no Triton.
 
     Raises:
-        ValueError: the environment selects the other one.
+        ValueError: this vLLM is not supported, V2 cannot run without Triton, or the environment
+            selects the other runner.
     """
+    check_release(installed_release())
     given = os.environ.get(_V2_RUNNER, "")
     if model_runner == "auto":
         wanted = given or ("1" if _has_cuda() else "0")
@@ -48,6 +51,12 @@ def prepare_environment(model_runner: str = "auto") -> str:
             f"{_V2_RUNNER} is set to {given}, and the model runner to {model_runner}. Set it to 0 "
             "for V1 or to 1 for V2, or unset it and give --model-runner."
         )
+    if wanted == "1" and not _has_triton():
+        raise ValueError(
+            "the V2 model runner needs Triton, which is not installed; it comes with vLLM's CUDA "
+            "build (`make setup EXTRA=cuda`). On a CPU choose --model-runner v1, and unset "
+            f"{_V2_RUNNER}."
+        )
     os.environ[_V2_RUNNER] = wanted
     return "v2" if wanted == "1" else "v1"
 
@@ -55,7 +64,11 @@ def prepare_environment(model_runner: str = "auto") -> str:
 def _has_cuda() -> bool:
     import torch
 
-    return torch.version.cuda is not None and find_spec("triton") is not None
+    return torch.version.cuda is not None and _has_triton()
+
+
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
 
 
 def engine_options(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 import os
-from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,17 +16,17 @@ from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 from vllm.v1.core.kv_cache_manager import KVCacheManager
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.sample.logits_processor import LogitsProcessor
-from vllm.v1.sample.metadata import SamplingMetadata
 
 from composer.engine_plan import ENGINE_ARG, EnginePlan, Row
 from composer.reference.oracle import Oracle
-from composer.vllm.compat import SUPPORTED, check_engine
+from composer.vllm.compat import check_engine
 from composer.vllm.execute.v1.composition_processor import CompositionProcessor
 from composer.vllm.execute.worker import ComposerWorker
 from composer.vllm.options import engine_options, prepare_environment
 from composer.vllm.schedule.gang_scheduler import SyncGangScheduler
 from composer.vllm.schedule.kv_cache.kv_pools import RoutedKVCache
-from composer.vllm.seams.breaks import TABLES, breaks, changed, members, read
+from composer.vllm.seams.breaks import TABLES, breaks, changed, read
+from composer.vllm.seams.imports import missing_imports
 from composer.vllm.workarounds.cpu_lora import AdapterwisePunica
 from tests.engine.harness import Job, WatchedEngine, count_mismatches
 
@@ -41,7 +41,7 @@ PROMPT = tuple(range(40, 77))
 def test_the_seams_are_those_of_the_installed_vllm(table: str) -> None:
     assert changed(table)
     assert read(table)
-    assert list(breaks(VLLM, table)) == [], f"composer/vllm was written for {SUPPORTED}"
+    assert list(breaks(VLLM, table)) == []
 
 
 def test_a_release_that_differs_is_told_by_name(tmp_path: Path) -> None:
@@ -58,19 +58,85 @@ def test_a_release_that_differs_is_told_by_name(tmp_path: Path) -> None:
     assert any("GPUModelRunner.sample is (self, more" in line for line in told)
 
 
-def test_sampling_metadata_have_no_field_that_is_not_narrowed() -> None:
-    """A field with a value for each row that `SampledRows` copies as it is would be those of other
-    rows."""
-    known = members(changed("v1")["v1/sample/metadata.py"])
-    assert {f"SamplingMetadata.{f.name}" for f in fields(SamplingMetadata)} == set(known)
+STUB = """
+@complete
+class A:
+    x
+    def f(self, request: Request) -> int: ...
+    def f(self, request: Request, more: int = 0) -> int: ...
+
+@complete
+class B:
+    kept: int
+
+@optional
+class B:
+    moved: int
+"""
+
+INSTALLED = """
+class A(ABC):
+    def __init__(self) -> None:
+        self.x = 1
+    def f(self, request: Request) -> int: ...
+class B:
+    kept: int
+"""
 
 
-def test_a_changed_signature_is_seen() -> None:
-    """An argument more, as vLLM 0.33 has it, where the name and the beginning are the same."""
-    was = "class A:\n    x\n    def f(self, request: Request) -> int: ..."
-    now = "class A:\n    def f(self, request: Request, more: int = 0) -> int:\n        self.x = 1"
-    assert members(was)["A.f"] != members(now)["A.f"]
-    assert members(was)["A.x"] == members(now)["A.x"]
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ("", "", []),
+        ("request: Request)", "request: Request, more: int = 0)", []),
+        ("kept: int", "kept: int\n    moved: int", []),
+        (
+            "request: Request)",
+            "request: Request, more: int)",
+            [
+                "a.py: A.f is (self, request: Request, more: int) -> int, and was (self, request: "
+                "Request) -> int or (self, request: Request, more: int=0) -> int"
+            ],
+        ),
+        ("self.x", "self.y", ["a.py: A.x is gone"]),
+        ("kept: int", "moved: int", ["a.py: B.kept is gone"]),
+        ("kept: int", "kept: int\n    more: int", ["a.py: B.more is new"]),
+        (
+            "    def f",
+            "    @abstractmethod\n    def g(self) -> int: ...\n    def f",
+            ["a.py: A.g is new"],
+        ),
+    ],
+)
+def test_what_a_release_changes_is_told(
+    before: str, after: str, told: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.py").write_text(INSTALLED.replace(before, after, 1))
+    monkeypatch.setitem(TABLES, "stub", SimpleNamespace(CHANGED={"a.py": STUB}, READ={}))
+    assert list(breaks(tmp_path, "stub")) == told
+
+
+def test_what_has_moved_is_found_in_either_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = {"old.py or new.py": (("def f(x)", "def f(x, y)"), "z = 1")}
+    monkeypatch.setitem(TABLES, "stub", SimpleNamespace(CHANGED={}, READ=read))
+    (tmp_path / "new.py").write_text("def f(x, y): ...\nz = 1")
+    assert list(breaks(tmp_path, "stub")) == []
+    (tmp_path / "new.py").write_text("def f(x, z): ...\nz = 2")
+    assert list(breaks(tmp_path, "stub")) == [
+        "old.py or new.py: no longer contains 'def f(x)' or 'def f(x, y)'",
+        "old.py or new.py: no longer contains 'z = 1'",
+    ]
+
+
+def test_every_name_that_is_imported_from_vllm_is_there(tmp_path: Path) -> None:
+    assert list(missing_imports(VLLM)) == []
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/__init__.py").write_text("class VllmConfig: ...")
+    told = list(missing_imports(tmp_path))
+    assert not any("vllm.config VllmConfig" in line for line in told)
+    assert "composer/vllm/execute/worker.py: vllm.lora.request has no LoRARequest" in told
 
 
 def replaced(ours: type, theirs: type) -> list[tuple[str, Any, Any]]:
@@ -161,6 +227,7 @@ def test_base_rows_beside_a_full_set_of_adapters(roomy: WatchedEngine, oracle: O
             {"kv_transfer_config": {"kv_connector": "OffloadingConnector", "kv_role": "kv_both"}},
             "KV cache connectors",
         ),
+        ({"prefill_schedule_interval": 3}, "prefill schedule interval of 3"),
     ],
 )
 def test_settings_that_break_gangs_are_refused_at_start(
@@ -168,6 +235,14 @@ def test_settings_that_break_gangs_are_refused_at_start(
 ) -> None:
     config = EngineArgs(model=str(zoo_base), **options).create_engine_config()
     with pytest.raises(ValueError, match=message):
+        check_engine(config)
+
+
+def test_batch_sharded_sampling_is_refused_at_start(zoo_base: Path) -> None:
+    """It needs two ranks on the V2 model runner; on V1 vLLM refuses it."""
+    config = EngineArgs(model=str(zoo_base)).create_engine_config()
+    config.parallel_config.enable_batch_sharded_sampling = True
+    with pytest.raises(ValueError, match="drop --enable-batch-sharded-sampling"):
         check_engine(config)
 
 
@@ -183,8 +258,14 @@ def test_settings_that_break_gangs_are_refused_at_start(
     ],
 )
 def test_the_model_runner_is_always_chosen_explicitly(
-    asked: str, given: str | None, chosen: str, monkeypatch: pytest.MonkeyPatch
+    asked: str,
+    given: str | None,
+    chosen: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    (tmp_path / "triton.py").touch()  # V1's tests run without
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delenv("VLLM_USE_V2_MODEL_RUNNER")
     if given is not None:
         monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", given)
@@ -201,6 +282,21 @@ def test_a_contradiction_about_the_model_runner_is_refused(
     monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", given)
     with pytest.raises(ValueError, match=f"is set to {given}, and the model runner to {asked}"):
         prepare_environment(asked)
+
+
+def test_v2_without_triton_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("composer.vllm.options.find_spec", lambda name: None)
+    monkeypatch.delenv("VLLM_USE_V2_MODEL_RUNNER")
+    with pytest.raises(ValueError, match=r"V2 model runner needs Triton.*--model-runner v1"):
+        prepare_environment("v2")
+    assert prepare_environment("auto") == "v1"
+
+
+@pytest.mark.parametrize("release", ["0.31.1", "0.32.1", "0.34.0", "0.33.0rc1"])
+def test_an_unsupported_release_is_refused(release: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("composer.vllm.options.installed_release", lambda: release)
+    with pytest.raises(ValueError, match=rf"vLLM {release} is installed, and 0\.32\.0 and 0\.33"):
+        prepare_environment()
 
 
 def test_a_row_of_the_engine_is_a_request_of_vllm(roomy: WatchedEngine) -> None:

@@ -7,14 +7,15 @@ from typing import Any
 
 import torch
 from vllm.config import VllmConfig, set_current_vllm_config
-from vllm.v1.core.kv_cache_utils import get_kv_cache_configs
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.kv_cache_interface import KVCacheConfig
+from vllm.v1.outputs import EMPTY_MODEL_RUNNER_OUTPUT
 
 from composer.vllm.auxiliary.config import engine_config, kv_cache
 from composer.vllm.auxiliary.spec import Auxiliary
 from composer.vllm.execute.batch_view import BatchView
 from composer.vllm.execute.split_step import RunnerOutput, merge, split
+from composer.vllm.releases import kv_cache_config
 from composer.vllm.schedule.gang import RowTag
 
 
@@ -65,7 +66,7 @@ class AuxiliaryRunner:
                 "cache (latent attention, state spaces, shared caches); use another model"
             )
         with set_current_vllm_config(self.config):
-            [config] = get_kv_cache_configs(self.config, [specs], [self.auxiliary.kv_memory_bytes])
+            config = kv_cache_config(self.config, specs, self.auxiliary.kv_memory_bytes)
             config.kv_cache_layout = base.kv_cache_layout
             self.runner.initialize_kv_cache(config)
 
@@ -125,7 +126,11 @@ class AuxiliaryRunners:
         """Whether an auxiliary model takes part in the step in progress."""
         return bool(self._running)
 
-    def finish(self, base: RunnerOutput) -> RunnerOutput:
-        """End the step: the base model has sampled and passed on the tokens of all rows."""
+    def finish(self, base: RunnerOutput | None) -> RunnerOutput:
+        """End the step: the base model has sampled and passed on the tokens of all rows.
+
+        `base` is its output, which is None where it had nothing to compute on the V2 model runner.
+        """
         running, self._running = self._running, []
-        return merge([base, *(auxiliary.runner.sample_tokens(None) for auxiliary in running)])
+        outputs = [auxiliary.runner.sample_tokens(None) for auxiliary in running]
+        return merge([base or EMPTY_MODEL_RUNNER_OUTPUT, *outputs])

@@ -70,6 +70,9 @@ class DeferredOutput(AsyncModelRunnerOutput):
     def get_output(self) -> ModelRunnerOutput:
         return self._get()
 
+    def get_kv_connector_output(self) -> None:
+        """vLLM 0.33 asks for it where `get_output` fails. `check_engine` refuses connectors."""
+
 
 def resolved(output: RunnerOutput) -> ModelRunnerOutput:
     """Return the output itself, after waiting for its tokens if it is deferred."""

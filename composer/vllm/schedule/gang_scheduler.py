@@ -41,6 +41,7 @@ from composer.engine_plan import EnginePlan
 from composer.errors import CompositionError
 from composer.vllm.lifeline import obey_front_end
 from composer.vllm.options import gang_patience_s
+from composer.vllm.releases import refuse_request
 from composer.vllm.schedule.admission import Admission
 from composer.vllm.schedule.barrier import Barrier
 from composer.vllm.schedule.counts import GangFigures, correct_stats
@@ -107,7 +108,7 @@ class _GangScheduler(Scheduler):
         except (CompositionError, ValueError) as error:
             # The front end checks this too and answers 400. Here only this request may fail.
             logger.error("Refused request %s: %s", request.request_id, error)
-            self.grammar_compile_error_reqs.add(request.request_id)
+            refuse_request(self, request.request_id, str(error))
             return
         if gang is None:
             return
@@ -216,8 +217,8 @@ class _GangScheduler(Scheduler):
         step.tokens -= new
         return new
 
-    def _get_local_prefix_cache_hit(self, request: Request) -> Any:
-        hit = super()._get_local_prefix_cache_hit(request)
+    def _get_local_prefix_cache_hit(self, request: Request, *limit: int | None) -> Any:
+        hit = super()._get_local_prefix_cache_hit(request, *limit)
         gang = self.gangs.of(request)
         if gang is None or (gang.released and not gang.scored):
             return hit

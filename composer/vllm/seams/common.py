@@ -36,6 +36,9 @@ class Scheduler:
     def _get_local_prefix_cache_hit(
         self, request: Request
     ) -> tuple[KVCacheBlocks, int, int, bool]: ...
+    def _get_local_prefix_cache_hit(
+        self, request: Request, max_cache_hit_length: int | None = None
+    ) -> tuple[KVCacheBlocks, int, int, bool]: ...
     def make_stats(
         self, spec_decoding_stats: SpecDecodingStats | None = None,
         kv_connector_stats: KVConnectorStats | None = None,
@@ -48,6 +51,9 @@ class Scheduler:
 # model. The same test compares the arguments of all its methods.
 class KVCacheManager:
     def get_computed_blocks(self, request: Request) -> tuple[KVCacheBlocks, int, int]: ...
+    def get_computed_blocks(
+        self, request: Request, max_cache_hit_length: int | None = None
+    ) -> tuple[KVCacheBlocks, int, int]: ...
     def truncate_computed_blocks(
         self, blocks: KVCacheBlocks, num_computed_tokens: int
     ) -> KVCacheBlocks: ...
@@ -111,8 +117,13 @@ class LoRAModelManager:
     "v1/outputs.py": """
 # The figures of gangs travel to the workers as an attribute of a step's output, and what a step
 # could not load travels back on its result, which may be deferred.
+@complete
 class AsyncModelRunnerOutput:
     def get_output(self) -> ModelRunnerOutput: ...
+
+@optional
+class AsyncModelRunnerOutput:
+    def get_kv_connector_output(self) -> KVConnectorOutput | None: ...
 """,
     "v1/engine/output_processor.py": """
 # The server replaces lora_states of the output processor: vLLM would count the adapters of gangs
@@ -144,14 +155,21 @@ class BaseRenderer:
 """,
 }
 
-READ: dict[str, tuple[str, ...]] = {
+READ: dict[str, tuple[str | tuple[str, ...], ...]] = {
     "v1/core/sched/scheduler.py": (
         "num_new_tokens = self._reserve_prefill_lookahead(",
         "ready_to_schedule = self._handle_blocked_waiting_request(request)",
         "if num_running >= self.max_num_active_reqs:",
         "request_queue = self.kv_holding_waiting",
         "if not preempted_reqs and self._pause_state != PauseState.PAUSED_ALL:",
-        "error_req_ids = set(self.grammar_compile_error_reqs)",
+        (
+            "self.grammar_compile_error_reqs: set[str] = set()",
+            "self.grammar_compile_error_reqs: dict[str, RequestError] = {}",
+        ),
+        (
+            "error_req_ids = set(self.grammar_compile_error_reqs)",
+            "request_errors = self.grammar_compile_error_reqs\n",
+        ),
         "self.num_waiting_for_streaming_input",
         "self.requires_kv_delivery",
         "self.max_num_scheduled_tokens",
@@ -208,8 +226,18 @@ READ: dict[str, tuple[str, ...]] = {
         "loras: dict[str, LoRALayerWeights]",
     ),
     "lora/lora_weights.py": ("scaling: float | None = None",),
+    "v1/core/kv_cache_utils.py or v1/core/kv_cache_planning.py": (
+        (
+            "def get_kv_cache_configs(\n    vllm_config: VllmConfig,\n"
+            "    kv_cache_specs: list[dict[str, KVCacheSpec]],\n"
+            "    available_memory: list[int],\n) -> list[KVCacheConfig]:",
+            "def get_kv_cache_configs(\n    vllm_config: VllmConfig,\n"
+            "    kv_cache_specs: list[dict[str, KVCacheSpec]],\n"
+            "    available_memory: list[int],\n"
+            "    global_kv_cache_groups: list[KVCacheGroupSpec],\n) -> list[KVCacheConfig]:",
+        ),
+    ),
     "v1/core/kv_cache_utils.py": (
-        "def get_kv_cache_configs(",
         "def resolve_dcp_kv_block_size(spec: KVCacheSpec, dcp_world_size: int) -> int",
     ),
     "v1/kv_cache_interface.py": (

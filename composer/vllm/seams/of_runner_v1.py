@@ -27,6 +27,7 @@ class TopKTopPSampler:
     "v1/sample/metadata.py": """
 # Copied, with the rows of companions left out. A new field that has a value for each row must be
 # added in composer/vllm/execute/v1/sampled_rows.py.
+@complete
 class SamplingMetadata:
     temperature: torch.Tensor | None
     all_greedy: bool
@@ -47,6 +48,18 @@ class SamplingMetadata:
     logprob_token_ids: dict[int, list[int]] | None = None
     spec_token_ids: list[list[int]] | None = None
     thinking_budget_state_holder: ThinkingBudgetStateHolder | None = None
+""",
+    "v1/sample/logits_processor/interface.py": """
+@complete
+class LogitsProcessor:
+    @classmethod
+    def validate_params(cls, sampling_params: SamplingParams): ...
+    def __init__(
+        self, vllm_config: "VllmConfig", device: torch.device, is_pin_memory: bool
+    ) -> None: ...
+    def apply(self, logits: torch.Tensor) -> torch.Tensor: ...
+    def is_argmax_invariant(self) -> bool: ...
+    def update_state(self, batch_update: "BatchUpdate | None") -> None: ...
 """,
     "v1/worker/gpu_input_batch.py": """
 # make_lora_inputs is replaced, so that one row may use several adapters;
@@ -77,7 +90,7 @@ class GPUModelRunner:
 """,
 }
 
-READ: dict[str, tuple[str, ...]] = {
+READ: dict[str, tuple[str | tuple[str, ...], ...]] = {
     "v1/sample/sampler.py": (
         "class Sampler(nn.Module)",
         "use_fp64_gumbel",
@@ -85,8 +98,6 @@ READ: dict[str, tuple[str, ...]] = {
     ),
     "v1/sample/logits_processor/interface.py": (
         "class BatchUpdate",
-        "def update_state(",
-        'self, vllm_config: "VllmConfig", device: torch.device, is_pin_memory: bool',
         "AddedRequest = tuple[int, SamplingParams, list[int] | None, list[int]]",
         "#   - removed, added, moved",
     ),

@@ -26,6 +26,7 @@ class Sampler:
     def __call__(self, logits: torch.Tensor, input_batch: InputBatch) -> SamplerOutput: ...
 """,
     "v1/worker/gpu/sample/output.py": """
+@complete
 class SamplerOutput:
     sampled_token_ids: torch.Tensor
     logprobs_tensors: LogprobsTensors | None
@@ -49,6 +50,15 @@ class PromptLogprobsWorker:
         prompt_lens: np.ndarray,
     ) -> dict[str, LogprobsTensors]: ...
 """,
+    "v1/worker/gpu/sample/logits_processor/interface.py": """
+@complete
+class LogitsProcessor:
+    def __init__(self, vllm_config: VllmConfig, req_states: LogitsProcRequestState): ...
+    @classmethod
+    def validate_params(cls, sampling_params: SamplingParams) -> None: ...
+    def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool: ...
+    def apply(self, logits: torch.Tensor, ctx: LogitsContext) -> torch.Tensor: ...
+""",
     "v1/worker/gpu/lora_utils.py": """
 # Both methods are overridden in a subclass, so that one row may use several adapters.
 class LoraState:
@@ -61,7 +71,9 @@ class LoraState:
 """,
     "v1/worker/gpu/input_batch.py": """
 # Copied, with the rows of companions left out, as far as the sampler reads it. A new field that it
-# reads for each row must be added in composer/vllm/execute/v2/slot_samplers.py.
+# reads for each row must be added in composer/vllm/execute/v2/slot_samplers.py. The optional ones
+# are of context parallelism and speculative decoding.
+@complete
 class InputBatch:
     req_ids: list[str]
     num_reqs: int
@@ -97,12 +109,17 @@ class InputBatch:
     max_seq_len_np: np.ndarray | None = None
     max_query_len: int | None = None
     fast_prefill: "FastPrefillBatchMetadata | None" = None
-    dcp_local_seq_lens_cpu_upper_bound: torch.Tensor | None = None
     prefill_runs_as_decode_np: np.ndarray | None = None
+
+@optional
+class InputBatch:
+    dcp_local_seq_lens_cpu_upper_bound: torch.Tensor | None = None
+    pcp: "PCPBatchMetadata | None" = None
+    num_admitted_draft_tokens: "AdmittedDraftCounts | None" = None
 """,
 }
 
-READ: dict[str, tuple[str, ...]] = {
+READ: dict[str, tuple[str | tuple[str, ...], ...]] = {
     "v1/worker/gpu/model_runner.py": (
         "sampler_output = self.sampler(logits, input_batch)",
         "self.structured_outputs_worker.apply_grammar_bitmask(",
@@ -126,11 +143,6 @@ READ: dict[str, tuple[str, ...]] = {
         "def compute_topk_scores(",
         "logits_mode: bool = False",
     ),
-    "v1/worker/gpu/sample/logits_processor/interface.py": (
-        "class LogitsProcessor(ABC)",
-        "def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool",
-        "def apply(self, logits: torch.Tensor, ctx: LogitsContext) -> torch.Tensor",
-        "max_num_reqs: int",
-    ),
+    "v1/worker/gpu/sample/logits_processor/interface.py": ("max_num_reqs: int",),
     "config/parallel.py": ("enable_batch_sharded_sampling",),
 }

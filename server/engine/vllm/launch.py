@@ -25,11 +25,9 @@ from vllm.config.lora import MaxLoRARanks
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
 from vllm.entrypoints.launchers.app import build_app
-from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
 from vllm.entrypoints.launchers.launcher import NoSignalServer, setup_server
 from vllm.entrypoints.launchers.utils.server_utils import get_uvicorn_log_config
 from vllm.entrypoints.launchers.utils.ssl import SSLCertRefresher
-from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
 from vllm.logger import configure_logging_from_args
 from vllm.platforms import current_platform
 from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -47,6 +45,11 @@ from server.engine.listen_address import cannot_listen
 from server.engine.port import Capacity
 from server.engine.processor import OMP_THREADS, Processor, threads
 from server.engine.vllm.lora_gauge import bound_lora_gauge
+from server.engine.vllm.vllm_cli import (
+    cli_env_setup,
+    make_arg_parser,
+    validate_parsed_serve_args,
+)
 from server.engine.vllm.vllm_engine import VllmEngine
 from server.engine.vllm_args import (
     Dtype,

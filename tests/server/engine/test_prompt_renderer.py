@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from vllm.engine.arg_utils import EngineArgs
-from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.renderers import renderer_from_config
 from vllm.renderers.online_renderer import OnlineRenderer
 from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -19,6 +18,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from composer.errors import UnsupportedError
 from server.engine.port import Kind
 from server.engine.vllm.prompt_renderer import RELIES_ON, PromptRenderer
+from server.engine.vllm.vllm_cli import make_arg_parser
 from server.server_options import option_names, option_parser, refuse_misspelt
 
 TEMPLATE = (

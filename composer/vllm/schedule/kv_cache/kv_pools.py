@@ -93,8 +93,8 @@ class RoutedKVCache:
         """Return the manager that holds a request's blocks."""
         return self._manager_of.get(request_id, self._base)
 
-    def get_computed_blocks(self, request: Request) -> Any:
-        return self.manager_of(request.request_id).get_computed_blocks(request)
+    def get_computed_blocks(self, request: Request, *limit: int | None) -> Any:
+        return self.manager_of(request.request_id).get_computed_blocks(request, *limit)
 
     def allocate_slots(self, request: Request, *args: Any, **kwargs: Any) -> Any:
         return self.manager_of(request.request_id).allocate_slots(request, *args, **kwargs)
