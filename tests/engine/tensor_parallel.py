@@ -4,8 +4,12 @@ in the file that is its argument."""
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
+
+if os.environ.get("VLLM_USE_V2_MODEL_RUNNER") == "1":  # before vLLM; workers import this module too
+    import tests.support.triton_on_cpu  # noqa: F401
 
 from vllm import LLM
 

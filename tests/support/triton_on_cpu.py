@@ -13,6 +13,7 @@ from typing import Any
 
 os.environ["TRITON_INTERPRET"] = "1"
 
+import numpy as np
 import torch
 import triton.backends
 import triton.runtime.interpreter as interpreter
@@ -65,6 +66,22 @@ def _patch_with_numbers(language: Any, scope: Any) -> None:
     scope.set_attr(language, "range", _numbered(language.range))
 
 
+class _Reduce(interpreter.ReduceOps):
+    """NumPy refuses the place of an extremum among NaN alone, and warns of its value: a GPU gives
+    some place, and NaN."""
+
+    def min_max(
+        self, input: Any, val_reduce_op: Callable[..., Any], idx_reduce_op: Any = None
+    ) -> Any:
+        def place(values: np.ndarray, **options: Any) -> Any:
+            nothing = np.isnan(values).all(axis=self.axis, keepdims=True)
+            return idx_reduce_op(np.where(nothing, 0, values), **options)
+
+        value = {np.nanmax: np.fmax.reduce, np.nanmin: np.fmin.reduce}[val_reduce_op]
+        return super().min_max(input, value, idx_reduce_op and place)
+
+
+interpreter.ReduceOps = _Reduce
 interpreter._patch_lang_core = _patch_with_numbers
 triton.backends.backends["cpu"] = triton.backends.Backend(compiler=None, driver=_CpuDriver)
 driver.set_active(_CpuDriver())
