@@ -30,6 +30,9 @@ _TINY = 50_000_000
 _REFUSED: Mapping[str, str] = {
     "lora_modules": "name adapters with --adapters",
     "speculative_config": "speculative decoding does not go with composition yet",
+    "kv_transfer_config": "KV cache connectors do not go with composition yet",
+    "enable_batch_sharded_sampling": "it puts the rows of one composed request on several workers",
+    "prefill_schedule_interval": "it holds prompts back, and composed rows must start together",
     "api_server_count": "start one server per replica",
     "headless": "start one server per replica",
     "grpc": "only HTTP is served",

@@ -52,6 +52,9 @@ def vllm_parser() -> argparse.ArgumentParser:
     for option in ("--served-model-name", "--lora-modules", "--logits-processors"):
         parser.add_argument(option, nargs="+")
     parser.add_argument("--speculative-config")
+    parser.add_argument("--kv-transfer-config")
+    parser.add_argument("--enable-batch-sharded-sampling", action=argparse.BooleanOptionalAction)
+    parser.add_argument("--prefill-schedule-interval", type=int, default=1)
     parser.add_argument("--structured-outputs-config", type=Grammars, default=Grammars())
     parser.add_argument("--shutdown-timeout", type=int, default=0)
     return parser
@@ -223,6 +226,9 @@ def test_names_of_the_base() -> None:
     [
         ("--lora-modules", "a=x"),
         ("--speculative-config", "{}"),
+        ("--kv-transfer-config", "{}"),
+        ("--enable-batch-sharded-sampling",),
+        ("--prefill-schedule-interval", "2"),
         ("--api-server-count", "2"),
         ("--headless",),
         ("--grpc",),

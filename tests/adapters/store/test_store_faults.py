@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import multiprocessing
+import os
 import random
 import tempfile
 import time
@@ -168,6 +171,19 @@ def test_a_store_that_is_not_there_cannot_be_made_read_only(tmp_path: Path) -> N
         kind, message = process.told()
     assert kind == "StoreReadOnlyError"
     assert "nowhere" in message
+
+
+def test_a_file_system_without_locks_cannot_be_shared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As NFS mounted without a lock daemon answers: a server does not start on such a store."""
+
+    def no_locks(descriptor: int, kind: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(AdapterStoreError, match=r"store/lock.*Mount its file system with locks"):
+        Store(tmp_path / "store")
 
 
 def test_two_writers_lose_no_update(root: Path) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from vllm.engine.arg_utils import EngineArgs
 
 from composer.vllm.auxiliary.config import engine_config, kv_cache, model_config
+from composer.vllm.auxiliary.memory import free_bytes, memory_beside
 from composer.vllm.auxiliary.spec import Auxiliary, from_additional_config, to_additional_config
 
 BLOCK_BYTES = 3 * 2 * 2 * 64 * 4 * 32  # layers, keys and values, heads, head size, float32, tokens
@@ -65,6 +67,19 @@ def test_a_cache_for_less_than_a_context_is_refused_with_the_arithmetic(
     message = rf"\(3 layers \* 32768 bytes for 32 tokens\) = 8 blocks, .* {9 * BLOCK_BYTES} bytes"
     with pytest.raises(ValueError, match=message):
         kv_cache(base, short, own)
+
+
+def test_caches_that_do_not_fit_are_refused_with_the_arithmetic() -> None:
+    cpu, auxiliaries = torch.device("cpu"), [Auxiliary("a", "/a", 300), Auxiliary("b", "/b", 500)]
+    assert memory_beside(auxiliaries, 1000, explicit=False, device=cpu) == 200
+    message = r"300 \(a\) \+ 500 \(b\) = 800 bytes of 800 .*raise --gpu-memory-utilization"
+    with pytest.raises(ValueError, match=message):
+        memory_beside(auxiliaries, 800, explicit=False, device=cpu)
+    free = free_bytes(cpu)
+    assert memory_beside(auxiliaries, 1000, explicit=True, device=cpu) == 1000
+    message = rf"{2 * free} bytes \(base model\) \+ 300 \(a\) .*= {2 * free + 800} bytes"
+    with pytest.raises(ValueError, match=message):
+        memory_beside(auxiliaries, 2 * free, explicit=True, device=cpu)
 
 
 def test_a_soft_cap_on_one_side_is_refused(zoo_base: Path, zoo_small: Path, tmp_path: Path) -> None:

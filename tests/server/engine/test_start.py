@@ -15,6 +15,8 @@ from server.engine.listen_address import check_address
 from tests.support.adapter_files import factors, write_adapter, write_base
 from tests.support.live_server import refused
 
+RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
+
 pytestmark = pytest.mark.engine
 
 
@@ -100,6 +102,14 @@ def test_addresses_that_can_be_bound() -> None:
         check_address("127.0.0.1", port, ("--uds", "/tmp/socket"))
         check_address("127.0.0.1", port, ("--config=file.yaml",))
     check_address("127.0.0.1", port, ())
+
+
+def test_a_model_runner_that_cannot_be_had(base: str) -> None:
+    said = refused("--model", base, "--model-runner", "v2", environment={RUNNER: ""})
+    assert "needs Triton, which is not installed" in said
+    assert "--model-runner v1" in said
+    other = refused("--model", base, "--model-runner", "v1", environment={RUNNER: "1"})
+    assert f"{RUNNER} is set to 1" in other
 
 
 def test_vllms_unchecked_adapter_routes_stay_closed(base: str) -> None:
