@@ -66,22 +66,24 @@ def _patch_with_numbers(language: Any, scope: Any) -> None:
     scope.set_attr(language, "range", _numbered(language.range))
 
 
-class _Reduce(interpreter.ReduceOps):
+_min_max = interpreter.ReduceOps.min_max
+
+
+def _min_max_of_nan(
+    self: Any, input: Any, val_reduce_op: Callable[..., Any], idx_reduce_op: Any = None
+) -> Any:
     """NumPy refuses the place of an extremum among NaN alone, and warns of its value: a GPU gives
     some place, and NaN."""
 
-    def min_max(
-        self, input: Any, val_reduce_op: Callable[..., Any], idx_reduce_op: Any = None
-    ) -> Any:
-        def place(values: np.ndarray, **options: Any) -> Any:
-            nothing = np.isnan(values).all(axis=self.axis, keepdims=True)
-            return idx_reduce_op(np.where(nothing, 0, values), **options)
+    def place(values: np.ndarray, **options: Any) -> Any:
+        only_nan = np.isnan(values).all(axis=self.axis, keepdims=True)
+        return idx_reduce_op(np.where(only_nan, 0, values), **options)
 
-        value = {np.nanmax: np.fmax.reduce, np.nanmin: np.fmin.reduce}[val_reduce_op]
-        return super().min_max(input, value, idx_reduce_op and place)
+    value = {np.nanmax: np.fmax.reduce, np.nanmin: np.fmin.reduce}[val_reduce_op]
+    return _min_max(self, input, value, idx_reduce_op and place)
 
 
-interpreter.ReduceOps = _Reduce
+interpreter.ReduceOps.min_max = _min_max_of_nan
 interpreter._patch_lang_core = _patch_with_numbers
 triton.backends.backends["cpu"] = triton.backends.Backend(compiler=None, driver=_CpuDriver)
 driver.set_active(_CpuDriver())

@@ -105,7 +105,7 @@ def oracle(
 
 def answered(server: LiveServer, fields: dict[str, Any]) -> list[int]:
     """The token ids of a greedy answer to the prompt."""
-    options = {"max_tokens": ANSWER, "ignore_eos": True, "return_token_ids": True}
+    options: dict[str, Any] = {"max_tokens": ANSWER, "ignore_eos": True, "return_token_ids": True}
     answer = server.complete(prompt=list(PROMPT), **fields, **options)
     assert answer.status_code == 200, answer.text
     tokens: list[int] = answer.json()["choices"][0]["token_ids"]
@@ -138,9 +138,9 @@ def test_mixtures_answer_as_the_reference(server: LiveServer, oracle: Oracle) ->
 def test_prompts_are_scored_as_by_the_reference(
     server: LiveServer, oracle: Oracle, kind: str
 ) -> None:
-    options = {"max_tokens": 1, "echo": True, "logprobs": 1}
+    options: dict[str, Any] = {"max_tokens": 1, "echo": True, "logprobs": 1}
+    fields: dict[str, Any] = {"model": "base", "composition": MIXTURE}
     if kind == "mixture":
-        fields = {"model": "base", "composition": MIXTURE}
         rows = [OracleRow(row.weight, row.adapter, PROMPT[:1]) for row in MIXED]
         logits, _ = mixed(oracle, rows, ROUTER, PROMPT[1:])
     else:
