@@ -49,21 +49,30 @@ class DrainMiddleware:
 
 
 class _BreakableResponse:
-    """An ASGI `send` that tracks how far the response has come."""
+    """An ASGI `send` that tracks how far the response has come.
+
+    The status of a stream waits for its first event. If the server ends before that, a router
+    has not passed anything on and may ask another server.
+    """
 
     def __init__(self, send: Send, path: str) -> None:
         self.complete = False
         self._send = send
         self._path = path
         self._started = False
+        self._held: Message | None = None  # start of a stream without events
         self._events_sent: int | None = None  # None unless the response is a stream
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self._started = True
             if content_type(message).startswith(b"text/event-stream"):
-                self._events_sent = 0
+                self._held = message
+                return
+            self._started = True
         elif message["type"] == "http.response.body":
+            if (start := self._held) is not None:
+                self._held, self._started, self._events_sent = None, True, 0
+                await self._send(start)
             self.complete = not message.get("more_body", False)
             if self._events_sent is not None:
                 self._events_sent += message.get("body", b"").count(b"\n\n")

@@ -7,7 +7,7 @@ import json
 import signal
 
 import pytest
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bench.claims.lifecycle import DRAIN_S, SCENARIOS, Check
 from bench.machine.server import running
@@ -29,10 +29,21 @@ def test_the_end(scenario: str, multiprocessing: str) -> None:
         assert not check.deviations, server.text()[-4000:]
 
 
+START: Message = {
+    **{"type": "http.response.start", "status": 200},
+    "headers": [(b"content-type", b"text/event-stream; charset=utf-8")],
+}
+
+
 async def _endless(scope: Scope, receive: Receive, send: Send) -> None:
-    headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send(START)
     await send({"type": "http.response.body", "body": b"data: 1\n\n", "more_body": True})
+    await asyncio.Event().wait()
+
+
+async def _without_events(scope: Scope, receive: Receive, send: Send) -> None:
+    """As vLLM streams a request that waits for its first token."""
+    await send(START)
     await asyncio.Event().wait()
 
 
@@ -47,10 +58,10 @@ async def _never(scope: Scope, receive: Receive, send: Send) -> None:
 class Client:
     """One request to an application, and what came back."""
 
-    def __init__(self, lifecycle: Lifecycle, app: object, path: str) -> None:
+    def __init__(self, lifecycle: Lifecycle, app: ASGIApp, path: str) -> None:
         self.messages: list[Message] = []
         self.scope = {"type": "http", "method": "POST", "path": path, "headers": []}
-        self._app = DrainMiddleware(app, lifecycle=lifecycle)  # type: ignore[arg-type]
+        self._app = DrainMiddleware(app, lifecycle=lifecycle)
 
     async def ask(self) -> None:
         async def receive() -> Message:
@@ -99,12 +110,16 @@ def test_what_still_streams_at_the_end_gets_an_error_event(path: str, end: bytes
     assert not client.messages[-1]["more_body"]
 
 
-def test_what_has_not_begun_gets_an_error_of_its_own() -> None:
+@pytest.mark.parametrize("app", [_silent, _without_events])
+def test_what_has_not_begun_gets_an_error_of_its_own(app: ASGIApp) -> None:
+    """A router that gets a status of 503 asks another server."""
+
     async def run() -> Client:
         lifecycle = Lifecycle(drain_s=60)
-        client = Client(lifecycle, _silent, "/v1/completions")
+        client = Client(lifecycle, app, "/v1/completions")
         asking = asyncio.create_task(client.ask())
         await asyncio.sleep(0)
+        assert not client.messages
         assert lifecycle.requests_in_flight == 1
         lifecycle.signalled(signal.SIGTERM)
         lifecycle.signalled(signal.SIGINT)
