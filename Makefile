@@ -30,6 +30,8 @@ PYTEST = $(RUN) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --duratio
 # Triton's interpreter, with which the V2 model runner is tested on a CPU
 INTERPRETER := $(VENV)/interpreter
 PYTEST_V2 = PYTHONPATH=$(INTERPRETER) VLLM_USE_V2_MODEL_RUNNER=1 $(RUN) -m pytest -q
+# vllm-router, for `make scale-out` and the tests of deploy/
+ROUTER := $(VENV)/router
 # Of every kind of composition something
 SHORT_ON_V2 = tests/engine/execute/test_mixtures.py \
   "tests/engine/auxiliary/test_auxiliary_models.py::test_greedy_answers_alone[tight]" \
@@ -40,7 +42,7 @@ SHORT_ON_V2 = tests/engine/execute/test_mixtures.py \
   "tests/engine/execute/test_prompt_scoring.py::test_members_weights_and_moments[False-roomy]"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev serve test test-all lint zoo experts bench claims soak fresh-check image-check gpu-check compat clean
+.PHONY: help setup setup-dev serve test test-all lint zoo experts bench claims soak scale-out fresh-check image-check gpu-check compat clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
@@ -57,15 +59,15 @@ serve: setup ## install if necessary, then serve SmolLM2 (MODEL=zoo: the zoo) on
 	  $(EXAMPLES),--examples $(EXAMPLES) )$(if $(AUXILIARY),--auxiliary $(AUXILIARY) )--host $(HOST) \
 	  --port $(PORT) $(if $(STORE),--adapter-store $(STORE) )$(ARGS)
 
-test: setup-dev $(INTERPRETER) ## install if necessary, then run the tests
+test: setup-dev $(INTERPRETER) $(ROUTER) ## install if necessary, then run the tests
 	$(PYTEST_V2) $(SHORT_ON_V2)
 	$(PYTEST) -m "not long" $(ARGS)
 
-$(INTERPRETER): requirements/interpreter.lock
+$(INTERPRETER) $(ROUTER): $(VENV)/%: requirements/%.lock
 	$(RUN) -m pip install --quiet --no-deps --upgrade --target $@ -r $<
 	@touch $@
 
-test-all: setup-dev $(INTERPRETER) ## also repeat the figures of papers, and answer mixed traffic for two minutes
+test-all: setup-dev $(INTERPRETER) $(ROUTER) ## also repeat the figures of papers, and answer mixed traffic for two minutes
 	$(PYTEST_V2) tests/engine
 	$(PYTEST) $(ARGS)
 	$(RUN) -m bench.soak --minutes 2
@@ -95,6 +97,9 @@ compat: setup ## what another release of vLLM changes at our seams: make compat 
 
 soak: setup ## thirty minutes of mixed traffic of 64 clients; ARGS="--minutes 2" for less
 	$(RUN) -m bench.soak $(ARGS)
+
+scale-out: setup $(ROUTER) ## two servers with one store behind vllm-router: publish, drain, kill
+	$(RUN) -m bench.claims scale_out
 
 fresh-check: setup ## run make serve and make test in a clean Debian root (as root, with mmdebstrap and buildah)
 	$(RUN) -m bench.claims fresh_machine

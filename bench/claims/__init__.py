@@ -301,6 +301,14 @@ CLAIMS: tuple[Claim, ...] = (
         Sense.AT_MOST,
         0,
     ),
+    Claim(
+        "scale_out",
+        "Two servers with one store behind vllm-router, of which one is restarted and then one is "
+        "killed under traffic: failed checks of what docs/operating.md promises there, plus "
+        "requests lost before their first token",
+        Sense.AT_MOST,
+        0,
+    ),
 )
 
 

@@ -53,6 +53,7 @@ def running(
     *,
     model: Path = zoo.BASE,
     adapters: Mapping[str, Path] = zoo.ADAPTERS,
+    port: int | None = None,
 ) -> Iterator[Running]:
     """Serve a model and adapters, the zoo's by default, from readiness to the end of the block.
 
@@ -61,11 +62,12 @@ def running(
         options: further options of the server.
         model: folder of the base model.
         adapters: folders of adapters by name.
+        port: of the loopback address; a free one by default.
 
     Raises:
         RuntimeError: the server ended or took longer than `READY_S`; the message ends with its log.
     """
-    port = free_port()
+    port = port or free_port()
     pairs = ",".join(f"{name}={path}" for name, path in adapters.items())
     command = [
         *(sys.executable, "-m", "server", "--port", str(port)),
@@ -85,7 +87,7 @@ def running(
         )
         server = Running(client, process, log)
         try:
-            if not _is_ready(client, process):
+            if not is_ready(client, process):
                 raise RuntimeError(f"the server did not start:\n{server.text()[-4000:]}")
             yield server
         finally:
@@ -110,7 +112,8 @@ def free_port() -> int:
         return port
 
 
-def _is_ready(client: httpx.Client, process: subprocess.Popen[bytes]) -> bool:
+def is_ready(client: httpx.Client, process: subprocess.Popen[bytes]) -> bool:
+    """Return whether `/health` answers 200 before the process ends, within `READY_S`."""
     deadline = time.monotonic() + READY_S
     while time.monotonic() < deadline:
         try:

@@ -10,6 +10,8 @@ import compose_spec
 import pytest
 import yaml
 
+from bench.machine.router import PACKAGES
+from scripts.locks import read_pins
 from server.auth.access_control import KEYLESS
 from tests.deploy.manifests import DEPLOY, ROOT, read_yaml
 from tests.deploy.options import image_volumes, parse
@@ -53,8 +55,9 @@ def test_it_asks_for_the_models() -> None:
         interpolated({})
 
 
-def test_the_servers_differ_by_their_gpu_only(services: dict[str, dict[str, Any]]) -> None:
+def test_the_servers_differ_by_their_gpu_and_port_only(services: dict[str, dict[str, Any]]) -> None:
     one, other = (dict(services[name]) for name in SERVERS)
+    assert one.pop("ports") == ["127.0.0.1:8001:8000"]
     gpus = [one.pop("deploy"), other.pop("deploy")]
     assert one == other
     devices = [gpu["resources"]["reservations"]["devices"] for gpu in gpus]
@@ -81,11 +84,21 @@ def test_the_router_reaches_the_servers(services: dict[str, dict[str, Any]]) -> 
     assert "--health-check-endpoint=/ready" in router["command"]
 
 
-def test_the_router_takes_its_command(services: dict[str, dict[str, Any]]) -> None:
+def test_the_router_takes_its_command(
+    services: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(PACKAGES)
     launcher = pytest.importorskip("vllm_router.launch_router", reason="vllm-router: not installed")
     arguments = launcher.parse_router_args(services["router"]["command"])
     assert arguments.policy == "consistent_hash"
     assert arguments.health_check_endpoint == "/ready"
+
+
+def test_the_router_is_the_version_that_is_tested(services: dict[str, dict[str, Any]]) -> None:
+    pins = read_pins(ROOT / "requirements" / "router.lock", "linux")
+    [pin] = [pin for pin in pins if pin.startswith("vllm-router==")]
+    assert f" {pin} " in (DEPLOY / "router.Dockerfile").read_text(encoding="utf-8")
+    assert services["router"]["image"].rpartition(":")[2] == pin.partition("==")[2]
 
 
 def test_prometheus_scrapes_services_that_exist(services: dict[str, dict[str, Any]]) -> None:
@@ -127,5 +140,5 @@ def test_every_file_exists_and_every_image_has_a_version(
 
 def test_only_this_machine_reaches_the_ports(services: dict[str, dict[str, Any]]) -> None:
     ports = [port for service in services.values() for port in service.get("ports", [])]
-    assert len(ports) == 3
+    assert len(ports) == len(set(ports)) == 4
     assert all(port.startswith("127.0.0.1:") for port in ports)
