@@ -100,6 +100,15 @@ class Registry:
         """Return the number of leased generations, counted once per request."""
         return sum(self._users.values())
 
+    def users(self, generation: Generation) -> int:
+        """Return the number of leases of one generation."""
+        return self._users[generation.engine_name]
+
+    def is_current(self, generation: Generation) -> bool:
+        """Return whether an alias stands for a generation: new requests get it."""
+        served = self._served.get(generation.alias)
+        return served is not None and served.generation == generation
+
     # ---- changes
 
     def prepare(self, alias: str, digest: str, path: Path, rank: int) -> Lease:
@@ -167,8 +176,7 @@ class Registry:
 
     def _let_go(self, generation: Generation) -> None:
         name = generation.engine_name
-        served = self._served.get(generation.alias)
-        if self._users[name] > 0 or (served is not None and served.generation == generation):
+        if self._users[name] > 0 or self.is_current(generation):
             return
         del self._users[name]
         del self._live[name]

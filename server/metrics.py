@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram, Info
 
 from server.request_record import RequestRecord, ScoringKind
 
@@ -65,6 +65,8 @@ LOAD_SECONDS = Histogram(
 )
 IN_FLIGHT = Gauge("composer_requests_in_flight", "Requests whose response is not complete.")
 DRAINING = Gauge("composer_draining", "1 after the signal to stop, otherwise 0.")
+ALIVE = Gauge("composer_engine_alive", "1 while the engine can answer, 0 after its death.")
+BUILD = Info("composer_build", "The release of this server, and of the vLLM in it.")
 LEASES = Gauge("composer_leases", "Leases of adapter generations by requests in flight.")
 GENERATIONS = Gauge(
     "composer_adapter_generations", "Adapter generations that an alias or a request in flight uses."

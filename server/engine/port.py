@@ -142,6 +142,10 @@ class Engine(Protocol):
         """The names under which vLLM serves the base model, its own answers' name first."""
 
     @property
+    def version(self) -> str:
+        """The release of vLLM, such as `0.32.0`."""
+
+    @property
     def started(self) -> int:
         """When the engine was loaded, in seconds since the epoch."""
 

@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 from starlette.responses import Response
 
 from adapters import Registry, Store
+from composer.release import VERSION
 from server import metrics
 from server.auth.access_control import METRICS
 from server.engine.port import Engine
@@ -68,6 +69,28 @@ class EngineFigures(Collector):
         )
 
 
+class AdapterFigures(Collector):
+    """The generations in memory that an alias or a request uses, as they are now."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield one series for each generation; it ends when the generation is retired."""
+        leases = GaugeMetricFamily(
+            "composer_adapter_leases",
+            "Requests in flight that compute with an adapter generation; state is 'served' while "
+            "new requests get it, otherwise 'retiring'.",
+            labels=("adapter", "generation", "state"),
+        )
+        for generation in self._registry.live:
+            state = "served" if self._registry.is_current(generation) else "retiring"
+            leases.add_metric(
+                (generation.alias, generation.digest[:12], state), self._registry.users(generation)
+            )
+        yield leases
+
+
 def make_metrics(
     engine: Engine, registry: Registry, store: Store, lifecycle: Lifecycle
 ) -> APIRouter:
@@ -75,10 +98,13 @@ def make_metrics(
     router = APIRouter(tags=["metrics"])
     figures = EngineFigures()
     REGISTRY.register(figures)
+    REGISTRY.register(AdapterFigures(registry))
+    metrics.BUILD.info({"version": VERSION, "vllm": engine.version})
 
     async def refresh() -> None:
         metrics.IN_FLIGHT.set(lifecycle.requests_in_flight)
         metrics.DRAINING.set(lifecycle.phase is not Phase.SERVING)
+        metrics.ALIVE.set(engine.alive)
         metrics.LEASES.set(registry.leases)
         metrics.STORE_POSITION.set(store.followed)
         metrics.GENERATIONS.set(len(registry.live))

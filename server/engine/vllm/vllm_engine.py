@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import vllm
 from fastapi import FastAPI
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind, SamplingParams
@@ -55,6 +56,7 @@ class VllmEngine:
     ) -> None:
         self.app = app
         self.base_names = base_names
+        self.version = vllm.__version__
         self.started = int(time.time())
         self.capacities = capacities
         self._client = client
