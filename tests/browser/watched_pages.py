@@ -30,6 +30,10 @@ class PageErrors:
             page.wait_for_timeout(10)  # ms, in which events arrive
         self.found[:] = [error for error in self.found if text not in error]
 
+    def allow(self, text: str) -> None:
+        """Forget all errors with this text, whether there are any or not."""
+        self.found[:] = [error for error in self.found if text not in error]
+
     def watch(self, context: BrowserContext, origin: str) -> None:
         """Note what goes wrong on every page of `context`, which belongs to `origin`."""
         note = self.found.append

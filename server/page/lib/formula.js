@@ -1,0 +1,147 @@
+// What the page needs to know of a composition's text: its numbers, words, and errors in it. What
+// a composition means, the server says.
+
+const WORD =
+  /(?<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)|(?<name>[A-Za-z_][A-Za-z0-9_.:]*)|(?<quoted>'(?:[^']|'')*'?)|(?<symbol>[-+*/()])/g;
+
+export const isJson = (text) => text.trimStart().startsWith("{");
+
+/** Split a formula into words {kind, text, start, end}; other characters are left out. */
+export function words(text) {
+  return Array.from(text.matchAll(WORD), (match) => {
+    const [kind] = Object.entries(match.groups).find(([, value]) => value !== undefined);
+    return { kind, text: match[0], start: match.index, end: match.index + match[0].length };
+  });
+}
+
+/** Return a name as formulas write it. */
+export const quoteName = (name) =>
+  /^[A-Za-z_][A-Za-z0-9_.:]*$/.test(name) ? name : `'${name.replaceAll("'", "''")}'`;
+
+/** Return the shortest text of a number with at most four decimals. */
+export const format = (value) => String(Number(value.toFixed(4)));
+
+/**
+ * Return the weights of a composition: {label, value, start, end, suffix}. Writing a number and
+ * `suffix` in place of the characters from start to end changes the weight.
+ */
+export function weights(text) {
+  return isJson(text) ? jsonNumbers(text) : formulaNumbers(text);
+}
+
+/** Return the text with another value of one of its weights. */
+export const withWeight = (text, weight, value) =>
+  text.slice(0, weight.start) + format(value) + weight.suffix + text.slice(weight.end);
+
+/** Return the text with several weights replaced, by numbers or by names. */
+export function withValues(text, pairs) {
+  const sorted = pairs.slice().sort(([a], [b]) => b.start - a.start);
+  for (const [weight, value] of sorted) {
+    const shown = typeof value === "number" ? format(value) : value;
+    text = text.slice(0, weight.start) + shown + weight.suffix + text.slice(weight.end);
+  }
+  return text;
+}
+
+function jsonNumbers(text) {
+  const found = [];
+  // Strings are matched too, so that digits in them are no numbers.
+  const part = /("(?:[^"\\]|\\.)*")(\s*:)?|(-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)/g;
+  let label = "number";
+  for (const match of text.matchAll(part)) {
+    if (match[1]) {
+      if (match[2]) label = match[1].slice(1, -1);
+      continue;
+    }
+    const [start, end] = [match.index, match.index + match[0].length];
+    found.push({ label, value: Number(match[0]), start, end, suffix: "" });
+  }
+  return found;
+}
+
+function formulaNumbers(text) {
+  const all = words(text);
+  const found = [];
+  let [depth, isFirst] = [0, true];
+  all.forEach((word, index) => {
+    if (word.text === "(") depth += 1;
+    if (word.text === ")") depth -= 1;
+    if (word.kind === "number") {
+      found.push({
+        label: factorAfter(text, all, index),
+        value: Number(word.text),
+        start: word.start,
+        end: word.end,
+        suffix: "",
+      });
+    }
+    const before = all[index - 1]?.text;
+    const starts = index === 0 || before === "+" || before === "-";
+    if (depth <= (word.text === "(" ? 1 : 0) && starts && word.text !== "-" && word.text !== "+") {
+      if (!isFirst && word.kind !== "number" && !hasNumber(all, index)) {
+        const label = word.text === "(" ? groupAt(text, all, index) : word.text;
+        found.push({ label, value: 1, start: word.start, end: word.start, suffix: "*" });
+      }
+      isFirst = false;
+    }
+  });
+  return found;
+}
+
+/** Whether the term that starts at `index` has a number outside its parentheses. */
+function hasNumber(all, index) {
+  let depth = 0;
+  for (const word of all.slice(index)) {
+    if (word.text === "(") depth += 1;
+    else if (word.text === ")") depth -= 1;
+    else if (depth === 0 && (word.text === "+" || word.text === "-")) return false;
+    else if (depth === 0 && word.kind === "number") return true;
+  }
+  return false;
+}
+
+function factorAfter(text, all, index) {
+  const next = all[index + 2];
+  if (!next || all[index + 1].text !== "*") return all[index - 2]?.text ?? "number";
+  return next.text === "(" ? groupAt(text, all, index + 2) : next.text;
+}
+
+function groupAt(text, all, index) {
+  let depth = 0;
+  for (const word of all.slice(index)) {
+    if (word.text === "(") depth += 1;
+    if (word.text === ")") depth -= 1;
+    if (depth === 0) return text.slice(all[index].start, word.end);
+  }
+  return text.slice(all[index].start);
+}
+
+/** Return where an error of the server is: {start, end} in the text, or null. */
+export function placeOf(text, error) {
+  const position = /\(position (\d+)\)/.exec(error.message);
+  if (position) return { start: Number(position[1]), end: Number(position[1]) + 1 };
+  const name = /model '([^']+)' is not served/.exec(error.message)?.[1];
+  const key = error.param?.split(".").findLast((part) => !/^\d+$/.test(part));
+  for (const word of [name, key && `"${key}"`]) {
+    const start = word ? text.indexOf(word) : -1;
+    if (start >= 0) return { start, end: start + word.length };
+  }
+  return null;
+}
+
+/** Parse a composition; throw an error with the place of what is wrong in its JSON. */
+export function parse(text) {
+  if (!isJson(text)) return text.trim();
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    const at = Number(/position (\d+)/.exec(error.message)?.[1] ?? text.length);
+    throw new Error(`This is not JSON yet: ${error.message.split(" (line")[0]} (position ${at})`);
+  }
+}
+
+/** Return the fields of a request that ask for a composition. */
+export function asked(text) {
+  const composition = parse(text);
+  return typeof composition === "string" ? { model: composition } : { model: "base", composition };
+}

@@ -1,0 +1,61 @@
+// One answer that streams: its text, and what the composition says of its tokens.
+
+import { CutError, stream } from "./api.js";
+
+/**
+ * Stream an answer into `answer`, call `changed` at most once a frame, and `onReport` with the
+ * server's report on the composition as soon as it comes.
+ * answer: {text, tokens, members, report, finish, error, isCut, isRunning}; `text` and `tokens`
+ * begin with what is there already.
+ */
+export async function run(answer, { path, body, explain }, signal, changed, onReport) {
+  let isPlanned = false;
+  const soon = () => {
+    if (isPlanned) return;
+    isPlanned = true;
+    requestAnimationFrame(() => {
+      isPlanned = false;
+      changed();
+    });
+  };
+  const before = answer.tokens.length;
+  Object.assign(answer, { isRunning: true, isCut: false, error: null, finish: null });
+  soon();
+  try {
+    for await (const event of stream(path, explain ? { ...body, explain: true } : body, signal)) {
+      const [choice] = event.choices ?? [];
+      answer.text += choice?.delta?.content ?? choice?.text ?? "";
+      answer.finish = choice?.finish_reason ?? answer.finish;
+      if (event.composition && !answer.report) onReport?.(event.composition);
+      answer.report = event.composition ?? answer.report;
+      answer.adapters = event.adapters ?? answer.adapters;
+      const { explanation } = event;
+      answer.members = explanation?.members ?? answer.members;
+      for (const token of explanation?.answers[0]?.tokens ?? []) {
+        const position = before + token.position;
+        answer.tokens[position] = { ...token, position };
+      }
+      soon();
+    }
+  } catch (error) {
+    if (explain && error.param === "explain") {
+      answer.note = error.message;
+      return run(answer, { path, body }, signal, changed, onReport);
+    }
+    if (error.name !== "AbortError") answer.error = error.message;
+    answer.isCut = error instanceof CutError;
+  } finally {
+    answer.isRunning = false;
+    soon();
+  }
+}
+
+export const empty = (label, text = "", tokens = []) => ({
+  label, text, tokens, members: [], report: null, adapters: null, finish: null, error: null, isCut: false, isRunning: false,
+});
+
+/** Return the text of `answer` behind its explained tokens. */
+export function restOf(answer) {
+  const explained = answer.tokens.map((token) => token.token).join("");
+  return answer.text.startsWith(explained) ? answer.text.slice(explained.length) : "";
+}

@@ -1,0 +1,131 @@
+// The page: its state, its views, and what is said when the server is away or wants a key.
+
+import { get, hasKey, onConnection, setKey } from "./lib/api.js";
+import { read, write } from "./lib/fragment.js";
+import { html, render, useCallback, useEffect, useState } from "./lib/html.js";
+import { FormulaBox } from "./parts/formula_box.js";
+import { Inputs } from "./parts/inputs.js";
+import { Weights } from "./parts/weights.js";
+import { Adapters } from "./views/adapters.js";
+import { Compose } from "./views/compose.js";
+import { Fit } from "./views/fit.js";
+import { Stored } from "./views/stored.js";
+import { Sweep } from "./views/sweep.js";
+
+const VIEWS = {
+  compose: "Compose",
+  sweep: "Sweep",
+  fit: "Fit",
+  adapters: "Adapters",
+  stored: "Stored",
+};
+
+function App() {
+  const [state, setState] = useState(read);
+  const [models, setModels] = useState([]);
+  const [plan, setPlan] = useState(null);
+  const [problem, setProblem] = useState(null);
+  const [reachable, setReachable] = useState(true);
+  const [keyed, setKeyed] = useState(0);
+  const [runs, setRuns] = useState(0);
+  const update = useCallback((changes) => setState((before) => ({ ...before, ...changes })), []);
+  const load = useCallback(async () => {
+    try {
+      const { data } = await get("v1/models");
+      setModels(data);
+      setProblem(null);
+      setState((before) => (before.formula ? before : { ...before, formula: firstFormula(data) }));
+    } catch (error) {
+      setProblem(error);
+    }
+  }, []);
+
+  useEffect(() => {
+    load();
+  }, [keyed]);
+  useEffect(() => onConnection((value) => {
+    setReachable(value);
+    if (value) load();
+  }), []);
+  useEffect(() => {
+    const onHash = () => setState(read());
+    addEventListener("hashchange", onHash);
+    return () => removeEventListener("hashchange", onHash);
+  }, []);
+  useEffect(() => {
+    const timer = setTimeout(() => write(state), 200);
+    return () => clearTimeout(timer);
+  }, [state]);
+  useEffect(() => {
+    const onKey = (event) => {
+      if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && state.view === "compose") {
+        setRuns((count) => count + 1);
+      }
+    };
+    addEventListener("keydown", onKey);
+    return () => removeEventListener("keydown", onKey);
+  }, [state.view]);
+
+  const { view } = state;
+  const box = html`
+    <${FormulaBox} state=${state} update=${update} models=${models} onPlan=${setPlan}
+      onRun=${() => setRuns((count) => count + 1)} />
+    <${Weights} formula=${state.formula} onChange=${(formula) => update({ formula })} />`;
+  const inputs = html`<${Inputs} state=${state} update=${update}>${box}</${Inputs}>`;
+  const props = { state, update, models, plan, box, inputs, runs, keyed, reload: load };
+  return html`
+    <header class="top">
+      <h1>Composer</h1>
+      <nav aria-label="Views">${Object.entries(VIEWS).map(
+        ([name, label]) => html`<button type="button" aria-current=${name === view ? "page" : undefined}
+          onClick=${() => {
+            setRuns(0);
+            update({ view: name });
+          }}>${label}</button>`,
+      )}</nav>
+      <${Key} wanted=${problem?.status === 401} onKey=${() => setKeyed((count) => count + 1)} />
+    </header>
+    <div role="status" class="banner">
+      ${!reachable && html`<p class="problem">The server does not answer. What you see here stays; it is asked again every second.</p>`}
+      ${reachable && problem && html`<p class="problem">${problem.message}</p>`}
+    </div>
+    <main>
+      ${view === "sweep" && html`<${Sweep} ...${props} />`}
+      ${view === "fit" && html`<${Fit} ...${props} />`}
+      ${view === "adapters" && html`<${Adapters} ...${props} />`}
+      ${view === "stored" && html`<${Stored} ...${props} />`}
+      ${!["sweep", "fit", "adapters", "stored"].includes(view) && html`<${Compose} ...${props} />`}
+    </main>`;
+}
+
+function Key({ wanted, onKey }) {
+  const submit = (event) => {
+    event.preventDefault();
+    setKey(new FormData(event.target).get("key"));
+    event.target.parentElement.open = false;
+    onKey();
+  };
+  return html`
+    <details class="key" open=${wanted || undefined}>
+      <summary>${hasKey() ? "API key set" : "API key"}</summary>
+      <form onSubmit=${submit}>
+        <label for="key">API key <small>kept in this page's memory only</small></label>
+        <input id="key" name="key" type="password" autocomplete="off" />
+        <button type="submit">Use</button>
+      </form>
+    </details>`;
+}
+
+/** A first composition of what is served: the base and its first two adapters. */
+function firstFormula(models) {
+  const names = models
+    .filter((model) => model.owned_by === "adapters" && model.parent === "base")
+    .map((model) => model.id);
+  const [first, second] = names.includes("positive") ? ["positive", "negative"] : names.slice(-2);
+  if (!first) return "base";
+  return second && names.includes(second) ? `base + 1.5*(${first} - ${second})` : `base + 0.5*${first}`;
+}
+
+const place = document.getElementById("app");
+place.replaceChildren();
+render(html`<${App} />`, place);

@@ -1,0 +1,46 @@
+// One slider for each number of a composition.
+
+import { format, isJson, weights, withWeight } from "../lib/formula.js";
+import { html, useRef } from "../lib/html.js";
+
+const MOST = 12;
+
+export function Weights({ formula, onChange }) {
+  const all = weights(formula).slice(0, MOST);
+  if (!all.length) return null;
+  return html`
+    <fieldset class="weights">
+      <legend>Weights</legend>
+      ${all.map(
+        (weight, index) => html`
+          <${Weight} key=${index} id=${`weight-${index}`} weight=${weight} isRecipe=${isJson(formula)}
+            onChange=${(value) => onChange(withWeight(formula, weight, value))} />`,
+      )}
+    </fieldset>`;
+}
+
+function Weight({ id, weight, isRecipe, onChange }) {
+  // The range stays as it is while the slider moves.
+  const range = useRef();
+  range.current = rangeFor(weight.value, range.current, isRecipe);
+  const [min, max, step] = range.current;
+  const change = (event) => {
+    const value = Number(event.target.value);
+    if (event.target.value !== "" && Number.isFinite(value)) onChange(value);
+  };
+  return html`
+    <div class="weight">
+      <label for=${id}><code>${weight.label}</code></label>
+      <input id=${id} type="range" min=${min} max=${max} step=${step} value=${weight.value} onInput=${change} />
+      <input type="number" step=${step} value=${format(weight.value)} aria-label=${`Weight of ${weight.label}`}
+        onChange=${change} />
+    </div>`;
+}
+
+function rangeFor(value, before, isShare) {
+  if (before && value >= before[0] && value <= before[1]) return before;
+  if (Number.isInteger(value) && value > 4) return [1, 2 * value, 1];
+  if (isShare && value > 0 && value < 1) return [0, 1, 0.01];
+  const size = Math.abs(value) <= 3 ? 3 : Math.ceil(2 * Math.abs(value));
+  return [-size, size, 0.05];
+}

@@ -1,0 +1,66 @@
+"""A relay between a browser and a server, which a test can cut."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from contextlib import suppress
+from urllib.parse import urlsplit
+
+
+class Relay:
+    """Passes connections on to a server. `cut()` ends all of them; while `is_open` is false, new
+    ones are closed as soon as they come. After `limit` bytes from a client it is cut by itself."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        assert parts.hostname is not None
+        assert parts.port is not None
+        self._upstream = (parts.hostname, parts.port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._sockets: set[socket.socket] = set()
+        self._sent = 0
+        self.is_open = True
+        self.limit: int | None = None
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        """End all connections, in the middle of whatever they carry."""
+        for each in list(self._sockets):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Accept no more connections, and end those that there are."""
+        self._listener.close()
+        self.cut()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:  # the listener has been closed
+                return
+            if not self.is_open:
+                client.close()
+                continue
+            server = socket.create_connection(self._upstream)
+            self._sockets |= {client, server}
+            for source, sink in ((client, server), (server, client)):
+                arguments = (source, sink, source is client)
+                threading.Thread(target=self._pass, args=arguments, daemon=True).start()
+
+    def _pass(self, source: socket.socket, sink: socket.socket, counts: bool) -> None:
+        with suppress(OSError):  # one side has gone
+            while data := source.recv(1 << 16):
+                if counts and self.limit is not None:
+                    self._sent += len(data)
+                    if self._sent > self.limit:
+                        break
+                sink.sendall(data)
+        for each in (source, sink):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            self._sockets.discard(each)
+            each.close()

@@ -1,0 +1,165 @@
+"""The playground's views of what is stored: adapters, and compositions."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.browser.playground import REFUSED, SECONDS, address, view
+from tests.browser.relay import Relay
+from tests.browser.watched_pages import PageErrors, PageOpener
+from tests.server.administration import KEY, POLITE, RUDE, Admin
+from tests.support.live_server import LiveServer
+
+FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
+@pytest.fixture
+def open_admin(browser: Browser, admin: Admin, page_errors: PageErrors) -> Iterator[PageOpener]:
+    """Opens pages of the server for administrators."""
+    opener = PageOpener(browser, admin.server.url, page_errors)
+    yield opener
+    opener.close()
+
+
+def adapters(open_admin: PageOpener, key: str = KEY) -> Page:
+    page = open_admin("/#view=adapters")
+    use_key(page, key)
+    return page
+
+
+def use_key(page: Page, key: str) -> None:
+    page.locator("#key").evaluate("e => e.closest('details').open = true")
+    page.locator("#key").fill(key)
+    page.get_by_role("button", name="Use", exact=True).click()
+
+
+def publish(page: Page, folder: Path, alias: str) -> None:
+    page.get_by_label("choose the files").set_input_files([folder / name for name in FILES])
+    page.get_by_label("alias").fill(alias)
+    page.locator("form.drop button[type=submit]").click()
+
+
+def test_publish_replace_and_roll_back(
+    open_admin: PageOpener, admin: Admin, root: Path, page_errors: PageErrors
+) -> None:
+    page = adapters(open_admin)
+    publish(page, root / "polite", "paged")
+    expect(page.get_by_text("paged is published.")).to_be_visible(timeout=30 * SECONDS)
+    assert admin.says("paged") == POLITE
+    publish(page, root / "rude", "paged")
+    card = page.get_by_label("Adapters", exact=True).get_by_role("article").filter(has_text="paged")
+    expect(card).to_contain_text("version 2", timeout=30 * SECONDS)
+    assert admin.says("paged") == RUDE
+    card.get_by_text("History").click()
+    card.get_by_role("button", name="Back to version 1").click()
+    expect(card).to_contain_text("version 3", timeout=30 * SECONDS)
+    assert admin.says("paged") == POLITE
+    card.get_by_text("Policy").click()
+    card.get_by_label("may have a negative weight").uncheck()
+    card.get_by_role("button", name="Set").click()
+    expect(page.get_by_text("The policy of paged is set.")).to_be_visible()
+    assert admin.http.get("/v1/adapters/paged").json()["policy"]["negative"] is False
+    page.on("dialog", lambda dialog: dialog.accept())
+    card.get_by_role("button", name="Stop serving").click()
+    expect(page.get_by_text("paged is no longer served.")).to_be_visible()
+    page_errors.allow(REFUSED)  # the list before the key
+
+
+def test_a_wrong_key_is_told_apart_from_none(
+    open_admin: PageOpener, page_errors: PageErrors
+) -> None:
+    page = open_admin("/#view=adapters")
+    expect(page.get_by_role("alert")).to_contain_text("Enter a key with that role above")
+    use_key(page, "not the key at all")
+    expect(page.get_by_role("alert")).to_contain_text("is not known")
+    use_key(page, KEY)
+    expect(page.get_by_label("Adapters", exact=True)).to_be_visible()
+    expect(page.get_by_role("alert")).to_have_count(0)
+    page_errors.expect(REFUSED, page)
+
+
+def test_of_two_tabs_the_second_learns_of_the_first(
+    open_admin: PageOpener, admin: Admin, root: Path, page_errors: PageErrors
+) -> None:
+    one, two = adapters(open_admin), adapters(open_admin)
+    for page in (one, two):
+        expect(page.get_by_label("Adapters", exact=True)).to_be_visible()
+    publish(one, root / "polite", "contended")
+    expect(one.get_by_text("contended is published.")).to_be_visible(timeout=30 * SECONDS)
+    publish(two, root / "rude", "contended")
+    expect(two.get_by_role("alert")).to_contain_text("Someone else changed it meanwhile")
+    assert admin.says("contended") == POLITE
+    card = two.get_by_label("Adapters", exact=True).get_by_role("article")
+    expect(card.filter(has_text="contended")).to_contain_text("version 1")
+    publish(two, root / "rude", "contended")
+    expect(two.get_by_text("contended is published.")).to_be_visible(timeout=30 * SECONDS)
+    assert admin.says("contended") == RUDE
+    admin.http.delete("/v1/adapters/contended")
+    page_errors.allow(REFUSED)
+
+
+def test_an_upload_that_is_cut_off_publishes_nothing(
+    browser: Browser, admin: Admin, root: Path, page_errors: PageErrors
+) -> None:
+    relay = Relay(admin.server.url)
+    opener = PageOpener(browser, relay.url, page_errors)
+    try:
+        page = adapters(opener)
+        expect(page.get_by_label("Adapters", exact=True)).to_be_visible()
+        relay.limit = 100_000  # bytes; the adapter has 600,000
+        publish(page, root / "polite", "broken")
+        expect(page.get_by_role("alert")).to_contain_text("nothing was published")
+        assert admin.http.get("/v1/adapters/broken").status_code == 404
+        relay.limit = None
+        publish(page, root / "polite", "broken")
+        expect(page.get_by_text("broken is published.")).to_be_visible(timeout=30 * SECONDS)
+        assert admin.says("broken") == POLITE
+        admin.http.delete("/v1/adapters/broken")
+    finally:
+        opener.close()
+        relay.close()
+    page_errors.allow("Failed to load resource")
+    page_errors.allow("net::")
+
+
+def test_files_that_are_no_adapter_are_not_sent(
+    open_admin: PageOpener, root: Path, tmp_path: Path, page_errors: PageErrors
+) -> None:
+    page = adapters(open_admin)
+    file = tmp_path / "adapter_config.json"
+    shutil.copyfile(root / "polite" / "adapter_config.json", file)
+    page.get_by_label("choose the files").set_input_files([file])
+    expect(page.get_by_text("adapter_model.safetensors is missing.")).to_be_visible()
+    page.get_by_label("alias").fill("half")
+    expect(page.locator("form.drop button[type=submit]")).to_be_disabled()
+    page_errors.allow(REFUSED)
+
+
+def test_compositions_are_stored_used_and_rolled_back(
+    open_page: PageOpener, server: LiveServer
+) -> None:
+    page = open_page(address(view="stored"))
+    page.get_by_label("store it as").fill("manners")
+    page.get_by_role("button", name="Store", exact=True).click()
+    expect(page.get_by_text("manners is stored.")).to_be_visible()
+    page.locator("#formula").fill("chat + 2*(polite - chat)")
+    page.get_by_role("button", name="Replace").click()
+    card = page.get_by_label("Stored compositions").get_by_role("article")
+    card = card.filter(has_text="manners")
+    expect(card).to_contain_text("version 2")
+    card.get_by_text("History").click()
+    card.get_by_role("button", name="Back to version 1").click()
+    expect(card).to_contain_text("version 3")
+    expect(card).to_contain_text("0.5*chat + 0.5*polite")
+    card.get_by_role("button", name="Use").click()
+    expect(page.locator("#formula")).to_have_value("manners")
+    view(page, "Stored")
+    page.on("dialog", lambda dialog: dialog.accept())
+    card.get_by_role("button", name="Delete").click()
+    expect(card).to_have_count(0)
+    assert server.http.get("/v1/compositions/manners").status_code == 404

@@ -1,0 +1,87 @@
+"""The playground's views that look for weights: a sweep, and a fit from examples."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.playground import FORMULA, QUESTION, REFUSED, SECONDS, address, says
+from tests.browser.watched_pages import PageErrors, PageOpener
+from tests.support.live_server import LiveServer
+
+POLITELY = "Certainly. Kuti Supiv lives in Mogtu. Have a lovely day."
+WANTED = Path(__file__).parents[2] / "docs" / "examples" / "wanted.jsonl"
+
+
+def test_a_sweep_shows_the_answer_of_every_weight(
+    open_page: PageOpener, server: LiveServer
+) -> None:
+    page = open_page(address(view="sweep", n="24"))
+    page.get_by_label("to", exact=True).fill("1")
+    page.get_by_label("points").fill("3")
+    page.get_by_label("reference (optional)").fill(POLITELY)
+    page.get_by_role("button", name="Sweep").last.click()
+    cards = page.get_by_label("Answers").get_by_role("article")
+    expect(cards).to_have_count(3, timeout=30 * SECONDS)
+    for weight, card in zip((0, 0.5, 1), cards.all(), strict=True):
+        model = f"chat + {weight}*(polite - chat)"
+        expect(card.locator(".text")).to_have_text(says(server, model, max_tokens=24))
+    item = {"messages": [{"role": "user", "content": QUESTION}], "completion": POLITELY}
+    compositions = [f"chat + {weight}*(polite - chat)" for weight in (0, 0.5, 1)]
+    body = {"compositions": compositions, "items": [item]}
+    scored = server.http.post("/v1/compose/score", json=body).json()["data"][0]
+    means = [one["logprob"] / len(scored["tokens"]) for one in scored["compositions"]]
+    page.get_by_text("As a table").click()
+    rows = page.get_by_role("table").get_by_role("cell").all_inner_texts()
+    assert [float(row) for row in rows] == pytest.approx(means, abs=1e-3)
+    expect(page.locator(".chart canvas")).to_be_visible()
+    best = cards.nth(means.index(max(means)))
+    expect(best).to_contain_text("the highest")
+    best.get_by_role("button", name="Use this weight").click()
+    expect(page.locator("#formula")).to_have_value("polite")
+
+
+def test_a_fit_finds_the_servers_weights_and_applies_them(
+    open_page: PageOpener, server: LiveServer
+) -> None:
+    page = open_page(address(view="fit"))
+    page.get_by_label("Examples of wanted answers").fill(WANTED.read_text())
+    expect(page.get_by_text("14 examples are read.")).to_be_visible()
+    page.get_by_role("button", name="Fit", exact=True).last.click()
+    found = page.get_by_label("What was found")
+    expect(found).to_be_visible(timeout=60 * SECONDS)
+    items = [json.loads(line) for line in WANTED.read_text().splitlines()]
+    body = {"formula": "chat + w*(polite - chat)", "items": items}
+    fitted = server.http.post("/v1/compose/fit", json=body).json()
+    weight = fitted["weights"]["w"]
+    expect(found).to_contain_text(f"{weight['value']:.4f}".rstrip("0"))
+    expect(found).to_contain_text(f"± {weight['standard_error']:.4f}".rstrip("0"))
+    for value in (
+        fitted["log_likelihood_per_token"]["fit"],
+        *fitted["log_likelihood_per_token"]["members"].values(),
+    ):
+        expect(found).to_contain_text(f"{value:.4f}")
+    found.get_by_role("button", name="Use these weights").click()
+    applied = FORMULA.replace("0.5", f"{weight['value']:.4f}".rstrip("0"))
+    expect(page.locator("#formula")).to_have_value(applied)
+
+
+def test_examples_are_read_as_typed_and_mistakes_are_named(
+    open_page: PageOpener, page_errors: PageErrors
+) -> None:
+    page = open_page(address(view="fit"))
+    box = page.get_by_label("Examples of wanted answers")
+    box.fill("Where is it?\nThere.\n\nWho is it?\nMe.\nMyself.\n")
+    expect(page.get_by_text("2 examples are read.")).to_be_visible()
+    box.fill("Where is it?\nThere.\n\nWho is it?\n")
+    expect(page.get_by_text("Example 2 has a question and no answer below it.")).to_be_visible()
+    box.fill('{"prompt": "a", "completion": "b"}\n{"prompt": ')
+    expect(page.get_by_text("Line 2 is not JSON.")).to_be_visible()
+    expect(page.get_by_role("button", name="Fit", exact=True).last).to_be_disabled()
+    box.fill('{"prompt": "a", "completion": "b"}\n{"prompt": "a"}')
+    page.get_by_role("button", name="Fit", exact=True).last.click()
+    expect(page.get_by_role("alert")).to_contain_text("completion")
+    page_errors.expect(REFUSED, page)
