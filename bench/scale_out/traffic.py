@@ -16,6 +16,9 @@ from bench.scale_out.cluster import COMPLETIONS, PROMPT
 
 FORMULA = "base + 0.5*(polite - rude)"
 TOKENS = 60
+PATIENCE_S = 120
+"""Longest wait of a client for the next part of an answer; a busy machine is slow."""
+
 MOST_REQUESTS = 2_000
 """Per client, so that a router that refuses everything at once is not asked for ever."""
 
@@ -83,7 +86,7 @@ def traffic(router: httpx.Client, clients: int, seconds: float, *kinds: str) -> 
     deadline = time.monotonic() + seconds
 
     def run(first: int) -> None:
-        with httpx.Client(base_url=router.base_url, timeout=60, trust_env=False) as client:
+        with httpx.Client(base_url=router.base_url, timeout=PATIENCE_S, trust_env=False) as client:
             for n in range(first, first + MOST_REQUESTS):
                 if over.is_set() or time.monotonic() > deadline:
                     return
