@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from bench.machine import buildah
+from composer.vllm.releases import SUPPORTED
 from scripts import libraries
 from scripts.locks import read_pins
 from server import server_options
@@ -32,15 +33,6 @@ def instructions() -> list[tuple[str, str]]:
 
 def values(name: str) -> list[str]:
     return [rest for instruction, rest in instructions() if instruction == name]
-
-
-def vllm_pin(extra: str) -> str:
-    (pin,) = [
-        requirement.partition("==")[2]
-        for requirement in project()["optional-dependencies"][extra]
-        if requirement.startswith("vllm")
-    ]
-    return str(pin)
 
 
 def project() -> dict[str, Any]:
@@ -67,12 +59,11 @@ def test_hadolint_finds_nothing() -> None:
 
 
 def test_the_bases_are_pinned_arguments() -> None:
-    assert arguments()["CUDA_BASE"] == f"vllm/vllm-openai:v{vllm_pin('cuda')}"
+    assert arguments()["CUDA_BASE"] == f"vllm/vllm-openai:v{SUPPORTED[0]}"
     assert re.fullmatch(r"debian:\d+\.\d+-slim", arguments()["CPU_BASE"])
     assert arguments()["ENGINE"] == "cuda"
     bases = {value.split()[0] for value in values("FROM")}
     assert bases == {"${CUDA_BASE}", "${CPU_BASE}", "${ENGINE}"}
-    assert vllm_pin("cpu") == vllm_pin("cuda")
 
 
 def test_the_stages_have_the_names_of_the_engines() -> None:

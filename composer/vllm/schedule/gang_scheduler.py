@@ -159,11 +159,10 @@ class _GangScheduler(Scheduler):
             tokens=self.max_num_scheduled_tokens,
             rows=max_rows,
             adapter_slots={name: m.capacity.adapters for name, m in self.limits.models.items()},
-            throttled=throttle_prefills,
         )
         self._barrier.recall()
         if self._pause_state is not PauseState.PAUSED_ALL:
-            self._barrier.release(step)
+            self._barrier.release()
         longest = self.scheduler_config.long_prefill_token_threshold or step.tokens
         share_among_scored(self.gangs, self._kv_demand, self.running, step, longest)
         fits = self._preemption.until_fits(step)

@@ -16,7 +16,6 @@ class StepBudget:
     tokens: int  # left of `max_num_scheduled_tokens`
     rows: int  # requests that may run at once
     adapter_slots: Mapping[str | None, int]  # different adapters that may run at once, by model
-    throttled: bool = False  # vLLM defers prefills: no gang may start or be released
     reserved: int = 0  # tokens kept for rows that decode and have not had their turn
     absent: int = 0  # rows of admitted gangs that hold a place but do not join in this step
     adapters: set[Slot] = field(default_factory=set)  # of all that runs or was admitted
