@@ -12,14 +12,17 @@ import httpx
 from bench.scale_out.cluster import Check, Cluster, ask, finished, in_flight
 from bench.scale_out.traffic import FORMULA, Outcome, Traffic, traffic
 
-REPEATED = ("whole", "stream")
+REPEATED = ("whole", "stream", "long")
 """Requests that vllm-router 0.1.17 sends to another server if the first does not answer."""
 
 ONCE = ("messages",)
 """Requests that it does not."""
 
-KINDS = ("whole", "stream", "messages", "stream")
+KINDS = ("whole", "stream", "stream", "messages")
 CLIENTS = 8
+LISTENERS = 4
+"""Clients whose long answers have begun when their server is killed, two on each server."""
+
 CROWD = 24
 """Clients of which most wait for their first token when their server is killed."""
 
@@ -72,12 +75,14 @@ def kill(cluster: Cluster) -> tuple[list[Check], int, str]:
         the checks, the number of requests lost before their first token, and what happened to
         requests that the router does not send twice.
     """
-    with traffic(cluster.router, CROWD, WARM_S + AFTER_S, *KINDS) as clients:
-        busy = _until(lambda: in_flight(cluster.first) > CROWD // 4, WARM_S)
-        cluster.first.process.kill()
-        cluster.first.process.wait()
-        time.sleep(AFTER_S)
-    repeated = clients.of(*REPEATED)
+    with traffic(cluster.router, LISTENERS, WARM_S, "long") as listeners:
+        _until(lambda: sum(outcome.begun for outcome in listeners.outcomes) == LISTENERS, WARM_S)
+        with traffic(cluster.router, CROWD, WARM_S + AFTER_S, *KINDS) as clients:
+            busy = _until(lambda: in_flight(cluster.first) > CROWD // 4, WARM_S)
+            cluster.first.process.kill()
+            cluster.first.process.wait()
+            time.sleep(AFTER_S)
+    repeated = [*clients.of(*REPEATED), *listeners.outcomes]
     lost = [outcome for outcome in repeated if outcome.lost]
     broken = [outcome for outcome in repeated if outcome.broken]
     cut = [outcome for outcome in repeated if outcome.cut]
@@ -88,7 +93,10 @@ def kill(cluster: Cluster) -> tuple[list[Check], int, str]:
     checks = [
         ("requests were in flight on the server that is killed", busy),
         (f"of {len(repeated)} requests, {len(lost)} were lost before their first token", not lost),
-        (f"of {len(broken)} answers broken off later, {len(cut)} look whole", not cut),
+        (
+            f"{len(broken)} answers that had begun broke off with an error, {len(cut)} without",
+            bool(broken) and not cut,
+        ),
         ("the server that is left answers", len(left) == 4),
         ("with no server left, the router refuses", _is_refused(cluster.router)),
     ]

@@ -15,7 +15,9 @@ import httpx
 from bench.scale_out.cluster import COMPLETIONS, PROMPT
 
 FORMULA = "base + 0.5*(polite - rude)"
-TOKENS = 60
+TOKENS = {"whole": 60, "stream": 60, "long": 400}
+"""Kind of request -> tokens of its answer."""
+
 PATIENCE_S = 120
 """Longest wait of a client for the next part of an answer; a busy machine is slow."""
 
@@ -24,18 +26,20 @@ MOST_REQUESTS = 2_000
 
 _BODY: dict[str, Any] = {
     **{"model": FORMULA, "prompt": PROMPT, "temperature": 0},
-    **{"max_tokens": TOKENS, "ignore_eos": True},
+    "ignore_eos": True,
 }
 _MESSAGE: dict[str, Any] = {
     **{"model": FORMULA, "max_tokens": 24},
     "messages": [{"role": "user", "content": PROMPT}],
 }
+_WITH_USAGE = {"include_usage": True}
 
 
 @dataclass(slots=True)
 class Outcome:
-    """How a request ended.
+    """How a request ends.
 
+    kind: "whole", "stream", "long" (a stream) or "messages".
     begun: whether the client has received a token.
     error: what the client was told instead of the rest of the answer; None without an error.
     whole: whether the answer has as many tokens as were asked for.
@@ -64,7 +68,7 @@ class Outcome:
 
 @dataclass
 class Traffic:
-    """The requests of all clients so far."""
+    """The requests of all clients so far, with those that are being answered."""
 
     outcomes: list[Outcome] = field(default_factory=list)
 
@@ -80,7 +84,7 @@ def traffic(router: httpx.Client, clients: int, seconds: float, *kinds: str) -> 
         router: whom they ask.
         clients: how many.
         seconds: longest duration.
-        kinds: requests that each client sends in turn: "whole", "stream" or "messages".
+        kinds: of the requests that each client sends in turn.
     """
     record, over = Traffic(), threading.Event()
     deadline = time.monotonic() + seconds
@@ -90,7 +94,9 @@ def traffic(router: httpx.Client, clients: int, seconds: float, *kinds: str) -> 
             for n in range(first, first + MOST_REQUESTS):
                 if over.is_set() or time.monotonic() > deadline:
                     return
-                record.outcomes.append(_ask(client, kinds[n % len(kinds)]))
+                outcome = Outcome(kinds[n % len(kinds)])
+                record.outcomes.append(outcome)
+                _ask(client, outcome)
 
     threads = [threading.Thread(target=run, args=(n,), daemon=True) for n in range(clients)]
     for thread in threads:
@@ -103,27 +109,28 @@ def traffic(router: httpx.Client, clients: int, seconds: float, *kinds: str) -> 
             thread.join()
 
 
-def _ask(client: httpx.Client, kind: str) -> Outcome:
-    outcome = Outcome(kind)
+def _ask(client: httpx.Client, outcome: Outcome) -> None:
     try:
-        if kind == "stream":
-            _listen(client, outcome)
+        if outcome.kind == "messages":
+            answer = client.post("/v1/messages", json=_MESSAGE)
+        elif outcome.kind == "whole":
+            answer = client.post(COMPLETIONS, json=_BODY | {"max_tokens": TOKENS["whole"]})
         else:
-            route, body = (COMPLETIONS, _BODY) if kind == "whole" else ("/v1/messages", _MESSAGE)
-            answer = client.post(route, json=body)
-            if answer.status_code != 200:
-                outcome.error = f"{answer.status_code}: {answer.text[:200]}"
-            elif kind == "messages":
-                outcome.whole = "content" in answer.json()
-            else:
-                outcome.whole = _is_whole(answer.json())
+            _listen(client, outcome)
+            return
+        if answer.status_code != 200:
+            outcome.error = f"{answer.status_code}: {answer.text[:200]}"
+        elif outcome.kind == "messages":
+            outcome.whole = "content" in answer.json()
+        else:
+            outcome.whole = _is_whole(answer.json(), TOKENS["whole"])
     except httpx.TransportError as error:
         outcome.error = repr(error)
-    return outcome
 
 
 def _listen(client: httpx.Client, outcome: Outcome) -> None:
-    body = _BODY | {"stream": True, "stream_options": {"include_usage": True}}
+    tokens = TOKENS[outcome.kind]
+    body = _BODY | {"max_tokens": tokens, "stream": True, "stream_options": _WITH_USAGE}
     with client.stream("POST", COMPLETIONS, json=body) as answer:
         if answer.status_code != 200:
             outcome.error = f"{answer.status_code}: {answer.read().decode()[:200]}"
@@ -135,8 +142,8 @@ def _listen(client: httpx.Client, outcome: Outcome) -> None:
             if "error" in chunk:
                 outcome.error = line[:200]
             outcome.begun |= bool(chunk.get("choices"))
-            outcome.whole |= _is_whole(chunk)
+            outcome.whole |= _is_whole(chunk, tokens)
 
 
-def _is_whole(answer: dict[str, Any]) -> bool:
-    return bool((answer.get("usage") or {}).get("completion_tokens") == TOKENS)
+def _is_whole(answer: dict[str, Any], tokens: int) -> bool:
+    return bool((answer.get("usage") or {}).get("completion_tokens") == tokens)
