@@ -32,6 +32,8 @@ INTERPRETER := $(VENV)/interpreter
 PYTEST_V2 = PYTHONPATH=$(INTERPRETER) VLLM_USE_V2_MODEL_RUNNER=1 $(RUN) -m pytest -q
 # vllm-router, for `make scale-out` and the tests of deploy/
 ROUTER := $(VENV)/router
+# LlamaIndex and LiteLLM for the tests of docs/examples/; they pin other versions than vLLM
+CLIENT_RECIPES := $(VENV)/client-recipes
 # Of every kind of composition something
 SHORT_ON_V2 = tests/engine/execute/test_mixtures.py \
   "tests/engine/auxiliary/test_auxiliary_models.py::test_greedy_answers_alone[tight]" \
@@ -63,11 +65,11 @@ test: setup-dev $(INTERPRETER) $(ROUTER) ## install if necessary, then run the t
 	$(PYTEST_V2) $(SHORT_ON_V2)
 	$(PYTEST) -m "not long" $(ARGS)
 
-$(INTERPRETER) $(ROUTER): $(VENV)/%: requirements/%.lock
+$(INTERPRETER) $(ROUTER) $(CLIENT_RECIPES): $(VENV)/%: requirements/%.lock
 	$(RUN) -m pip install --quiet --no-deps --upgrade --target $@ -r $<
 	@touch $@
 
-test-all: setup-dev $(INTERPRETER) $(ROUTER) ## also repeat the figures of papers, and answer mixed traffic for two minutes
+test-all: setup-dev $(INTERPRETER) $(ROUTER) $(CLIENT_RECIPES) ## also repeat the figures of papers, and answer mixed traffic for two minutes
 	$(PYTEST_V2) tests/engine
 	$(PYTEST) $(ARGS)
 	$(RUN) -m bench.soak --minutes 2

@@ -23,7 +23,12 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
 
-pytest_plugins = ["pytester", "tests.server.shared_server", "tests.server.administration"]
+pytest_plugins = [
+    "pytester",
+    "tests.server.shared_server",
+    "tests.server.administration",
+    "tests.support.made_server",
+]
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -11,21 +11,20 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from experts.base_model import base_model
 from experts.cache import PackageUnavailable
-from tests.support.live_server import LiveServer, serving
+from tests.support.live_server import LiveServer
+from tests.support.made_server import KEY, make_serve
 from tests.support.readme_blocks import Block, matches, read_blocks
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 PAGES = (README, *sorted((ROOT / "docs").glob("*.md")))
 BLOCKS = {page.stem: read_blocks(page.read_text(encoding="utf-8")) for page in PAGES}
-KEY = "the key of the tests"
 SHOWN_ADDRESS = re.compile(r"(?:127\.0\.0\.1|localhost):8000")
 
 
@@ -70,23 +69,6 @@ def test_setup_names_real_targets(block: Block) -> None:
             assert words[:2] == ["git", "clone"] or words[:1] in ([], ["cd"]), line
 
 
-@contextmanager
-def make_serve(log: Path, *variables: str) -> Iterator[LiveServer]:
-    """Serve what `make serve` with these variables serves, but on a free port."""
-    command = ["make", "--no-print-directory", "-n", "serve", "PORT=0", *variables]
-    # `make test ARGS=…` hands its variables on to every make below it.
-    plain = {name: os.environ[name] for name in ("PATH", "HOME")}
-    shown = subprocess.run(
-        command, cwd=ROOT, env=plain, capture_output=True, text=True, check=True
-    ).stdout
-    words = shlex.split(shown.replace("\\\n", " ").partition(" -m scripts.serve ")[2])
-    port = words.index("--port")
-    arguments = words[:port] + words[port + 2 :]
-    environment = {"OMP_NUM_THREADS": "1", "COMPOSER_ADMIN_KEY": KEY}
-    with serving(arguments, log, environment, module="scripts.serve") as live:
-        yield live
-
-
 @pytest.fixture(scope="module")
 def readme_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """The README shows SmolLM2; without its package `make serve` serves the zoo."""
@@ -95,13 +77,6 @@ def readme_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServ
     except PackageUnavailable as error:
         pytest.skip(str(error))
     with make_serve(tmp_path_factory.mktemp("readme") / "log.txt") as live:
-        yield live
-
-
-@pytest.fixture(scope="module")
-def docs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """The pages of docs/ show the zoo: what it answers does not depend on the processor."""
-    with make_serve(tmp_path_factory.mktemp("docs") / "log.txt", "MODEL=zoo") as live:
         yield live
 
 

@@ -8,10 +8,13 @@ import time
 from typing import Any
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 
+from tests.server.administration import Admin
 from tests.server.compose.test_streams import wait_until_idle
 from tests.support.live_server import LiveServer
 
+Held = dict[tuple[str, str, str], float]
 LORA_INFO = "vllm:lora_requests_info"
 FORMULA = "base + 0.5*polite - 0.5*rude"
 
@@ -24,6 +27,40 @@ def running_adapters(server: LiveServer) -> set[frozenset[str]]:
         frozenset(match[1].split(","))
         for match, line in zip(found, lines, strict=True)
         if match and line.startswith(LORA_INFO)
+    }
+
+
+def held(server: LiveServer) -> Held:
+    """Adapter, generation and state -> requests that hold the generation."""
+    families = text_string_to_metric_families(server.http.get("/metrics").text)
+    found: Held = {}
+    for sample in (sample for family in families for sample in family.samples):
+        if sample.name == "composer_adapter_leases":
+            of = sample.labels
+            found[of["adapter"], of["generation"], of["state"]] = sample.value
+    return found
+
+
+def test_generations_with_the_requests_that_hold_them(admin: Admin) -> None:
+    """A replaced one stays while a request holds it, and its series ends with it."""
+    first = admin.put("gauged", "polite").json()["digest"][:12]
+    served = ("gauged", first, "served")
+    assert held(admin.server)[served] == 0
+    body: dict[str, Any] = {
+        **{"model": "chat + gauged", "prompt": "Once upon a", "stream": True},
+        **{"max_tokens": 400, "ignore_eos": True},
+    }
+    with admin.server.http.stream("POST", "/v1/completions", json=body) as response:
+        next(response.iter_lines())
+        assert held(admin.server)[served] == 1
+        second = admin.put("gauged", "rude").json()["digest"][:12]
+        now = held(admin.server)
+        assert now["gauged", first, "retiring"] == 1
+        assert now["gauged", second, "served"] == 0
+        assert served not in now
+    wait_until_idle(admin.server)
+    assert {key for key in held(admin.server) if key[0] == "gauged"} == {
+        ("gauged", second, "served")
     }
 
 
