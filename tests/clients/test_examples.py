@@ -163,7 +163,7 @@ def test_a_fitted_composition_answers_as_its_formula(docs_server: LiveServer) ->
     weight, error = (float(part) for part in printed["a"].split(" \N{PLUS-MINUS SIGN} "))
     assert weight > error > 0
     assert printed["model"] == answer(docs_server, printed["formula"])
-    assert docs_server.http.get("/v1/compositions/fitted").status_code == 404, "cleaned up"
+    assert docs_server.http.get("/v1/compositions/mannered").status_code == 404, "cleaned up"
 
 
 def test_the_notebook_draws_what_the_server_computes(docs_server: LiveServer) -> None:

@@ -13,9 +13,9 @@ QUESTION = "Where does Kuti Supiv live?"
 
 items = [json.loads(line) for line in EXAMPLES.read_text(encoding="utf-8").splitlines()]
 with Client() as client:
-    fitted = client.fit(items, formula="chat + a*(polite - rude)", name="fitted")
+    fitted = client.fit(items, formula="chat + a*(polite - rude)", name="mannered")
     print("formula:", fitted.formula)
     for name, weight in fitted.weights.items():
         print(f"{name}: {weight.value:.2f} ± {weight.standard_error:.2f}")
-    print("model:", client.chat(QUESTION, model="fitted", temperature=0).text)
-    client.delete_composition("fitted")
+    print("model:", client.chat(QUESTION, model="mannered", temperature=0).text)
+    client.delete_composition("mannered")

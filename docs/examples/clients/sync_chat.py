@@ -12,6 +12,6 @@ with Client() as client:
     answer = client.chat(QUESTION, composition=FORMULA, temperature=0)
     print("composition:", answer.text)
 
-    client.put_composition("warm", FORMULA)
-    print("model:", client.chat(QUESTION, model="warm", temperature=0).text)
-    client.delete_composition("warm")
+    client.put_composition("courteous", FORMULA)
+    print("model:", client.chat(QUESTION, model="courteous", temperature=0).text)
+    client.delete_composition("courteous")
