@@ -83,6 +83,7 @@ function App() {
             update({ view: name });
           }}>${label}</button>`,
       )}</nav>
+      <a href="status">Status</a>
       <${Key} wanted=${problem?.status === 401} onKey=${() => setKeyed((count) => count + 1)} />
     </header>
     <div role="status" class="banner">

@@ -5,12 +5,13 @@ from __future__ import annotations
 import http.client
 import re
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx
-from prometheus_client.parser import text_string_to_metric_families
 
-from tests.server.administration import Admin
+from adapters import Policy, Registry
+from server.routes.prometheus import AdapterFigures
 from tests.server.compose.test_streams import wait_until_idle
 from tests.support.live_server import LiveServer
 
@@ -30,38 +31,35 @@ def running_adapters(server: LiveServer) -> set[frozenset[str]]:
     }
 
 
-def held(server: LiveServer) -> Held:
+def held(registry: Registry) -> Held:
     """Adapter, generation and state -> requests that hold the generation."""
-    families = text_string_to_metric_families(server.http.get("/metrics").text)
+    [family] = AdapterFigures(registry).collect()
     found: Held = {}
-    for sample in (sample for family in families for sample in family.samples):
-        if sample.name == "composer_adapter_leases":
-            of = sample.labels
-            found[of["adapter"], of["generation"], of["state"]] = sample.value
+    for sample in family.samples:
+        labels = sample.labels
+        found[labels["adapter"], labels["generation"], labels["state"]] = sample.value
     return found
 
 
-def test_generations_with_the_requests_that_hold_them(admin: Admin) -> None:
+def test_generations_with_the_requests_that_hold_them() -> None:
     """A replaced one stays while a request holds it, and its series ends with it."""
-    first = admin.put("gauged", "polite").json()["digest"][:12]
-    served = ("gauged", first, "served")
-    assert held(admin.server)[served] == 0
-    body: dict[str, Any] = {
-        **{"model": "chat + gauged", "prompt": "Once upon a", "stream": True},
-        **{"max_tokens": 400, "ignore_eos": True},
-    }
-    with admin.server.http.stream("POST", "/v1/completions", json=body) as response:
-        next(response.iter_lines())
-        assert held(admin.server)[served] == 1
-        second = admin.put("gauged", "rude").json()["digest"][:12]
-        now = held(admin.server)
-        assert now["gauged", first, "retiring"] == 1
-        assert now["gauged", second, "served"] == 0
-        assert served not in now
-    wait_until_idle(admin.server)
-    assert {key for key in held(admin.server) if key[0] == "gauged"} == {
-        ("gauged", second, "served")
-    }
+    registry = Registry(retire=lambda _: None)
+
+    def publish(digest: str, version: int) -> None:
+        with registry.prepare("polite", digest, Path("/x"), rank=8) as lease:
+            registry.point(lease.generations["polite"], Policy(), version)
+
+    old, new = "a" * 64, "b" * 64
+    publish(old, 1)
+    assert held(registry) == {("polite", old[:12], "served"): 0}
+    with registry.lease(["polite"]), registry.lease(["polite"]):
+        assert held(registry) == {("polite", old[:12], "served"): 2}
+        publish(new, 2)
+        assert held(registry) == {
+            ("polite", old[:12], "retiring"): 2,
+            ("polite", new[:12], "served"): 0,
+        }
+    assert held(registry) == {("polite", new[:12], "served"): 0}
 
 
 def test_a_composed_request_is_one_request_with_the_adapters_of_its_rows(
