@@ -70,7 +70,7 @@ $(INTERPRETER) $(ROUTER) $(CLIENT_RECIPES): $(VENV)/%: requirements/%.lock
 	@touch $@
 
 test-all: setup-dev $(INTERPRETER) $(ROUTER) $(CLIENT_RECIPES) ## also repeat the figures of papers, and answer mixed traffic for two minutes
-	$(PYTEST_V2) tests/engine
+	$(PYTEST_V2) -m "not long" tests/engine
 	$(PYTEST) $(ARGS)
 	$(RUN) -m bench.soak --minutes 2
 
