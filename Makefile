@@ -36,7 +36,7 @@ ROUTER := $(VENV)/router
 CLIENT_RECIPES := $(VENV)/client-recipes
 # Of every kind of composition something
 SHORT_ON_V2 = tests/engine/execute/test_mixtures.py \
-  "tests/engine/auxiliary/test_auxiliary_models.py::test_greedy_answers_alone[tight]" \
+  tests/engine/auxiliary/test_auxiliary_models.py::test_the_auxiliary_model_may_compute_alone \
   tests/engine/execute/test_switching.py::test_triggers_hand_over \
   tests/engine/execute/test_switching.py::test_beside_sums_and_plain_requests \
   tests/engine/execute/test_explanations.py::test_of_a_switch_the_candidate_of_every_token \

@@ -123,6 +123,16 @@ def test_greedy_answers_in_one_batch(roomy: WatchedEngine, oracle: Oracle) -> No
     roomy.assert_nothing_left()
 
 
+def test_the_auxiliary_model_may_compute_alone(tight: WatchedEngine, oracle: Oracle) -> None:
+    """Its row has the longer prompt, for which the base model waits."""
+    job = Job(PROMPT, (Row(1.0), Row(0.5, None, OTHER, "small")), params={"max_tokens": 3})
+    before = tight.watch.steps
+    assert count_mismatches(oracle, [job], tight.answers([job])) == (0, 0)
+    steps = tight.watch.scheduled[before:]
+    assert any([name.endswith("#1") for name in step] == [True] for step in steps)
+    tight.assert_nothing_left()
+
+
 @pytest.mark.parametrize("which", ["tight", "tiny", "asynchronous"])
 def test_greedy_answers_alone(which: str, request: pytest.FixtureRequest, oracle: Oracle) -> None:
     engine: WatchedEngine = request.getfixturevalue(which)
