@@ -30,8 +30,7 @@ export function weights(text) {
 }
 
 /** Return the text with another value of one of its weights. */
-export const withWeight = (text, weight, value) =>
-  text.slice(0, weight.start) + format(value) + weight.suffix + text.slice(weight.end);
+export const withWeight = (text, weight, value) => withValues(text, [[weight, value]]);
 
 /** Return the text with several weights replaced, by numbers or by names. */
 export function withValues(text, pairs) {
@@ -62,51 +61,42 @@ function jsonNumbers(text) {
 function formulaNumbers(text) {
   const all = words(text);
   const found = [];
-  let [depth, isFirst] = [0, true];
+  let [depth, terms] = [0, 0];
   all.forEach((word, index) => {
+    const before = all[index - 1]?.text;
+    const isTerm = depth === 0 && !"+-".includes(word.text) && (index === 0 || "+-".includes(before));
     if (word.text === "(") depth += 1;
     if (word.text === ")") depth -= 1;
+    if (isTerm) terms += 1;
     if (word.kind === "number") {
-      found.push({
-        label: factorAfter(text, all, index),
-        value: Number(word.text),
-        start: word.start,
-        end: word.end,
-        suffix: "",
-      });
-    }
-    const before = all[index - 1]?.text;
-    const starts = index === 0 || before === "+" || before === "-";
-    if (depth <= (word.text === "(" ? 1 : 0) && starts && word.text !== "-" && word.text !== "+") {
-      if (!isFirst && word.kind !== "number" && !hasNumber(all, index)) {
-        const label = word.text === "(" ? groupAt(text, all, index) : word.text;
-        found.push({ label, value: 1, start: word.start, end: word.start, suffix: "*" });
-      }
-      isFirst = false;
+      const label = all[index + 1]?.text === "*" ? factorAt(text, all, index + 2) : nameBefore(all[index - 2]);
+      found.push({ label, value: Number(word.text), start: word.start, end: word.end, suffix: "" });
+    } else if (isTerm && terms > 1 && !termAt(all, index).some((one) => one.kind === "number")) {
+      const label = factorAt(text, all, index);
+      found.push({ label, value: 1, start: word.start, end: word.start, suffix: "*" });
     }
   });
   return found;
 }
 
-/** Whether the term that starts at `index` has a number outside its parentheses. */
-function hasNumber(all, index) {
+const nameBefore = (word) => (word?.kind === "name" || word?.kind === "quoted" ? word.text : "number");
+
+/** Return the words from `index` to the end of the term, without those in parentheses. */
+function termAt(all, index) {
   let depth = 0;
+  const term = [];
   for (const word of all.slice(index)) {
+    if (word.text === ")") depth -= 1;
+    if (depth === 0 && term.length && "+-".includes(word.text)) break;
+    if (depth === 0) term.push(word);
     if (word.text === "(") depth += 1;
-    else if (word.text === ")") depth -= 1;
-    else if (depth === 0 && (word.text === "+" || word.text === "-")) return false;
-    else if (depth === 0 && word.kind === "number") return true;
   }
-  return false;
+  return term;
 }
 
-function factorAfter(text, all, index) {
-  const next = all[index + 2];
-  if (!next || all[index + 1].text !== "*") return all[index - 2]?.text ?? "number";
-  return next.text === "(" ? groupAt(text, all, index + 2) : next.text;
-}
-
-function groupAt(text, all, index) {
+/** Return the name or the parentheses that begin at `index`. */
+function factorAt(text, all, index) {
+  if (all[index]?.text !== "(") return all[index]?.text;
   let depth = 0;
   for (const word of all.slice(index)) {
     if (word.text === "(") depth += 1;
