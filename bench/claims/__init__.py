@@ -309,6 +309,20 @@ CLAIMS: tuple[Claim, ...] = (
         Sense.AT_MOST,
         0,
     ),
+    Claim(
+        "playground",
+        "The playground in Chromium: failed tests of its paths, accessibility and requests to "
+        "other hosts; its first paint must take less than 1 s",
+        Sense.AT_MOST,
+        0,
+    ),
+    Claim(
+        "page_size",
+        "What a browser loads for the playground, its libraries included",
+        Sense.AT_MOST,
+        150,
+        "KB",
+    ),
 )
 
 

@@ -7,10 +7,11 @@ Every other file is below `/page/`. Pages name their files relative to themselve
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
@@ -35,22 +36,28 @@ HEADERS = {
     "frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
+    "Vary": "Accept-Encoding",
     "Cache-Control": "no-cache",  # ask again, by ETag: a page and its files are of one version
 }
 
 _INDEX = "index.html"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PageFile:
     """A file as it is sent.
 
-    etag: a strong one, by the content.
+    etag: a weak one, by the content: both forms have it.
     """
 
     content: bytes
     media_type: str
     etag: str
+
+    @cached_property
+    def compressed(self) -> bytes:
+        """The content for browsers that accept gzip."""
+        return gzip.compress(self.content, mtime=0)
 
 
 def page_files() -> dict[str, PageFile]:
@@ -76,7 +83,7 @@ def _walk(folder: Traversable, below: str) -> Iterator[tuple[str, PageFile]]:
             yield from _walk(entry, f"{below}{name}/")
         elif suffix in MEDIA_TYPES:
             content = entry.read_bytes()
-            etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+            etag = f'W/"{hashlib.sha256(content).hexdigest()[:32]}"'
             path = f"/{below.rstrip('/')}" if name == _INDEX else f"{PAGE_FILES}{below}{name}"
             yield path, PageFile(content, MEDIA_TYPES[suffix], etag)
 
@@ -93,4 +100,7 @@ async def _send(request: Request, *, file: PageFile) -> Response:
     headers = {**HEADERS, "ETag": file.etag}
     if file.etag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        headers["Content-Encoding"] = "gzip"
+        return Response(file.compressed, headers=headers, media_type=file.media_type)
     return Response(file.content, headers=headers, media_type=file.media_type)

@@ -76,3 +76,13 @@ def test_a_page_is_complete_and_has_nothing_inline(server: LiveServer, path: str
 def test_pages_are_not_in_the_document(server: LiveServer) -> None:
     paths = server.http.get("/openapi.json").json()["paths"]
     assert not [path for path in paths if path in SERVED]
+
+
+def test_a_browser_gets_it_compressed(server: LiveServer) -> None:
+    packed = server.http.get("/", headers={"Accept-Encoding": "gzip"})
+    plain = server.http.get("/", headers={"Accept-Encoding": "identity"})
+    assert packed.headers["content-encoding"] == "gzip"
+    assert "content-encoding" not in plain.headers
+    assert packed.content == plain.content == source_of("/").read_bytes()
+    assert int(packed.headers["content-length"]) < int(plain.headers["content-length"])
+    assert packed.headers["vary"] == "Accept-Encoding, Origin"
