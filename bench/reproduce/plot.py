@@ -5,6 +5,7 @@ Values are given per seed: a mark is their mean, its whisker spans the lowest to
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import StringIO
@@ -147,4 +148,6 @@ def _svg(figure: Figure) -> str:
     text = StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "composer"}):
         figure.savefig(text, format="svg", metadata={"Date": None})
-    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
+    # Hundredths of a point are enough, and keep the files small.
+    rounded = re.sub(r"(\d\.\d\d)\d+", r"\1", text.getvalue())
+    return "\n".join(line.rstrip() for line in rounded.splitlines()) + "\n"

@@ -67,7 +67,7 @@ function Grid({ answer, update }) {
   return html`
     ${means &&
     html`<${Chart} x=${points.map((point) => point.values.w)} y=${means} xLabel="weight"
-      yLabel="reference, log p per token" />`}
+      yLabel="log p per token" />`}
     <section class="multiples" aria-label="Answers">
       ${points.map(
         (point, index) => html`<article class=${index === best ? "best" : ""}>
