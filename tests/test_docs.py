@@ -93,3 +93,22 @@ def test_routes_and_roles_that_are_named_exist() -> None:
     assert all(path in OPERATING for path in KEYLESS | {"/metrics", "/openapi.json"})
     assert all(path.rsplit("/", 1)[-1] in OPERATING.replace(" ", "/") for path in ALLOWED)
     assert re.findall(r"^\| `([a-z]+)` \| [a-z]", OPERATING, re.M) == [str(role) for role in Role]
+
+
+def test_measured_figures_are_those_of_the_reproductions() -> None:
+    page = (ROOT / "docs" / "choosing-a-method.md").read_text(encoding="utf-8")
+    shown = page.split("## What it brought", 1)[1].split("\nWhere a method failed", 1)[0]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in shown.splitlines()
+        if line.startswith("| `")
+    ]
+    pages = {
+        "Z": ROOT / "bench" / "reproduce" / "README.md",
+        "S": ROOT / "bench" / "reproduce" / "real" / "README.md",
+    }
+    assert len(rows) == 9
+    for method, model, _, before, after, _ in rows:
+        source = pages[model].read_text(encoding="utf-8")
+        assert f"| {before} |" in source, (method, before)
+        assert f"| {after} |" in source, (method, after)
