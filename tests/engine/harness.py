@@ -22,9 +22,9 @@ from composer.vllm.schedule.gang import slot_of, tokens_left
 
 __all__ = ["InProcessEngine", "Job", "WatchedEngine", "count_mismatches"]
 
-of_v1 = pytest.mark.skipif(
-    os.environ.get("VLLM_USE_V2_MODEL_RUNNER") == "1", reason="reads what only the V1 runner has"
-)
+IS_V2 = os.environ.get("VLLM_USE_V2_MODEL_RUNNER") == "1"
+
+of_v1 = pytest.mark.skipif(IS_V2, reason="reads what only the V1 runner has")
 
 
 @dataclass

@@ -15,9 +15,10 @@ import pytest
 import torch
 from vllm.sampling_params import StructuredOutputsParams
 from vllm.v1.sample.sampler import Sampler
+from vllm.v1.worker.gpu.sample.sampler import Sampler as SlotsSampler
 
 from composer.engine_plan import Row
-from tests.engine.harness import Job, WatchedEngine
+from tests.engine.harness import IS_V2, Job, WatchedEngine
 
 PROMPT = tuple(range(40, 77))
 TWIN = (Row(0.5), Row(0.5))
@@ -118,13 +119,14 @@ def test_companions_are_not_sampled(
     companion, not even while its prompt is read."""
     engine: WatchedEngine = request.getfixturevalue(which)
     sampled: list[int] = []
-    forward = Sampler.forward
+    sampler, method = (SlotsSampler, "__call__") if IS_V2 else (Sampler, "forward")
+    sample = getattr(sampler, method)
 
-    def counted(self: Sampler, logits: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    def counted(self: object, logits: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         sampled.append(len(logits))
-        return forward(self, logits, *args, **kwargs)
+        return sample(self, logits, *args, **kwargs)
 
-    monkeypatch.setattr(Sampler, "forward", counted)
+    monkeypatch.setattr(sampler, method, counted)
     first = len(engine.watch.scheduled)
     params = {"temperature": 1.0, "top_p": 0.9, "seed": 3}
     jobs = [

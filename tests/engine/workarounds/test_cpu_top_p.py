@@ -13,6 +13,7 @@ from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler
 from composer.tensors.filter_kernel import outside_nucleus
 from composer.vllm.workarounds import cpu_top_p
 from composer.vllm.workarounds.cpu_top_p import PartialSortSampler
+from tests.engine.harness import of_v1
 
 ROWS, VOCABULARY = 6, 5000
 
@@ -25,6 +26,7 @@ def inputs(seed: int) -> torch.Tensor:
     return logits
 
 
+@of_v1
 @pytest.mark.parametrize("k", [None, [1, 20, 2000, VOCABULARY, 20, VOCABULARY]])
 @pytest.mark.parametrize("p", [None, [0.01, 0.5, 0.9, 0.95, 1.0, 0.9]])
 @pytest.mark.parametrize("seed", range(5))
