@@ -69,7 +69,7 @@ def record(claim: Claim, result: Result) -> None:
     today = datetime.date.today().isoformat()
     holds = claim.is_met(result)
     machine = Machine(**this_machine())
-    entry = Record(claim.name, result.value, claim.bound, holds, today, _commit(), machine)
+    entry = Record(claim.name, result.value, claim.bound, holds, today, commit(), machine)
     RECORDS.parent.mkdir(exist_ok=True)
     with RECORDS.open("a", encoding="utf-8") as file:
         file.write(json.dumps(asdict(entry)) + "\n")
@@ -104,7 +104,7 @@ def render(records: Iterable[Record]) -> str:
     return f"{_HEAD}\n{table(header, rows)}\n"
 
 
-def _commit() -> str:
+def commit() -> str:
     """Return the current commit, with `-dirty` if files other than the records were changed.
 
     "not recorded" without git, and outside a repository.

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 from bench.claim import Result
-from bench.machine.environment import original
+from bench.machine.interpreter import FIRST, ROOT, with_interpreter
 from bench.measure import show
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-INTERPRETER = Path(sys.prefix) / "interpreter"
-
-PROGRAM = """
-import tests.support.triton_on_cpu
+PROGRAM = f"""
+{FIRST}
 from bench.machine.environment import prepare
 prepare()
 import json
@@ -33,16 +28,10 @@ def measure() -> Result:
         RuntimeError: Triton is not installed.
         subprocess.CalledProcessError: the engine failed; it has printed why.
     """
-    if not INTERPRETER.is_dir():
-        raise RuntimeError(f"{INTERPRETER} is missing; `make {INTERPRETER}` installs Triton there")
-    environment = original() | {
-        "VLLM_USE_V2_MODEL_RUNNER": "1",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(INTERPRETER)]),
-    }
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         cwd=ROOT,
-        env=environment,
+        env=with_interpreter(),
         stdout=subprocess.PIPE,
         text=True,
         check=True,

@@ -1,0 +1,1 @@
+"""Whether composed answers are right in the precision of the GPU."""
