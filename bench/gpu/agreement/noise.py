@@ -37,12 +37,12 @@ class Difference:
     def within(self, noise: Difference, floor: Difference) -> bool:
         """Whether rounding differently explains this.
 
-        `noise` is that of the members, carried through the method, and counts as no less than
-        `floor`, that of plain requests: in few tokens there may happen to be none.
+        `noise` is that of the members, carried through the method. In few tokens there may happen
+        to be none, so that of plain requests, `floor`, is allowed too.
         """
         return (
             self.worst <= max(ROUNDING, WORST * max(noise.worst, floor.worst))
-            and self.mean <= max(ROUNDING / 10, MEAN * max(noise.mean, floor.mean))
+            and self.mean <= max(ROUNDING / 10, MEAN * noise.mean, floor.mean)
             and self.edges <= max(EDGE * self.positions, WORST * noise.edges)
         )
 
