@@ -1,8 +1,9 @@
 // The page: its state, its views, and what is said when the server is away or wants a key.
 
 import { get, hasKey, onConnection, setKey } from "./lib/api.js";
+import { weights } from "./lib/formula.js";
 import { read, write } from "./lib/fragment.js";
-import { html, render, useCallback, useEffect, useState } from "./lib/html.js";
+import { html, render, useEffect, useRef, useState } from "./lib/html.js";
 import { FormulaBox } from "./parts/formula_box.js";
 import { Inputs } from "./parts/inputs.js";
 import { Weights } from "./parts/weights.js";
@@ -28,8 +29,8 @@ function App() {
   const [reachable, setReachable] = useState(true);
   const [keyed, setKeyed] = useState(0);
   const [runs, setRuns] = useState(0);
-  const update = useCallback((changes) => setState((before) => ({ ...before, ...changes })), []);
-  const load = useCallback(async () => {
+  const update = (changes) => setState((before) => ({ ...before, ...changes }));
+  const load = async () => {
     try {
       const { data } = await get("v1/models");
       setModels(data);
@@ -38,7 +39,7 @@ function App() {
     } catch (error) {
       setProblem(error);
     }
-  }, []);
+  };
 
   useEffect(() => {
     load();
@@ -67,21 +68,21 @@ function App() {
   }, [state.view]);
 
   const { view } = state;
+  const opened = useRef(new Set()).current; // These views keep what they show.
+  opened.add(view);
+  const isName = models.some(({ id }) => id === state.formula.trim());
+  const numbers = isName ? [] : weights(state.formula);
   const box = html`
     <${FormulaBox} state=${state} update=${update} models=${models} onPlan=${setPlan}
-      onRun=${() => setRuns((count) => count + 1)} />
-    <${Weights} formula=${state.formula} onChange=${(formula) => update({ formula })} />`;
-  const inputs = html`<${Inputs} state=${state} update=${update}>${box}</${Inputs}>`;
-  const props = { state, update, models, plan, box, inputs, runs, keyed, reload: load };
+      onRun=${() => view === "compose" && setRuns((count) => count + 1)} />
+    <${Weights} formula=${state.formula} all=${numbers} onChange=${(formula) => update({ formula })} />`;
+  const props = { state, update, plan, numbers, runs, keyed, reload: load };
   return html`
     <header class="top">
       <h1>Composer</h1>
       <nav aria-label="Views">${Object.entries(VIEWS).map(
         ([name, label]) => html`<button type="button" aria-current=${name === view ? "page" : undefined}
-          onClick=${() => {
-            setRuns(0);
-            update({ view: name });
-          }}>${label}</button>`,
+          onClick=${() => update({ view: name })}>${label}</button>`,
       )}</nav>
       <a href="status">Status</a>
       <${Key} wanted=${problem?.status === 401} onKey=${() => setKeyed((count) => count + 1)} />
@@ -91,11 +92,13 @@ function App() {
       ${reachable && problem && html`<p class="problem">${problem.message}</p>`}
     </div>
     <main>
-      ${view === "sweep" && html`<${Sweep} ...${props} />`}
-      ${view === "fit" && html`<${Fit} ...${props} />`}
+      ${(view === "compose" || view === "sweep") && html`<${Inputs} state=${state} update=${update}>${box}</${Inputs}>`}
+      ${(view === "fit" || view === "stored") && html`<div class="alone">${box}</div>`}
+      ${Object.entries({ compose: Compose, sweep: Sweep, fit: Fit }).map(
+        ([name, View]) => opened.has(name) && html`<div key=${name} hidden=${name !== view}><${View} ...${props} /></div>`,
+      )}
       ${view === "adapters" && html`<${Adapters} ...${props} />`}
       ${view === "stored" && html`<${Stored} ...${props} />`}
-      ${!["sweep", "fit", "adapters", "stored"].includes(view) && html`<${Compose} ...${props} />`}
     </main>`;
 }
 
@@ -111,7 +114,7 @@ function Key({ wanted, onKey }) {
       <summary>${hasKey() ? "API key set" : "API key"}</summary>
       <form onSubmit=${submit}>
         <label for="key">API key <small>kept in this page's memory only</small></label>
-        <input id="key" name="key" type="password" autocomplete="off" />
+        <input id="key" name="key" type="password" autocomplete="off" pattern="[ -~]*" title="ASCII only" />
         <button type="submit">Use</button>
       </form>
     </details>`;

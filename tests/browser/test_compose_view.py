@@ -7,11 +7,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote_plus
 
 import httpx
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.browser.playground import (
     FORMULA,
@@ -93,6 +94,8 @@ def test_continue_from_another_token(open_page: PageOpener, server: LiveServer) 
     answer = run(page)
     first = tokens(answer)
     token = explained(server)[1]
+    page.locator("#prompt").fill("Reverse k a t o")  # the next question, which is not that of
+    page.locator("#formula").fill("polite")  # the answer that goes on
     answer.get_by_label("The answer, token by token").locator("button").nth(1).click()
     other = next(one for one in token["best"] if one["id"] != token["id"])
     page.get_by_label("Most likely for Composition").get_by_role("button").filter(
@@ -112,6 +115,46 @@ def test_continue_from_another_token(open_page: PageOpener, server: LiveServer) 
     branches = page.get_by_label("Branches").get_by_role("button")
     branches.first.click()
     assert tokens(answer) == first
+
+
+def test_a_fork_behind_bytes_keeps_their_characters(open_page: PageOpener) -> None:
+    page = open_page(address(n="8"))
+    sent: list[dict[str, Any]] = []
+
+    def in_japanese(route: Route) -> None:
+        body = json.loads(route.request.post_data or "")
+        if body.get("explain"):
+            sent.append(body)
+            if len(sent) == 1:
+                body["structured_outputs"] = {"regex": "日本 [a-z ]{9}"}
+        route.continue_(post_data=json.dumps(body))
+
+    page.route("**/v1/chat/completions", in_japanese)
+    answer = run(page)
+    assert tokens(answer)[0] == "\ufffd"  # a token is a part of a character
+    answer.get_by_label("The answer, token by token").locator("button").nth(-1).click()
+    page.locator(".alternatives button:enabled").last.click()
+    expect(page.get_by_label("Branches")).to_be_visible()
+    answered(page)
+    assert sent[1]["messages"][-1]["content"].startswith("日本 ")
+
+
+def test_a_fork_leaves_the_first_answer_running_until_stopped(open_page: PageOpener) -> None:
+    page = open_page(address(f="polite - 3*chat", n="400"))  # never ends by itself
+    page.get_by_label("base and members beside it").uncheck()
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_label("The answer, token by token").locator("button").nth(2).click()
+    page.locator(".alternatives button:enabled").first.click()
+    answer = page.get_by_label("The composition's answer")
+    branches = page.get_by_label("Branches").get_by_role("button")
+    for branch in branches.all():
+        branch.click()
+        expect(answer).to_have_attribute("aria-busy", "true")
+    page.get_by_role("button", name="Stop").click()
+    for branch in branches.all():
+        branch.click()
+        expect(answer).to_contain_text("stopped by you")
+    expect(page.get_by_role("button", name="Stop")).to_be_disabled()
 
 
 def test_turning_a_weight_asks_again(open_page: PageOpener, server: LiveServer) -> None:
@@ -145,6 +188,52 @@ def test_a_recipe_is_completed_and_its_numbers_turn(
     assert json.loads(box.input_value())["alpha"] == 0.5
     expect(run(page)).to_contain_text("0.5*")
     page_errors.allow(REFUSED)  # "dex" alone is no model
+
+
+def test_a_name_is_completed_where_it_was_typed(
+    open_page: PageOpener, page_errors: PageErrors
+) -> None:
+    page = open_page(address(f=""))
+    box = page.locator("#formula")
+    box.fill("")
+    box.press_sequentially("chat + pol")
+    expect(page.get_by_role("option", name="polite")).to_be_visible()
+    box.press("Home")
+    box.press("Enter")
+    expect(box).to_have_value("chat + polite")
+    page_errors.allow(REFUSED)
+
+
+def test_every_recipe_is_completed_to_a_valid_one(
+    open_page: PageOpener, server: LiveServer, page_errors: PageErrors
+) -> None:
+    page = open_page(address(f=""))
+    box = page.locator("#formula")
+    schemas = server.http.get("/openapi.json").json()["components"]["schemas"].values()
+    recipes = [schema.get("properties", {}).get("recipe", {}).get("const") for schema in schemas]
+    names = sorted(name for name in recipes if name)
+    assert "emulated_fine_tuning" in names
+    for name in names:
+        box.fill(name[:-1])
+        box.press_sequentially(name[-1])
+        with page.expect_response(
+            lambda response: (
+                response.url.endswith("/tokenize")
+                and "recipe" in (response.request.post_data or "")
+            )
+        ) as checked:
+            page.get_by_role("option", name=name).click()
+        assert checked.value.status == httpx.codes.OK, (name, checked.value.text())
+    page_errors.allow(REFUSED)
+
+
+def test_a_member_with_its_own_prompt_is_told_from_the_others(open_page: PageOpener) -> None:
+    page = open_page(address(f='{"recipe": "classifier_free_guidance"}'))
+    answer = run(page)
+    columns = page.get_by_label("Alone").get_by_role("heading")
+    assert columns.all_inner_texts() == ["base"]  # no request has only a prompt that it adds
+    labels = answer.get_by_label("colour by").locator("option").all_inner_texts()
+    assert labels[:2] == ["contribution of base", "contribution of base, its own prompt"]
 
 
 def test_a_mistake_is_shown_at_its_place(open_page: PageOpener, page_errors: PageErrors) -> None:
@@ -199,6 +288,20 @@ def test_markup_and_control_characters_are_shown_and_not_executed(
     page_errors.allow(REFUSED)  # the base alone cannot be explained
 
 
+def test_an_answer_without_details_streams_as_others_do(
+    open_page: PageOpener, page_errors: PageErrors
+) -> None:
+    page = open_page(address(f="base"))
+    page.evaluate(
+        "new MutationObserver(() => {"
+        "  window.streamed ||= document.querySelector('.answer[aria-busy=true] .tail') !== null"
+        "}).observe(document.body, {subtree: true, childList: true, characterData: true})"
+    )
+    run(page)
+    assert page.evaluate("window.streamed")
+    page_errors.allow(REFUSED)  # the base alone cannot be explained
+
+
 def test_a_long_answer_has_details_for_its_first_tokens_only(open_page: PageOpener) -> None:
     page = open_page(address(f="polite - 3*chat", n="400"))  # never ends by itself
     answer = run(page)
@@ -227,6 +330,29 @@ def test_state_is_in_the_fragment_and_nowhere_else(open_page: PageOpener) -> Non
     page.reload()
     expect(page.locator("#prompt")).to_have_value("a question of mine")
     expect(page.get_by_text("API key set")).to_have_count(0)
+
+
+def test_a_link_puts_nothing_into_a_shell(open_page: PageOpener) -> None:
+    question = "it's\u001b[201~\nrm -rf ~ \\"
+    fields = {"t": "0; echo no", "n": "1 & no", "seed": "$(no)", "view": "../x", "mode": "x"}
+    page = open_page(address(p=question, **fields))
+    expect(page.get_by_role("button", name="Compose")).to_have_attribute("aria-current", "page")
+    expect(page.get_by_label("Question")).to_have_value(question)
+    page.get_by_text("Copy as").click()
+    text = copied(page, "composer")
+    assert "\u001b" not in text
+    script = f"composer() {{ shift; printf '%s|' \"$@\"; }}; {text}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    options = ["--model", FORMULA, "--temperature", "0", "--max-tokens", "64", ""]
+    said = done.stdout.split("|")
+    assert [said[0], *said[3:]] == [question, *options]
+
+
+def test_a_system_prompt_that_is_emptied_stays_open(open_page: PageOpener) -> None:
+    page = open_page(address(s="Be brief."))
+    page.get_by_label("System prompt", exact=True).fill("")
+    page.get_by_label("System prompt", exact=True).press_sequentially("Sing.")
+    page.wait_for_url("**/*Sing*")
 
 
 def copied(page: Page, client: str) -> str:

@@ -75,6 +75,8 @@ def test_a_wrong_key_is_told_apart_from_none(
 ) -> None:
     page = open_admin("/#view=adapters")
     expect(page.get_by_role("alert")).to_contain_text("Enter a key with that role above")
+    use_key(page, "“a key from a text”")  # which no header can hold
+    expect(page.locator("#key:invalid")).to_be_visible()
     use_key(page, "not the key at all")
     expect(page.get_by_role("alert")).to_contain_text("is not known")
     use_key(page, KEY)
@@ -137,6 +139,11 @@ def test_files_that_are_no_adapter_are_not_sent(
     expect(page.get_by_text("adapter_model.safetensors is missing.")).to_be_visible()
     page.get_by_label("alias").fill("half")
     expect(page.locator("form.drop button[type=submit]")).to_be_disabled()
+    publish(page, root / "polite", "base")
+    expect(page.get_by_role("alert")).to_contain_text("already names the base model")
+    expect(page.get_by_role("alert")).not_to_contain_text("Someone else")
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
     page_errors.allow(REFUSED)
 
 
@@ -144,22 +151,23 @@ def test_compositions_are_stored_used_and_rolled_back(
     open_page: PageOpener, server: LiveServer
 ) -> None:
     page = open_page(address(view="stored"))
-    page.get_by_label("store it as").fill("manners")
+    page.get_by_label("store it as").fill("good-manners")
     page.get_by_role("button", name="Store", exact=True).click()
-    expect(page.get_by_text("manners is stored.")).to_be_visible()
+    expect(page.get_by_text("good-manners is stored.")).to_be_visible()
     page.locator("#formula").fill("chat + 2*(polite - chat)")
     page.get_by_role("button", name="Replace").click()
     card = page.get_by_label("Stored compositions").get_by_role("article")
-    card = card.filter(has_text="manners")
+    card = card.filter(has_text="good-manners")
     expect(card).to_contain_text("version 2")
     card.get_by_text("History").click()
     card.get_by_role("button", name="Back to version 1").click()
     expect(card).to_contain_text("version 3")
     expect(card).to_contain_text("0.5*chat + 0.5*polite")
     card.get_by_role("button", name="Use").click()
-    expect(page.locator("#formula")).to_have_value("manners")
+    expect(page.locator("#formula")).to_have_value("good-manners")
+    expect(page.locator(".weights")).to_have_count(0)  # it is a name, no difference
     view(page, "Stored")
     page.on("dialog", lambda dialog: dialog.accept())
     card.get_by_role("button", name="Delete").click()
     expect(card).to_have_count(0)
-    assert server.http.get("/v1/compositions/manners").status_code == 404
+    assert server.http.get("/v1/compositions/good-manners").status_code == 404

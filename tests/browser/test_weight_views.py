@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.playground import FORMULA, QUESTION, REFUSED, SECONDS, address, says
+from tests.browser.playground import FORMULA, QUESTION, REFUSED, SECONDS, address, says, view
 from tests.browser.watched_pages import PageErrors, PageOpener
 from tests.support.live_server import LiveServer
 
@@ -20,6 +20,7 @@ def test_a_sweep_shows_the_answer_of_every_weight(
     open_page: PageOpener, server: LiveServer
 ) -> None:
     page = open_page(address(view="sweep", n="24"))
+    page.locator("#formula").press("Enter")  # which runs, but in its own view only
     page.get_by_label("to", exact=True).fill("1")
     page.get_by_label("points").fill("3")
     page.get_by_label("reference (optional)").fill(POLITELY)
@@ -41,7 +42,10 @@ def test_a_sweep_shows_the_answer_of_every_weight(
     best = cards.nth(means.index(max(means)))
     expect(best).to_contain_text("the highest")
     best.get_by_role("button", name="Use this weight").click()
-    expect(page.locator("#formula")).to_have_value("polite")
+    expect(page.locator("#formula")).to_have_value("chat + 1*(polite - chat)")
+    expect(page.get_by_label("The composition's answer")).to_have_count(0)
+    view(page, "Sweep")
+    expect(cards).to_have_count(3)
 
 
 def test_a_fit_finds_the_servers_weights_and_applies_them(
@@ -67,6 +71,31 @@ def test_a_fit_finds_the_servers_weights_and_applies_them(
     found.get_by_role("button", name="Use these weights").click()
     applied = FORMULA.replace("0.5", f"{weight['value']:.4f}".rstrip("0"))
     expect(page.locator("#formula")).to_have_value(applied)
+    view(page, "Fit")
+    expect(page.get_by_label("Examples of wanted answers")).to_have_value(WANTED.read_text())
+    expect(found).to_be_visible()
+
+
+def test_a_fit_names_its_weights_in_any_order_of_choice(
+    open_page: PageOpener, server: LiveServer
+) -> None:
+    page = open_page(address(view="fit", f="base + 0.5*chat + 0.5*polite"))
+    page.get_by_label("Examples of wanted answers").fill(WANTED.read_text())
+    for name in ("polite", "chat"):
+        page.get_by_label(f"the weight of {name}").uncheck()
+    for name in ("polite", "chat"):
+        page.get_by_label(f"the weight of {name}").check()
+    page.get_by_role("button", name="Fit", exact=True).last.click()
+    found = page.get_by_label("What was found")
+    expect(found).to_be_visible(timeout=60 * SECONDS)
+    items = [json.loads(line) for line in WANTED.read_text().splitlines()]
+    body = {"formula": "base + c*chat + p*polite", "items": items}
+    weights = server.http.post("/v1/compose/fit", json=body).json()["weights"]
+    for name, label in (("c", "chat"), ("p", "polite")):
+        row = found.get_by_role("row").filter(has=page.get_by_role("rowheader", name=label))
+        expect(row.first.get_by_role("cell").first).to_have_text(
+            f"{weights[name]['value']:.4f}".rstrip("0")
+        )
 
 
 def test_examples_are_read_as_typed_and_mistakes_are_named(

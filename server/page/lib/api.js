@@ -125,7 +125,7 @@ export function upload(path, body, { headers, onProgress, signal }) {
     for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
     request.upload.onprogress = (event) => onProgress(event.loaded / (event.total || 1));
     request.onload = () => {
-      if (request.status < 300) resolve(JSON.parse(request.responseText));
+      if (request.status < 300) resolve();
       else reject(asError(request.responseText, request.status));
     };
     request.onerror = () => reject(new CutError("The upload was cut off; nothing was published."));

@@ -12,7 +12,7 @@ const NAMES = {
   colour: "c",
 };
 
-export const FIRST = {
+const FIRST = {
   view: "compose",
   mode: "chat",
   formula: "",
@@ -24,12 +24,23 @@ export const FIRST = {
   colour: "",
 };
 
+// Values that a link may have; others, which the page could not show, are left out.
+const NUMBER = /^(-?\d+(\.\d+)?(e[-+]?\d+)?)?$/i;
+const VALID = {
+  view: /^(compose|sweep|fit|adapters|stored)$/,
+  mode: /^(chat|text)$/,
+  temperature: NUMBER,
+  maxTokens: NUMBER,
+  seed: NUMBER,
+};
+
 /** Return the state that the address has; everything else as at first. */
 export function read() {
   const fields = new URLSearchParams(location.hash.slice(1));
   const state = { ...FIRST };
   for (const [name, short] of Object.entries(NAMES)) {
-    if (fields.has(short)) state[name] = fields.get(short);
+    const value = fields.get(short);
+    if (value !== null && (VALID[name]?.test(value) ?? true)) state[name] = value;
   }
   return state;
 }

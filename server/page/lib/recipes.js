@@ -29,13 +29,15 @@ function example(schema, schemas, models) {
     const isNumber = field.type === "number" || field.type === "integer";
     if (field.const) made[name] = field.const;
     else if (schema.required?.includes(name)) made[name] = value(field, schemas, models);
+    else if (field.anyOf?.some(isModel)) made[name] = models.shift() ?? "base";
     else if (isNumber && field.default != null) made[name] = field.default;
   }
   return made;
 }
 
+const isModel = (field) => field.maxLength === 512;
+
 function value(field, schemas, models) {
-  const isModel = field.maxLength === 512;
   if (field.type === "array") {
     const { $ref: ref } = field.items;
     const count = ref ? 1 : 2;
@@ -44,5 +46,5 @@ function value(field, schemas, models) {
     );
   }
   if (field.type === "number" || field.type === "integer") return field.default ?? 1;
-  return isModel ? (models.shift() ?? "base") : "…";
+  return isModel(field) ? (models.shift() ?? "base") : "…";
 }

@@ -3,11 +3,11 @@
 import { hasKey } from "./api.js";
 import { asked, isJson } from "./formula.js";
 
-const number = (text) => (text.trim() === "" ? undefined : Number(text));
+export const number = (text) => (text.trim() === "" ? undefined : Number(text));
 
 /** Return {path, body}: the request for the state; `prefix` is how the answer begins. */
-export function requestOf(state, { model, composition, prefix = "" } = {}) {
-  const what = model || composition ? { model, composition } : asked(state.formula || "base");
+export function requestOf(state, { model, prefix = "" } = {}) {
+  const what = model ? { model } : asked(state.formula || "base");
   const body = {
     ...what,
     temperature: number(state.temperature),
@@ -33,7 +33,11 @@ export function messagesOf(state) {
 export const beginningOf = (state) =>
   state.mode === "text" ? { prompt: state.prompt } : { messages: messagesOf(state) };
 
-const shell = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
+// Control characters are written as escapes: a terminal would obey them.
+const shell = (text) =>
+  /[\u0000-\u0009\u000b-\u001f]/.test(text)
+    ? `$'${JSON.stringify(text).slice(1, -1).replaceAll("'", "\\'")}'`
+    : `'${text.replaceAll("'", `'\\''`)}'`;
 
 function python(value, indent = "") {
   if (value === true) return "True";

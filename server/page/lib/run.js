@@ -3,12 +3,13 @@
 import { CutError, stream } from "./api.js";
 
 /**
- * Stream an answer into `answer`, call `changed` at most once a frame, and `onReport` with the
- * server's report on the composition as soon as it comes.
- * answer: {text, tokens, members, report, finish, error, isCut, isRunning}; `text` and `tokens`
+ * Stream the answer to what `ask` returns, {path, body, explain} or a promise of it, into `answer`.
+ * Call `changed` at most once a frame, and `onReport` with the server's report on the composition
+ * as soon as it comes.
+ * answer: {text, tokens, report, finish, error, isCut, isRunning}; `text` and `tokens`
  * begin with what is there already.
  */
-export async function run(answer, { path, body, explain }, signal, changed, onReport) {
+export async function run(answer, ask, signal, changed, onReport) {
   let isPlanned = false;
   const soon = () => {
     if (isPlanned) return;
@@ -18,19 +19,19 @@ export async function run(answer, { path, body, explain }, signal, changed, onRe
       changed();
     });
   };
-  const before = answer.tokens.length;
   Object.assign(answer, { isRunning: true, isCut: false, error: null, finish: null });
   soon();
   try {
-    for await (const event of stream(path, explain ? { ...body, explain: true } : body, signal)) {
+    const { path, body, explain } = await ask();
+    if (explain && !answer.note) body.explain = true;
+    const before = answer.tokens.length;
+    for await (const event of stream(path, body, signal)) {
       const [choice] = event.choices ?? [];
       answer.text += choice?.delta?.content ?? choice?.text ?? "";
       answer.finish = choice?.finish_reason ?? answer.finish;
       if (event.composition && !answer.report) onReport?.(event.composition);
       answer.report = event.composition ?? answer.report;
-      answer.adapters = event.adapters ?? answer.adapters;
       const { explanation } = event;
-      answer.members = explanation?.members ?? answer.members;
       for (const token of explanation?.answers[0]?.tokens ?? []) {
         const position = before + token.position;
         answer.tokens[position] = { ...token, position };
@@ -38,11 +39,12 @@ export async function run(answer, { path, body, explain }, signal, changed, onRe
       soon();
     }
   } catch (error) {
-    if (explain && error.param === "explain") {
+    if (error.param === "explain" && !answer.note) {
       answer.note = error.message;
-      return run(answer, { path, body }, signal, changed, onReport);
+      return await run(answer, ask, signal, changed, onReport);
     }
-    if (error.name !== "AbortError") answer.error = error.message;
+    if (error.name === "AbortError") answer.finish = "stopped";
+    else answer.error = error.message;
     answer.isCut = error instanceof CutError;
   } finally {
     answer.isRunning = false;
@@ -51,7 +53,7 @@ export async function run(answer, { path, body, explain }, signal, changed, onRe
 }
 
 export const empty = (label, text = "", tokens = []) => ({
-  label, text, tokens, members: [], report: null, adapters: null, finish: null, error: null, isCut: false, isRunning: false,
+  label, text, tokens, report: null, finish: null, error: null, isCut: false, isRunning: false,
 });
 
 /** Return the text of `answer` behind its explained tokens. */

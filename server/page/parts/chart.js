@@ -22,7 +22,7 @@ export function Chart({ x, y, xLabel, yLabel }) {
     let plot;
     let isGone = false;
     const draw = () => {
-      if (isGone) return;
+      if (isGone || !window.uPlot || !place.current.clientWidth) return;
       plot?.destroy();
       const { color } = getComputedStyle(place.current);
       const axis = { stroke: color, grid: { stroke: "#8884" }, ticks: { stroke: "#8884" } };

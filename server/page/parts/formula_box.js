@@ -37,12 +37,15 @@ export function FormulaBox({ state, update, models, onPlan, onRun }) {
   }, [formula, state.prompt, state.system, state.mode, models]);
 
   const suggest = async () => {
+    const { value } = box.current;
     const typed = typedAt(box.current);
-    setOptions(typed ? await matching(typed, models) : []);
+    const found = typed ? await matching(typed, models) : [];
+    if (box.current?.value !== value) return; // Typed on meanwhile.
+    setOptions(found.map((option) => ({ ...option, typed })));
     setChosen(0);
   };
   const accept = (option) => {
-    const { start, end } = typedAt(box.current);
+    const { start, end } = option.typed;
     const value = option.recipe ? option.text : formula.slice(0, start) + option.text + formula.slice(end);
     update({ formula: value });
     setOptions([]);
@@ -128,7 +131,7 @@ async function matching({ text, start, isJson: inJson }, models) {
   const found = names.map((model) => ({
     name: model.id,
     about: model.owned_by,
-    text: inJson ? model.id : quoteName(model.id),
+    text: inJson || model.owned_by === "compositions" ? model.id : quoteName(model.id),
   }));
   if (start === 0 && !inJson) {
     const adapters = models.filter((model) => model.owned_by === "adapters" && model.parent === "base");

@@ -1,8 +1,9 @@
 // The prompt and how to sample.
 
-import { html } from "../lib/html.js";
+import { html, useState } from "../lib/html.js";
 
 export function Inputs({ state, update, children }) {
+  const [isOpen] = useState(state.system !== "" || state.temperature !== "0" || state.seed !== "");
   const set = (name) => (event) => update({ [name]: event.target.value });
   return html`
     <div class="inputs">
@@ -13,8 +14,8 @@ export function Inputs({ state, update, children }) {
           <label class="quiet">as <select value=${state.mode} onChange=${set("mode")}>
             <option value="chat">chat</option><option value="text">text</option></select></label>
         </div>
-        <textarea id="prompt" rows="3" value=${state.prompt} onInput=${set("prompt")}></textarea>
-        <details open=${state.system !== ""}>
+        <textarea id="prompt" rows="3" placeholder=${state.mode === "chat" ? "Ask something" : "Begin a text"} value=${state.prompt} onInput=${set("prompt")}></textarea>
+        <details open=${isOpen}>
           <summary>System prompt and sampling</summary>
           ${state.mode === "chat" && html`<label for="system">System prompt</label>
             <textarea id="system" rows="2" value=${state.system} onInput=${set("system")}></textarea>`}

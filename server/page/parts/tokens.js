@@ -11,8 +11,7 @@ export const visible = (text) =>
   );
 
 /** Return what tokens can be coloured by: [{id, label, of(token) -> band from -4 to 4}]. */
-export function colourings(explanation) {
-  const { members, tokens } = explanation;
+export function colourings(members, tokens) {
   const first = tokens[0] ?? {};
   const found = [];
   members.forEach((member, index) => {
@@ -51,6 +50,7 @@ const band = (nats) =>
 const signed = (nats) => (nats == null ? 0 : Math.sign(nats) * band(Math.abs(nats)));
 
 export const percent = (logprob) => {
+  if (logprob == null) return "–";
   const share = 100 * Math.exp(logprob);
   return share > 0 && share < 0.01 ? "<0.01 %" : `${share.toFixed(2)} %`;
 };

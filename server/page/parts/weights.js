@@ -1,21 +1,22 @@
 // One slider for each number of a composition.
 
-import { format, isJson, weights, withWeight } from "../lib/formula.js";
+import { format, isJson, withWeight } from "../lib/formula.js";
 import { html, useRef } from "../lib/html.js";
 
 const MOST = 12;
 
-export function Weights({ formula, onChange }) {
-  const all = weights(formula).slice(0, MOST);
+/** `all`: the numbers of the formula. */
+export function Weights({ formula, all, onChange }) {
   if (!all.length) return null;
   return html`
     <fieldset class="weights">
       <legend>Weights</legend>
-      ${all.map(
+      ${all.slice(0, MOST).map(
         (weight, index) => html`
           <${Weight} key=${index} id=${`weight-${index}`} weight=${weight} isRecipe=${isJson(formula)}
             onChange=${(value) => onChange(withWeight(formula, weight, value))} />`,
       )}
+      ${all.length > MOST && html`<p class="help">The first ${MOST} of ${all.length}.</p>`}
     </fieldset>`;
 }
 

@@ -1,7 +1,7 @@
 // Adapters: generations, who uses them, publishing, rolling back, policies.
 
 import { call, get, upload } from "../lib/api.js";
-import { html, useCallback, useEffect, useRef, useState } from "../lib/html.js";
+import { html, useEffect, useRef, useState } from "../lib/html.js";
 import { History } from "../parts/history.js";
 
 const FILES = ["adapter_config.json", "adapter_model.safetensors"];
@@ -11,7 +11,7 @@ export function Adapters({ keyed, reload }) {
   const [users, setUsers] = useState(new Map());
   const [problem, setProblem] = useState(null);
   const [said, setSaid] = useState("");
-  const load = useCallback(async () => {
+  const load = async () => {
     try {
       const [adapters, compositions] = await Promise.all([get("v1/adapters"), get("v1/compositions")]);
       setList(adapters);
@@ -20,7 +20,7 @@ export function Adapters({ keyed, reload }) {
     } catch (error) {
       setProblem(explained(error));
     }
-  }, []);
+  };
   useEffect(() => {
     load();
   }, [keyed]);
@@ -59,7 +59,7 @@ export function Adapters({ keyed, reload }) {
 
 function explained(error) {
   if (error.status === 401 || error.status === 403) return `${error.message} Enter a key with that role above, under “API key”.`;
-  if (error.status === 409 || error.status === 412) return `${error.message} Someone else changed it meanwhile: look at the present state below, then do it again.`;
+  if (error.code === "version_conflict") return `${error.message} Someone else changed it meanwhile: look at the present state below, then do it again.`;
   return error.message;
 }
 

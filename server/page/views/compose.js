@@ -1,5 +1,7 @@
 // Ask a composition, and see beside it what the base and its members say alone.
 
+import { post } from "../lib/api.js";
+import { asked } from "../lib/formula.js";
 import { html, useEffect, useRef, useState } from "../lib/html.js";
 import { requestOf } from "../lib/request.js";
 import { empty, restOf, run } from "../lib/run.js";
@@ -8,9 +10,9 @@ import { TokenDetails } from "../parts/token_details.js";
 import { colourings, MOST_TOKENS, Tokens, visible } from "../parts/tokens.js";
 
 const TURN_MS = 350;
-const MOST_BESIDE = 6;
+const MOST_BESIDE = 8;
 
-export function Compose({ state, update, plan, inputs, runs }) {
+export function Compose({ state, update, plan, runs }) {
   const [branches, setBranches] = useState([]);
   const [at, setAt] = useState(0);
   const [beside, setBeside] = useState([]);
@@ -22,34 +24,28 @@ export function Compose({ state, update, plan, inputs, runs }) {
   const aborter = useRef(null);
   const changed = () => redraw((count) => count + 1);
 
-  const begin = () => {
-    aborter.current?.abort();
-    aborter.current = new AbortController();
+  const signal = () => {
+    if (!aborter.current || aborter.current.signal.aborted) aborter.current = new AbortController();
     return aborter.current.signal;
   };
   const start = () => {
-    const signal = begin();
+    if (!state.prompt) return;
+    aborter.current?.abort();
     setFocused(null);
     setPinned(null);
-    let request;
-    const answer = empty("answer");
-    try {
-      request = requestOf(state);
-    } catch (error) {
-      answer.error = error.message;
-    }
+    const answer = { ...empty("answer"), asked: state };
     setBranches([answer]);
     setAt(0);
     setBeside([]);
-    if (!request) return;
-    const ask = (others) => {
-      const columns = others.map(({ label }) => empty(label));
-      columns.forEach((column, index) => run(column, requestOf(state, others[index]), signal, changed));
+    const streams = signal();
+    const ask = (models) => {
+      const columns = models.map((model) => empty(model));
+      columns.forEach((column) => run(column, () => requestOf(state, { model: column.label }), streams, changed));
       setBeside((before) => [...before, ...columns]);
     };
     const onReport = (report) => isBeside && ask(alone(report.plan));
-    run(answer, { ...request, explain: true }, signal, changed, onReport);
-    if (isBeside) ask([{ label: "base", model: "base" }]);
+    run(answer, () => ({ ...requestOf(state), explain: true }), streams, changed, onReport);
+    if (isBeside) ask(["base"]);
   };
   const current = branches[at];
 
@@ -58,38 +54,43 @@ export function Compose({ state, update, plan, inputs, runs }) {
     const tokens = current.tokens.slice(0, position);
     const { best, base } = current.tokens[position];
     const kept = [...tokens, { ...other, position, best, base: base && { best: base.best }, forced: true }];
-    const prefix = kept.map((token) => token.token).join("");
-    const branch = empty(`${visible(JSON.stringify(other.token))} at ${position}`, prefix, kept);
-    branch.members = current.members;
+    const branch = empty(`${visible(JSON.stringify(other.token))} at ${position}`, "", kept);
+    Object.assign(branch, { report: current.report, asked: current.asked });
     setBranches([...branches, branch]);
     setAt(branches.length);
     setPinned(null);
     setFocused(position);
-    run(branch, { ...requestOf(state, { prefix }), explain: true }, begin(), changed);
+    goOn(branch);
   };
-  const goOn = () => {
-    const tokens = current.tokens.slice();
-    const prefix = tokens.map((token) => token.token).join("");
-    current.text = prefix;
-    run(current, { ...requestOf(state, { prefix }), explain: true }, begin(), changed);
+  /** Stream what follows the tokens that an answer has, of the request that it answers. */
+  const goOn = (answer) => {
+    const { asked: then, tokens } = answer;
+    const streams = signal();
+    const ask = async () => {
+      // Single tokens may be parts of characters.
+      while (tokens.at(-1)?.token.includes("\ufffd")) tokens.pop();
+      const body = { ...asked(then.formula || "base"), tokens: tokens.map(({ id }) => id) };
+      answer.text = (await post("detokenize", body, { signal: streams })).prompt;
+      return { ...requestOf({ ...then, maxTokens: state.maxTokens }, { prefix: answer.text }), explain: true };
+    };
+    run(answer, ask, streams, changed);
   };
 
   useEffect(() => {
     if (runs > 0) start();
   }, [runs]);
-  useEffect(() => () => aborter.current?.abort(), []);
   useEffect(() => {
-    if (!follows || !plan || !current) return;
+    if (!follows || !plan || !current || state.view !== "compose") return;
     const timer = setTimeout(start, TURN_MS);
     return () => clearTimeout(timer);
   }, [plan]);
 
-  const isRunning = current?.isRunning || beside.some((answer) => answer.isRunning);
-  const choices = current ? colourings(current) : [];
-  const colouring = choices.find(({ id }) => id === state.colour) ?? choices.find(({ id }) => id === "contribution:1") ?? choices[0];
+  const isRunning = [...branches, ...beside].some((answer) => answer.isRunning);
   const token = current?.tokens[pinned ?? focused];
+  const members = current?.report?.plan.members.map(labelOf) ?? [];
+  const choices = current?.tokens.length ? colourings(members, current.tokens) : [];
+  const colouring = choices.find(({ id }) => id === state.colour) ?? choices.find(({ id }) => id === "contribution:1") ?? choices[0];
   return html`
-    ${inputs}
     <div class="actions">
       <button type="button" class="primary" onClick=${start} disabled=${!state.prompt}>Run</button>
       <button type="button" onClick=${() => aborter.current?.abort()} disabled=${!isRunning}>Stop</button>
@@ -118,9 +119,9 @@ export function Compose({ state, update, plan, inputs, runs }) {
             pinned=${pinned} onFocus=${setFocused} onPin=${(index) => setPinned(index === pinned ? null : index)} />
           <${Legend} colouring=${colouring} />
           ${current.tokens.length > MOST_TOKENS && html`<p class="help">The first ${MOST_TOKENS} tokens have details.</p>`}
-          <${Outcome} answer=${current} onContinue=${goOn} />
+          <${Outcome} answer=${current} onContinue=${() => goOn(current)} />
         </div>
-        <${TokenDetails} token=${token} members=${current.members}
+        <${TokenDetails} token=${token} members=${members}
           onFork=${(other) => fork(token.position, other)} />
       </div>
     </section>`}
@@ -135,20 +136,13 @@ export function Compose({ state, update, plan, inputs, runs }) {
     <${Copies} state=${state} />`;
 }
 
-/** Return the members of a plan, but the base, as requests of their own. */
-function alone(plan) {
-  const members = plan.members.map((member) =>
-    member.prompt === "request"
-      ? { label: member.model, model: member.model }
-      : { label: `${member.model}, its own prompt`, ...ownPrompt(member) },
-  );
-  const known = new Map(members.map((member) => [member.label, member]));
-  known.delete("base");
-  return [...known.values()].slice(0, MOST_BESIDE);
-}
+const labelOf = ({ model, prompt }) => (prompt === "request" ? model : `${model}, its own prompt`);
 
-function ownPrompt({ model, prompt }) {
-  return { composition: { members: [{ model, weight: 1, ...(typeof prompt === "string" ? { prompt } : prompt) }] }, model: "base" };
+/** Return the models of a plan that read the request, but the base. */
+function alone(plan) {
+  const names = plan.members.filter(({ prompt }) => prompt === "request").map(({ model }) => model);
+  const others = new Set(names.filter((name) => name !== "base"));
+  return [...others].slice(0, MOST_BESIDE);
 }
 
 function Outcome({ answer, onContinue }) {
@@ -158,8 +152,8 @@ function Outcome({ answer, onContinue }) {
   }
   if (answer.isRunning || !answer.finish) return null;
   const note = answer.note && html`<p class="help">No details: ${answer.note}</p>`;
-  const reasons = { length: "stopped at the token limit", stop: "ended by itself" };
-  return html`${note}<p class="help">${reasons[answer.finish] ?? answer.finish}${!answer.text && ": an empty answer"}</p>`;
+  const reasons = { length: "stopped at the token limit", stop: "ended by itself", stopped: "stopped by you" };
+  return html`${note}<p class="help">${reasons[answer.finish] ?? answer.finish}${answer.finish === "stop" && !answer.text && ": an empty answer"}</p>`;
 }
 
 function Legend({ colouring }) {

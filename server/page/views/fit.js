@@ -1,7 +1,7 @@
 // Find the weights of a formula from examples of wanted answers.
 
 import { post } from "../lib/api.js";
-import { format, isJson, weights, withValues } from "../lib/formula.js";
+import { format, isJson, withValues } from "../lib/formula.js";
 import { html, useState } from "../lib/html.js";
 
 const EXAMPLE = `Where does Ann live?
@@ -10,14 +10,14 @@ Certainly. Ann lives in Oslo.
 What does Ann do?
 She is a teacher.`;
 
-export function Fit({ state, update, box }) {
+export function Fit({ state, update, numbers }) {
   const [free, setFree] = useState([0]);
   const [text, setText] = useState("");
   const [answer, setAnswer] = useState(null);
   const [problem, setProblem] = useState(null);
   const [isRunning, setIsRunning] = useState(false);
-  const all = isJson(state.formula) ? [] : weights(state.formula);
-  const chosen = free.filter((index) => index < all.length);
+  const all = isJson(state.formula) ? [] : numbers;
+  const chosen = [...all.keys()].filter((index) => free.includes(index));
   let items = [];
   let unread = null;
   try {
@@ -42,7 +42,6 @@ export function Fit({ state, update, box }) {
   };
 
   return html`
-    <div class="alone">${box}</div>
     ${all.length === 0 && html`<p class="help">A fit takes a formula with weights, such as <code>base + 1.5*positive</code>.</p>`}
     ${all.length > 0 &&
     html`<fieldset class="actions"><legend>Find</legend>${all.map(
@@ -105,7 +104,7 @@ function ErrorBar({ value, error, reach }) {
 }
 
 /** Read examples. Throw an error that names the line or the example. */
-export function examples(text, mode) {
+function examples(text, mode) {
   if (text.trimStart().startsWith("{")) {
     return text.split("\n").flatMap((line, index) => {
       if (!line.trim()) return [];

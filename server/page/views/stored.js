@@ -2,24 +2,24 @@
 
 import { call, get } from "../lib/api.js";
 import { parse } from "../lib/formula.js";
-import { html, useCallback, useEffect, useState } from "../lib/html.js";
+import { html, useEffect, useState } from "../lib/html.js";
 import { History } from "../parts/history.js";
 
 const pathOf = (name) => `v1/compositions/${encodeURIComponent(name)}`;
 const shown = (content) => (typeof content === "string" ? content : content && JSON.stringify(content));
 
-export function Stored({ state, update, box, keyed, reload }) {
+export function Stored({ state, update, keyed, reload }) {
   const [list, setList] = useState([]);
   const [name, setName] = useState("");
   const [problem, setProblem] = useState(null);
   const [said, setSaid] = useState("");
-  const load = useCallback(async () => {
+  const load = async () => {
     try {
       setList((await get("v1/compositions")).data);
     } catch (error) {
       setProblem(error.message);
     }
-  }, []);
+  };
   useEffect(() => {
     load();
   }, [keyed]);
@@ -31,7 +31,7 @@ export function Stored({ state, update, box, keyed, reload }) {
       setSaid(what);
       reload();
     } catch (error) {
-      const isLate = error.status === 409 || error.status === 412;
+      const isLate = error.code === "version_conflict";
       setProblem(isLate ? `${error.message} Someone else changed it meanwhile: look below, then do it again.` : error.message);
     }
     load();
@@ -45,7 +45,6 @@ export function Stored({ state, update, box, keyed, reload }) {
     );
   };
   return html`
-    <div class="alone">${box}</div>
     <form class="actions" onSubmit=${save}>
       <label>store it as <input value=${name} required maxlength="256" onInput=${(e) => setName(e.target.value)} /></label>
       <button type="submit" class="primary">${list.some((one) => one.name === name) ? "Replace" : "Store"}</button>

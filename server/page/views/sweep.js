@@ -1,15 +1,15 @@
 // One prompt with every weight of a grid: an answer for each, and how likely a reference is.
 
 import { post } from "../lib/api.js";
-import { format, isJson, weights, withValues } from "../lib/formula.js";
+import { format, isJson, withValues, withWeight } from "../lib/formula.js";
 import { html, useState } from "../lib/html.js";
-import { beginningOf } from "../lib/request.js";
+import { beginningOf, number } from "../lib/request.js";
 import { Chart } from "../parts/chart.js";
 import { visible } from "../parts/tokens.js";
 
 const MOST_POINTS = 16;
 
-export function Sweep({ state, update, inputs }) {
+export function Sweep({ state, update, numbers }) {
   const [chosen, setChosen] = useState(0);
   const [from, setFrom] = useState("0");
   const [to, setTo] = useState("2");
@@ -18,7 +18,7 @@ export function Sweep({ state, update, inputs }) {
   const [answer, setAnswer] = useState(null);
   const [problem, setProblem] = useState(null);
   const [isRunning, setIsRunning] = useState(false);
-  const all = isJson(state.formula) ? [] : weights(state.formula);
+  const all = isJson(state.formula) ? [] : numbers;
   const weight = all[Math.min(chosen, all.length - 1)];
 
   const start = async () => {
@@ -30,12 +30,14 @@ export function Sweep({ state, update, inputs }) {
         formula: withValues(state.formula, [[weight, "w"]]),
         values: { w: values },
         ...beginningOf(state),
-        max_tokens: Number(state.maxTokens),
-        temperature: Number(state.temperature),
+        max_tokens: number(state.maxTokens),
+        temperature: number(state.temperature),
         reference: reference || undefined,
-        seed: state.seed === "" ? undefined : Number(state.seed),
+        seed: number(state.seed),
       };
-      setAnswer(await post("v1/compose/sweep", body));
+      const found = await post("v1/compose/sweep", body);
+      const formulas = values.map((value) => withWeight(state.formula, weight, value));
+      setAnswer({ ...found, formulas });
     } catch (error) {
       setProblem(error.message);
     }
@@ -43,7 +45,6 @@ export function Sweep({ state, update, inputs }) {
   };
 
   return html`
-    ${inputs}
     ${!weight
       ? html`<p class="help">A sweep takes a formula with a weight to vary, such as <code>base + 1.5*positive</code>.</p>`
       : html`<div class="actions">
@@ -73,7 +74,7 @@ function Grid({ answer, update }) {
         (point, index) => html`<article class=${index === best ? "best" : ""}>
           <h3>${format(point.values.w)} ${means && html`<small>${means[index].toFixed(3)} per token${index === best ? ", the highest" : ""}</small>`}</h3>
           <p class="text">${visible(point.text) || "(empty)"}</p>
-          <button type="button" onClick=${() => update({ formula: point.formula, view: "compose" })}>Use this weight</button>
+          <button type="button" onClick=${() => update({ formula: answer.formulas[index], view: "compose" })}>Use this weight</button>
         </article>`,
       )}
     </section>`;
