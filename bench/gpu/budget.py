@@ -24,9 +24,9 @@ class Budget:
         return self._end - self._clock()
 
     def take(self, items: Iterable[T], name: Callable[[T], str] = str) -> Iterator[T]:
-        """Yield items while there is time, and note the others as left out."""
-        for item in items:
-            if self.left_s > 0:
+        """Yield the first item, others while there is time, and note the rest as left out."""
+        for index, item in enumerate(items):
+            if index == 0 or self.left_s > 0:
                 yield item
             else:
                 self.left_out.append(name(item))

@@ -85,7 +85,8 @@ def render(report: Report) -> str:
 
 def _section(section: Mapping[str, Any]) -> Iterable[str]:
     passed = {True: ": passed", False: ": **failed**", None: ""}[section.get("passed")]
-    yield f"### {section['heading']}{passed}"
+    partly = " as far as checked" if section.get("passed") and section["left_out"] else ""
+    yield f"### {section['heading']}{passed}{partly}"
     if section["about"]:
         yield section["about"]
     if section["rows"]:

@@ -26,6 +26,8 @@ def test_nothing_starts_after_the_budget_is_spent() -> None:
     assert done == ["one", "two"]
     assert budget.left_out == ["three", "four"]
     assert budget.left_s == -2.0
+    assert list(budget.take(["five", "six"])) == ["five"]  # loading must not have been in vain
+    assert budget.left_out == ["three", "four", "six"]
 
 
 def test_a_part_leaves_its_seconds_to_the_next() -> None:
@@ -112,6 +114,8 @@ def test_what_is_missing_is_said() -> None:
     wrong["parts"][0]["sections"][0]["passed"] = False
     assert failed(wrong)
     assert "### Speed: **failed**" in render(wrong)
+    wrong["parts"][0]["sections"][0]["passed"] = True
+    assert "### Speed: passed as far as checked" in render(wrong)
 
 
 def test_a_difference_is_judged_by_the_noise() -> None:

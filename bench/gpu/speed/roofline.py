@@ -14,7 +14,7 @@ import torch
 from bench.gpu.speed.shapes import Config
 
 ELEMENT_BYTES = 2  # bfloat16
-COPIES = 20
+COPIES = 5
 
 
 @dataclass(frozen=True, slots=True)
