@@ -76,7 +76,7 @@ function App() {
     <${FormulaBox} state=${state} update=${update} models=${models} onPlan=${setPlan}
       onRun=${() => view === "compose" && setRuns((count) => count + 1)} />
     <${Weights} formula=${state.formula} all=${numbers} onChange=${(formula) => update({ formula })} />`;
-  const props = { state, update, plan, numbers, runs, keyed, reload: load };
+  const props = { state, update, models, plan, numbers, runs, keyed, reload: load };
   return html`
     <header class="top">
       <h1>Composer</h1>
@@ -127,6 +127,7 @@ function firstFormula(models) {
     .map((model) => model.id);
   const [first, second] = names.includes("positive") ? ["positive", "negative"] : names.slice(-2);
   if (!first) return "base";
+  if (!models.some(({ id }) => id === "base")) return first; // a key with models of its own
   return second && names.includes(second) ? `base + 1.5*(${first} - ${second})` : `base + 0.5*${first}`;
 }
 

@@ -85,6 +85,18 @@ def test_a_wrong_key_is_told_apart_from_none(
     page_errors.expect(REFUSED, page)
 
 
+def test_a_key_that_may_only_publish_sees_the_adapters(
+    open_admin: PageOpener, page_errors: PageErrors
+) -> None:
+    page = open_admin("/#view=adapters")
+    page.route("**/v1/compositions", lambda route: route.fulfill(status=403, json={"error": {}}))
+    use_key(page, KEY)
+    expect(page.get_by_label("Adapters", exact=True)).to_be_visible()
+    expect(page.get_by_role("alert")).to_have_count(0)
+    expect(page.get_by_text("no stored composition uses it")).to_have_count(0)  # who knows
+    page_errors.expect(REFUSED, page)
+
+
 def test_of_two_tabs_the_second_learns_of_the_first(
     open_admin: PageOpener, admin: Admin, root: Path, page_errors: PageErrors
 ) -> None:

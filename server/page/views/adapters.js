@@ -8,15 +8,15 @@ const FILES = ["adapter_config.json", "adapter_model.safetensors"];
 
 export function Adapters({ keyed, reload }) {
   const [list, setList] = useState(null);
-  const [users, setUsers] = useState(new Map());
+  const [users, setUsers] = useState(null);
   const [problem, setProblem] = useState(null);
   const [said, setSaid] = useState("");
   const load = async () => {
     try {
-      const [adapters, compositions] = await Promise.all([get("v1/adapters"), get("v1/compositions")]);
-      setList(adapters);
-      setUsers(usersOf(compositions.data));
+      setList(await get("v1/adapters"));
       setProblem(null);
+      // A key may publish and not read compositions.
+      get("v1/compositions").then(({ data }) => setUsers(usersOf(data)), () => setUsers(null));
     } catch (error) {
       setProblem(explained(error));
     }
@@ -52,7 +52,7 @@ export function Adapters({ keyed, reload }) {
       html`<p class="help">Requests in flight still use ${list.retiring.map((name) => html`<code>${name}</code> `)}</p>`}
       <section class="cards" aria-label="Adapters">
         ${list.data.map((adapter) => html`<${Adapter} key=${adapter.alias} adapter=${adapter}
-          users=${users.get(adapter.alias) ?? []} change=${change} />`)}
+          users=${users && (users.get(adapter.alias) ?? [])} change=${change} />`)}
       </section>`}
     ${list?.data.length === 0 && html`<p class="help">No adapter is published yet.</p>`}`;
 }
@@ -92,7 +92,7 @@ function Adapter({ adapter, users, change }) {
       <h3><code>${alias}</code> <small>version ${number}</small></h3>
       <p><code title=${digest}>${digest?.slice(0, 12)}</code> · rank ${adapter.adapter?.rank ?? "?"} · ${adapter.served ? "served" : "not served"} · ${new Date(adapter.time).toLocaleString()}</p>
       ${adapter.error && html`<p class="problem">${adapter.error}</p>`}
-      <p>${users.length ? html`used by ${users.map((name) => html`<code>${name}</code> `)}` : "no stored composition uses it"}</p>
+      <p>${users && (users.length ? html`used by ${users.map((name) => html`<code>${name}</code> `)}` : "no stored composition uses it")}</p>
       <${Policy} adapter=${adapter} change=${change} />
       <${History} path=${`${pathOf(alias)}/history`} number=${number} onRollBack=${rollBack}
         about=${(version) => version.digest?.slice(0, 12)} />

@@ -12,7 +12,7 @@ import { colourings, MOST_TOKENS, Tokens, visible } from "../parts/tokens.js";
 const TURN_MS = 350;
 const MOST_BESIDE = 8;
 
-export function Compose({ state, update, plan, runs }) {
+export function Compose({ state, update, models, plan, runs }) {
   const [branches, setBranches] = useState([]);
   const [at, setAt] = useState(0);
   const [beside, setBeside] = useState([]);
@@ -45,7 +45,7 @@ export function Compose({ state, update, plan, runs }) {
     };
     const onReport = (report) => isBeside && ask(alone(report.plan));
     run(answer, () => ({ ...requestOf(state), explain: true }), streams, changed, onReport);
-    if (isBeside) ask(["base"]);
+    if (isBeside && models.some(({ id }) => id === "base")) ask(["base"]);
   };
   const current = branches[at];
 
