@@ -18,7 +18,7 @@ from zoo.corpus import READING, SCHOOL, Corpus
 from zoo.evaluate import OF_LISTS, load
 from zoo.list_corpus import COPIES, LISTS, NUMBERS, ListCorpus, list_batches
 from zoo.tasks import task_of
-from zoo.tokenizer import train_tokenizer
+from zoo.tokenizer import save_tokenizer, train_tokenizer
 from zoo.train import (
     BLOCK,
     Batch,
@@ -150,7 +150,7 @@ def _model(name: str, label: str) -> float:
     folder = zoo.ROOT / "models" / name
     shutil.rmtree(folder, ignore_errors=True)
     tokenizer = train_tokenizer(Corpus(SEED, READING).documents(30_000))
-    tokenizer.save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
     torch.manual_seed(shape.seed)
     model = new_model(shape, tokenizer)
     loss = 0.0
@@ -181,7 +181,7 @@ def _lists(label: str) -> float:
         loss = train(model, batches, steps, stage.rate, decay=0.1, progress=progress)
         shutil.rmtree(zoo.LISTS, ignore_errors=True)
         model.to(torch.bfloat16).save_pretrained(zoo.LISTS)
-        tokenizer.save_pretrained(zoo.LISTS)
+        save_tokenizer(tokenizer, zoo.LISTS)
     _readable(zoo.LISTS)
     return loss
 

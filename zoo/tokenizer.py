@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -67,3 +68,9 @@ def _without_special(documents: Iterable[str]) -> Iterable[str]:
     special = re.compile("|".join(re.escape(token) for token in SPECIAL))
     for document in documents:
         yield from filter(None, special.split(document))
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write a tokenizer, its vocabulary in one line: more than half of the file were spaces."""
+    tokenizer.save_pretrained(folder)
+    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
