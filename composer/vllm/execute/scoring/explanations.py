@@ -175,6 +175,8 @@ class Explanations:
 
     def explain(self, asked: Sequence[Asked], token_ids: torch.Tensor) -> None:
         """Explain what was sampled: `token_ids` `[R, 1]` of any integer type."""
+        if not asked:
+            return  # reading the step takes a hundredth of a plain one
         step = self._views[0].step
         for part in asked:
             tokens = token_ids.index_select(0, part.leaders).squeeze(1).long()
