@@ -45,15 +45,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sections = parts[0]["sections"]
     cuda = bool(sections and sections[0]["cuda"])
     bytes_per_s = str(sections[0]["bytes_per_s"]) if sections else "0"
-    given = ["--bytes-per-s", bytes_per_s, *(["--quick"] if options.quick else [])]
-    given += ["--shape", options.shape] if options.shape else []
+    further = ["--bytes-per-s", bytes_per_s, *(["--quick"] if options.quick else [])]
+    further += ["--shape", options.shape] if options.shape else []
     default = MINUTES[("quick" if options.quick else "full") if cuda else "rehearsal"]
     end = start + 60 * (options.minutes or default)
     plan = _plan(options.runner, cuda) if sections else []
     for index, (name, runner, _) in enumerate(plan):
         seconds = share(end - time.monotonic(), [weight for *_, weight in plan[index:]])
         print(f"{name} on {runner}, {seconds:.0f} s ...", file=sys.stderr, flush=True)
-        parts.append(_run(name, runner, seconds, given, interpreted=runner == "v2" and not cuda))
+        parts.append(_run(name, runner, seconds, further, interpreted=runner == "v2" and not cuda))
     report = {
         "title": "GPU check" if cuda else "Rehearsal of the GPU check on a CPU",
         "date": f"{datetime.date.today():%Y-%m-%d}",
@@ -104,7 +104,12 @@ def _plan(runner: str, cuda: bool) -> list[tuple[str, str, float]]:
 
 
 def _run(
-    name: str, runner: str, seconds: float, given: Sequence[str], *, interpreted: bool = False
+    name: str,
+    runner: str,
+    seconds: float,
+    further: Sequence[str],
+    *,
+    interpreted: bool = False,
 ) -> dict[str, Any]:
     """Run a part in a process of its own, and return it as the report has it."""
     start = time.monotonic()
@@ -119,7 +124,7 @@ def _run(
                 program = ["-c", f"{FIRST}from bench.gpu.parts import main\nmain()"]
             command = [sys.executable, *program, name, "--seconds", f"{seconds:.1f}"]
             done = subprocess.run(
-                [*command, "--output", str(output), *given],
+                [*command, "--output", str(output), *further],
                 cwd=ROOT,
                 env=environment,
                 stdout=sys.stderr,

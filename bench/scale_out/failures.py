@@ -64,8 +64,8 @@ def restart(cluster: Cluster) -> tuple[list[Check], int, str]:
         (f"it ended with status {status}, which must be 0", status == 0),
         ("the router uses it again after its restart", back),
     ]
-    told = f"of {len(repeated)} requests meanwhile, {len(failed)} failed"
-    return [*checks, (told, not failed)], len(failed), _asked_once(clients)
+    what = f"of {len(repeated)} requests meanwhile, {len(failed)} failed"
+    return [*checks, (what, not failed)], len(failed), _asked_once(clients)
 
 
 def kill(cluster: Cluster) -> tuple[list[Check], int, str]:

@@ -62,10 +62,10 @@ def test_axe_finds_nothing(
     answer = run(page)
     answer.get_by_label("The answer, token by token").locator("button").first.click()
     page.get_by_text("Copy as").click()
-    found = violations(page)
+    problems = violations(page)
     for name in ("Sweep", "Fit", "Stored"):
         view(page, name)
-        found += violations(page)
-    assert found == []
+        problems += violations(page)
+    assert problems == []
     width = page.evaluate("document.documentElement.scrollWidth")
     assert width <= size["width"], "the page scrolls sideways"

@@ -118,11 +118,11 @@ class Verification:
                 tokens = [*prompt, *output.outputs[0].token_ids]
                 expected = self._oracle.logits(name, tokens)[len(prompt) - 1 : -1].log_softmax(-1)
                 noise.append((as_tensor(output.outputs[0].logprobs), expected))
-        found = difference(noise)
+        of_noise = difference(noise)
         # Relative to the spread of the numbers compared, hidden states have the noise of logits.
-        allowed = WORST * found.worst / float(torch.cat([z for _, z in noise]).std(-1).mean())
+        allowed = WORST * of_noise.worst / float(torch.cat([z for _, z in noise]).std(-1).mean())
         wrong = sum(int((margins > allowed).sum()) for margins in choices)
-        return difference(computed), found, wrong
+        return difference(computed), of_noise, wrong
 
 
 def _alone(scores: torch.Tensor) -> torch.Tensor:

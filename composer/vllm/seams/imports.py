@@ -60,8 +60,8 @@ class _Imports(ast.NodeVisitor):
 def _file(package: Path, module: str) -> Path | None:
     """Return the file of a module of vLLM's package."""
     path = package.joinpath(*module.split(".")[1:])
-    found = (file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file())
-    return next(found, None)
+    files = (file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file())
+    return next(files, None)
 
 
 @cache
