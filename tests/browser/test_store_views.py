@@ -141,6 +141,29 @@ def test_an_upload_that_is_cut_off_publishes_nothing(
     page_errors.allow("net::")
 
 
+def test_a_free_weight_is_told_from_an_adapter_of_its_name(
+    open_admin: PageOpener, admin: Admin, root: Path, page_errors: PageErrors
+) -> None:
+    page = adapters(open_admin)
+    for name in ("w", "w1"):
+        publish(page, root / "polite", name)
+        expect(page.get_by_text(f"{name} is published.")).to_be_visible(timeout=30 * SECONDS)
+    view(page, "Sweep")
+    page.locator("#formula").fill("base + 0.5*w")
+    page.locator("#prompt").fill("Where does Kuti Supiv live?")
+    page.get_by_role("button", name="Sweep").last.click()
+    answers = page.get_by_label("Answers").get_by_role("article")
+    expect(answers).to_have_count(5, timeout=30 * SECONDS)
+    view(page, "Fit")
+    examples = "Where is Ann?\nIn Oslo.\n\nWhere is Bob?\nIn Rome.\n"
+    page.get_by_label("Examples of wanted answers").fill(examples)
+    page.get_by_role("button", name="Fit", exact=True).last.click()
+    expect(page.get_by_label("What was found")).to_be_visible(timeout=30 * SECONDS)
+    for name in ("w", "w1"):
+        admin.http.delete(f"/v1/adapters/{name}").raise_for_status()
+    page_errors.allow(REFUSED)  # the list before the key, and formulas half typed
+
+
 def test_files_that_are_no_adapter_are_not_sent(
     open_admin: PageOpener, root: Path, tmp_path: Path, page_errors: PageErrors
 ) -> None:
@@ -163,7 +186,11 @@ def test_compositions_are_stored_used_and_rolled_back(
     open_page: PageOpener, server: LiveServer
 ) -> None:
     page = open_page(address(view="stored"))
-    page.get_by_label("store it as").fill("good-manners")
+    name = page.get_by_label("store it as")
+    for impossible in ("..", "good/manners"):
+        name.fill(impossible)
+        expect(page.locator("input:invalid")).to_have_value(impossible)
+    name.fill("good-manners")
     page.get_by_role("button", name="Store", exact=True).click()
     expect(page.get_by_text("good-manners is stored.")).to_be_visible()
     page.locator("#formula").fill("chat + 2*(polite - chat)")

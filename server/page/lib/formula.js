@@ -42,6 +42,13 @@ export function withValues(text, pairs) {
   return text;
 }
 
+/** Return how the names of free weights begin, so that none of them names a model. */
+export function freeStem(models) {
+  let stem = "w";
+  while (models.some(({ id }) => id.startsWith(stem))) stem += "_";
+  return stem;
+}
+
 function jsonNumbers(text) {
   const found = [];
   // Strings are matched too, so that digits in them are no numbers.

@@ -110,7 +110,7 @@ function Problem({ text, message, place }) {
   return html`<pre>${before}<mark>${wrong}</mark>${after}</pre><p>${first}</p>`;
 }
 
-/** Return the word before the caret: {text, start, end}, or null between words. */
+/** Return the word before the caret: {text, start, end, isJson, isWhole}, or null between words. */
 function typedAt(box) {
   const caret = box.selectionStart;
   if (isJson(box.value)) {
@@ -120,14 +120,17 @@ function typedAt(box) {
   const word = words(box.value.slice(0, caret)).findLast(
     ({ kind, end }) => end === caret && (kind === "name" || kind === "quoted"),
   );
-  return word ? { text: word.text.replaceAll("'", ""), start: word.start, end: caret } : null;
+  if (!word) return null;
+  const isWhole = !(box.value.slice(0, word.start) + box.value.slice(caret)).trim();
+  return { text: word.text.replaceAll("'", ""), start: word.start, end: caret, isWhole };
 }
 
-async function matching({ text, start, isJson: inJson }, models) {
+async function matching({ text, start, isJson: inJson, isWhole }, models) {
   const wanted = text.toLowerCase();
   const fits = (name) => name.toLowerCase().includes(wanted);
   if (models.some((model) => model.id.toLowerCase() === wanted)) return [];
-  const names = models.filter((model) => fits(model.id));
+  // A stored composition stands for a whole formula; within another it means nothing.
+  const names = models.filter((model) => fits(model.id) && (isWhole || model.owned_by !== "compositions"));
   const found = names.map((model) => ({
     name: model.id,
     about: model.owned_by,

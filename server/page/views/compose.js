@@ -43,7 +43,7 @@ export function Compose({ state, update, models, plan, runs }) {
       columns.forEach((column) => run(column, () => requestOf(state, { model: column.label }), streams, changed));
       setBeside((before) => [...before, ...columns]);
     };
-    const onReport = (report) => isBeside && ask(alone(report.plan));
+    const onReport = (report) => isBeside && ask(alone(report.plan).slice(0, MOST_BESIDE));
     run(answer, () => ({ ...requestOf(state), explain: true }), streams, changed, onReport);
     if (isBeside && models.some(({ id }) => id === "base")) ask(["base"]);
   };
@@ -81,6 +81,7 @@ export function Compose({ state, update, models, plan, runs }) {
   }, [runs]);
   useEffect(() => {
     if (!follows || !plan || !current || state.view !== "compose") return;
+    if (state.formula === current.asked.formula) return; // Something else was checked.
     const timer = setTimeout(start, TURN_MS);
     return () => clearTimeout(timer);
   }, [plan]);
@@ -88,6 +89,7 @@ export function Compose({ state, update, models, plan, runs }) {
   const isRunning = [...branches, ...beside].some((answer) => answer.isRunning);
   const token = current?.tokens[pinned ?? focused];
   const members = current?.report?.plan.members.map(labelOf) ?? [];
+  const others = current?.report ? alone(current.report.plan) : [];
   const choices = current?.tokens.length ? colourings(members, current.tokens) : [];
   const colouring = choices.find(({ id }) => id === state.colour) ?? choices.find(({ id }) => id === "contribution:1") ?? choices[0];
   return html`
@@ -132,7 +134,8 @@ export function Compose({ state, update, models, plan, runs }) {
         <p class="text">${visible(answer.text)}</p>
         <${Outcome} answer=${answer} />
       </article>`,
-    )}</section>`}
+    )}</section>
+      ${others.length > MOST_BESIDE && html`<p class="help">The first ${MOST_BESIDE} of ${others.length} members were asked alone.</p>`}`}
     <${Copies} state=${state} />`;
 }
 
@@ -142,7 +145,7 @@ const labelOf = ({ model, prompt }) => (prompt === "request" ? model : `${model}
 function alone(plan) {
   const names = plan.members.filter(({ prompt }) => prompt === "request").map(({ model }) => model);
   const others = new Set(names.filter((name) => name !== "base"));
-  return [...others].slice(0, MOST_BESIDE);
+  return [...others];
 }
 
 function Outcome({ answer, onContinue }) {

@@ -1,7 +1,7 @@
 // Find the weights of a formula from examples of wanted answers.
 
 import { post } from "../lib/api.js";
-import { format, isJson, withValues } from "../lib/formula.js";
+import { format, freeStem, isJson, withValues } from "../lib/formula.js";
 import { html, useState } from "../lib/html.js";
 
 const EXAMPLE = `Where does Ann live?
@@ -10,7 +10,7 @@ Certainly. Ann lives in Oslo.
 What does Ann do?
 She is a teacher.`;
 
-export function Fit({ state, update, numbers }) {
+export function Fit({ state, update, models, numbers }) {
   const [free, setFree] = useState([0]);
   const [text, setText] = useState("");
   const [answer, setAnswer] = useState(null);
@@ -30,10 +30,11 @@ export function Fit({ state, update, numbers }) {
     setIsRunning(true);
     setProblem(null);
     try {
-      const names = chosen.map((index) => [all[index], `w${index + 1}`]);
-      const formula = withValues(state.formula, names);
+      const stem = freeStem(models);
+      const free = chosen.map((index) => stem + (index + 1));
+      const formula = withValues(state.formula, chosen.map((index, at) => [all[index], free[at]]));
       const found = await post("v1/compose/fit", { formula, items });
-      const pairs = chosen.map((index) => [all[index], found.weights[`w${index + 1}`].value]);
+      const pairs = chosen.map((index, at) => [all[index], found.weights[free[at]].value]);
       setAnswer({ ...found, labels: chosen.map((index) => all[index].label), applied: withValues(state.formula, pairs) });
     } catch (error) {
       setProblem(error.message);

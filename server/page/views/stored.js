@@ -5,6 +5,8 @@ import { parse } from "../lib/formula.js";
 import { html, useEffect, useState } from "../lib/html.js";
 import { History } from "../parts/history.js";
 
+const NAME = "[A-Za-z_][A-Za-z0-9_.\\-]{0,63}";
+const NAME_RULE = "1 to 64 letters, digits and _ . - that start with a letter or _";
 const pathOf = (name) => `v1/compositions/${encodeURIComponent(name)}`;
 const shown = (content) => (typeof content === "string" ? content : content && JSON.stringify(content));
 
@@ -46,7 +48,7 @@ export function Stored({ state, update, keyed, reload }) {
   };
   return html`
     <form class="actions" onSubmit=${save}>
-      <label>store it as <input value=${name} required maxlength="256" onInput=${(e) => setName(e.target.value)} /></label>
+      <label>store it as <input value=${name} required pattern=${NAME} title=${NAME_RULE} onInput=${(e) => setName(e.target.value)} /></label>
       <button type="submit" class="primary">${list.some((one) => one.name === name) ? "Replace" : "Store"}</button>
       <span role="status">${said}</span>
     </form>

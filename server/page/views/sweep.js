@@ -1,7 +1,7 @@
 // One prompt with every weight of a grid: an answer for each, and how likely a reference is.
 
 import { post } from "../lib/api.js";
-import { format, isJson, withValues, withWeight } from "../lib/formula.js";
+import { format, freeStem, isJson, withValues, withWeight } from "../lib/formula.js";
 import { html, useState } from "../lib/html.js";
 import { beginningOf, number } from "../lib/request.js";
 import { Chart } from "../parts/chart.js";
@@ -9,7 +9,7 @@ import { visible } from "../parts/tokens.js";
 
 const MOST_POINTS = 16;
 
-export function Sweep({ state, update, numbers }) {
+export function Sweep({ state, update, models, numbers }) {
   const [chosen, setChosen] = useState(0);
   const [from, setFrom] = useState("0");
   const [to, setTo] = useState("2");
@@ -26,9 +26,10 @@ export function Sweep({ state, update, numbers }) {
     setProblem(null);
     try {
       const values = grid(Number(from), Number(to), Number(count));
+      const free = freeStem(models);
       const body = {
-        formula: withValues(state.formula, [[weight, "w"]]),
-        values: { w: values },
+        formula: withValues(state.formula, [[weight, free]]),
+        values: { [free]: values },
         ...beginningOf(state),
         max_tokens: number(state.maxTokens),
         temperature: number(state.temperature),
@@ -37,7 +38,7 @@ export function Sweep({ state, update, numbers }) {
       };
       const found = await post("v1/compose/sweep", body);
       const formulas = values.map((value) => withWeight(state.formula, weight, value));
-      setAnswer({ ...found, formulas });
+      setAnswer({ ...found, weights: values, formulas });
     } catch (error) {
       setProblem(error.message);
     }
@@ -67,12 +68,12 @@ function Grid({ answer, update }) {
   const best = means ? means.indexOf(Math.max(...means)) : -1;
   return html`
     ${means &&
-    html`<${Chart} x=${points.map((point) => point.values.w)} y=${means} xLabel="weight"
+    html`<${Chart} x=${answer.weights} y=${means} xLabel="weight"
       yLabel="log p per token" />`}
     <section class="multiples" aria-label="Answers">
       ${points.map(
         (point, index) => html`<article class=${index === best ? "best" : ""}>
-          <h3>${format(point.values.w)} ${means && html`<small>${means[index].toFixed(3)} per token${index === best ? ", the highest" : ""}</small>`}</h3>
+          <h3>${format(answer.weights[index])} ${means && html`<small>${means[index].toFixed(3)} per token${index === best ? ", the highest" : ""}</small>`}</h3>
           <p class="text">${visible(point.text) || "(empty)"}</p>
           <button type="button" onClick=${() => update({ formula: answer.formulas[index], view: "compose" })}>Use this weight</button>
         </article>`,
