@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import defaultdict
 from typing import Any
 
 import httpx
@@ -163,6 +164,30 @@ def test_each_of_several_answers_is_explained(server: LiveServer) -> None:
         shown = choice["logprobs"]["token_logprobs"]
         found = [token["logprob"] for token in told[choice["index"]]]
         assert found == pytest.approx(shown, abs=1e-3)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_no_answer_is_explained_beyond_its_end(server: LiveServer, stream: bool) -> None:
+    """The engine computes ahead: it has sampled more than the answers show."""
+    messages = [{"role": "user", "content": WHERE}]
+    fields = {"n": 6, "max_tokens": 40, "temperature": 1.3, "seed": 4, "logprobs": True}
+    body = {"model": FORMULA, "messages": messages, "explain": True, **fields}
+    if stream:
+        parts = streamed(server, **body, stream=True)
+    else:
+        parts = [answered(server.http.post("/v1/chat/completions", json=body))]
+    shown: dict[int, list[str]] = defaultdict(list)
+    told: dict[int, list[str]] = defaultdict(list)
+    ends = []
+    for part in parts:
+        for choice in part["choices"]:
+            content = (choice["logprobs"] or {"content": []})["content"]
+            shown[choice["index"]] += [token["token"] for token in content]
+            ends.append(choice["finish_reason"])
+        for answer in part.get("explanation", {"answers": []})["answers"]:
+            told[answer["index"]] += [token["token"] for token in answer["tokens"]]
+    assert ends.count("stop") > 2
+    assert told == shown
 
 
 @pytest.mark.parametrize(

@@ -33,23 +33,30 @@ class _Answer:
     shape: ExplainedShape
     weights: tuple[float, ...]  # [K]
     choices: Callable[[], list[int]] | None  # of a switch: the candidate of every token
+    ends: frozenset[int]  # tokens that end it
     tokens: dict[int, torch.Tensor] = field(default_factory=dict)  # position -> [F] float32
     complete: bool = False
+    length: int | None = None  # once a token that ends it was told
 
     def since(self, first: int) -> Report:
         """Return what is known from the token at position `first` on: `tokens`, for each what
         `ExplainedShape.read` returns, and of a switch its `candidate`.
 
-        The last token of an answer that is not complete may still be sampled again.
+        The last token of an answer that is not complete may still be sampled again. Async
+        scheduling samples one more before it learns that the answer has ended.
         """
-        positions = range(first, len(self.tokens) - (not self.complete))
-        if not positions:
+        known = len(self.tokens) - (not self.complete) if self.length is None else self.length
+        if first >= known:
             return {"tokens": []}
-        figures = torch.stack([self.tokens[position] for position in positions])
+        figures = torch.stack([self.tokens[position] for position in range(first, known)])
         tokens = list(map(self.shape.read, figures.tolist()))
+        last = next((k for k, token in enumerate(tokens) if token["id"] in self.ends), None)
+        if last is not None:
+            del tokens[last + 1 :]
+            self.length = first + len(tokens)
         if self.choices is not None:
             chosen = self.choices()
-            for position, token in zip(positions, tokens, strict=True):
+            for position, token in enumerate(tokens, first):
                 token["candidate"] = chosen[position]
         return {"tokens": tokens}
 
@@ -91,7 +98,9 @@ class Explanations:
             if tag.switch is not None and self._switches is not None:
                 choices = self._switches.choices(tag.gang)
             shape = ExplainedShape(tag.size, tag.explanation.base, tag.mixture is not None)
-            answer = self._answers[tag.gang] = _Answer(shape, tag.weights, choices)
+            params = new.sampling_params
+            ends = frozenset({*(params.stop_token_ids or ()), params.eos_token_id} - {None})
+            answer = self._answers[tag.gang] = _Answer(shape, tag.weights, choices, ends)
             self._ledger.open(tag.gang, tag.explanation.report_id, partial(_same, answer))
 
     def forget(self, finished: Iterable[str]) -> None:
