@@ -24,12 +24,14 @@ ARGS ?=
 
 RUN := $(VENV)/bin/python
 SETUP = $(PYTHON) -m scripts.setup --extra $(EXTRA) --venv $(VENV)
+# Which tests `make test` runs, as an expression of pytest's markers
+TESTS ?= not (slow or long)
 # The tests of one server run on one worker, and long ones begin first: tests/support/engine_marker.py
 PYTEST = $(RUN) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --durations 15
 
 # Triton's interpreter, with which the V2 model runner is tested on a CPU
 INTERPRETER := $(VENV)/interpreter
-PYTEST_V2 = PYTHONPATH=$(INTERPRETER) VLLM_USE_V2_MODEL_RUNNER=1 $(RUN) -m pytest -q
+PYTEST_V2 = PYTHONPATH=$(INTERPRETER) VLLM_USE_V2_MODEL_RUNNER=1 $(PYTEST) -q
 # vllm-router, for `make scale-out` and the tests of deploy/
 ROUTER := $(VENV)/router
 # LlamaIndex and LiteLLM for the tests of docs/examples/; they pin other versions than vLLM
@@ -62,8 +64,8 @@ serve: setup ## install if necessary, then serve SmolLM2 (MODEL=zoo: the zoo) on
 	  --port $(PORT) $(if $(STORE),--adapter-store $(STORE) )$(ARGS)
 
 test: setup-dev $(INTERPRETER) $(ROUTER) ## install if necessary, then run the tests
-	$(PYTEST_V2) $(SHORT_ON_V2)
-	$(PYTEST) -m "not long" $(ARGS)
+	$(if $(ARGS),,$(PYTEST_V2) -m "$(TESTS)" $(SHORT_ON_V2))
+	$(PYTEST) -m "$(TESTS)" $(ARGS)
 
 $(INTERPRETER) $(ROUTER) $(CLIENT_RECIPES): $(VENV)/%: requirements/%.lock
 	$(RUN) -m pip install --quiet --no-deps --upgrade --target $@ -r $<

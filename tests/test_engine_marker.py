@@ -79,6 +79,7 @@ def test_the_marker_selects_what_starts_an_engine(project: pytest.Pytester) -> N
     result.assert_outcomes(passed=1, deselected=5)
 
 
+@pytest.mark.slow
 def test_the_users_of_a_server_run_on_one_worker(pytester: pytest.Pytester) -> None:
     pytester.makeconftest(CONFTEST)
     test = """

@@ -22,6 +22,7 @@ ENVIRONMENT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.engine
 @pytest.mark.skipif(len(CORES) < 2, reason="a worker needs a core of its own")
 def test_composed_answers_of_two_workers(

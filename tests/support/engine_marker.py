@@ -1,7 +1,8 @@
 """Which tests start an engine or a server, and which tests run on the same worker of pytest-xdist.
 
-The marker `engine` and the groups follow from the fixtures of a test. A test that starts an engine
-in its own body has the marker itself. `EngineStarts` fails whatever starts one unannounced.
+The markers `engine` and `slow` and the groups follow from the fixtures of a test. A test that
+starts an engine in its own body has the marker itself. `EngineStarts` fails whatever starts one
+unannounced.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ SERVERS = (
 )
 """Fixtures that start a server. The users of one are a group, so that it starts once."""
 
+SLOW = ("docs_server", "guarded", "family", "counting", "encoded", "browser")
+"""Fixtures whose users are marked `slow`: a server for few tests, and the browser."""
+
 ENGINES = ("roomy", "crowded", "tight", "tiny", "asynchronous", "engine", "loaded_engine", "exam")
 """Fixtures that start engines in this process. A module may have its own of the same name."""
 
@@ -35,11 +39,13 @@ COMMANDS = (
 
 
 def mark_by_fixtures(items: Sequence[pytest.Item]) -> None:
-    """Mark each test that uses a fixture above, and give each test its group for `loadgroup`."""
+    """Mark each test by its fixtures, and give it its group for `loadgroup`."""
     for item in items:
         fixtures = _fixtures_of(item)
         if not fixtures.isdisjoint((*SERVERS, *ENGINES)):
             item.add_marker(pytest.mark.engine)
+        if not fixtures.isdisjoint(SLOW):
+            item.add_marker(pytest.mark.slow)
         file = PurePosixPath(item.nodeid.partition("::")[0]).stem
         group = next((name for name in SERVERS if name in fixtures), file)
         item.add_marker(pytest.mark.xdist_group(group))

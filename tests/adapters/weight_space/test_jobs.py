@@ -54,6 +54,7 @@ def test_the_process_computes_what_the_command_line_computes(tmp_path: Path) -> 
     assert inspect(tmp_path / "process", "a").digest == inspect(tmp_path / "here", "a").digest
 
 
+@pytest.mark.slow
 def test_the_threads_of_the_process_are_bounded(tmp_path: Path) -> None:
     """Spinning BLAS threads beside a busy engine made a merge of one second take 82."""
     request = {
@@ -84,6 +85,7 @@ def test_the_cores_that_a_process_may_use(tmp_path: Path) -> None:
         os.sched_setaffinity(0, before)
 
 
+@pytest.mark.slow
 def test_refusals_come_back_as_json(tmp_path: Path) -> None:
     adapter = write(tmp_path / "a", 1)
     out = str(tmp_path / "out")

@@ -142,7 +142,7 @@ def test_greedy_answers_alone(which: str, request: pytest.FixtureRequest, oracle
 
 
 @pytest.mark.parametrize("which", ["tight", "tiny", "asynchronous"])
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_random_requests_under_pressure(
     which: str, seed: int, request: pytest.FixtureRequest, oracle: Oracle, make_job: MakeJob
 ) -> None:

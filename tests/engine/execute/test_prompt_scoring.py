@@ -31,7 +31,7 @@ def mixed_traffic(rng: random.Random, engine: WatchedEngine) -> Job:
 
 
 @pytest.mark.parametrize("engine", ["roomy", "tight", "asynchronous"])
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_scores_are_those_of_the_oracle(
     engine: str, seed: int, oracle: Oracle, request: pytest.FixtureRequest
 ) -> None:

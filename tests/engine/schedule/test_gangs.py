@@ -35,7 +35,7 @@ def rows_of(engine: WatchedEngine, name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("which", ["tight", "asynchronous"])
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_random_requests_under_pressure(
     which: str, seed: int, request: pytest.FixtureRequest, oracle: Oracle, make_job: MakeJob
 ) -> None:

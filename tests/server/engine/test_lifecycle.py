@@ -15,6 +15,7 @@ from server.http.drain import DrainMiddleware
 from server.lifecycle import ENGINE_DIED, Lifecycle
 
 
+@pytest.mark.slow
 @pytest.mark.engine
 @pytest.mark.parametrize(
     ("scenario", "multiprocessing"),

@@ -465,6 +465,7 @@ def test_a_full_fine_tune_and_a_patch_become_generations(
 # ---- several servers, one store
 
 
+@pytest.mark.slow
 def test_another_server_on_the_same_store(admin: Admin, arguments: list[str], root: Path) -> None:
     admin.put("shared", "polite")
     log = root.parent / "second.txt"

@@ -28,6 +28,7 @@ class Seen:
         return self._probe
 
 
+@pytest.mark.slow
 def test_agreement_and_disagreement(zoo_base: Path, zoo_adapters: dict[str, Path]) -> None:
     oracle = Oracle(zoo_base, {"polite": zoo_adapters["polite"]})
     generation = Generation("polite", "0" * 64, zoo_adapters["polite"], 16, 1)

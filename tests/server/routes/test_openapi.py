@@ -61,6 +61,7 @@ def document(admin: Admin) -> dict[str, Any]:
     return document
 
 
+@pytest.mark.slow
 def test_every_route_keeps_to_the_document(admin: Admin) -> None:
     schema = schemathesis.openapi.from_url(admin.server.url + "/openapi.json", headers=HEADERS)
     answered = {}

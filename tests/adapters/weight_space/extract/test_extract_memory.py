@@ -40,6 +40,7 @@ print((high_water() - before) / 2**20)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs getrusage")
 def test_peak_memory(tmp_path: Path) -> None:
     """Below twice the largest layer and the adapter, though there are two layers in two models."""
