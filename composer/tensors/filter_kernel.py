@@ -6,13 +6,19 @@ never waits for the device. In shapes, F is a number of filters and V the vocabu
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 
 from composer.filters import FilterKind
 
+TAIL = 3e-3
+"""Tokens whose share of the likeliest is less than this part of what a nucleus leaves out are left
+out at first: few nuclei have any of them, and to compare is faster than to find the likeliest."""
+
 HEAD = 4096
-"""How many of the likeliest tokens of a row are sorted at first; most nuclei are smaller."""
+"""How many of the likeliest tokens of a row are sorted next; most other nuclei are smaller."""
 
 
 def outside(kind: FilterKind, logits: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
@@ -87,19 +93,21 @@ def _nucleus_by_sorting(logits: torch.Tensor, top_p: torch.Tensor) -> torch.Tens
 def _least_of_nucleus(weights: np.ndarray, share: float) -> float:
     """Return the smallest weight needed to reach a share of all, 0 if rounding needs all."""
     target = share * float(weights.sum())
-    for count in (HEAD, len(weights)):
-        likeliest = _largest(weights, count)
+    for largest in _largest(weights, TAIL * (1 - share)):
+        likeliest = np.sort(largest)[::-1]
         reached = np.cumsum(likeliest, dtype=np.float64)
         if reached[-1] >= target:
             return float(likeliest[np.searchsorted(reached, target)])
     return 0.0
 
 
-def _largest(row: np.ndarray, count: int) -> np.ndarray:
-    """Return the `count` largest values of a row, or all if there are fewer, largest first."""
-    if count < len(row):
-        row = np.partition(row, len(row) - count)[len(row) - count :]
-    return np.sort(row)[::-1]
+def _largest(weights: np.ndarray, least: float) -> Iterator[np.ndarray]:
+    """Yield ever more of the largest weights, at last all, in any order; at first those that reach
+    `least`, of which there are some: the largest weight is 1."""
+    yield weights[weights >= least]
+    if (rest := len(weights) - HEAD) > 0:
+        yield np.partition(weights, rest)[rest:]
+    yield weights
 
 
 def _nucleus_by_bisection(logits: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
