@@ -114,12 +114,14 @@ class ExplainedPart:
     prompt, number: the number of its prompt, and its own among the answers to that.
     tokens: for each what `composer.tensors.explain_kernel.ExplainedShape.read` returns; of a
         switch also the `candidate` that computed it.
+    more: whether there are more, which the next call returns.
     """
 
     name: str
     prompt: int
     number: int
     tokens: list[Body]
+    more: bool
 
 
 class RefusedError(Exception):
@@ -223,8 +225,11 @@ class Engine(Protocol):
         Args:
             report_id: of the request's plan.
             seen: how many tokens of each answer are known already, by the answer's name.
-            last: forget the answers: they are complete, or will not be asked for again.
+            last: the answers are complete; forget them once there are no more tokens.
         """
+
+    async def drop_explanation(self, report_id: str) -> None:
+        """Forget the answers to a request of which nobody will ask for more."""
 
     async def score(self, tokens: Tokens, plan: EnginePlan) -> dict[str, Any]:
         """Return what `plan.scoring` asks of the last of these tokens

@@ -233,6 +233,10 @@ class ComposerWorker(PlatformWorker):
         `Explaining.report_id`: see `Explanations.report`. Empty if it is unknown."""
         return self.explanations.report(report_id, seen, last)
 
+    def drop_explanation(self, report_id: str) -> None:
+        """Forget an explanation that nobody will ask for."""
+        self.explanations.drop(report_id)
+
     def prefetch_adapters(
         self, adapters: Iterable[tuple[str, int, str]], model: str | None = None
     ) -> list[Unready]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import defaultdict
 from dataclasses import dataclass, field
 
 from server.compose.scoring.score_fields import IMPOSSIBLE
@@ -68,7 +68,7 @@ class Explainer:
     async def close(self) -> None:
         """Let the engine forget what will not be asked for."""
         if not self._over and self.engine.alive:
-            await self._parts(last=True)
+            await self.engine.drop_explanation(self.report_id)
 
     @property
     def _rows(self) -> tuple[int, ...]:
@@ -79,26 +79,31 @@ class Explainer:
     def _members(self) -> list[str]:
         return [model for model in self.models if model is not None]
 
-    async def _parts(self, *, last: bool) -> Sequence[ExplainedPart]:
-        self._over = self._over or last
-        return await self.engine.explained_parts(self.report_id, self._seen, last=last)
-
     async def _answers(self, *, last: bool, limit: int | None) -> list[Body]:
-        answers = []
-        for part in await self._parts(last=last):
-            first = self._seen.get(part.name, 0)
-            found = part.tokens
-            if limit is not None and self.prompts * self.n == 1:
-                found = found[: max(limit - first, 0)]
-            self._seen[part.name] = first + len(found)
-            index = self._index(part)
-            tokens = [self._token(values, first + k) for k, values in enumerate(found)]
-            tally = self._tallies.setdefault(index, _Tally())
-            for token in tokens:
-                self._count(tally, token)
-            if tokens:
-                answers.append({"index": index, "tokens": tokens})
-        return sorted(answers, key=lambda answer: answer["index"])
+        tokens: dict[int, list[Body]] = defaultdict(list)
+        more = True
+        while more:  # in between, the engine and the event loop attend to others
+            parts = await self.engine.explained_parts(self.report_id, self._seen, last=last)
+            for part in parts:
+                tokens[self._index(part)] += self._explained(part, limit)
+            more = any(part.more for part in parts)
+        self._over = self._over or last
+        return [
+            {"index": index, "tokens": tokens[index]} for index in sorted(tokens) if tokens[index]
+        ]
+
+    def _explained(self, part: ExplainedPart, limit: int | None) -> list[Body]:
+        """Return the tokens of a part, and count them."""
+        first = self._seen.get(part.name, 0)
+        self._seen[part.name] = first + len(part.tokens)
+        found = part.tokens
+        if limit is not None and self.prompts * self.n == 1:
+            found = found[: max(limit - first, 0)]
+        tokens = [self._token(values, first + k) for k, values in enumerate(found)]
+        tally = self._tallies.setdefault(self._index(part), _Tally())
+        for token in tokens:
+            self._count(tally, token)
+        return tokens
 
     def _index(self, part: ExplainedPart) -> int:
         """Return the place of an answer among the choices of the response."""

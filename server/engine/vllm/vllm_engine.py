@@ -210,7 +210,12 @@ class VllmEngine:
         replies = await self._call("explanation_report", report_id, dict(seen), last)
         # Of several workers, only those that sample know tokens.
         reports = max(replies, key=lambda reply: sum(len(answer["tokens"]) for answer in reply))
-        return [ExplainedPart(r["name"], *_place(r["name"]), r["tokens"]) for r in reports]
+        return [
+            ExplainedPart(r["name"], *_place(r["name"]), r["tokens"], r["more"]) for r in reports
+        ]
+
+    async def drop_explanation(self, report_id: str) -> None:
+        await self._call("drop_explanation", report_id)
 
     def detokenize(self, tokens: Tokens) -> str:
         return self._prompts.detokenize(tokens)

@@ -18,6 +18,7 @@ from composer.engine_plan import Explaining, MixtureParameters, Row
 from composer.reference.mixture_oracle import mixed
 from composer.reference.oracle import Oracle
 from composer.tensors.explain_kernel import BEST
+from composer.vllm.execute.scoring import explanations
 from tests.engine.execute.test_switching import gate_between, reference
 from tests.engine.harness import Job, WatchedEngine
 
@@ -180,6 +181,47 @@ def test_no_answer_is_explained_beyond_its_end(
     assert sum(len(answer) < 40 for answer in answers.values()) > 4
     assert sorted(map(tuple, told.values())) == sorted(answers.values())
     asynchronous.assert_nothing_left()
+
+
+def test_a_long_answer_is_told_in_pieces(
+    roomy: WatchedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No report keeps the engine from its steps for long."""
+    monkeypatch.setattr(explanations, "TOLD_AT_ONCE", 8)
+    rows = (Row(0.5), Row(0.5, roomy.adapters["chat"]))
+    [short, long] = (
+        Job(PROMPT, rows, params={"max_tokens": count}, explanation=Explaining("pieces", 0))
+        for count in (5, 20)
+    )
+    names = [roomy.add(short), roomy.add(long)]
+    answers: dict[str, list[int]] = {}
+    while roomy.engine.has_unfinished_requests():
+        answers |= {out.request_id: list(out.outputs[0].token_ids) for out in roomy.step()}
+    told: dict[str, list[int]] = defaultdict(list)
+    sizes = []
+    more = True
+    while more:
+        seen = {name: len(tokens) for name, tokens in told.items()}
+        arguments = ("pieces", seen, True)
+        [reports] = roomy.core.collective_rpc("explanation_report", args=arguments)
+        for report in reports:
+            told[report["name"]] += [token["id"] for token in report["tokens"]]
+        sizes.append([len(report["tokens"]) for report in reports])
+        more = any(report["more"] for report in reports)
+    assert sorted(map(sorted, sizes)) == [[0, 4], [0, 8], [5, 8]]
+    assert sorted(told.values()) == sorted(answers[name] for name in names)
+    assert roomy.explained("pieces") == []
+    roomy.assert_nothing_left()
+
+
+def test_what_nobody_will_ask_for_is_forgotten(roomy: WatchedEngine) -> None:
+    rows = (Row(0.5), Row(0.5, roomy.adapters["chat"]))
+    roomy.add(Job(PROMPT, rows, params={"max_tokens": 5}, explanation=Explaining("left", 0)))
+    while roomy.engine.has_unfinished_requests():
+        roomy.step()
+    assert roomy.explained("left", last=False)
+    roomy.core.collective_rpc("drop_explanation", args=("left",))
+    assert roomy.explained("left") == []
 
 
 def test_of_a_switch_the_candidate_of_every_token(roomy: WatchedEngine, oracle: Oracle) -> None:

@@ -22,6 +22,9 @@ from composer.vllm.schedule.gang import RowTag
 AT_ONCE = 16
 """Gangs whose members' logits are copied at once; one on a CPU, whose cache holds no more."""
 
+TOLD_AT_ONCE = 128
+"""Tokens of an answer in a report: more would keep the engine from its steps for milliseconds."""
+
 _EMPTY = torch.empty(0)
 _T = TypeVar("_T")
 
@@ -39,26 +42,28 @@ class _Answer:
     length: int | None = None  # once a token that ends it was told
 
     def since(self, first: int) -> Report:
-        """Return what is known from the token at position `first` on: `tokens`, for each what
-        `ExplainedShape.read` returns, and of a switch its `candidate`.
+        """Return what is known from the token at position `first` on: `tokens`, at most
+        `TOLD_AT_ONCE`, for each what `ExplainedShape.read` returns, and of a switch its
+        `candidate`; and whether there are `more`.
 
         The last token of an answer that is not complete may still be sampled again. Async
         scheduling samples one more before it learns that the answer has ended.
         """
         known = len(self.tokens) - (not self.complete) if self.length is None else self.length
         if first >= known:
-            return {"tokens": []}
-        figures = torch.stack([self.tokens[position] for position in range(first, known)])
+            return {"tokens": [], "more": False}
+        end = min(first + TOLD_AT_ONCE, known)
+        figures = torch.stack([self.tokens[position] for position in range(first, end)])
         tokens = list(map(self.shape.read, figures.tolist()))
         last = next((k for k, token in enumerate(tokens) if token["id"] in self.ends), None)
         if last is not None:
             del tokens[last + 1 :]
-            self.length = first + len(tokens)
+            self.length = end = known = first + len(tokens)
         if self.choices is not None:
             chosen = self.choices()
             for position, token in enumerate(tokens, first):
                 token["candidate"] = chosen[position]
-        return {"tokens": tokens}
+        return {"tokens": tokens, "more": end < known}
 
 
 @dataclass(slots=True)
@@ -120,14 +125,20 @@ class Explanations:
 
     def report(self, report_id: str, seen: Mapping[str, int], last: bool) -> list[Report]:
         """Return what is known of each answer: its `name`, and what `_Answer.since` returns of the
-        tokens beyond the first `seen`, by name. `last` forgets the answers, which are complete or
-        will not be asked for again."""
+        tokens beyond the first `seen`, by name. `last` says that the answers are complete, and
+        forgets them once there is no more."""
         answers = self._ledger.peek(report_id)
         if last:
             for _, answer in answers:
                 answer.complete = True
-            self._ledger.drop(report_id)
-        return [{"name": name, **answer.since(seen.get(name, 0))} for name, answer in answers]
+        reports = [{"name": name, **answer.since(seen.get(name, 0))} for name, answer in answers]
+        if last and not any(report["more"] for report in reports):
+            self.drop(report_id)
+        return reports
+
+    def drop(self, report_id: str) -> None:
+        """Forget the answers to a request: nobody will ask for them."""
+        self._ledger.drop(report_id)
 
     # ---- one step
 
