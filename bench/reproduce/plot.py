@@ -147,7 +147,8 @@ def _svg(figure: Figure) -> str:
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize="small")
     text = StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "composer"}):
-        figure.savefig(text, format="svg", metadata={"Date": None})
+        about = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(text, format="svg", metadata=about)
     # Hundredths of a point are enough, and keep the files small.
     rounded = re.sub(r"(\d\.\d\d)\d+", r"\1", text.getvalue())
-    return "\n".join(line.rstrip() for line in rounded.splitlines()) + "\n"
+    return "\n".join(line.strip() for line in rounded.splitlines()) + "\n"
