@@ -27,6 +27,10 @@ SHRINK = 0.02
 SMALLEST_GAIN = 1e-6
 """Expected gain per token, in nats, below which the search ends."""
 
+HIDDEN_GAIN = 0.02
+"""Expected gain over all tokens, in nats, that rounding in the models may hide: it ends a search in
+which no step was better. The maximum is then a fifth of a standard error away."""
+
 UNCLEAR = 0.5
 """Standard error of a weight from which the examples are said not to determine it."""
 
@@ -70,9 +74,9 @@ class Newton:
         self.passes += 1
         likeliest = max(points, key=self._objective)
         if self.best is None or self._objective(likeliest) > self._objective(self.best):
-            self.best, self._scale = likeliest, 1.0
+            self.best, self._scale, hidden = likeliest, 1.0, 0.0
         else:
-            self._scale *= SHRINK
+            self._scale, hidden = self._scale * SHRINK, HIDDEN_GAIN
         here = self.best.theta
         step, slope = self._step(self.best)
         moves = [
@@ -80,7 +84,7 @@ class Newton:
             for length in LENGTHS
         ]
         stuck = max(float(np.abs(move - here).max(initial=0.0)) for move in moves) < 1e-9
-        self.converged = stuck or float(slope @ step) / 2 < SMALLEST_GAIN * self.tokens
+        self.converged = stuck or float(slope @ step) / 2 < max(hidden, SMALLEST_GAIN * self.tokens)
         self.done = self.converged or self._scale < 1e-6
         self.proposed = list({tuple(move): move for move in moves}.values())
 

@@ -128,6 +128,22 @@ def test_true_weights_lie_within_two_standard_errors() -> None:
     assert inside >= 15  # 0.954^3 of them are expected
 
 
+def test_the_maximum_is_found_although_models_round() -> None:
+    """With the errors of bfloat16 no step is better once the maximum is near."""
+    for seed in range(30):
+        model, rng = LogLinear([1.0], 40, seed), np.random.default_rng(seed)
+        exact = searched(model, [1.5])
+        logits, newton = model.logits, Newton(np.array([1.5]), exact.lower, exact.upper, 40)
+        while not newton.done:
+            model.logits = logits * (1 + 0.002 * rng.normal(size=logits.shape))
+            newton.learn([model.at(theta) for theta in newton.proposed])
+        assert newton.converged, seed
+        assert newton.best is not None
+        assert exact.best is not None
+        error = newton.standard_errors()[0]
+        assert newton.best.theta[0] == pytest.approx(exact.best.theta[0], abs=error / 2)
+
+
 def test_the_maximum_is_found_from_far_away() -> None:
     model = LogLinear([0.5, 2.0], 300, 1)
     near, far = searched(model, [0.5, 2.0]), searched(model, [-8.0, 9.0])
