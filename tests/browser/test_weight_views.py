@@ -58,16 +58,16 @@ def test_a_fit_finds_the_servers_weights_and_applies_them(
     found = page.get_by_label("What was found")
     expect(found).to_be_visible(timeout=60 * SECONDS)
     items = [json.loads(line) for line in WANTED.read_text().splitlines()]
-    body = {"formula": "chat + w*(polite - chat)", "items": items}
+    body = {"formula": "chat + w*(polite - chat)", "items": items, "start": {"w": 0.5}}
     fitted = server.http.post("/v1/compose/fit", json=body).json()
     weight = fitted["weights"]["w"]
     expect(found).to_contain_text(f"{weight['value']:.4f}".rstrip("0"))
     expect(found).to_contain_text(f"± {weight['standard_error']:.4f}".rstrip("0"))
-    for value in (
-        fitted["log_likelihood_per_token"]["fit"],
-        *fitted["log_likelihood_per_token"]["members"].values(),
-    ):
+    judged = fitted["log_likelihood_per_token"]
+    for value in (judged["fit"], *judged["members"].values()):
         expect(found).to_contain_text(f"{value:.4f}")
+    before = found.get_by_role("row").filter(has_text="the weights before")
+    expect(before).to_contain_text(f"{judged['start']:.4f}")
     found.get_by_role("button", name="Use these weights").click()
     applied = FORMULA.replace("0.5", f"{weight['value']:.4f}".rstrip("0"))
     expect(page.locator("#formula")).to_have_value(applied)
@@ -89,7 +89,8 @@ def test_a_fit_names_its_weights_in_any_order_of_choice(
     found = page.get_by_label("What was found")
     expect(found).to_be_visible(timeout=60 * SECONDS)
     items = [json.loads(line) for line in WANTED.read_text().splitlines()]
-    body = {"formula": "base + c*chat + p*polite", "items": items}
+    start = {"c": 0.5, "p": 0.5}
+    body = {"formula": "base + c*chat + p*polite", "items": items, "start": start}
     weights = server.http.post("/v1/compose/fit", json=body).json()["weights"]
     for name, label in (("c", "chat"), ("p", "polite")):
         row = found.get_by_role("row").filter(has=page.get_by_role("rowheader", name=label))

@@ -75,15 +75,23 @@ function formulaNumbers(text) {
     if (word.text === "(") depth += 1;
     if (word.text === ")") depth -= 1;
     if (isTerm) terms += 1;
+    const minus = minusOf(all, index);
+    const [sign, start] = minus ? [-1, minus.start] : [1, word.start];
     if (word.kind === "number") {
       const label = all[index + 1]?.text === "*" ? factorAt(text, all, index + 2) : nameBefore(all[index - 2]);
-      found.push({ label, value: Number(word.text), start: word.start, end: word.end, suffix: "" });
+      found.push({ label, value: sign * Number(word.text), start, end: word.end, suffix: "" });
     } else if (isTerm && terms > 1 && !termAt(all, index).some((one) => one.kind === "number")) {
       const label = factorAt(text, all, index);
-      found.push({ label, value: 1, start: word.start, end: word.start, suffix: "*" });
+      found.push({ label, value: sign, start, end: word.start, suffix: "*" });
     }
   });
   return found;
+}
+
+/** Return the minus that is the sign of the word at `index`, and not a subtraction; else null. */
+function minusOf(all, index) {
+  const [before, minus] = [all[index - 2], all[index - 1]];
+  return minus?.text === "-" && (!before || "+-*/(".includes(before.text)) ? minus : null;
 }
 
 const nameBefore = (word) => (word?.kind === "name" || word?.kind === "quoted" ? word.text : "number");

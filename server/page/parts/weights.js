@@ -21,27 +21,31 @@ export function Weights({ formula, all, onChange }) {
 }
 
 function Weight({ id, weight, isRecipe, onChange }) {
-  // The range stays as it is while the slider moves.
-  const range = useRef();
-  range.current = rangeFor(weight.value, range.current, isRecipe);
+  // The range stays as it is while the slider moves, and fits a number that was typed.
+  const [range, turned] = [useRef(), useRef()];
+  if (weight.value !== turned.current) range.current = rangeFor(weight.value, isRecipe);
   const [min, max, step] = range.current;
-  const change = (event) => {
+  const turn = (event) => {
+    turned.current = Number(event.target.value);
+    onChange(turned.current);
+  };
+  const type = (event) => {
     const value = Number(event.target.value);
     if (event.target.value !== "" && Number.isFinite(value)) onChange(value);
   };
   return html`
     <div class="weight">
       <label for=${id}><code>${weight.label}</code></label>
-      <input id=${id} type="range" min=${min} max=${max} step=${step} value=${weight.value} onInput=${change} />
+      <input id=${id} type="range" min=${min} max=${max} step=${step} value=${weight.value} onInput=${turn} />
       <input type="number" step=${step} value=${format(weight.value)} aria-label=${`Weight of ${weight.label}`}
-        onChange=${change} />
+        onChange=${type} />
     </div>`;
 }
 
-function rangeFor(value, before, isShare) {
-  if (before && value >= before[0] && value <= before[1]) return before;
-  if (Number.isInteger(value) && value > 4) return [1, 2 * value, 1];
-  if (isShare && value > 0 && value < 1) return [0, 1, 0.01];
+/** Return [least, most, step] of the slider for a number. */
+function rangeFor(value, isRecipe) {
+  if (isRecipe && Number.isInteger(value) && value > 4) return [1, 2 * value, 1]; // a count
+  if (isRecipe && value > 0 && value < 1) return [0, 1, 0.01]; // a share
   const size = Math.abs(value) <= 3 ? 3 : Math.ceil(2 * Math.abs(value));
   return [-size, size, 0.05];
 }

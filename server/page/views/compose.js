@@ -91,7 +91,8 @@ export function Compose({ state, update, models, plan, runs }) {
   const members = current?.report?.plan.members.map(labelOf) ?? [];
   const others = current?.report ? alone(current.report.plan) : [];
   const choices = current?.tokens.length ? colourings(members, current.tokens) : [];
-  const colouring = choices.find(({ id }) => id === state.colour) ?? choices.find(({ id }) => id === "contribution:1") ?? choices[0];
+  const colouring = [state.colour, firstColour(current?.report?.plan)].map((wanted) =>
+    choices.find(({ id }) => id === wanted)).find(Boolean) ?? choices[0];
   return html`
     <div class="actions">
       <button type="button" class="primary" onClick=${start} disabled=${!state.prompt}>Run</button>
@@ -148,6 +149,12 @@ function alone(plan) {
   return [...others];
 }
 
+/** Return the colouring by the first member that the plan adds to the base, else by the second. */
+function firstColour(plan) {
+  const added = plan?.members.findIndex(({ model, weight }) => model !== "base" && weight > 0) ?? -1;
+  return `contribution:${added < 0 ? 1 : added}`;
+}
+
 function Outcome({ answer, onContinue }) {
   if (answer.error) {
     return html`<p class="problem" role="alert">${answer.error}
@@ -163,7 +170,8 @@ function Legend({ colouring }) {
   if (!colouring) return null;
   const both = colouring.id.startsWith("contribution");
   return html`<p class="legend" aria-hidden="true">
-    ${both && html`<span class="token less4">against</span> <span class="token less2">a little</span> `}
-    <span class="token">none</span> <span class="token more2">some</span> <span class="token more4">much</span>
+    ${both && html`<span class="token less4">much against</span> <span class="token less2">against</span> `}
+    <span class="token">${both ? "neither" : "none"}</span> <span class="token more2">${both ? "for" : "some"}</span> <span
+      class="token more4">${both ? "much for" : "much"}</span>
   </p>`;
 }

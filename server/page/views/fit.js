@@ -33,7 +33,8 @@ export function Fit({ state, update, models, numbers }) {
       const stem = freeStem(models);
       const free = chosen.map((index) => stem + (index + 1));
       const formula = withValues(state.formula, chosen.map((index, at) => [all[index], free[at]]));
-      const found = await post("v1/compose/fit", { formula, items });
+      const before = Object.fromEntries(chosen.map((index, at) => [free[at], all[index].value]));
+      const found = await post("v1/compose/fit", { formula, items, start: before });
       const pairs = chosen.map((index, at) => [all[index], found.weights[free[at]].value]);
       setAnswer({ ...found, labels: chosen.map((index) => all[index].label), applied: withValues(state.formula, pairs) });
     } catch (error) {
@@ -84,7 +85,7 @@ function Fitted({ answer, onApply }) {
         <caption>Log-likelihood per token of the ${answer.judged_on}</caption>
         <tbody>
           <tr class="best"><th scope="row">the fit</th><td>${judged.fit.toFixed(4)}</td></tr>
-          <tr><th scope="row">the start</th><td>${judged.start.toFixed(4)}</td></tr>
+          <tr><th scope="row">the weights before</th><td>${judged.start.toFixed(4)}</td></tr>
           ${Object.entries(judged.members).map(([name, value]) => html`<tr><th scope="row"><code>${name}</code> alone</th><td>${value.toFixed(4)}</td></tr>`)}
         </tbody>
       </table>

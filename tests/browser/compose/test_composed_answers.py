@@ -87,6 +87,12 @@ def test_colours_say_who_wanted_a_token_and_not_by_hue_alone(
         assert (style == "4px") == token["changed"]
 
 
+def test_colours_are_at_first_those_of_a_member_that_is_added(open_page: PageOpener) -> None:
+    page = open_page(address(f="base + 0.5*(rude - polite)", n="4"))
+    chosen = run(page).get_by_label("colour by").locator("option:checked")
+    expect(chosen).to_have_text("contribution of rude")
+
+
 def test_turning_a_weight_asks_again(open_page: PageOpener, server: LiveServer) -> None:
     page = open_page(address())
     run(page)

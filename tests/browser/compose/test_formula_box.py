@@ -30,6 +30,38 @@ def test_a_recipe_is_completed_and_its_numbers_turn(
     page_errors.allow(REFUSED)  # "dex" alone is no model
 
 
+def test_a_weight_turns_below_zero_and_back(open_page: PageOpener) -> None:
+    page = open_page(address(f="base + 1.5*(polite - rude) - chat"))
+    box, slider, other = (page.locator(name) for name in ("#formula", "#weight-0", "#weight-1"))
+    for value, formula in (
+        ("-1.5", "base + -1.5*(polite - rude) - chat"),
+        ("-3", "base + -3*(polite - rude) - chat"),
+        ("0", "base + 0*(polite - rude) - chat"),
+        ("2", "base + 2*(polite - rude) - chat"),
+    ):
+        slider.fill(value)
+        expect(box).to_have_value(formula)
+        expect(slider).to_have_value(value)
+    other.fill("-0.5")
+    expect(box).to_have_value("base + 2*(polite - rude) - -0.5*chat")
+    box.fill("-1.5*chat + -polite")
+    expect(slider).to_have_value("-1.5")
+    expect(other).to_have_value("-1")
+    slider.fill("0.5")
+    other.fill("0.25")
+    expect(box).to_have_value("0.5*chat + 0.25*polite")
+
+
+def test_a_slider_reaches_both_signs_of_a_number_that_was_typed(open_page: PageOpener) -> None:
+    page = open_page(address())
+    box, slider = page.locator("#formula"), page.locator("#weight-0")
+    for typed, end in (("20", "40"), ("1.5", "3")):
+        box.fill(f"chat + {typed}*(polite - chat)")
+        expect(slider).to_have_value(typed)
+        expect(slider).to_have_attribute("max", end)
+        expect(slider).to_have_attribute("min", f"-{end}")
+
+
 def test_a_name_is_completed_where_it_was_typed(
     open_page: PageOpener, page_errors: PageErrors
 ) -> None:
