@@ -218,13 +218,22 @@ def _connection_errors(settings: ClientSettings) -> Iterator[None]:
     except httpx.TimeoutException as error:
         raise errors.ConnectionFailed(
             f"{settings.base_url} did not answer in time ({type(error).__name__}); "
-            "see clients.client_settings.Timeouts"
+            f"{_remedy(error, settings.timeouts)}"
         ) from error
     except httpx.HTTPError as error:
         raise errors.ConnectionFailed(
             f"no answer from {settings.base_url} ({str(error) or type(error).__name__}); "
             "is the server running?"
         ) from error
+
+
+def _remedy(error: httpx.TimeoutException, timeouts: Timeouts) -> str:
+    if not isinstance(error, httpx.ReadTimeout):
+        return "see clients.client_settings.Timeouts"
+    return (
+        f"it was silent for {timeouts.read_s:g} s, as it is until an answer is complete: "
+        "ask for fewer tokens (max_tokens), stream the answer, or raise Timeouts.read_s"
+    )
 
 
 @contextmanager

@@ -153,8 +153,8 @@ class AccessControl:
         role = role_for(method, path)
         if role in (Role.PUBLISH, Role.ADMIN) and not self._keys.publishes:
             raise RouteNotFoundError(
-                f"{method} {path} is for keys that publish, and this server has none. Start it "
-                "with --admin-key-file, COMPOSER_ADMIN_KEY or --keys."
+                f"{method} {path} asks for a key with the role '{role}', and no key of this server "
+                "has it. Start it with COMPOSER_ADMIN_KEY, --admin-key-file or --keys."
             )
         if not key.may(role) and key.name == ANONYMOUS.name and key.secret is not None:
             raise UnauthorizedError(
