@@ -20,12 +20,11 @@ from playwright.sync_api import Browser, Locator, Page, sync_playwright
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "pictures"
 DESK, PHONE = {"width": 1000, "height": 700}, {"width": 390, "height": 780}
 WIDTH = 640  # pixels
-QUALITY = 25  # of 100
+QUALITY = 24  # of 100
 STATE = {
     "f": "base + 1.5*(positive - negative)",
     "p": "How was the food?",
     "n": "24",
-    "c": "contribution:2",
 }
 PATIENCE_MS = 120_000
 
