@@ -15,6 +15,7 @@ from composer.recipes import RECIPES
 from server import server_options
 from server.auth.access_control import ALLOWED, KEYLESS
 from server.auth.keys import Role
+from server.option_values import read_admin_key
 from tests.support.bounds_table import bounds_table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -74,6 +75,15 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
                 re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in titles
             ]
             assert section in anchors, target
+
+
+def test_keys_that_are_named_are_long_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [page.read_text(encoding="utf-8") for page in PAGES]
+    keys = [key for text in texts for key in re.findall(r"COMPOSER_ADMIN_KEY=([\w-]+)", text)]
+    assert keys
+    for key in keys:
+        monkeypatch.setenv("COMPOSER_ADMIN_KEY", key)
+        assert read_admin_key(None) == key
 
 
 def test_paths_of_the_life_of_a_request_exist() -> None:
