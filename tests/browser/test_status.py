@@ -228,3 +228,64 @@ def test_quantiles_are_those_of_prometheus(open_page: PageOpener) -> None:
     assert page.evaluate(compute, [0.5, counts, counts]) is None
     assert page.evaluate(compute, [0.5, nothing, None]) is None
     assert page.evaluate(compute, [0.5, [10, 20, 40, 44], counts]) == 4
+
+
+BAD_GATEWAY = "<html><h1>Bad gateway</h1><script>alert(1)</script></html>"
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "body", "said"),
+    [
+        ("ready", 502, BAD_GATEWAY, "/ready answered 502 with no JSON"),
+        ("ready", 200, "null", "does not answer"),
+        ("metrics", 200, BAD_GATEWAY, "/metrics holds none"),
+        ("metrics", 200, "", "/metrics holds none"),
+        ("v1/compositions", 200, BAD_GATEWAY, "/v1/compositions answered 200 with no JSON"),
+        ("v1/compositions", 200, '{"data": [{"name": "a", "plan": {}}]}', "does not answer"),
+    ],
+)
+def test_what_a_proxy_answers_in_place_of_the_server(
+    open_page: PageOpener,
+    busy: LiveServer,
+    page_errors: PageErrors,
+    path: str,
+    status: int,
+    body: str,
+    said: str,
+) -> None:
+    page = open_page("/page/icon.svg")
+    page.clock.install()
+    page.route(f"**/{path}", lambda route: route.fulfill(status=status, body=body))
+    page.goto(f"{busy.url}/status")
+    expect(page.locator("#state")).to_contain_text(said)
+    page.unroute(f"**/{path}")
+    page.clock.run_for(10_000)  # ms; it asks again
+    expect(page.locator("#state")).to_have_text("Serving")
+    page_errors.allow("Failed to load resource")
+
+
+@pytest.mark.parametrize("body", [BAD_GATEWAY, '{"detail": "no"}'], ids=len)
+def test_a_proxy_that_wants_a_key(
+    open_page: PageOpener, busy: LiveServer, page_errors: PageErrors, body: str
+) -> None:
+    page = open_page("/page/icon.svg")
+    page.route("**/metrics", lambda route: route.fulfill(status=401, body=body))
+    page.goto(f"{busy.url}/status")
+    expect(page.locator("#secret")).to_be_focused()
+    page.keyboard.type("not the key")
+    page.keyboard.press("Enter")
+    expect(page.locator("#refusal")).to_have_text("/metrics answered 401")
+    page_errors.expect("401", page)
+
+
+def test_figures_that_are_no_numbers(open_page: PageOpener, busy: LiveServer) -> None:
+    text = busy.http.get("/metrics").text
+    odd = {"requests_in_flight": "NaN", "leases": "+Inf", "rows_running": "-Inf"}
+    for name, value in odd.items():
+        text, found = re.subn(rf"^(composer_{name}) .*$", rf"\1 {value}", text, flags=re.MULTILINE)
+        assert found == 1
+    page = open_page("/page/icon.svg")
+    page.route("**/metrics", lambda route: route.fulfill(body=text))
+    page.goto(f"{busy.url}/status")
+    for name in ("in_flight", "leases", "rows"):
+        expect(page.locator(f'[data-figure="{name}"]')).to_have_text(NOTHING)

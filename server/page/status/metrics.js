@@ -13,7 +13,8 @@ export class Reading {
       const match = line.startsWith("#") ? null : SAMPLE.exec(line);
       if (!match) continue;
       const [, name, labels = "", value] = match;
-      const sample = { labels: readLabels(labels), value: Number(value.replace("Inf", "Infinity")) };
+      if (!Number.isFinite(Number(value))) continue;
+      const sample = { labels: readLabels(labels), value: Number(value) };
       if (!this.samples.has(name)) this.samples.set(name, []);
       this.samples.get(name).push(sample);
     }

@@ -27,33 +27,31 @@ function get(path) {
 async function turn() {
   clearTimeout(timer);
   const mine = ++turns;
-  let next;
-  try {
-    next = await read();
-  } catch (error) {
-    next = () => {
-      const since = lastAnswer ? ` since ${lastAnswer.toLocaleTimeString()}` : "";
-      say(`The server does not answer${since}: ${error.message}. Asking again`, true);
-      return true;
-    };
-  }
+  const next = await read().catch((error) => () => Promise.reject(error));
   if (mine !== turns) return;
-  const goesOn = next();
+  let goesOn = true;
+  try {
+    goesOn = await next();
+  } catch (error) {
+    const since = lastAnswer ? ` since ${lastAnswer.toLocaleTimeString()}` : "";
+    say(`The server does not answer${since}: ${error.message}. Asking again`, true);
+  }
   const pause = history.readings.length === 1 ? FIRST_MS : EVERY_MS;
   if (goesOn && !document.hidden) timer = setTimeout(turn, pause);
 }
 
 /** Returns what shows the answers; that returns whether to go on without being told to. */
 async function read() {
-  const ready = await (await get("ready")).json();
+  const ready = await json(await get("ready"));
   const answer = await get("metrics");
   if (answer.status === 404) return showNothing;
   if (answer.status === 401 || answer.status === 403) {
-    const { error } = await answer.json();
-    return () => refuse(error.message);
+    const { error } = await json(answer).catch(() => ({}));
+    return () => refuse(error?.message ?? `/metrics answered ${answer.status}`);
   }
   if (!answer.ok) throw new Error(`/metrics answered ${answer.status}`);
   const reading = new Reading(await answer.text(), Date.now() / 1000);
+  if (!reading.of("composer_build_info").length) throw new Error("/metrics holds none");
   const stored = history.readings.length % COMPOSITIONS_EVERY ? compositions : await listed();
   return () => accept(reading, ready, stored);
 }
@@ -61,13 +59,15 @@ async function read() {
 /** The stored compositions that this key sees; none where only the metrics are open. */
 async function listed() {
   const answer = await get("v1/compositions");
-  return answer.ok ? (await answer.json()).data : [];
+  return answer.ok ? (await json(answer)).data : [];
 }
+
+const json = (answer) => answer.json().catch(() => {
+  throw new Error(`${answer.url} answered ${answer.status} with no JSON`);
+});
 
 function accept(reading, ready, stored) {
   ask(null);
-  lastAnswer = new Date();
-  compositions = stored;
   history.add(reading);
   for (const [name, [value]] of Object.entries(FIGURES)) {
     lines[name] = [...(lines[name] ?? []), value(history)].slice(-history.readings.length);
@@ -77,7 +77,9 @@ function accept(reading, ready, stored) {
   else if (reading.sum("composer_draining") === 1) say("Draining: it is about to exit", true);
   else if (problems.length) say(`Not ready: ${problems.join("; ")}`, true);
   else say("Serving");
-  show(history, lines, compositions);
+  show(history, lines, stored);
+  compositions = stored;
+  lastAnswer = new Date();
   return true;
 }
 
