@@ -4,6 +4,9 @@
 const WORD =
   /(?<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)|(?<name>[A-Za-z_][A-Za-z0-9_.:]*)|(?<quoted>'(?:[^']|'')*'?)|(?<symbol>[-+*/()])/g;
 
+// A link may have thousands.
+const MOST_WEIGHTS = 64;
+
 export const isJson = (text) => text.trimStart().startsWith("{");
 
 /** Split a formula into words {kind, text, start, end}; other characters are left out. */
@@ -60,6 +63,7 @@ function jsonNumbers(text) {
       continue;
     }
     const [start, end] = [match.index, match.index + match[0].length];
+    if (found.length === MOST_WEIGHTS) break;
     found.push({ label, value: Number(match[0]), start, end, suffix: "" });
   }
   return found;
@@ -69,7 +73,8 @@ function formulaNumbers(text) {
   const all = words(text);
   const found = [];
   let [depth, terms] = [0, 0];
-  all.forEach((word, index) => {
+  for (const [index, word] of all.entries()) {
+    if (found.length === MOST_WEIGHTS) break;
     const before = all[index - 1]?.text;
     const isTerm = depth === 0 && !"+-".includes(word.text) && (index === 0 || "+-".includes(before));
     if (word.text === "(") depth += 1;
@@ -84,7 +89,7 @@ function formulaNumbers(text) {
       const label = factorAt(text, all, index);
       found.push({ label, value: sign, start, end: word.start, suffix: "*" });
     }
-  });
+  }
   return found;
 }
 

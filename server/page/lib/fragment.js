@@ -25,7 +25,7 @@ const FIRST = {
 };
 
 // Values that a link may have; others, which the page could not show, are left out.
-const NUMBER = /^(-?\d+(\.\d+)?(e[-+]?\d+)?)?$/i;
+const NUMBER = /^(-?\d{1,99}(\.\d+)?(e[-+]?\d\d?)?)?$/i;
 const VALID = {
   view: /^(compose|sweep|fit|adapters|stored)$/,
   mode: /^(chat|text)$/,

@@ -33,10 +33,13 @@ export function messagesOf(state) {
 export const beginningOf = (state) =>
   state.mode === "text" ? { prompt: state.prompt } : { messages: messagesOf(state) };
 
-// Control characters are written as escapes: a terminal would obey them.
+// Characters that a terminal would obey, or turn the direction of writing, are written as escapes.
+const CONTROL = /(?!\n)[\p{Cc}\p{Bidi_C}]/gu;
+const quoted = (text) =>
+  JSON.stringify(text).replace(CONTROL, (one) => `\\u${one.charCodeAt(0).toString(16).padStart(4, "0")}`);
 const shell = (text) =>
-  /[\u0000-\u0009\u000b-\u001f]/.test(text)
-    ? `$'${JSON.stringify(text).slice(1, -1).replaceAll("'", "\\'")}'`
+  text.search(CONTROL) >= 0
+    ? `$'${quoted(text).slice(1, -1).replaceAll("'", "\\'")}'`
     : `'${text.replaceAll("'", `'\\''`)}'`;
 
 function python(value, indent = "") {
@@ -47,7 +50,7 @@ function python(value, indent = "") {
   if (Array.isArray(value)) {
     return `[${value.map((item) => python(item, indent)).join(", ")}]`;
   }
-  if (typeof value !== "object") return JSON.stringify(value);
+  if (typeof value !== "object") return quoted(value);
   const fields = Object.entries(value).map(
     ([name, item]) => `${inner}${JSON.stringify(name)}: ${python(item, inner)},\n`,
   );
@@ -96,20 +99,24 @@ const whole = (formula) =>
 
 function composer(base, state) {
   if (state.mode === "text") return "# composer chat asks questions; use curl to continue a text";
-  const seed = state.seed && ` --seed ${state.seed}`;
+  const option = (name, value) => value && `--${name} ${value} `;
   return (
-    `composer chat ${shell(state.prompt)} --base-url ${base} \\\n  ` +
+    `composer chat --base-url ${base} \\\n  ` +
     (whole(state.formula) ?? `--model ${shell(state.formula || "base")}`) +
     (state.system && ` \\\n  --system ${shell(state.system)}`) +
-    ` \\\n  --temperature ${state.temperature || 0} --max-tokens ${state.maxTokens || 64}${seed}`
+    ` \\\n  ${option("temperature", state.temperature)}${option("max-tokens", state.maxTokens)}` +
+    option("seed", state.seed) + question(state)
   );
 }
+
+// It may begin as an option does.
+const question = ({ prompt }) => `${prompt.startsWith("-") ? "-- " : ""}${shell(prompt)}`;
 
 function stored(base, state) {
   const what = whole(state.formula) ?? `--formula ${shell(state.formula || "base")}`;
   return (
     `composer compositions put NAME --base-url ${base} \\\n  ${what}\n` +
     "# afterwards every client may send it as the model:\n" +
-    `composer chat ${shell(state.prompt)} --base-url ${base} --model NAME`
+    `composer chat --base-url ${base} --model NAME ${question(state)}`
   );
 }

@@ -73,7 +73,7 @@ export function FormulaBox({ state, update, models, onPlan, onRun }) {
     <div class="formula">
       <label for="formula">Composition</label>
       <textarea
-        id="formula" ref=${box} rows=${isJson(formula) ? 8 : 2} spellcheck="false" maxlength="20000"
+        id="formula" ref=${box} rows=${isJson(formula) ? 8 : 2} spellcheck=${false} maxlength="20000"
         autocomplete="off" autocapitalize="none" value=${formula}
         placeholder="base + 1.5*(positive - negative)"
         aria-autocomplete="list" aria-controls="formula-options"

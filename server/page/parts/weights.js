@@ -16,14 +16,14 @@ export function Weights({ formula, all, onChange }) {
           <${Weight} key=${index} id=${`weight-${index}`} weight=${weight} isRecipe=${isJson(formula)}
             onChange=${(value) => onChange(withWeight(formula, weight, value))} />`,
       )}
-      ${all.length > MOST && html`<p class="help">The first ${MOST} of ${all.length}.</p>`}
+      ${all.length > MOST && html`<p class="help">The first ${MOST}; the text has more.</p>`}
     </fieldset>`;
 }
 
 function Weight({ id, weight, isRecipe, onChange }) {
   // The range stays as it is while the slider moves, and fits a number that was typed.
   const [range, turned] = [useRef(), useRef()];
-  if (weight.value !== turned.current) range.current = rangeFor(weight.value, isRecipe);
+  if (weight.value !== turned.current) range.current = rangeFor(weight, isRecipe);
   const [min, max, step] = range.current;
   const turn = (event) => {
     turned.current = Number(event.target.value);
@@ -43,8 +43,8 @@ function Weight({ id, weight, isRecipe, onChange }) {
 }
 
 /** Return [least, most, step] of the slider for a number. */
-function rangeFor(value, isRecipe) {
-  if (isRecipe && Number.isInteger(value) && value > 4) return [1, 2 * value, 1]; // a count
+function rangeFor({ label, value }, isRecipe) {
+  if (isRecipe && (label === "top_k" || (Number.isInteger(value) && value > 4))) return [1, 2 * value, 1]; // a count
   if (isRecipe && value > 0 && value < 1) return [0, 1, 0.01]; // a share
   const size = Math.abs(value) <= 3 ? 3 : Math.ceil(2 * Math.abs(value));
   return [-size, size, 0.05];

@@ -47,9 +47,22 @@ def test_a_link_puts_nothing_into_a_shell(open_page: PageOpener) -> None:
     assert "\u001b" not in text
     script = f"composer() {{ shift; printf '%s|' \"$@\"; }}; {text}"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
-    options = ["--model", FORMULA, "--temperature", "0", "--max-tokens", "64", ""]
+    options = ["--model", FORMULA, "--temperature", "0", "--max-tokens", "64"]
     said = done.stdout.split("|")
-    assert [said[0], *said[3:]] == [question, *options]
+    assert said[2:] == [*options, question, ""]
+
+
+def test_no_text_in_a_link_turns_a_copy_around(open_page: PageOpener) -> None:
+    question = "--help \u202e' \u2066; mr \u009b"
+    page = open_page(address(p=question, n="1e999", t="1e999"))
+    page.get_by_text("Copy as").click()
+    for client in ("curl", "OpenAI client", "composer", "stored composition"):
+        assert not set(copied(page, client)) & set("\u202e\u2066\u009b"), client
+    script = f"composer() {{ shift; printf '%s|' \"$@\"; }}; {copied(page, 'composer')}"
+    locale = {**os.environ, "LC_ALL": "C.UTF-8"}
+    done = subprocess.run(["bash", "-c", script], capture_output=True, env=locale, check=True)
+    options = ["--temperature", "0", "--max-tokens", "64"]  # no link has infinite numbers
+    assert done.stdout.decode().split("|")[4:] == [*options, "--", question, ""]
 
 
 def copied(page: Page, client: str) -> str:

@@ -27,6 +27,8 @@ def test_a_recipe_is_completed_and_its_numbers_turn(
     page.get_by_label("Weight of alpha").press("Tab")
     assert json.loads(box.input_value())["alpha"] == 0.5
     expect(run(page)).to_contain_text("0.5*")
+    box.fill('{"recipe": "mixture", "experts": ["chat", "arithmetic"], "top_k": 2}')
+    expect(page.get_by_role("slider", name="top_k")).to_have_attribute("step", "1")
     page_errors.allow(REFUSED)  # "dex" alone is no model
 
 
@@ -116,6 +118,7 @@ def test_every_recipe_is_completed_to_a_valid_one(
 
 def test_a_mistake_is_shown_at_its_place(open_page: PageOpener, page_errors: PageErrors) -> None:
     page = open_page(address())
+    expect(page.locator("#formula")).to_have_attribute("spellcheck", "false")
     box, problem = page.locator("#formula"), page.locator("#formula-error")
     box.fill("chat + 2*polit - base")
     expect(problem.locator("mark")).to_have_text("polit")
