@@ -29,8 +29,11 @@ export async function run(answer, ask, signal, changed, onReport) {
       const [choice] = event.choices ?? [];
       answer.text += choice?.delta?.content ?? choice?.text ?? "";
       answer.finish = choice?.finish_reason ?? answer.finish;
-      if (event.composition && !answer.report) onReport?.(event.composition);
-      answer.report = event.composition ?? answer.report;
+      if (event.composition) {
+        if (!answer.report) onReport?.(event.composition);
+        else if (answer.report.plan.formula !== event.composition.plan.formula) disown(answer);
+        answer.report = event.composition;
+      }
       const { explanation } = event;
       for (const token of explanation?.answers[0]?.tokens ?? []) {
         const position = before + token.position;
@@ -50,6 +53,13 @@ export async function run(answer, ask, signal, changed, onReport) {
     answer.isRunning = false;
     soon();
   }
+}
+
+/** Drop what members said of the tokens so far: the answer goes on by another composition. */
+function disown(answer) {
+  answer.was = answer.report.plan.formula;
+  const none = { member_logprobs: null, contributions: null, weights: null, model: null };
+  answer.tokens = answer.tokens.map((token) => ({ ...token, ...none }));
 }
 
 export const empty = (label, text = "", tokens = []) => ({

@@ -12,7 +12,7 @@ export const visible = (text) =>
 
 /** Return what tokens can be coloured by: [{id, label, of(token) -> band from -4 to 4}]. */
 export function colourings(members, tokens) {
-  const first = tokens[0] ?? {};
+  const first = tokens.findLast((token) => !token.forced) ?? {};
   const found = [];
   members.forEach((member, index) => {
     if (first.contributions?.length) {
@@ -38,7 +38,7 @@ export function colourings(members, tokens) {
   });
   if (tokens.some((token) => token.base)) {
     found.push({ id: "changed", label: "changed choice", of: (token) => (token.changed ? 4 : 0) });
-    found.push({ id: "kl", label: "distance from the base (KL)", of: (token) => band(token.base?.kl) });
+    found.push({ id: "kl", label: "distance from the base (KL)", of: (token) => (token.forced ? 0 : band(token.base?.kl)) });
   }
   found.push({ id: "surprise", label: "surprise (−log p)", of: (token) => band(-token.logprob) });
   return found;
@@ -72,13 +72,16 @@ export function Tokens({ tokens, rest, colouring, focused, pinned, onFocus, onPi
     <div class="tokens" role="group" aria-label="The answer, token by token" ref=${group} onKeyDown=${onKeyDown}>
       ${shown.map((token, index) => {
         const level = colouring ? colouring.of(token) : 0;
+        // No line ends within a button.
+        const [, text, lines = ""] = /^([^]*?)(\s*\n\s*)?$/.exec(token.token);
+        const label = visible(text + lines.replace(/[^\n]/g, "")).replaceAll("\n", "↵");
         return html`<button
-          type="button" key=${index} class=${`token ${tone(level)}${token.forced ? " forced" : ""}`}
+          type="button" class=${`token ${tone(level)}${token.forced ? " forced" : ""}`}
           tabindex=${index === Math.min(focused ?? 0, last) ? 0 : -1} aria-pressed=${index === pinned}
           aria-label=${`${token.token.trim() || JSON.stringify(token.token)}, ${percent(token.logprob)}`}
           onMouseEnter=${() => onFocus(index)} onFocus=${() => onFocus(index)}
           onClick=${() => onPin(index)}
-        >${visible(token.token).replaceAll("\n", "↵\n") || "∅"}</button>`;
+        >${label || "∅"}</button>${lines}`;
       })}${tail && html`<span class="tail">${visible(tail)}</span>`}
     </div>`;
 }

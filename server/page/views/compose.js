@@ -65,6 +65,7 @@ export function Compose({ state, update, models, plan, runs }) {
   /** Stream what follows the tokens that an answer has, of the request that it answers. */
   const goOn = (answer) => {
     const { asked: then, tokens } = answer;
+    answer.goesOn = true;
     const streams = signal();
     const ask = async () => {
       // Single tokens may be parts of characters.
@@ -120,7 +121,12 @@ export function Compose({ state, update, models, plan, runs }) {
         <div>
           <${Tokens} tokens=${current.tokens} rest=${restOf(current)} colouring=${colouring} focused=${focused}
             pinned=${pinned} onFocus=${setFocused} onPin=${(index) => setPinned(index === pinned ? null : index)} />
+          ${current.tokens.some(({ token }) => token.includes("\ufffd")) &&
+          html`<h3>As text</h3><p class="text">${visible(current.text)}</p>`}
           <${Legend} colouring=${colouring} />
+          ${current.was && html`<p class="help">Before: <code>${current.was}</code>; its figures are left out.</p>`}
+          ${current.goesOn && /^(mixture|switch)\(/.test(current.report?.plan.formula) &&
+          html`<p class="help">Where an answer goes on, the router starts anew.</p>`}
           ${current.tokens.length > MOST_TOKENS && html`<p class="help">The first ${MOST_TOKENS} tokens have details.</p>`}
           <${Outcome} answer=${current} onContinue=${() => goOn(current)} />
         </div>
