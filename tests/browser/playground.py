@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 from urllib.parse import urlencode
 
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.support.live_server import LiveServer
 
@@ -34,6 +35,17 @@ def answered(page: Page) -> Locator:
     expect(answer).to_have_attribute("aria-busy", "false", timeout=60 * SECONDS)
     expect(page.locator("[aria-busy=true]")).to_have_count(0, timeout=60 * SECONDS)
     return answer
+
+
+def force(page: Page, regex: str) -> None:
+    """Have every answer match a regular expression."""
+
+    def forced(route: Route) -> None:
+        body = json.loads(route.request.post_data or "")
+        body["structured_outputs"] = {"regex": regex}
+        route.continue_(post_data=json.dumps(body))
+
+    page.route("**/v1/chat/completions", forced)
 
 
 def tokens(answer: Locator) -> list[str]:

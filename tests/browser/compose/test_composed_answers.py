@@ -11,6 +11,7 @@ from tests.browser.playground import (
     address,
     answered,
     explained,
+    force,
     percent,
     run,
     says,
@@ -165,7 +166,8 @@ def test_the_servers_refusal_is_shown(
 def test_an_answer_without_details_streams_as_others_do(
     open_page: PageOpener, page_errors: PageErrors
 ) -> None:
-    page = open_page(address(f="base"))
+    page = open_page(address(f="base", n="200"))
+    force(page, "[a-z]{200}")  # so long that a frame falls into it
     page.evaluate(
         "new MutationObserver(() => {"
         "  window.streamed ||= document.querySelector('.answer[aria-busy=true] .tail') !== null"

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
-from playwright.sync_api import Locator, Page, Route, expect
+from playwright.sync_api import Locator, Page, expect
 
-from tests.browser.playground import FORMULA, REFUSED, SECONDS, address, answered, run, tokens
+from tests.browser.playground import (
+    FORMULA,
+    REFUSED,
+    SECONDS,
+    address,
+    answered,
+    force,
+    run,
+    tokens,
+)
 from tests.browser.watched_pages import PageErrors, PageOpener
 from tests.support.live_server import LiveServer
 
 ROUTED = '{"recipe": "mixture", "experts": ["chat", "polite"], "router": {"kind": "confidence"}}'
-
-
-def force(page: Page, regex: str) -> None:
-    """Have every answer match a regular expression."""
-
-    def forced(route: Route) -> None:
-        body = json.loads(route.request.post_data or "")
-        body["structured_outputs"] = {"regex": regex}
-        route.continue_(post_data=json.dumps(body))
-
-    page.route("**/v1/chat/completions", forced)
 
 
 def buttons(answer: Locator) -> Locator:
