@@ -84,7 +84,7 @@ function App() {
         ([name, label]) => html`<button type="button" aria-current=${name === view ? "page" : undefined}
           onClick=${() => update({ view: name })}>${label}</button>`,
       )}</nav>
-      <a href="status">Status</a>
+      <a href="status" onClick=${() => write(state)}>Status</a>
       <${Key} wanted=${problem?.status === 401} onKey=${() => setKeyed((count) => count + 1)} />
     </header>
     <div role="status" class="banner">

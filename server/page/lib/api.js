@@ -65,19 +65,20 @@ export async function send(method, path, { body, json, headers = {}, signal } = 
   return response;
 }
 
-/** Send a request and return its JSON answer. Throw `ServerError` for any status above 299. */
+/** Send a request and return its JSON answer. Throw `ServerError` for any other. */
 export async function call(method, path, options) {
   const response = await send(method, path, options);
-  if (!response.ok) throw await errorOf(response);
-  return response.json();
+  const text = await response.text();
+  try {
+    if (response.ok) return JSON.parse(text);
+  } catch {
+    // No JSON.
+  }
+  throw asError(text, response.status);
 }
 
 export const get = (path, options) => call("GET", path, options);
 export const post = (path, json, options) => call("POST", path, { json, ...options });
-
-export async function errorOf(response) {
-  return asError(await response.text(), response.status);
-}
 
 export function asError(text, status) {
   let error;
@@ -93,7 +94,7 @@ export function asError(text, status) {
 /** POST a request and yield the events of its stream. Throw `CutError` if it ends too early. */
 export async function* stream(path, json, signal) {
   const response = await send("POST", path, { json: { ...json, stream: true }, signal });
-  if (!response.ok) throw await errorOf(response);
+  if (!response.ok) throw asError(await response.text(), response.status);
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let pending = "";
   for (;;) {

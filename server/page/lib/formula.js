@@ -5,7 +5,7 @@ const WORD =
   /(?<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)|(?<name>[A-Za-z_][A-Za-z0-9_.:]*)|(?<quoted>'(?:[^']|'')*'?)|(?<symbol>[-+*/()])/g;
 
 // A link may have thousands.
-const MOST_WEIGHTS = 64;
+const MOST = 64;
 
 export const isJson = (text) => text.trimStart().startsWith("{");
 
@@ -63,7 +63,7 @@ function jsonNumbers(text) {
       continue;
     }
     const [start, end] = [match.index, match.index + match[0].length];
-    if (found.length === MOST_WEIGHTS) break;
+    if (found.length === MOST) break;
     found.push({ label, value: Number(match[0]), start, end, suffix: "" });
   }
   return found;
@@ -74,7 +74,7 @@ function formulaNumbers(text) {
   const found = [];
   let [depth, terms] = [0, 0];
   for (const [index, word] of all.entries()) {
-    if (found.length === MOST_WEIGHTS) break;
+    if (found.length === MOST) break;
     const before = all[index - 1]?.text;
     const isTerm = depth === 0 && !"+-".includes(word.text) && (index === 0 || "+-".includes(before));
     if (word.text === "(") depth += 1;

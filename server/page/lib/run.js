@@ -55,7 +55,7 @@ export async function run(answer, ask, signal, changed, onReport) {
   }
 }
 
-/** Drop what members said of the tokens so far: the answer goes on by another composition. */
+/** Drop what members said of the tokens: an answer goes on by another composition. */
 function disown(answer) {
   answer.was = answer.report.plan.formula;
   const none = { member_logprobs: null, contributions: null, weights: null, model: null };

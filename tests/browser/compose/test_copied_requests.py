@@ -36,6 +36,15 @@ def test_state_is_in_the_fragment_and_nowhere_else(open_page: PageOpener) -> Non
     expect(page.get_by_text("API key set")).to_have_count(0)
 
 
+def test_what_was_typed_last_is_there_after_a_look_at_the_status(open_page: PageOpener) -> None:
+    page = open_page(address())
+    page.locator("#prompt").fill("typed last")
+    page.get_by_role("link", name="Status").click()
+    expect(page).to_have_title("Composer status")
+    page.go_back()
+    expect(page.get_by_label("Question")).to_have_value("typed last")
+
+
 def test_a_link_puts_nothing_into_a_shell(open_page: PageOpener) -> None:
     question = "it's\u001b[201~\nrm -rf ~ \\"
     fields = {"t": "0; echo no", "n": "1 & no", "seed": "$(no)", "view": "../x", "mode": "x"}
