@@ -4,7 +4,8 @@ The log-likelihood of a composition, `S(w) = sum_t log_softmax(sum_k w_k l_kt)[y
 log-linear model: concave in the weights, with one maximum. A pass over the examples computes `S`,
 its gradient and its Hessian for several weights at once, because the logits `l` of the members do
 not depend on them; so a pass tries several lengths of a step, and the best one has what the next
-step needs.
+step needs. The point from which the step leads is among them: logits of two passes differ by the
+models' rounding, and only points of the same pass are compared.
 """
 
 from __future__ import annotations
@@ -73,10 +74,11 @@ class Newton:
         """Take the results of a pass, one for each of `proposed`."""
         self.passes += 1
         likeliest = max(points, key=self._objective)
-        if self.best is None or self._objective(likeliest) > self._objective(self.best):
-            self.best, self._scale, hidden = likeliest, 1.0, 0.0
+        if self.best is None or not np.array_equal(likeliest.theta, self.best.theta):
+            self._scale, hidden = 1.0, 0.0
         else:
             self._scale, hidden = self._scale * SHRINK, HIDDEN_GAIN
+        self.best = likeliest
         here = self.best.theta
         step, slope = self._step(self.best)
         moves = [
@@ -86,7 +88,7 @@ class Newton:
         stuck = max(float(np.abs(move - here).max(initial=0.0)) for move in moves) < 1e-9
         self.converged = stuck or float(slope @ step) / 2 < max(hidden, SMALLEST_GAIN * self.tokens)
         self.done = self.converged or self._scale < 1e-6
-        self.proposed = list({tuple(move): move for move in moves}.values())
+        self.proposed = list({tuple(move): move for move in (here, *moves)}.values())
 
     def standard_errors(self) -> Floats:
         """Return the standard error of each value, `[P]`, by the inverse of the Hessian; infinite

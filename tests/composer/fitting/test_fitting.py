@@ -129,13 +129,13 @@ def test_true_weights_lie_within_two_standard_errors() -> None:
 
 
 def test_the_maximum_is_found_although_models_round() -> None:
-    """With the errors of bfloat16 no step is better once the maximum is near."""
+    """Logits of two passes differ, and by more than what the last steps gain."""
     for seed in range(30):
         model, rng = LogLinear([1.0], 40, seed), np.random.default_rng(seed)
         exact = searched(model, [1.5])
         logits, newton = model.logits, Newton(np.array([1.5]), exact.lower, exact.upper, 40)
         while not newton.done:
-            model.logits = logits * (1 + 0.002 * rng.normal(size=logits.shape))
+            model.logits = logits * (1 + 0.007 * rng.normal(size=logits.shape))
             newton.learn([model.at(theta) for theta in newton.proposed])
         assert newton.converged, seed
         assert newton.best is not None
