@@ -19,8 +19,8 @@ from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "pictures"
 DESK, PHONE = {"width": 1000, "height": 700}, {"width": 390, "height": 780}
-WIDTH = 640  # pixels
-QUALITY = 24  # of 100
+WIDTH = 560  # pixels
+QUALITY = 20  # of 100
 STATE = {
     "f": "base + 1.5*(positive - negative)",
     "p": "How was the food?",
@@ -40,12 +40,13 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = opened(browser, url, "light", DESK)
-        answered(page)
-        take(page.locator("body"), "compose")
-        page = opened(browser, url, "dark", PHONE)
-        answered(page)
-        take(page.locator(".answer"), "phone")
+        for scheme in ("light", "dark"):
+            page = opened(browser, url, scheme, DESK)
+            answered(page)
+            take(page.locator("body"), f"compose-{scheme}")
+            page = opened(browser, url, scheme, PHONE)
+            answered(page)
+            take(page.locator(".answer"), f"phone-{scheme}")
         page = opened(browser, url, "light", DESK, view="sweep")
         page.get_by_label("from", exact=True).fill("-1.5")
         page.get_by_label("to", exact=True).fill("1.5")
