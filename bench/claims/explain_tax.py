@@ -15,7 +15,7 @@ from composer.vllm.execute.sampler import ComposingForward
 from composer.vllm.execute.scoring.explanations import Explanations
 
 PROMPT_TOKENS, TOKENS = 16, 32
-ROUNDS = 6
+ROUNDS = 12
 SHOWN = (1, 8)  # requests at once, of three rows each; the value is the larger of both ratios
 
 
