@@ -29,13 +29,17 @@ function App() {
   const [reachable, setReachable] = useState(true);
   const [keyed, setKeyed] = useState(0);
   const [runs, setRuns] = useState(0);
-  const update = (changes) => setState((before) => ({ ...before, ...changes }));
+  const isTyped = useRef(false); // An emptied box stays empty.
+  const update = (changes) => {
+    isTyped.current ||= "formula" in changes;
+    setState((before) => ({ ...before, ...changes }));
+  };
   const load = async () => {
     try {
       const { data } = await get("v1/models");
       setModels(data);
       setProblem(null);
-      setState((before) => (before.formula ? before : { ...before, formula: firstFormula(data) }));
+      setState((before) => (before.formula || isTyped.current ? before : { ...before, formula: firstFormula(data) }));
     } catch (error) {
       setProblem(error);
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import httpx
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.browser.playground import FORMULA, REFUSED, address, run, tokens
 from tests.browser.watched_pages import PageErrors, PageOpener
@@ -17,6 +17,7 @@ def test_a_recipe_is_completed_and_its_numbers_turn(
 ) -> None:
     page = open_page(address(f=""))
     box = page.locator("#formula")
+    expect(box).not_to_have_value("")  # the first formula
     box.fill("")
     box.press_sequentially("dex")
     page.get_by_role("option", name="dexperts").click()
@@ -69,11 +70,33 @@ def test_a_name_is_completed_where_it_was_typed(
 ) -> None:
     page = open_page(address(f=""))
     box = page.locator("#formula")
+    expect(box).not_to_have_value("")  # the first formula
     box.fill("")
     box.press_sequentially("chat + pol")
     expect(page.get_by_role("option", name="polite")).to_be_visible()
     box.press("Home")
     box.press("Enter")
+    expect(box).to_have_value("chat + polite")
+    page_errors.allow(REFUSED)
+
+
+def test_a_box_that_was_emptied_stays_empty(open_page: PageOpener, page_errors: PageErrors) -> None:
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page = open_page(address(f=""))
+    page.route("**/v1/models", hold)
+    with page.expect_request("**/v1/models"):
+        page.reload()
+    box = page.locator("#formula")
+    box.press_sequentially("x")
+    box.press("Backspace")
+    with page.expect_response("**/v1/models"):
+        held[0].continue_()
+    box.press_sequentially("chat + pol")
+    page.get_by_role("option", name="polite").click()
     expect(box).to_have_value("chat + polite")
     page_errors.allow(REFUSED)
 
@@ -84,6 +107,7 @@ def test_a_stored_composition_is_offered_as_a_whole_formula_only(
     server.http.put("/v1/compositions/politest", json=FORMULA).raise_for_status()
     page = open_page(address(f=""))
     box = page.locator("#formula")
+    expect(box).not_to_have_value("")  # the first formula
     names = page.get_by_role("listbox", name="Models and recipes").locator("code")
     for text, offered in (("poli", ["polite", "politest"]), ("chat + poli", ["polite"])):
         box.fill(text[:-1])
@@ -98,6 +122,7 @@ def test_every_recipe_is_completed_to_a_valid_one(
 ) -> None:
     page = open_page(address(f=""))
     box = page.locator("#formula")
+    expect(box).not_to_have_value("")  # the first formula
     schemas = server.http.get("/openapi.json").json()["components"]["schemas"].values()
     recipes = [schema.get("properties", {}).get("recipe", {}).get("const") for schema in schemas]
     names = sorted(name for name in recipes if name)
