@@ -258,18 +258,18 @@ class InProcessEngine:
         self, report_id: str, seen: Mapping[str, int] | None = None, *, last: bool = True
     ) -> list[dict[str, Any]]:
         """Return what is known of the answers to the job with this `Explaining.report_id`."""
-        told = dict(seen or {})
-        found: dict[str, dict[str, Any]] = {}
+        known = dict(seen or {})
+        answers: dict[str, dict[str, Any]] = {}
         more = True
         while more:
-            arguments = (report_id, told, last)
+            arguments = (report_id, known, last)
             [reports] = self.core.collective_rpc("explanation_report", args=arguments)
             for report in reports:
                 name, tokens = report["name"], report["tokens"]
-                told[name] = told.get(name, 0) + len(tokens)
-                found.setdefault(name, {"name": name, "tokens": []})["tokens"] += tokens
+                known[name] = known.get(name, 0) + len(tokens)
+                answers.setdefault(name, {"name": name, "tokens": []})["tokens"] += tokens
             more = any(report["more"] for report in reports)
-        return list(found.values())
+        return list(answers.values())
 
     def answers(self, jobs: Sequence[Job]) -> list[list[int]]:
         return [list(out.outputs[0].token_ids) for out in self.run(jobs)]

@@ -30,7 +30,7 @@ SMALLEST_GAIN = 1e-6
 
 HIDDEN_GAIN = 0.02
 """Expected gain over all tokens, in nats, that rounding in the models may hide: it ends a search in
-which no step was better. The maximum is then a fifth of a standard error away."""
+which no step was better. The maximum is then at most a fifth of a standard error away."""
 
 UNCLEAR = 0.5
 """Standard error of a weight from which the examples are said not to determine it."""

@@ -96,10 +96,10 @@ class Explainer:
         """Return the tokens of a part, and count them."""
         first = self._seen.get(part.name, 0)
         self._seen[part.name] = first + len(part.tokens)
-        found = part.tokens
+        figures = part.tokens
         if limit is not None and self.prompts * self.n == 1:
-            found = found[: max(limit - first, 0)]
-        tokens = [self._token(values, first + k) for k, values in enumerate(found)]
+            figures = figures[: max(limit - first, 0)]
+        tokens = [self._token(values, first + k) for k, values in enumerate(figures)]
         tally = self._tallies.setdefault(self._index(part), _Tally())
         for token in tokens:
             self._count(tally, token)

@@ -5,20 +5,26 @@ from __future__ import annotations
 import json
 
 import httpx
-from playwright.sync_api import Route, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.browser.playground import FORMULA, REFUSED, address, run, tokens
 from tests.browser.watched_pages import PageErrors, PageOpener
 from tests.support.live_server import LiveServer
 
 
+def opened_empty(open_page: PageOpener) -> tuple[Page, Locator]:
+    """Return the page and its box, emptied of the first formula."""
+    page = open_page(address(f=""))
+    box = page.locator("#formula")
+    expect(box).not_to_have_value("")
+    box.fill("")
+    return page, box
+
+
 def test_a_recipe_is_completed_and_its_numbers_turn(
     open_page: PageOpener, page_errors: PageErrors
 ) -> None:
-    page = open_page(address(f=""))
-    box = page.locator("#formula")
-    expect(box).not_to_have_value("")  # the first formula
-    box.fill("")
+    page, box = opened_empty(open_page)
     box.press_sequentially("dex")
     page.get_by_role("option", name="dexperts").click()
     recipe = json.loads(box.input_value())
@@ -68,10 +74,7 @@ def test_a_slider_reaches_both_signs_of_a_number_that_was_typed(open_page: PageO
 def test_a_name_is_completed_where_it_was_typed(
     open_page: PageOpener, page_errors: PageErrors
 ) -> None:
-    page = open_page(address(f=""))
-    box = page.locator("#formula")
-    expect(box).not_to_have_value("")  # the first formula
-    box.fill("")
+    page, box = opened_empty(open_page)
     box.press_sequentially("chat + pol")
     expect(page.get_by_role("option", name="polite")).to_be_visible()
     box.press("Home")
@@ -105,9 +108,7 @@ def test_a_stored_composition_is_offered_as_a_whole_formula_only(
     open_page: PageOpener, server: LiveServer, page_errors: PageErrors
 ) -> None:
     server.http.put("/v1/compositions/politest", json=FORMULA).raise_for_status()
-    page = open_page(address(f=""))
-    box = page.locator("#formula")
-    expect(box).not_to_have_value("")  # the first formula
+    page, box = opened_empty(open_page)
     names = page.get_by_role("listbox", name="Models and recipes").locator("code")
     for text, offered in (("poli", ["polite", "politest"]), ("chat + poli", ["polite"])):
         box.fill(text[:-1])
@@ -120,9 +121,7 @@ def test_a_stored_composition_is_offered_as_a_whole_formula_only(
 def test_every_recipe_is_completed_to_a_valid_one(
     open_page: PageOpener, server: LiveServer, page_errors: PageErrors
 ) -> None:
-    page = open_page(address(f=""))
-    box = page.locator("#formula")
-    expect(box).not_to_have_value("")  # the first formula
+    page, box = opened_empty(open_page)
     schemas = server.http.get("/openapi.json").json()["components"]["schemas"].values()
     recipes = [schema.get("properties", {}).get("recipe", {}).get("const") for schema in schemas]
     names = sorted(name for name in recipes if name)

@@ -107,7 +107,7 @@ def test_weights_and_probabilities_are_exact(
     assert engine.report(name) == []  # told once
 
 
-@pytest.mark.slow  # on V2
+@pytest.mark.slow  # in Triton's interpreter
 def test_the_posterior_is_exact_after_200_tokens(
     engine: WatchedEngine, oracle: Oracle, prompt: tuple[int, ...]
 ) -> None:
@@ -144,7 +144,7 @@ def test_a_prompt_in_the_prefix_cache_is_evidence_all_the_same(
     torch.testing.assert_close(told, pi[:16], atol=1e-4, rtol=0)
 
 
-@pytest.mark.slow  # on V2
+@pytest.mark.slow  # in Triton's interpreter
 def test_weights_survive_preemption(
     tight: WatchedEngine, oracle: Oracle, prompt: tuple[int, ...]
 ) -> None:
