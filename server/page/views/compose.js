@@ -45,7 +45,8 @@ export function Compose({ state, update, models, plan, runs }) {
     };
     const onReport = (report) => isBeside && ask(alone(report.plan).slice(0, MOST_BESIDE));
     run(answer, () => ({ ...requestOf(state), explain: true }), streams, changed, onReport);
-    if (isBeside && models.some(({ id }) => id === "base")) ask(["base"]);
+    const hasBase = !models.length || models.some(({ id }) => id === "base"); // They may not have come yet.
+    if (isBeside && hasBase) ask(["base"]);
   };
   const current = branches[at];
 

@@ -45,6 +45,20 @@ def test_a_member_with_its_own_prompt_is_told_from_the_others(open_page: PageOpe
     assert labels[:2] == ["contribution of base", "contribution of base, its own prompt"]
 
 
+def test_the_base_is_asked_before_the_models_are_known(
+    open_page: PageOpener, server: LiveServer
+) -> None:
+    page = open_page("/page/icon.svg")
+    held: list[Route] = []
+    page.route("**/v1/models", lambda route: held.append(route))
+    page.goto(server.url + address(f="chat + 0.5*polite"))
+    run(page)
+    columns = page.get_by_label("Alone").get_by_role("heading")
+    expect(columns).to_have_text(["base", "chat", "polite"])
+    assert held, "the models came before"
+    held[0].continue_()
+
+
 def test_a_token_tells_its_numbers(open_page: PageOpener, server: LiveServer) -> None:
     page = open_page(address())
     answer = run(page)
