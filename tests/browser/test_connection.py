@@ -65,8 +65,10 @@ def test_a_stream_that_is_cut_goes_on_where_it_was(
     assert len(tokens(answer)) == min(300, len(kept) + 5)
 
 
-def test_a_page_in_place_of_an_answer_is_shown_as_text(open_page: PageOpener) -> None:
-    page = open_page("/page/icon.svg")
+def test_a_page_in_place_of_an_answer_is_shown_as_text(
+    open_page: PageOpener, server: LiveServer
+) -> None:
+    page = open_page.blank()
     page.route("**/v1/models", lambda route: route.fulfill(body="<html>Sign in</html>"))
-    page.goto(page.url.replace("/page/icon.svg", address()))
+    page.goto(server.url + address())
     expect(page.locator(".banner")).to_have_text("status 200: <html>Sign in</html>")

@@ -253,7 +253,7 @@ def test_what_a_proxy_answers_in_place_of_the_server(
     body: str,
     said: str,
 ) -> None:
-    page = open_page("/page/icon.svg")
+    page = open_page.blank()
     page.clock.install()
     page.route(f"**/{path}", lambda route: route.fulfill(status=status, body=body))
     page.goto(f"{busy.url}/status")
@@ -268,7 +268,7 @@ def test_what_a_proxy_answers_in_place_of_the_server(
 def test_a_proxy_that_wants_a_key(
     open_page: PageOpener, busy: LiveServer, page_errors: PageErrors, body: str
 ) -> None:
-    page = open_page("/page/icon.svg")
+    page = open_page.blank()
     page.route("**/metrics", lambda route: route.fulfill(status=401, body=body))
     page.goto(f"{busy.url}/status")
     expect(page.locator("#secret")).to_be_focused()
@@ -284,7 +284,7 @@ def test_figures_that_are_no_numbers(open_page: PageOpener, busy: LiveServer) ->
     for name, value in odd.items():
         text, found = re.subn(rf"^(composer_{name}) .*$", rf"\1 {value}", text, flags=re.MULTILINE)
         assert found == 1
-    page = open_page("/page/icon.svg")
+    page = open_page.blank()
     page.route("**/metrics", lambda route: route.fulfill(body=text))
     page.goto(f"{busy.url}/status")
     for name in ("in_flight", "leases", "rows"):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.browser.playground import REFUSED, SECONDS, address, view
 from tests.browser.relay import Relay
@@ -67,6 +67,27 @@ def test_publish_replace_and_roll_back(
     page.on("dialog", lambda dialog: dialog.accept())
     card.get_by_role("button", name="Stop serving").click()
     expect(page.get_by_text("paged is no longer served.")).to_be_visible()
+    page_errors.allow(REFUSED)  # the list before the key
+
+
+def test_a_change_is_said_once_the_next_can_build_on_it(
+    open_admin: PageOpener, admin: Admin, root: Path, page_errors: PageErrors
+) -> None:
+    page = adapters(open_admin)
+    expect(page.get_by_label("Adapters", exact=True)).to_be_visible()
+    held: list[Route] = []
+    page.route("**/v1/adapters", lambda route: held.append(route))
+    with page.expect_request("**/v1/adapters", timeout=30 * SECONDS):
+        publish(page, root / "polite", "told")
+    expect(page.locator("form.drop button[type=submit]")).to_be_disabled()
+    assert page.get_by_text("told is published.").count() == 0
+    assert len(held) == 1
+    page.unroute("**/v1/adapters")  # which lets it go on
+    expect(page.get_by_text("told is published.")).to_be_visible()
+    publish(page, root / "rude", "told")
+    expect(page.get_by_text("told is published.")).to_be_visible(timeout=30 * SECONDS)
+    assert admin.says("told") == RUDE
+    admin.http.delete("/v1/adapters/told").raise_for_status()
     page_errors.allow(REFUSED)  # the list before the key
 
 

@@ -64,12 +64,16 @@ class PageOpener:
             path: of the page, with its fragment.
             options: of `Browser.new_context`, such as `color_scheme` and `viewport`.
         """
+        page = self.blank(**options)
+        page.goto(f"{self._origin}{path}")
+        return page
+
+    def blank(self, **options: Any) -> Page:
+        """Return an empty page in a profile of its own, to be prepared before it is opened."""
         context = self._browser.new_context(**options)
         self._contexts.append(context)
         self._errors.watch(context, self._origin)
-        page = context.new_page()
-        page.goto(f"{self._origin}{path}")
-        return page
+        return context.new_page()
 
     def close(self) -> None:
         """Close every page."""

@@ -29,16 +29,17 @@ export function Adapters({ keyed, reload }) {
   const change = async (what, action) => {
     setSaid("");
     setProblem(null);
+    const refresh = () => get("v1/adapters").then(setList, () => {}); // The banner says that the server is away.
     try {
       await action();
-      setSaid(what);
-      reload();
     } catch (error) {
       setProblem(explained(error));
+      refresh();
       return false;
-    } finally {
-      get("v1/adapters").then(setList, () => {}); // The banner says that the server is away.
     }
+    await refresh(); // The next change names the version that it replaces.
+    setSaid(what);
+    reload();
     return true;
   };
 

@@ -1,6 +1,6 @@
 // Find the weights of a formula from examples of wanted answers.
 
-import { post } from "../lib/api.js";
+import { get, post } from "../lib/api.js";
 import { format, freeStem, isJson, withValues } from "../lib/formula.js";
 import { html, useState } from "../lib/html.js";
 
@@ -10,7 +10,7 @@ Certainly. Ann lives in Oslo.
 What does Ann do?
 She is a teacher.`;
 
-export function Fit({ state, update, models, numbers }) {
+export function Fit({ state, update, numbers }) {
   const [free, setFree] = useState([0]);
   const [text, setText] = useState("");
   const [answer, setAnswer] = useState(null);
@@ -30,7 +30,7 @@ export function Fit({ state, update, models, numbers }) {
     setIsRunning(true);
     setProblem(null);
     try {
-      const stem = freeStem(models);
+      const stem = freeStem((await get("v1/models")).data);
       const free = chosen.map((index) => stem + (index + 1));
       const formula = withValues(state.formula, chosen.map((index, at) => [all[index], free[at]]));
       const before = Object.fromEntries(chosen.map((index, at) => [free[at], all[index].value]));

@@ -30,13 +30,15 @@ export function Stored({ state, update, keyed, reload }) {
     setSaid("");
     try {
       await action();
-      setSaid(what);
-      reload();
     } catch (error) {
       const isLate = error.code === "version_conflict";
       setProblem(isLate ? `${error.message} Someone else changed it meanwhile: look below, then do it again.` : error.message);
+      load();
+      return;
     }
-    load();
+    await load(); // The next change names the version that it replaces.
+    setSaid(what);
+    reload();
   };
   const save = (event) => {
     event.preventDefault();

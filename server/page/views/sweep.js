@@ -1,6 +1,6 @@
 // One prompt with every weight of a grid: an answer for each, and how likely a reference is.
 
-import { post } from "../lib/api.js";
+import { get, post } from "../lib/api.js";
 import { format, freeStem, isJson, withValues, withWeight } from "../lib/formula.js";
 import { html, useState } from "../lib/html.js";
 import { beginningOf, number } from "../lib/request.js";
@@ -9,7 +9,7 @@ import { visible } from "../parts/tokens.js";
 
 const MOST_POINTS = 16;
 
-export function Sweep({ state, update, models, numbers }) {
+export function Sweep({ state, update, numbers }) {
   const [chosen, setChosen] = useState(0);
   const [from, setFrom] = useState("0");
   const [to, setTo] = useState("2");
@@ -26,7 +26,7 @@ export function Sweep({ state, update, models, numbers }) {
     setProblem(null);
     try {
       const values = grid(Number(from), Number(to), Number(count));
-      const free = freeStem(models);
+      const free = freeStem((await get("v1/models")).data);
       const body = {
         formula: withValues(state.formula, [[weight, free]]),
         values: { [free]: values },

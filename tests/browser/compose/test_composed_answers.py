@@ -40,7 +40,7 @@ def test_a_member_with_its_own_prompt_is_told_from_the_others(open_page: PageOpe
     page = open_page(address(f='{"recipe": "classifier_free_guidance"}'))
     answer = run(page)
     columns = page.get_by_label("Alone").get_by_role("heading")
-    assert columns.all_inner_texts() == ["base"]  # no request has only a prompt that it adds
+    expect(columns).to_have_text(["base"])  # no request has only a prompt that it adds
     labels = answer.get_by_label("colour by").locator("option").all_inner_texts()
     assert labels[:2] == ["contribution of base", "contribution of base, its own prompt"]
 
@@ -48,7 +48,7 @@ def test_a_member_with_its_own_prompt_is_told_from_the_others(open_page: PageOpe
 def test_the_base_is_asked_before_the_models_are_known(
     open_page: PageOpener, server: LiveServer
 ) -> None:
-    page = open_page("/page/icon.svg")
+    page = open_page.blank()
     held: list[Route] = []
     page.route("**/v1/models", lambda route: held.append(route))
     page.goto(server.url + address(f="chat + 0.5*polite"))
@@ -161,7 +161,7 @@ def test_of_many_members_the_first_are_asked_alone(
     page.goto(server.url + address(n="4"))
     run(page)
     columns = page.get_by_label("Alone").get_by_role("heading")
-    assert sorted(columns.all_inner_texts()) == ["base", "chat"]
+    expect(columns).to_have_text(["base", "chat"])
     expect(page.get_by_text("The first 1 of 2 members were asked alone.")).to_be_visible()
     context.close()
 
