@@ -204,7 +204,7 @@ def test_files_that_are_no_adapter_are_not_sent(
 
 
 def test_compositions_are_stored_used_and_rolled_back(
-    open_page: PageOpener, server: LiveServer
+    open_page: PageOpener, server: LiveServer, page_errors: PageErrors
 ) -> None:
     page = open_page(address(view="stored"))
     name = page.get_by_label("store it as")
@@ -231,3 +231,4 @@ def test_compositions_are_stored_used_and_rolled_back(
     card.get_by_role("button", name="Delete").click()
     expect(card).to_have_count(0)
     assert server.http.get("/v1/compositions/good-manners").status_code == 404
+    page_errors.allow(REFUSED)  # the formula is checked again, whose name is gone
