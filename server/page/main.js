@@ -34,19 +34,21 @@ function App() {
     isTyped.current ||= "formula" in changes;
     setState((before) => ({ ...before, ...changes }));
   };
-  const load = async () => {
+  const load = async (signal) => {
     try {
-      const { data } = await get("v1/models");
+      const { data } = await get("v1/models", { signal });
       setModels(data);
       setProblem(null);
       setState((before) => (before.formula || isTyped.current ? before : { ...before, formula: firstFormula(data) }));
     } catch (error) {
-      setProblem(error);
+      if (error.name !== "AbortError") setProblem(error);
     }
   };
 
   useEffect(() => {
-    load();
+    const aborter = new AbortController(); // What an earlier key may not see comes too late.
+    load(aborter.signal);
+    return () => aborter.abort();
   }, [keyed]);
   useEffect(() => onConnection((value) => {
     setReachable(value);

@@ -106,6 +106,29 @@ def test_a_wrong_key_is_told_apart_from_none(
     page_errors.expect(REFUSED, page)
 
 
+@pytest.mark.parametrize("view_name", ["adapters", "stored"])
+def test_what_was_asked_without_the_key_is_given_up(
+    open_admin: PageOpener, admin: Admin, page_errors: PageErrors, view_name: str
+) -> None:
+    def hold_unless_keyed(route: Route) -> None:
+        if "authorization" in route.request.headers:
+            route.continue_()
+
+    page = open_admin.blank()
+    path = {"adapters": "/v1/adapters", "stored": "/v1/compositions"}[view_name]
+    given_up: list[str] = []
+    page.on("requestfailed", lambda request: given_up.append(request.url))
+    for held in ("/v1/models", path):
+        page.route(f"**{held}", hold_unless_keyed)
+    with page.expect_request(f"**{path}"):
+        page.goto(f"{admin.server.url}/#view={view_name}")
+    with page.expect_response(f"**{path}"):
+        use_key(page, KEY)
+    assert sorted(given_up) == sorted(admin.server.url + one for one in ("/v1/models", path))
+    expect(page.get_by_role("alert")).to_have_count(0)
+    page_errors.allow(REFUSED)  # the formula is checked before the key
+
+
 def test_a_key_that_may_only_publish_sees_the_adapters(
     open_admin: PageOpener, page_errors: PageErrors
 ) -> None:

@@ -11,18 +11,20 @@ export function Adapters({ keyed, reload }) {
   const [users, setUsers] = useState(null);
   const [problem, setProblem] = useState(null);
   const [said, setSaid] = useState("");
-  const load = async () => {
+  const load = async (signal) => {
     try {
-      setList(await get("v1/adapters"));
+      setList(await get("v1/adapters", { signal }));
       setProblem(null);
       // A key may publish and not read compositions.
-      get("v1/compositions").then(({ data }) => setUsers(usersOf(data)), () => setUsers(null));
+      get("v1/compositions", { signal }).then(({ data }) => setUsers(usersOf(data)), () => setUsers(null));
     } catch (error) {
-      setProblem(explained(error));
+      if (error.name !== "AbortError") setProblem(explained(error));
     }
   };
   useEffect(() => {
-    load();
+    const aborter = new AbortController(); // What an earlier key may not see comes too late.
+    load(aborter.signal);
+    return () => aborter.abort();
   }, [keyed]);
 
   /** Do something to an adapter, say what came of it, and return whether it was done. */

@@ -15,15 +15,18 @@ export function Stored({ state, update, keyed, reload }) {
   const [name, setName] = useState("");
   const [problem, setProblem] = useState(null);
   const [said, setSaid] = useState("");
-  const load = async () => {
+  const load = async (signal) => {
     try {
-      setList((await get("v1/compositions")).data);
+      setList((await get("v1/compositions", { signal })).data);
     } catch (error) {
-      setProblem(error.message);
+      if (error.name !== "AbortError") setProblem(error.message);
     }
   };
   useEffect(() => {
-    load();
+    const aborter = new AbortController(); // What an earlier key may not see comes too late.
+    setProblem(null);
+    load(aborter.signal);
+    return () => aborter.abort();
   }, [keyed]);
   const change = async (what, action) => {
     setProblem(null);
