@@ -120,7 +120,7 @@ def test_what_was_asked_without_the_key_is_given_up(
     page.on("requestfailed", lambda request: given_up.append(request.url))
     for held in ("/v1/models", path):
         page.route(f"**{held}", hold_unless_keyed)
-    with page.expect_request(f"**{path}"):
+    with page.expect_request("**/v1/models"), page.expect_request(f"**{path}"):
         page.goto(f"{admin.server.url}/#view={view_name}")
     with page.expect_response(f"**{path}"):
         use_key(page, KEY)

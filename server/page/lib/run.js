@@ -4,8 +4,8 @@ import { CutError, stream } from "./api.js";
 
 /**
  * Stream the answer to what `ask` returns, {path, body, explain} or a promise of it, into `answer`.
- * Call `changed` at most once a frame, and `onReport` with the server's report on the composition
- * as soon as it comes.
+ * Call `changed` at once and then at most once a frame, and `onReport` with the server's report
+ * on the composition as soon as it comes.
  * answer: {text, tokens, report, finish, error, isCut, isRunning}; `text` and `tokens`
  * begin with what is there already.
  */
@@ -20,7 +20,7 @@ export async function run(answer, ask, signal, changed, onReport) {
     });
   };
   Object.assign(answer, { isRunning: true, isCut: false, error: null, finish: null });
-  soon();
+  changed();
   try {
     const { path, body, explain } = await ask();
     if (explain && !answer.note) body.explain = true;
