@@ -3,7 +3,7 @@
 import { get, hasKey, onConnection, setKey } from "./lib/api.js";
 import { weights } from "./lib/formula.js";
 import { read, write } from "./lib/fragment.js";
-import { html, render, useEffect, useRef, useState } from "./lib/html.js";
+import { html, render, useEffect, useErrorBoundary, useRef, useState } from "./lib/html.js";
 import { FormulaBox } from "./parts/formula_box.js";
 import { Inputs } from "./parts/inputs.js";
 import { Weights } from "./parts/weights.js";
@@ -37,6 +37,7 @@ function App() {
   const load = async (signal) => {
     try {
       const { data } = await get("v1/models", { signal });
+      if (!Array.isArray(data)) throw new Error("What answers /v1/models is not this server. Is a proxy between?");
       setModels(data);
       setProblem(null);
       setState((before) => (before.formula || isTyped.current ? before : { ...before, formula: firstFormula(data) }));
@@ -101,11 +102,19 @@ function App() {
       ${(view === "compose" || view === "sweep") && html`<${Inputs} state=${state} update=${update}>${box}</${Inputs}>`}
       ${(view === "fit" || view === "stored") && html`<div class="alone">${box}</div>`}
       ${Object.entries({ compose: Compose, sweep: Sweep, fit: Fit }).map(
-        ([name, View]) => opened.has(name) && html`<div key=${name} hidden=${name !== view}><${View} ...${props} /></div>`,
+        ([name, View]) => opened.has(name) && html`<div key=${name} hidden=${name !== view}><${Guarded}><${View} ...${props} /></${Guarded}></div>`,
       )}
-      ${view === "adapters" && html`<${Adapters} ...${props} />`}
-      ${view === "stored" && html`<${Stored} ...${props} />`}
+      ${view === "adapters" && html`<${Guarded} key=${view}><${Adapters} ...${props} /></${Guarded}>`}
+      ${view === "stored" && html`<${Guarded} key=${view}><${Stored} ...${props} /></${Guarded}>`}
     </main>`;
+}
+
+/** A view, or what is wrong with what it should show. */
+function Guarded({ children }) {
+  const [error, startAnew] = useErrorBoundary();
+  if (!error) return children;
+  return html`<p class="problem" role="alert">The answer is not one that this page can show (${error.message}). Is a proxy between?
+    <button type="button" onClick=${startAnew}>Start this view anew</button></p>`;
 }
 
 function Key({ wanted, onKey }) {

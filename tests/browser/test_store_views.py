@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
-from tests.browser.playground import REFUSED, SECONDS, address, view
+from tests.browser.playground import REFUSED, SECONDS, address, answered, run, view
 from tests.browser.relay import Relay
 from tests.browser.watched_pages import PageErrors, PageOpener
 from tests.server.administration import KEY, POLITE, RUDE, Admin
@@ -68,6 +68,31 @@ def test_publish_replace_and_roll_back(
     card.get_by_role("button", name="Stop serving").click()
     expect(page.get_by_text("paged is no longer served.")).to_be_visible()
     page_errors.allow(REFUSED)  # the list before the key
+
+
+def test_figures_stand_with_the_adapters_that_said_them(
+    open_admin: PageOpener, admin: Admin, root: Path, page_errors: PageErrors
+) -> None:
+    page = adapters(open_admin)
+    publish(page, root / "polite", "tone")
+    expect(page.get_by_text("tone is published.")).to_be_visible(timeout=30 * SECONDS)
+    view(page, "Compose")
+    page.locator("#formula").fill("base + 0.5*tone")
+    page.locator("#prompt").fill("Where does Kuti Supiv live?")
+    page.get_by_label("tokens", exact=True).evaluate("e => e.closest('details').open = true")
+    page.get_by_label("tokens", exact=True).fill("6")
+    answer = run(page)
+    view(page, "Adapters")
+    publish(page, root / "rude", "tone")
+    expect(page.get_by_text("tone is published.")).to_be_visible(timeout=30 * SECONDS)
+    view(page, "Compose")
+    answer.get_by_label("The answer, token by token").locator("button").nth(2).click()
+    page.get_by_label("Most likely for Composition").locator("button:enabled").last.click()
+    expect(page.get_by_label("Branches")).to_be_visible()
+    said = "Before: base + 0.5*tone with adapters that have been replaced"
+    expect(answered(page)).to_contain_text(said)
+    admin.http.delete("/v1/adapters/tone").raise_for_status()
+    page_errors.allow(REFUSED)  # the list before the key, and formulas half typed
 
 
 def test_a_change_is_said_once_the_next_can_build_on_it(

@@ -48,6 +48,28 @@ def test_a_sweep_shows_the_answer_of_every_weight(
     expect(cards).to_have_count(3)
 
 
+@pytest.mark.parametrize("name", ["Sweep", "Fit"])
+def test_a_view_outlives_what_it_cannot_show(open_page: PageOpener, name: str) -> None:
+    page = open_page(address(view=name.lower()))
+    path = f"**/v1/compose/{name.lower()}"
+    page.route(path, lambda route: route.fulfill(json={"data": None, "weights": {"w1": {}}}))
+    examples = page.get_by_label("Examples of wanted answers")
+    if name == "Fit":
+        examples.fill(WANTED.read_text())
+    button = page.get_by_role("button", name=name, exact=True).last
+    button.click()
+    expect(page.get_by_role("alert")).to_contain_text("not one that this page can show")
+    expect(page.locator("#formula")).to_have_value(FORMULA)
+    page.unroute(path)
+    page.get_by_role("button", name="Start this view anew").click()
+    expect(page.get_by_role("alert")).to_have_count(0)
+    if name == "Fit":
+        examples.fill(WANTED.read_text())
+    button.click()
+    shown = page.get_by_label("What was found" if name == "Fit" else "Answers")
+    expect(shown).to_be_visible(timeout=60 * SECONDS)
+
+
 def test_a_fit_finds_the_servers_weights_and_applies_them(
     open_page: PageOpener, server: LiveServer
 ) -> None:

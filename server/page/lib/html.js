@@ -5,4 +5,4 @@ import { h, render } from "../vendor/preact.mjs";
 
 export const html = htm.bind(h);
 export { render };
-export { useEffect, useRef, useState } from "../vendor/hooks.mjs";
+export { useEffect, useErrorBoundary, useRef, useState } from "../vendor/hooks.mjs";

@@ -6,7 +6,7 @@ import { CutError, stream } from "./api.js";
  * Stream the answer to what `ask` returns, {path, body, explain} or a promise of it, into `answer`.
  * Call `changed` at once and then at most once a frame, and `onReport` with the server's report
  * on the composition as soon as it comes.
- * answer: {text, tokens, report, finish, error, isCut, isRunning}; `text` and `tokens`
+ * answer: {text, tokens, report, adapters, finish, error, isCut, isRunning}; `text` and `tokens`
  * begin with what is there already.
  */
 export async function run(answer, ask, signal, changed, onReport) {
@@ -31,8 +31,8 @@ export async function run(answer, ask, signal, changed, onReport) {
       answer.finish = choice?.finish_reason ?? answer.finish;
       if (event.composition) {
         if (!answer.report) onReport?.(event.composition);
-        else if (answer.report.plan.formula !== event.composition.plan.formula) disown(answer);
-        answer.report = event.composition;
+        else if (identity(answer) !== identity({ report: event.composition, adapters: event.adapters })) disown(answer);
+        Object.assign(answer, { report: event.composition, adapters: event.adapters });
       }
       const { explanation } = event;
       for (const token of explanation?.answers[0]?.tokens ?? []) {
@@ -55,6 +55,9 @@ export async function run(answer, ask, signal, changed, onReport) {
   }
 }
 
+/** What an answer is computed by: its formula, and the digests of its adapters. */
+const identity = ({ report, adapters }) => JSON.stringify([report.plan.formula, adapters]);
+
 /** Drop what members said of the tokens: an answer goes on by another composition. */
 function disown(answer) {
   answer.was = answer.report.plan.formula;
@@ -63,7 +66,7 @@ function disown(answer) {
 }
 
 export const empty = (label, text = "", tokens = []) => ({
-  label, text, tokens, report: null, finish: null, error: null, isCut: false, isRunning: false,
+  label, text, tokens, report: null, adapters: null, finish: null, error: null, isCut: false, isRunning: false,
 });
 
 /** Return the text of `answer` behind its explained tokens. */

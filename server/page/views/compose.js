@@ -56,7 +56,7 @@ export function Compose({ state, update, models, plan, runs }) {
     const { best, base } = current.tokens[position];
     const kept = [...tokens, { ...other, position, best, base: base && { best: base.best }, forced: true }];
     const branch = empty(`${visible(JSON.stringify(other.token))} at ${position}`, "", kept);
-    Object.assign(branch, { report: current.report, asked: current.asked });
+    Object.assign(branch, { report: current.report, adapters: current.adapters, asked: current.asked });
     setBranches([...branches, branch]);
     setAt(branches.length);
     setPinned(null);
@@ -98,6 +98,7 @@ export function Compose({ state, update, models, plan, runs }) {
   return html`
     <div class="actions">
       <button type="button" class="primary" onClick=${start} disabled=${!state.prompt}>Run</button>
+      ${!state.prompt && html`<span class="help">Type a prompt to run it.</span>`}
       <button type="button" onClick=${() => aborter.current?.abort()} disabled=${!isRunning}>Stop</button>
       <label><input type="checkbox" checked=${isBeside} onChange=${(e) => setIsBeside(e.target.checked)} /> base and members beside it</label>
       <label><input type="checkbox" checked=${follows} onChange=${(e) => setFollows(e.target.checked)} /> run again as I turn a weight</label>
@@ -125,7 +126,7 @@ export function Compose({ state, update, models, plan, runs }) {
           ${current.tokens.some(({ token }) => token.includes("\ufffd")) &&
           html`<h3>As text</h3><p class="text">${visible(current.text)}</p>`}
           <${Legend} colouring=${colouring} />
-          ${current.was && html`<p class="help">Before: <code>${current.was}</code>; its figures are left out.</p>`}
+          ${current.was && html`<p class="help">Before: <code>${current.was}</code>${current.was === current.report.plan.formula && " with adapters that have been replaced"}; its figures are left out.</p>`}
           ${current.goesOn && /^(mixture|switch)\(/.test(current.report?.plan.formula) &&
           html`<p class="help">Where an answer goes on, the router starts anew.</p>`}
           ${current.tokens.length > MOST_TOKENS && html`<p class="help">The first ${MOST_TOKENS} tokens have details.</p>`}
