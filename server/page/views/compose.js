@@ -98,8 +98,8 @@ export function Compose({ state, update, models, plan, runs }) {
   return html`
     <div class="actions">
       <button type="button" class="primary" onClick=${start} disabled=${!state.prompt}>Run</button>
-      ${!state.prompt && html`<span class="help">Type a prompt to run it.</span>`}
       <button type="button" onClick=${() => aborter.current?.abort()} disabled=${!isRunning}>Stop</button>
+      ${!state.prompt && html`<span class="help">Type a ${state.mode === "text" ? "prompt" : "question"} first.</span>`}
       <label><input type="checkbox" checked=${isBeside} onChange=${(e) => setIsBeside(e.target.checked)} /> base and members beside it</label>
       <label><input type="checkbox" checked=${follows} onChange=${(e) => setFollows(e.target.checked)} /> run again as I turn a weight</label>
     </div>
