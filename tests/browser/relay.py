@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from urllib.parse import urlsplit
 
 
 class Relay:
     """Passes connections on to a server. `cut()` ends all of them; while `is_open` is false, new
-    ones are closed as soon as they come. After `limit` bytes from a client it is cut by itself."""
+    ones are closed as soon as they come. A connection is cut by itself after `limit` bytes from the
+    client, or `answer_limit` from the server; with `stalls` it stays, and passes no more of the
+    answer."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -19,9 +22,11 @@ class Relay:
         self._upstream = (parts.hostname, parts.port)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._sockets: set[socket.socket] = set()
-        self._sent = 0
+        self._closed = threading.Event()
         self.is_open = True
+        self.stalls = False
         self.limit: int | None = None
+        self.answer_limit: int | None = None
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -34,6 +39,7 @@ class Relay:
     def close(self) -> None:
         """Accept no more connections, and end those that there are."""
         self._listener.close()
+        self._closed.set()
         self.cut()
 
     def _accept(self) -> None:
@@ -47,16 +53,23 @@ class Relay:
                 continue
             server = socket.create_connection(self._upstream)
             self._sockets |= {client, server}
-            for source, sink in ((client, server), (server, client)):
-                arguments = (source, sink, source is client)
+            for arguments in (
+                (client, server, lambda: self.limit),
+                (server, client, lambda: self.answer_limit),
+            ):
                 threading.Thread(target=self._pass, args=arguments, daemon=True).start()
 
-    def _pass(self, source: socket.socket, sink: socket.socket, counts: bool) -> None:
+    def _pass(
+        self, source: socket.socket, sink: socket.socket, limit: Callable[[], int | None]
+    ) -> None:
+        passed = 0
         with suppress(OSError):  # one side has gone
             while data := source.recv(1 << 16):
-                if counts and self.limit is not None:
-                    self._sent += len(data)
-                    if self._sent > self.limit:
+                if (most := limit()) is not None:
+                    passed += len(data)
+                    if passed > most:
+                        if self.stalls:
+                            self._closed.wait()
                         break
                 sink.sendall(data)
         for each in (source, sink):

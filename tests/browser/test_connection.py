@@ -50,19 +50,40 @@ def test_a_stream_that_is_cut_goes_on_where_it_was(
     page.get_by_text("System prompt and sampling").click()
     page.get_by_label("tokens", exact=True).fill("400")
     page.get_by_label("base and members beside it").uncheck()
-    page.get_by_role("button", name="Run", exact=True).click()
-    buttons = page.get_by_label("The answer, token by token").locator("button")
-    expect(buttons.nth(3)).to_be_visible(timeout=30 * SECONDS)
-    relay.cut()
-    answer = answered(page)
+    relay.answer_limit = 40_000  # bytes, of some tens of tokens
+    answer = run(page)
     expect(answer.get_by_role("alert")).to_contain_text("The connection broke off")
+    relay.answer_limit = None
     kept = tokens(answer)
+    assert 3 < len(kept) < 300
     page.get_by_label("tokens", exact=True).fill("5")
     answer.get_by_role("button", name="Continue after").click()
     answered(page)
     expect(answer.get_by_role("alert")).to_have_count(0)
     assert tokens(answer)[: len(kept)] == kept
     assert len(tokens(answer)) == min(300, len(kept) + 5)
+
+
+def test_a_fork_leaves_the_first_answer_running_until_stopped(page: Page, relay: Relay) -> None:
+    page.locator("#formula").fill(ENDLESS)
+    page.get_by_text("System prompt and sampling").click()
+    page.get_by_label("tokens", exact=True).fill("400")
+    page.get_by_label("base and members beside it").uncheck()
+    relay.stalls, relay.answer_limit = True, 40_000
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_label("The answer, token by token").locator("button").nth(2).click()
+    page.locator(".alternatives button:enabled").first.click()
+    answer = page.get_by_label("The composition's answer")
+    branches = page.get_by_label("Branches").get_by_role("button")
+    expect(branches).to_have_count(2)
+    for branch in branches.all():
+        branch.click()
+        expect(answer).to_have_attribute("aria-busy", "true")
+    page.get_by_role("button", name="Stop").click()
+    for branch in branches.all():
+        branch.click()
+        expect(answer).to_contain_text("stopped by you")
+    expect(page.get_by_role("button", name="Stop")).to_be_disabled()
 
 
 def test_a_page_in_place_of_an_answer_is_shown_as_text(

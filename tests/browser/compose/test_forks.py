@@ -69,21 +69,3 @@ def test_a_fork_behind_bytes_keeps_their_characters(open_page: PageOpener) -> No
     expect(page.get_by_label("Branches")).to_be_visible()
     answered(page)
     assert sent[1]["messages"][-1]["content"].startswith("日本 ")
-
-
-def test_a_fork_leaves_the_first_answer_running_until_stopped(open_page: PageOpener) -> None:
-    page = open_page(address(f="polite - 3*chat", n="400"))  # never ends by itself
-    page.get_by_label("base and members beside it").uncheck()
-    page.get_by_role("button", name="Run", exact=True).click()
-    page.get_by_label("The answer, token by token").locator("button").nth(2).click()
-    page.locator(".alternatives button:enabled").first.click()
-    answer = page.get_by_label("The composition's answer")
-    branches = page.get_by_label("Branches").get_by_role("button")
-    for branch in branches.all():
-        branch.click()
-        expect(answer).to_have_attribute("aria-busy", "true")
-    page.get_by_role("button", name="Stop").click()
-    for branch in branches.all():
-        branch.click()
-        expect(answer).to_contain_text("stopped by you")
-    expect(page.get_by_role("button", name="Stop")).to_be_disabled()
