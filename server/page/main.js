@@ -3,7 +3,7 @@
 import { get, hasKey, onConnection, setKey } from "./lib/api.js";
 import { weights } from "./lib/formula.js";
 import { read, write } from "./lib/fragment.js";
-import { html, render, useEffect, useErrorBoundary, useRef, useState } from "./lib/html.js";
+import { html, render, useEffect, useErrorBoundary, useLoad, useRef, useState } from "./lib/html.js";
 import { FormulaBox } from "./parts/formula_box.js";
 import { Inputs } from "./parts/inputs.js";
 import { Weights } from "./parts/weights.js";
@@ -46,11 +46,7 @@ function App() {
     }
   };
 
-  useEffect(() => {
-    const aborter = new AbortController(); // What an earlier key may not see comes too late.
-    load(aborter.signal);
-    return () => aborter.abort();
-  }, [keyed]);
+  useLoad(load, keyed);
   useEffect(() => onConnection((value) => {
     setReachable(value);
     if (value) load();

@@ -44,12 +44,16 @@ def publish(page: Page, folder: Path, alias: str) -> None:
     page.locator("form.drop button[type=submit]").click()
 
 
+def publish_and_wait(page: Page, folder: Path, alias: str) -> None:
+    publish(page, folder, alias)
+    expect(page.get_by_text(f"{alias} is published.")).to_be_visible(timeout=30 * SECONDS)
+
+
 def test_publish_replace_and_roll_back(
     open_admin: PageOpener, admin: Admin, root: Path, page_errors: PageErrors
 ) -> None:
     page = adapters(open_admin)
-    publish(page, root / "polite", "paged")
-    expect(page.get_by_text("paged is published.")).to_be_visible(timeout=30 * SECONDS)
+    publish_and_wait(page, root / "polite", "paged")
     assert admin.says("paged") == POLITE
     publish(page, root / "rude", "paged")
     card = page.get_by_label("Adapters", exact=True).get_by_role("article").filter(has_text="paged")
@@ -74,8 +78,7 @@ def test_figures_stand_with_the_adapters_that_said_them(
     open_admin: PageOpener, admin: Admin, root: Path, page_errors: PageErrors
 ) -> None:
     page = adapters(open_admin)
-    publish(page, root / "polite", "tone")
-    expect(page.get_by_text("tone is published.")).to_be_visible(timeout=30 * SECONDS)
+    publish_and_wait(page, root / "polite", "tone")
     view(page, "Compose")
     page.locator("#formula").fill("base + 0.5*tone")
     page.locator("#prompt").fill("Where does Kuti Supiv live?")
@@ -83,14 +86,15 @@ def test_figures_stand_with_the_adapters_that_said_them(
     page.get_by_label("tokens", exact=True).fill("6")
     answer = run(page)
     view(page, "Adapters")
-    publish(page, root / "rude", "tone")
-    expect(page.get_by_text("tone is published.")).to_be_visible(timeout=30 * SECONDS)
+    publish_and_wait(page, root / "rude", "tone")
     view(page, "Compose")
     answer.get_by_label("The answer, token by token").locator("button").nth(2).click()
     page.get_by_label("Most likely for Composition").locator("button:enabled").last.click()
     expect(page.get_by_label("Branches")).to_be_visible()
-    said = "Before: base + 0.5*tone with adapters that have been replaced"
+    said = "The first tokens were computed with adapters that have since been replaced."
     expect(answered(page)).to_contain_text(said)
+    answer.get_by_label("The answer, token by token").locator("button").first.hover()
+    expect(page.get_by_label("One token").get_by_role("rowheader")).to_have_count(0)
     admin.http.delete("/v1/adapters/tone").raise_for_status()
     page_errors.allow(REFUSED)  # the list before the key, and formulas half typed
 
@@ -109,8 +113,7 @@ def test_a_change_is_said_once_the_next_can_build_on_it(
     assert len(held) == 1
     page.unroute("**/v1/adapters")  # which lets it go on
     expect(page.get_by_text("told is published.")).to_be_visible()
-    publish(page, root / "rude", "told")
-    expect(page.get_by_text("told is published.")).to_be_visible(timeout=30 * SECONDS)
+    publish_and_wait(page, root / "rude", "told")
     assert admin.says("told") == RUDE
     admin.http.delete("/v1/adapters/told").raise_for_status()
     page_errors.allow(REFUSED)  # the list before the key
@@ -172,15 +175,13 @@ def test_of_two_tabs_the_second_learns_of_the_first(
     one, two = adapters(open_admin), adapters(open_admin)
     for page in (one, two):
         expect(page.get_by_label("Adapters", exact=True)).to_be_visible()
-    publish(one, root / "polite", "contended")
-    expect(one.get_by_text("contended is published.")).to_be_visible(timeout=30 * SECONDS)
+    publish_and_wait(one, root / "polite", "contended")
     publish(two, root / "rude", "contended")
     expect(two.get_by_role("alert")).to_contain_text("Someone else changed it meanwhile")
     assert admin.says("contended") == POLITE
     card = two.get_by_label("Adapters", exact=True).get_by_role("article")
     expect(card.filter(has_text="contended")).to_contain_text("version 1")
-    publish(two, root / "rude", "contended")
-    expect(two.get_by_text("contended is published.")).to_be_visible(timeout=30 * SECONDS)
+    publish_and_wait(two, root / "rude", "contended")
     assert admin.says("contended") == RUDE
     admin.http.delete("/v1/adapters/contended")
     page_errors.allow(REFUSED)

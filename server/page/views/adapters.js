@@ -1,7 +1,7 @@
 // Adapters: generations, who uses them, publishing, rolling back, policies.
 
 import { call, get, upload } from "../lib/api.js";
-import { html, useEffect, useRef, useState } from "../lib/html.js";
+import { html, useLoad, useRef, useState } from "../lib/html.js";
 import { History } from "../parts/history.js";
 
 const FILES = ["adapter_config.json", "adapter_model.safetensors"];
@@ -21,11 +21,7 @@ export function Adapters({ keyed, reload }) {
       if (error.name !== "AbortError") setProblem(explained(error));
     }
   };
-  useEffect(() => {
-    const aborter = new AbortController(); // What an earlier key may not see comes too late.
-    load(aborter.signal);
-    return () => aborter.abort();
-  }, [keyed]);
+  useLoad(load, keyed);
 
   /** Do something to an adapter, say what came of it, and return whether it was done. */
   const change = async (what, action) => {

@@ -126,7 +126,8 @@ export function Compose({ state, update, models, plan, runs }) {
           ${current.tokens.some(({ token }) => token.includes("\ufffd")) &&
           html`<h3>As text</h3><p class="text">${visible(current.text)}</p>`}
           <${Legend} colouring=${colouring} />
-          ${current.was && html`<p class="help">Before: <code>${current.was}</code>${current.was === current.report.plan.formula && " with adapters that have been replaced"}; its figures are left out.</p>`}
+          ${current.was && html`<p class="help">The first tokens were computed ${current.was === current.report.plan.formula
+            ? "with adapters that have since been replaced" : html`by <code>${current.was}</code>`}. Their figures are left out.</p>`}
           ${current.goesOn && /^(mixture|switch)\(/.test(current.report?.plan.formula) &&
           html`<p class="help">Where an answer goes on, the router starts anew.</p>`}
           ${current.tokens.length > MOST_TOKENS && html`<p class="help">The first ${MOST_TOKENS} tokens have details.</p>`}

@@ -2,7 +2,7 @@
 
 import { call, get } from "../lib/api.js";
 import { parse } from "../lib/formula.js";
-import { html, useEffect, useState } from "../lib/html.js";
+import { html, useLoad, useState } from "../lib/html.js";
 import { History } from "../parts/history.js";
 
 const NAME = "[A-Za-z_][A-Za-z0-9_.\\-]{0,63}";
@@ -22,12 +22,10 @@ export function Stored({ state, update, keyed, reload }) {
       if (error.name !== "AbortError") setProblem(error.message);
     }
   };
-  useEffect(() => {
-    const aborter = new AbortController(); // What an earlier key may not see comes too late.
+  useLoad((signal) => {
     setProblem(null);
-    load(aborter.signal);
-    return () => aborter.abort();
-  }, [keyed]);
+    load(signal);
+  }, keyed);
   const change = async (what, action) => {
     setProblem(null);
     setSaid("");

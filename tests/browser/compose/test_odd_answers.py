@@ -78,7 +78,8 @@ def test_figures_stand_with_the_members_that_said_them(
     run(page)
     server.http.put("/v1/compositions/changing", json="base + 2*rude").raise_for_status()
     answer = fork(page, 2)
-    expect(answer).to_contain_text("Before: 0.5*chat + 0.5*polite")
+    said = "The first tokens were computed by 0.5*chat + 0.5*polite."
+    expect(answer).to_contain_text(said)
     details = page.get_by_label("One token")
     buttons(answer).first.hover()
     expect(details.get_by_role("rowheader")).to_have_count(0)
