@@ -200,8 +200,7 @@ def test_an_upload_that_is_cut_off_publishes_nothing(
         expect(page.get_by_role("alert")).to_contain_text("nothing was published")
         assert admin.http.get("/v1/adapters/broken").status_code == 404
         relay.limit = None
-        publish(page, root / "polite", "broken")
-        expect(page.get_by_text("broken is published.")).to_be_visible(timeout=30 * SECONDS)
+        publish_and_wait(page, root / "polite", "broken")
         assert admin.says("broken") == POLITE
         admin.http.delete("/v1/adapters/broken")
     finally:
@@ -216,8 +215,7 @@ def test_a_free_weight_is_told_from_an_adapter_of_its_name(
 ) -> None:
     page = adapters(open_admin)
     for name in ("w", "w1"):
-        publish(page, root / "polite", name)
-        expect(page.get_by_text(f"{name} is published.")).to_be_visible(timeout=30 * SECONDS)
+        publish_and_wait(page, root / "polite", name)
     view(page, "Sweep")
     page.locator("#formula").fill("base + 0.5*w")
     page.locator("#prompt").fill("Where does Kuti Supiv live?")
